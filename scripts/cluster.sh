@@ -35,6 +35,7 @@ build_kubernetes() (
     export GOROOT PATH=$GOROOT/bin:$PATH HOME=$PWD/home GOCACHE=$PWD/cache
     export CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local GOPROXY=off GOSUMDB=off
     mkdir "$HOME"
+    use_newer_reflect2
     cd kubernetes-*/
     make WHAT="${KUBERNETES_PROGRAMS[*]/#/cmd/}" GOLDFLAGS="-s -w"
     # Last, and by a rename: the folder is there only if all programs are.
@@ -43,6 +44,17 @@ build_kubernetes() (
     cp -L "${KUBERNETES_PROGRAMS[@]/#/_output/bin/}" "$KUBERNETES_BIN.new"
     mv "$KUBERNETES_BIN.new" "$KUBERNETES_BIN"
 )
+
+# The vendored reflect2 1.0.1 crashes with Go 1.18 and newer when a custom resource is read.
+use_newer_reflect2() {
+    apt-get download golang-github-modern-go-reflect2-dev
+    dpkg -x golang-github-modern-go-reflect2-dev_*.deb reflect2
+    local vendored
+    vendored=$(echo kubernetes-*/vendor/github.com/modern-go/reflect2)
+    rm "$vendored"/*.go "$vendored"/*.s
+    cp reflect2/usr/share/gocode/src/github.com/modern-go/reflect2/*.{go,s} "$vendored"
+    rm -f "$vendored"/*_test.go
+}
 
 # Unpacks a source package of this machine's Debian release here. The machine's own lists of
 # packages need not have sources.

@@ -5,6 +5,7 @@ mod fqdn;
 mod inventory;
 mod observe;
 mod policy;
+mod service;
 mod top;
 
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
     TablePolicyCommand, TablePolicyGetArgs, ValidateArgs,
 };
+pub use self::service::{ServiceCommand, Services};
 use self::top::{TOP_ABOUT, TOP_EXAMPLES};
 pub use self::top::{Tab, TopArgs};
 
@@ -96,6 +98,9 @@ pub enum Command {
     /// Show the addresses that DNS names stand for in policy, or forget them.
     #[command(subcommand)]
     Fqdn(FqdnCommand),
+    /// List services.
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Show the tables in which workers look up policy.
     #[command(subcommand)]
     Table(TableCommand),
@@ -410,6 +415,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = clap::value_parser!(u32).range(0..=604_800))]
     pub dns_min_ttl: u32,
+    /// Who translates packets of pods to the cluster IPs of services.
+    #[arg(long, value_enum, default_value_t = Services::On)]
+    pub services: Services,
     /// Hubble's API.
     #[command(flatten)]
     pub hubble: HubbleArgs,

@@ -4,11 +4,12 @@ mod explain;
 mod fqdn;
 mod inventory;
 mod policy;
+mod services;
 mod status;
 
 use std::io::{self, Write as _};
 
-use podgate_api::{ConfigOption, EndpointState, EndpointStatus, FlowItem, Origin};
+use podgate_api::{ConfigOption, EndpointState, EndpointStatus, Origin};
 pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
@@ -16,6 +17,7 @@ pub(crate) use self::explain::explained;
 pub(crate) use self::fqdn::fqdns;
 pub(crate) use self::inventory::{addresses, identities, nodes};
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
+pub(crate) use self::services::services;
 pub(crate) use self::status::{Detail, status, status_brief};
 
 /// Rows with aligned columns; the first row is the heading.

@@ -51,10 +51,9 @@ impl EventRing {
 
     /// The same for any event.
     #[must_use]
-    pub fn push_with_request(&self, Event { time, epoch, link, tuple, kind }: Event) -> bool {
+    pub fn push_with_request(&self, event: Event) -> bool {
         let mut request = None;
-        let kind = kind.map_request(|record| request = Some(record));
-        let event = Event { time, epoch, link, tuple, kind };
+        let event = event.map_request(|record| request = Some(record));
         match request {
             Some(record) => self.ring.push_with_detail(event, record),
             None => self.ring.push(event),
@@ -65,9 +64,8 @@ impl EventRing {
     #[must_use]
     pub fn pop(&self) -> Option<Event> {
         let of_request = |event: &Event<()>| matches!(event.kind, EventKind::Request { .. });
-        let (Event { time, epoch, link, tuple, kind }, record) = self.ring.pop(of_request)?;
-        let kind = kind.map_request(|()| record.unwrap_or_default());
-        Some(Event { time, epoch, link, tuple, kind })
+        let (event, record) = self.ring.pop(of_request)?;
+        Some(event.map_request(|()| record.unwrap_or_default()))
     }
 }
 
@@ -86,7 +84,8 @@ mod tests {
     fn event<R>(number: u64, kind: EventKind<R>) -> Event<R> {
         let [src, dst] = [Address::v4([10, 0, 0, 1]), Address::v4([10, 0, 0, 2])];
         let tuple = Tuple { src, dst, src_port: 1, dst_port: 2, protocol: proto::TCP };
-        Event { time: Nanos(number), epoch: Epoch(1), link: LinkId(1), tuple, kind }
+        let (time, epoch, link) = (Nanos(number), Epoch(1), LinkId(1));
+        Event { time, epoch, link, tuple, frontend: None, kind }
     }
 
     fn request(number: u64) -> EventKind {

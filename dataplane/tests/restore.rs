@@ -244,13 +244,13 @@ proptest! {
         (src_port, dst_port) in (any::<u16>(), prop_oneof![Just(80), any::<u16>()]),
         protocol in prop_oneof![Just(proto::TCP), Just(proto::UDP), Just(proto::ICMP), any::<u8>()],
         (opener, responder) in (0..4u16, 0..4u16),
-        (icmp_type, picked_up, idle_ms) in (any::<u8>(), any::<bool>(), any::<u32>()),
+        (picked_up, idle_ms) in (any::<bool>(), any::<u32>()),
         sender in prop::sample::select(vec![Sender::Node, Sender::Destination, Sender::Other]),
     ) {
         let tuple = podgate_tables::tuple::Tuple { src, dst, src_port, dst_port, protocol };
         let links = FlowLinks::new(LinkId(opener), LinkId(responder));
         let mut flow = saved(&connected()).remove(0);
-        flow = SavedFlow { tuple, links, icmp_type, picked_up, sender, idle_ms, ..flow };
+        flow = SavedFlow { tuple, links, picked_up, sender, idle_ms, ..flow };
         let (mut rig, restored) =
             restarted(1, std::slice::from_ref(&flow), snapshot(1, IngressOfB::Closed));
         let to_b = [2].iter().any(|pod: &usize| {

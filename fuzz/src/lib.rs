@@ -11,6 +11,7 @@ mod dns;
 mod editor;
 mod hpack;
 mod http1;
+mod http2;
 mod input;
 mod kafka;
 #[cfg(feature = "manifests")]
@@ -27,6 +28,7 @@ pub use dns::dns;
 pub use editor::editor;
 pub use hpack::hpack;
 pub use http1::http1;
+pub use http2::http2;
 pub use kafka::kafka;
 #[cfg(feature = "manifests")]
 pub use manifests::manifests;
@@ -43,6 +45,7 @@ pub type Body = fn(&[u8]);
 pub const TARGETS: &[(&str, Body)] = &[
     ("packets", packets),
     ("http1", http1),
+    ("http2", http2),
     ("dns", dns),
     ("editor", editor),
     ("patterns", patterns),

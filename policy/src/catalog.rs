@@ -105,6 +105,12 @@ impl fmt::Display for PodName {
     }
 }
 
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 impl Catalog {
     /// Where a rule was written. `None` for numbers of other tables than this catalogue's.
     #[must_use]

@@ -269,12 +269,16 @@ impl Directory {
 
     /// Addresses behind a service.
     pub(crate) fn addresses(&self, service: &Name) -> impl Iterator<Item = IpAddr> {
+        self.slices_of(service).flat_map(|slice| slice.addresses.iter().copied())
+    }
+
+    /// The EndpointSlices of a service.
+    pub(crate) fn slices_of(&self, service: &Name) -> impl Iterator<Item = &EndpointSlice> {
         let first = (service.clone(), Arc::from(""));
         let slices = self.slices_by_service.range(first..).take_while(move |(of, _)| of == service);
-        let slices = slices.filter_map(|((namespace, _), name)| {
+        slices.filter_map(|((namespace, _), name)| {
             self.slices.get(&(namespace.clone(), name.clone()))
-        });
-        slices.flat_map(|slice| slice.addresses.iter().copied())
+        })
     }
 
     /// Addresses of the API server.

@@ -46,6 +46,6 @@ pub use rejection::{Rejection, SourceLocation, line as rejection_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{
     DocumentKind, EnforcementMode, FileSync, Missing, ObjectCounts, PolicyState, PolicyStatus,
-    Store,
+    Store, Translation,
 };
 pub use this_node::{Reason, ThisNode, UnknownNode};

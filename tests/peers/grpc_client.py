@@ -63,6 +63,25 @@ def stream():
         print(responses.code().name)
 
 
+def server_stream():
+    messages = [str(index).encode() * 100 for index in range(500)]
+    for method in ["ServerStream", "SecretServerStream", "ServerStream"]:
+        responses = channel.unary_stream(f"/test.Echo/{method}")(b"500", timeout=BOUND)
+        try:
+            assert list(responses) == messages
+        except grpc.RpcError:
+            pass
+        print(responses.code().name)
+
+
+def client_stream():
+    messages = [str(index).encode() * 100 for index in range(500)]
+    size = str(sum(len(message) for message in messages)).encode()
+    for method in ["ClientStream", "SecretClientStream", "ClientStream"]:
+        future = channel.stream_unary(f"/test.Echo/{method}").future(iter(messages), timeout=BOUND)
+        print(code(future, size))
+
+
 def ended():
     """Calls that the client ends, among others."""
     print(code(call("Wait", timeout=0.5)))
@@ -81,4 +100,5 @@ def keepalive():
     print(code(call("Unary")))
 
 
-{f.__name__: f for f in (unary, concurrent, stream, ended, keepalive)}[case]()
+CASES = (unary, concurrent, stream, server_stream, client_stream, ended, keepalive)
+{f.__name__: f for f in CASES}[case]()

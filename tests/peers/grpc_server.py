@@ -24,6 +24,18 @@ def stream(requests, context):
     yield from requests
 
 
+def server_stream(request, context):
+    """As many responses as the request says."""
+    seen("ServerStream")
+    for index in range(int(request)):
+        yield str(index).encode() * 100
+
+
+def client_stream(requests, context):
+    seen("ClientStream")
+    return str(sum(len(request) for request in requests)).encode()
+
+
 def wait(request, context):
     """Answers never, until the client has ended the call."""
     seen("Wait")
@@ -39,6 +51,10 @@ HANDLERS = {
     "Secret": unary("Secret"),
     "SecretStream": grpc.stream_stream_rpc_method_handler(stream),
     "Stream": grpc.stream_stream_rpc_method_handler(stream),
+    "SecretServerStream": grpc.unary_stream_rpc_method_handler(server_stream),
+    "ServerStream": grpc.unary_stream_rpc_method_handler(server_stream),
+    "SecretClientStream": grpc.stream_unary_rpc_method_handler(client_stream),
+    "ClientStream": grpc.stream_unary_rpc_method_handler(client_stream),
     "Wait": grpc.unary_unary_rpc_method_handler(wait),
 }
 

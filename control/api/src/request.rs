@@ -85,6 +85,8 @@ requests! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pattern: Option<String>,
     },
+    /// Answered by a list of [`podgate_policy::explain::ServiceEntry`].
+    "service-list": ServiceList {},
     /// Answered by a list of [`IpEntry`](crate::IpEntry).
     "ip-list": IpList {
         /// Only this address, whether it is known or not.
@@ -224,6 +226,7 @@ mod tests {
             Request::Flows { follow: true, last: 7 },
             Request::FqdnList { pattern: Some("*.example".into()) },
             Request::FqdnClean { pattern: None },
+            Request::ServiceList {},
             Request::IpList { address: Some("192.0.2.1".parse().unwrap()) },
             Request::IdentityList {},
             Request::NodeList {},

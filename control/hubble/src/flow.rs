@@ -115,6 +115,11 @@ impl Translator {
             _ => (&record.source, &record.destination),
         };
         let reason = record.drop_reason.as_deref().map_or(DropReason::Unknown, drop_reason);
+        let called = record.service.as_ref().filter(|service| !service.name.is_empty());
+        let called = called.map(|service| Service {
+            name: service.name.clone(),
+            namespace: service.namespace.clone(),
+        });
         Flow {
             time: Some(timestamp(record.time)),
             node_name: self.node.clone(),
@@ -128,13 +133,20 @@ impl Translator {
                     true => IpVersion::IPv4.into(),
                     false => IpVersion::IPv6.into(),
                 },
+                // Replies leave with the service's address.
+                source_xlated: match (&record.service, record.is_reply) {
+                    (Some(service), Some(true)) => service.address.to_string(),
+                    _ => String::new(),
+                },
                 ..Ip::default()
             }),
             l4: layer4(record, source, destination),
             source: Some(endpoint(source)),
             destination: Some(endpoint(destination)),
-            source_service: service(source),
-            destination_service: service(destination),
+            source_service: service(source)
+                .or_else(|| called.clone().filter(|_| record.is_reply == Some(true))),
+            destination_service: service(destination)
+                .or_else(|| called.filter(|_| record.is_reply != Some(true))),
             r#type: FlowType::L3L4.into(),
             is_reply: record.is_reply,
             reply: record.is_reply == Some(true),

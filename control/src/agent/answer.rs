@@ -61,6 +61,10 @@ impl Agent {
             Request::TablePolicyGet { endpoint } => {
                 self.endpoint_table(&endpoint).and_then(|table| to_reply(&table))
             }
+            Request::ServiceList {} => {
+                self.catch_up();
+                self.services().and_then(|list| to_reply(&list))
+            }
             Request::PolicyExplain { query, both_sides } => {
                 self.catch_up();
                 self.explain(&query, both_sides).and_then(|explained| to_reply(&explained))

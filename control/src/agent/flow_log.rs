@@ -204,7 +204,8 @@ mod tests {
     fn event(number: u64, link: u16, kind: EventKind) -> Event {
         let any = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into();
         let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: 1, dst_port: 2 };
-        Event { time: Nanos(number), epoch: Epoch(1), link: LinkId(link), tuple, kind }
+        let (time, epoch, link) = (Nanos(number), Epoch(1), LinkId(link));
+        Event { time, epoch, link, tuple, frontend: None, kind }
     }
 
     /// Stands for making records; counts them.

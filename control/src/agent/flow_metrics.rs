@@ -109,7 +109,7 @@ impl FlowCounts {
 
     fn response(&mut self, status: ResponseStatus) -> &'static str {
         match status {
-            ResponseStatus::Http(code) => {
+            ResponseStatus::Http { status: code, .. } => {
                 // Three digits (RFC 9110 §15); others are one.
                 let code = if (100..600).contains(&code) { code } else { 0 };
                 *self.http_responses.entry(code).or_default() += 1;
@@ -143,7 +143,7 @@ fn dns_type(number: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use podgate_tables::event::{RequestLine, Text};
+    use podgate_tables::event::{HttpVersion, RequestLine, Text};
     use podgate_tables::ids::{Epoch, LinkId};
     use podgate_tables::time::Nanos;
     use podgate_tables::tuple::Tuple;
@@ -153,7 +153,7 @@ mod tests {
     fn event(kind: EventKind) -> Event {
         let any = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into();
         let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: 1, dst_port: 80 };
-        Event { time: Nanos(1), epoch: Epoch(1), link: LinkId(1), tuple, kind }
+        Event { time: Nanos(1), epoch: Epoch(1), link: LinkId(1), tuple, frontend: None, kind }
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
         }
         assert_eq!(counts.http_requests, BTreeMap::from([("GET", 1), ("other", 4)]));
         for code in [0, 99, 200, 600, u16::MAX] {
-            let status = ResponseStatus::Http(code);
+            let status = ResponseStatus::Http { version: HttpVersion::Http11, status: code };
             counts.count(&event(EventKind::Response { status, latency_ns: 1 }));
         }
         assert_eq!(counts.http_responses, BTreeMap::from([(0, 4), (200, 1)]));

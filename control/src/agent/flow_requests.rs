@@ -77,7 +77,8 @@ mod tests {
     fn event(time: u64, port: u16, kind: EventKind) -> Event {
         let any = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into();
         let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: port, dst_port: 80 };
-        Event { time: Nanos(time), epoch: Epoch(1), link: LinkId(1), tuple, kind }
+        let (time, epoch, link) = (Nanos(time), Epoch(1), LinkId(1));
+        Event { time, epoch, link, tuple, frontend: None, kind }
     }
 
     fn request(time: u64, port: u16, path: &str) -> Event {

@@ -14,7 +14,9 @@
 //!
 //! Section [`LINKS`] names links: for each, its netdev and its pod, each as length (2 bytes) and
 //! text. Flows refer to them by number, from 1; link 0 is the one to the kernel. Section [`FLOWS`]
-//! has [`FLOW_LEN`] bytes for each flow, see [`put_flow`].
+//! has [`FLOW_LEN`] bytes for each flow, see [`put_flow`]. Section [`FRONTENDS`] has, for each flow
+//! that is translated, its position among the flows (4 bytes), and the address (16) and port (2) of
+//! the service; it follows the flows.
 
 use std::collections::HashMap;
 use std::fs;
@@ -27,6 +29,7 @@ use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::Sender;
+use podgate_tables::service::Frontend;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::atomic_file;
@@ -36,6 +39,7 @@ const VERSION: u16 = 1;
 const HEADER_LEN: usize = 36;
 const LINKS: u16 = 1;
 const FLOWS: u16 = 2;
+const FRONTENDS: u16 = 3;
 const FLOW_LEN: usize = 80;
 /// Flag of a flow: [`SavedFlow::picked_up`].
 const PICKED_UP: u8 = 1;
@@ -221,6 +225,14 @@ impl FlowsFile {
         put_section(&mut bytes, FLOWS, |bytes| {
             self.flows.iter().for_each(|flow| put_flow(bytes, flow));
         });
+        put_section(&mut bytes, FRONTENDS, |bytes| {
+            for (position, flow) in self.flows.iter().enumerate() {
+                let Some(Frontend { address, port }) = flow.frontend else { continue };
+                bytes.extend((position as u32).to_le_bytes());
+                bytes.extend(address.bits().to_le_bytes());
+                bytes.extend(port.to_le_bytes());
+            }
+        });
         let sum = crc32c::crc32c(&bytes);
         bytes.extend(sum.to_le_bytes());
         bytes
@@ -258,6 +270,15 @@ impl FlowsFile {
                     }
                     FLOWS if flows.len() < FLOWS_MAX => flows.push(section.flow()?),
                     FLOWS => return Err(Unusable::Damaged("it has too many flows")),
+                    FRONTENDS => {
+                        let position = section.u32()? as usize;
+                        let frontend =
+                            Frontend { address: section.address()?, port: section.u16()? };
+                        let flow: &mut SavedFlow = flows
+                            .get_mut(position)
+                            .ok_or(Unusable::Damaged("it has a service without a flow"))?;
+                        flow.frontend = Some(frontend);
+                    }
                     _ => break,
                 }
             }
@@ -293,7 +314,7 @@ fn put_section(bytes: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
 /// of the opener and of the other end (2 each), milliseconds since the last packet (4), packets
 /// from the opener and to it, bytes likewise (8 each).
 fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
-    let SavedFlow { tuple, links, icmp_type, tcp, picked_up, sender, idle_ms, .. } = flow;
+    let SavedFlow { tuple, links, tcp, picked_up, sender, idle_ms, .. } = flow;
     let detached = L7Protocol::ALL.iter().position(|protocol| flow.detached == Some(*protocol));
     let detached = detached.map_or(0, |position| position as u8 + 1);
     let flags = if *picked_up { PICKED_UP } else { 0 }
@@ -303,7 +324,7 @@ fn put_flow(bytes: &mut Vec<u8>, flow: &SavedFlow) {
     bytes.extend(tuple.dst.bits().to_le_bytes());
     bytes.extend(tuple.src_port.to_le_bytes());
     bytes.extend(tuple.dst_port.to_le_bytes());
-    bytes.extend([tuple.protocol, *icmp_type, tcp_number(*tcp), flags]);
+    bytes.extend([tuple.protocol, flow.icmp_type(), tcp_number(*tcp), flags]);
     for link in [links.opener, links.responder] {
         bytes.extend(link.0.to_le_bytes());
     }
@@ -369,7 +390,7 @@ impl<'b> Reader<'b> {
     fn flow(&mut self) -> Result<SavedFlow, Unusable> {
         let (src, dst) = (self.address()?, self.address()?);
         let (src_port, dst_port) = (self.u16()?, self.u16()?);
-        let [protocol, icmp_type, tcp, flags] = self.array()?;
+        let [protocol, _icmp_type, tcp, flags] = self.array()?;
         let sender = Sender::from_number(flags >> SENDER_SHIFT & Sender::BITS);
         let detached = usize::from(flags >> DETACHED_SHIFT & DETACHED_BITS);
         let detached = detached.checked_sub(1).and_then(|at| L7Protocol::ALL.get(at).copied());
@@ -377,7 +398,7 @@ impl<'b> Reader<'b> {
         Ok(SavedFlow {
             tuple: Tuple { src, dst, src_port, dst_port, protocol },
             links: FlowLinks::new(LinkId(self.u16()?), LinkId(self.u16()?)),
-            icmp_type,
+            frontend: None,
             tcp: tcp.ok_or(Unusable::Damaged("a TCP state is unknown"))?,
             picked_up: flags & PICKED_UP != 0,
             detached,
@@ -420,15 +441,18 @@ mod tests {
         let senders = vec![Sender::Node, Sender::Destination, Sender::Other];
         let detached = prop::option::of(prop::sample::select(&L7Protocol::ALL[..]));
         let opened = (any::<bool>(), prop::sample::select(senders), detached);
-        let state = (any::<u8>(), prop::sample::select(&TCP_STATES[..]), opened);
+        let frontend = (any::<u128>(), any::<u16>())
+            .prop_map(|(bits, port)| Frontend { address: Address::from_bits(bits), port });
+        let frontend = prop::option::of(frontend);
+        let state = (frontend, prop::sample::select(&TCP_STATES[..]), opened);
         let counted = any::<(u32, [u64; 2], [u64; 2])>();
         (tuple, links, state, counted).prop_map(|(tuple, links, state, counted)| {
-            let (icmp_type, tcp, (picked_up, sender, detached)) = state;
+            let (frontend, tcp, (picked_up, sender, detached)) = state;
             let (idle_ms, packets, bytes) = counted;
             SavedFlow {
                 tuple,
                 links,
-                icmp_type,
+                frontend,
                 tcp,
                 picked_up,
                 detached,
@@ -460,7 +484,7 @@ mod tests {
         let flow = SavedFlow {
             tuple,
             links: FlowLinks::new(LinkId(3), LinkId(5)),
-            icmp_type: 0,
+            frontend: None,
             tcp: tcp::State::Established,
             picked_up: false,
             detached: None,

@@ -62,8 +62,8 @@ use podgate_api::{ConfigOption, EndpointSpec};
 use podgate_dataplane::l7::dns::Denied;
 use podgate_dataplane::worker::{Config, Dataplane, PollMode, SharedConfig};
 use podgate_hostnet::{Change, Netlink, ROUTE_MTU_MAX, changes};
-use podgate_policy::NameLimits;
 use podgate_policy::manifest::DIRECTORY_MAX;
+use podgate_policy::{NameLimits, Translation};
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
@@ -86,7 +86,7 @@ use self::signals::Signals;
 use self::state_files::StateFiles;
 use self::undo::{Creator, Undo};
 use self::waiting::Waiting;
-use crate::cli::{DnsDenied, PodChecksums, PolicyStatus, Poll, RunArgs, Seccomp};
+use crate::cli::{DnsDenied, PodChecksums, PolicyStatus, Poll, RunArgs, Seccomp, Services};
 use crate::log::LogFilter;
 use crate::sources::kube::{Access, Writes};
 use crate::sources::manifests::{Manifests, Settings};
@@ -239,11 +239,15 @@ impl Agent {
             Preparer::new(netlink.clone(), args.pod_mtu, checksums(args.pod_checksums, &links));
         let (host, observed) = HostNetwork::start(netlink.clone(), host_link).await?;
         let (flow_thread, peers) = hubble::start(args, &state, links.dataplane().clock())?;
+        let translation = match args.services {
+            Services::On => Translation::On,
+            Services::Off => Translation::Off,
+        };
         let metrics = args.metrics_listen;
         let metrics = metrics.map(|address| MetricsServer::start(address, call_sender.clone()));
         let health = HealthWatch::new(hubble::certificate(args), metrics.transpose()?);
         let mut agent = Self {
-            plane: PolicyPlane::new(source),
+            plane: PolicyPlane::new(source, translation),
             endpoints: Endpoints::new(links, preparer, completed_sender),
             host,
             observer: Observer::new(flow_thread),

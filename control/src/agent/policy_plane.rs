@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podgate_api::{CertificateStatus, SourceStatus};
-use podgate_policy::{Compiled, Compiler, Store};
+use podgate_policy::{Compiled, Compiler, Store, Translation};
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
 use podgate_tables::policy::Snapshot;
@@ -44,14 +44,16 @@ pub(super) struct Begun(Instant);
 
 impl PolicyPlane {
     /// No objects yet.
-    pub(super) fn new(source: Source) -> Self {
+    pub(super) fn new(source: Source, translation: Translation) -> Self {
         let compiler = Compiler::new();
         // Events before the first publication are of epoch zero, which has no names.
         let mut epochs = Epochs::default();
         epochs.push(Epoch::default(), compiler.compiled());
+        let mut store = Store::new();
+        store.set_translation(translation);
         Self {
             source,
-            store: Store::new(),
+            store,
             compiler,
             epochs,
             debounce: Debounce::default(),

@@ -51,6 +51,10 @@ pub struct ObserveArgs {
     /// Where flows come from.
     #[command(flatten)]
     pub source: SourceArgs,
+    /// Read responses from this file (- is standard input), a line of JSON each, as -o jsonpb
+    /// writes them.
+    #[arg(long, value_name = "FILE", conflicts_with = "follow", help_heading = "Server")]
+    pub input_file: Option<PathBuf>,
     /// How many, and of what time.
     #[command(flatten)]
     pub selectors: Selectors,
@@ -73,10 +77,6 @@ pub struct SourceArgs {
     /// its control socket].
     #[arg(long, value_name = "ADDRESS", env = "HUBBLE_SERVER")]
     pub server: Option<Address>,
-    /// Read responses from this file (- is standard input), a line of JSON each, as -o jsonpb
-    /// writes them.
-    #[arg(long, value_name = "FILE", conflicts_with = "follow")]
-    pub input_file: Option<PathBuf>,
     /// Use TLS.
     #[arg(long, requires = "tls_ca_cert_file")]
     pub tls: bool,
@@ -151,7 +151,7 @@ impl ObserveArgs {
     pub fn request(&self) -> Result<GetFlowsRequest, String> {
         let Selectors { all, first, last, follow, since, until } = self.selectors;
         let in_range = since.is_some() || until.is_some();
-        let from_file = self.source.input_file.is_some();
+        let from_file = self.input_file.is_some();
         let number = match first.or(last) {
             Some(number) => number,
             None if all && !in_range => u64::MAX,

@@ -96,12 +96,15 @@ With --manifests no agent is needed, and policy is evaluated for both ends. This
 its pods and its own addresses (InternalIPs, and status.hostIPs of its pods) is always allowed. All \
 other nodes are remote.
 
-Policies are about pods. A cluster IP is evaluated as a plain address, and shown with its Service.";
+Policies are about pods. Of a flow to a Service, or to its cluster IP, the backends are shown with the \
+verdict on each; the rest of the output is about one of them, one that is denied if there is any. A \
+cluster IP that workers don't translate is evaluated as a plain address.";
 
 const EXPLAIN_EXAMPLES: &str = examples! {
     "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"
     "podgate policy explain --from 192.0.2.7 --to web-0 --port 80 --http 'GET /docs' --host web"
     "podgate policy explain --from cart-0 --to kafka-0 --port 9092 --kafka topic=orders,api=produce"
+    "podgate policy explain --from shop/cart-0 --to shop/db:5432"
     "podgate policy explain --from cart-0 --to db-0 --port icmp --manifests ./policies"
     "podgate policy explain --from cart-0 --to db-0 --port 22 --manifests ./policies --expect deny"
     "podgate policy explain --from 10.0.0.1 --to db-0 --port 80 --manifests ./dump --node worker-1"
@@ -194,12 +197,13 @@ pub struct ExplainArgs {
     /// Source of the flow: a pod or an IP address.
     #[arg(long, value_name = "NS/POD|IP")]
     pub from: EndName,
-    /// Destination of the flow: a pod or an IP address.
-    #[arg(long, value_name = "NS/POD|IP")]
+    /// Destination of the flow: a pod, a service's port or an IP address.
+    #[arg(long, value_name = "NS/POD|NS/SERVICE:PORT|IP")]
     pub to: EndName,
     /// Destination port and protocol: 80/TCP, 53/UDP, icmp, icmp/TYPE, icmpv6/TYPE, proto/NUMBER.
+    /// May be left out for a service's port.
     #[arg(long, value_name = "PORT/PROTO")]
-    pub port: Transport,
+    pub port: Option<Transport>,
     /// The request on the flow.
     #[command(flatten)]
     pub request: RequestArgs,

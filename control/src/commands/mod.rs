@@ -18,11 +18,12 @@ use podgate_api::{Client, ClientError};
 use podgate_api::{ConfigOption, EndpointStatus, Family, Request, Status};
 use podgate_hubble::client::ClientError as HubbleError;
 use podgate_hubble::print::Shown;
+use podgate_policy::explain::ServiceEntry;
 use serde::Serialize;
 
 use crate::cli::{
     Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, MetricsArgs,
-    Output, RunArgs, StatusArgs, TableCommand, TablePolicyCommand,
+    Output, RunArgs, ServiceCommand, StatusArgs, TableCommand, TablePolicyCommand,
 };
 use crate::error::describe;
 use crate::log::LogFilter;
@@ -49,6 +50,10 @@ pub fn main(cli: Cli) -> ExitCode {
             policy::get_table(&args).map(|()| ExitCode::SUCCESS)
         }
         Command::Fqdn(command) => fqdn::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Service(ServiceCommand::List(args)) => {
+            let table = |list: &Vec<ServiceEntry>| output::services(list);
+            show(&args, &Request::ServiceList {}, table).map(|()| ExitCode::SUCCESS)
+        }
         Command::Observe(args) => observe::run(&args, Shown::No).map(|()| ExitCode::SUCCESS),
         Command::Flows(args) => observe::run(&args, Shown::Yes).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),

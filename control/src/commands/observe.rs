@@ -31,7 +31,7 @@ pub(super) fn run(args: &ObserveArgs, policies: Shown) -> Result<()> {
         "--follow: not with -o table, whose columns are aligned when all flows are known"
     );
     let mut printer = Printer::new(options);
-    match &args.source.input_file {
+    match &args.input_file {
         Some(file) => from_file(file, &request, &mut printer)?,
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -144,7 +144,7 @@ fn records(args: &ObserveArgs) -> Result<()> {
     let selectors = &args.selectors;
     let chosen =
         selectors.first.is_some() || selectors.since.is_some() || selectors.until.is_some();
-    if chosen || !args.filters.is_empty() || args.source.input_file.is_some() {
+    if chosen || !args.filters.is_empty() || args.input_file.is_some() {
         bail!("-o record: only --last, --all and --follow choose records; jq can choose more");
     }
     let last = match (selectors.all, args.request().map_err(anyhow::Error::msg)?.number) {

@@ -9,9 +9,11 @@ use podgate_api::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyWaited, Request,
 };
 use podgate_policy::explain::{
-    Explanation, Local, Outcome, Query, QueryError, SelectorInfo, explain, pods_in_question,
+    EndName, Explanation, Local, Outcome, Query, QueryError, SelectorInfo, Transport, explain,
+    pods_in_question,
 };
 use podgate_policy::{Kind, PodName, Store, ThisNode, compile, manifest};
+use podgate_tables::proto;
 
 use super::{FAILED, UNEXPECTED, print_as, show, workload};
 use crate::cli::{
@@ -67,10 +69,17 @@ fn validate(args: &ValidateArgs) -> Result<ExitCode> {
 }
 
 fn run_explain(args: &ExplainArgs) -> Result<ExitCode> {
+    let port = match (args.port, &args.to) {
+        (Some(port), _) => port,
+        (None, EndName::Service { port, .. }) => {
+            Transport { protocol: proto::TCP, number: Some(port.parse().unwrap_or_default()) }
+        }
+        (None, _) => bail!("give --port, such as --port 80/TCP"),
+    };
     let query = Query {
         from: args.from.clone(),
         to: args.to.clone(),
-        port: args.port,
+        port,
         request: args.request.spec(),
         misses_max: if args.all { usize::MAX } else { MISSES },
     };

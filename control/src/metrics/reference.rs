@@ -109,7 +109,7 @@ mod sample {
     use podgate_policy::rules::TrafficDirection;
     use podgate_policy::{Kind, ObjectKey, RuleOrigin};
     use podgate_tables::drop_reason::DropReason;
-    use podgate_tables::event::{RequestRecord, ResponseStatus};
+    use podgate_tables::event::{HttpVersion, RequestRecord, ResponseStatus};
     use podgate_tables::ids::{Epoch, RuleId};
     use podgate_tables::time::Nanos;
     use podgate_xdp_redirect::FrameDrops;
@@ -174,7 +174,8 @@ mod sample {
         for worker in &workers {
             worker.dropped[DropReason::PolicyDefaultDeny as usize].count(1, 60);
             worker.l7.count_request(&RequestRecord::default(), true);
-            worker.l7.count_response(ResponseStatus::Http(200), 3_000_000);
+            let status = ResponseStatus::Http { version: HttpVersion::Http11, status: 200 };
+            worker.l7.count_response(status, 3_000_000);
         }
         let links = vec![LinkCounts {
             link: "veth1".into(),

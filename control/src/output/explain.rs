@@ -1,9 +1,11 @@
 //! An explanation for people: the verdict first, then each direction, then what nearly decided.
 
+use std::net::SocketAddr;
+
 use podgate_api::Explained;
 use podgate_policy::explain::{
-    CalledService, Criterion, DirectionExplanation, End, EndKind, Explanation, Failure, Miss,
-    Outcome, RequestVerdict,
+    BackendVerdict, CalledService, Criterion, DirectionExplanation, End, EndKind, Explanation,
+    Failure, Miss, Outcome, RequestVerdict,
 };
 use podgate_policy::observe::{DecidedBy, RuleName};
 
@@ -30,10 +32,16 @@ pub(crate) fn explained(explained: &Explained) -> String {
         lines.push(String::new());
         lines.extend(request_lines(request));
     }
+    let backends: Vec<_> = explanation.service.iter().flat_map(backend_lines).collect();
+    if !backends.is_empty() {
+        lines.push(String::new());
+        lines.extend(backends);
+    }
     let no_inspector = explanation.no_inspector.iter().map(|protocol| {
         format!("note: workers can't inspect {protocol} yet: they drop the whole flow")
     });
-    let service = explanation.service.iter().map(service_note);
+    let plain = explanation.service.iter().filter(|service| service.translated.is_none());
+    let service = plain.map(service_note);
     let notes = explained.notes.iter().map(|note| format!("note: {note}"));
     let notes: Vec<_> = no_inspector.chain(service).chain(notes).collect();
     if !notes.is_empty() {
@@ -65,7 +73,11 @@ fn verdict_line(explanation: &Explanation) -> String {
 /// What else the destination is.
 fn called_service(explanation: &Explanation) -> String {
     let service = explanation.service.iter();
-    service.map(|it| format!("  cluster IP of Service {}/{}", it.namespace, it.name)).collect()
+    let text = |it: &CalledService| match it.translated {
+        Some(frontend) => format!("  backend of Service {}/{} ({frontend})", it.namespace, it.name),
+        None => format!("  cluster IP of Service {}/{}", it.namespace, it.name),
+    };
+    service.map(text).collect()
 }
 
 fn dns_names(explanation: &Explanation) -> String {
@@ -73,6 +85,36 @@ fn dns_names(explanation: &Explanation) -> String {
         [] => String::new(),
         names => format!("  address of DNS name {}", names.join(", ")),
     }
+}
+
+/// The verdict on each backend of a service.
+fn backend_lines(service: &CalledService) -> Vec<String> {
+    let CalledService { namespace, name, verdicts, .. } = service;
+    if verdicts.is_empty() {
+        return Vec::new();
+    }
+    let all = verdicts.len() + service.further_backends;
+    let mut lines = vec![format!("backends of {namespace}/{name}: {all}")];
+    lines.extend(verdicts.iter().map(|BackendVerdict { backend, verdict }| {
+        let verdict = match verdict {
+            Outcome::Allowed => "allowed",
+            Outcome::Inspected => "open, each request is judged",
+            Outcome::Denied => "denied",
+        };
+        let address = backend.peer.address;
+        let address = backend
+            .peer
+            .port
+            .map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string());
+        match &backend.peer.pod {
+            Some(_) => format!("  {address}  {verdict}  pod {}", short(backend)),
+            None => format!("  {address}  {verdict}"),
+        }
+    }));
+    if service.further_backends > 0 {
+        lines.push(format!("  and {} more", service.further_backends));
+    }
+    lines
 }
 
 fn service_note(service: &CalledService) -> String {

@@ -82,11 +82,11 @@ impl Class {
 
     #[inline]
     pub(super) fn of(flow: &Flow) -> Self {
-        match flow.protocol {
+        match flow.protocol() {
             proto::TCP => match flow.tcp {
                 State::SynSent => Self::TcpSynSent,
                 // Without a reply there may be no such connection.
-                State::Established if flow.picked_up() && flow.packets[1] == 0 => Self::TcpSynSent,
+                State::Established if flow.picked_up() && !flow.is_answered() => Self::TcpSynSent,
                 State::SynReceived => Self::TcpSynReceived,
                 State::Established if flow.inspector().is_some() && !flow.requested() => {
                     Self::TcpNoRequest
@@ -97,7 +97,7 @@ impl Class {
                 State::Closed if flow.inspector().is_some() => Self::TcpReset,
                 State::Reset(_) | State::Closed => Self::TcpClosed,
             },
-            proto::UDP if flow.packets[1] > 0 => Self::Replied,
+            proto::UDP if flow.is_answered() => Self::Replied,
             proto::UDP | proto::ICMP | proto::ICMPV6 => Self::NoReply,
             _ => Self::Other,
         }

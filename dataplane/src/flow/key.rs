@@ -41,6 +41,12 @@ impl FlowKey {
         self.0[4] & IS_V6 == 0
     }
 
+    /// The protocol.
+    #[inline]
+    pub(super) const fn protocol(&self) -> u8 {
+        (self.0[4] >> 32) as u8
+    }
+
     /// Loads the first word of an IPv4 key into the cache.
     #[inline]
     pub(super) const fn touch(&self) -> u32 {

@@ -68,13 +68,13 @@ pub struct Flow {
     inspector: u32,
     /// When the flow entered its queue or was last checked there.
     checked_at: Moment,
+    /// [`Flow::target`].
+    target: u16,
     /// The table's queue that the flow is in. This and `checked_at` are here to fill gaps.
     queue: u8,
-    protocol: u8,
-    /// Type of the ICMP message that opened the flow; zero for other protocols.
-    pub icmp_type: u8,
     tcp: tcp::State,
-    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`], and the sender ([`SENDER_SHIFT`]).
+    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`], [`TRANSLATION`], and the sender
+    /// ([`SENDER_SHIFT`]).
     flags: u8,
     /// Whose share of the table it uses. Set by the table.
     owner: Owner,
@@ -111,6 +111,9 @@ const DETACHED: u32 = NO_INSPECTOR - 1;
 /// Larger numbers are no slots.
 const LAST_SLOT: u32 = DETACHED - L7Protocol::ALL.len() as u32;
 
+/// [`Flow::target`] of a flow without one.
+const NO_TARGET: u16 = u16::MAX;
+
 /// Flag: policy allowed the flow and no longer does.
 const REVOKED: u8 = 1;
 /// Flag: it was opened by a TCP segment that was not a SYN.
@@ -119,6 +122,8 @@ const PICKED_UP: u8 = 4;
 const REQUESTED: u8 = 2;
 /// Flag: its opener is a local pod, but its packets are received from the host link.
 const HAIRPIN: u8 = 8;
+/// Flag: the entry is the translation of a service's flow, not a flow.
+const TRANSLATION: u8 = 64;
 /// Where [`Sender::number`] is stored: the number of bits below it.
 const SENDER_SHIFT: u32 = 4;
 
@@ -131,9 +136,8 @@ impl Flow {
             inspector: NO_INSPECTOR,
             checked_at: now.into(),
             queue: 0,
-            protocol: view.tuple.protocol,
-            icmp_type: 0,
             tcp: tcp::State::SynSent,
+            target: NO_TARGET,
             flags: 0,
             owner: Owner::pod(links.opener),
             rules: [0; 2],
@@ -148,15 +152,13 @@ impl Flow {
             fast_path: 0,
             opener_is_second,
         };
-        match view.l4_kind {
-            L4::Icmp { kind, .. } => flow.icmp_type = kind,
-            L4::Tcp(segment) if !tcp::opens(segment.flags) => {
-                flow.flags |= PICKED_UP;
-                flow.tcp =
-                    tcp::advance(tcp::State::Established, FlowDirection::Original, segment.flags)
-                        .unwrap_or(tcp::State::Closed);
-            }
-            _ => {}
+        if let L4::Tcp(segment) = view.l4_kind
+            && !tcp::opens(segment.flags)
+        {
+            flow.flags |= PICKED_UP;
+            flow.tcp =
+                tcp::advance(tcp::State::Established, FlowDirection::Original, segment.flags)
+                    .unwrap_or(tcp::State::Closed);
         }
         flow.refresh_fast_path();
         flow
@@ -164,11 +166,11 @@ impl Flow {
 
     /// Updates `fast_path` after a change of the fields that it is derived from. Packets can't take
     /// the fast path before a connection is established or while it closes, before the first reply,
-    /// if the flow is inspected or revoked, or if each packet of the opener has to be checked for
-    /// the hairpin mark.
+    /// if the flow is inspected, revoked or translated, or if each packet of the opener has to be
+    /// checked for the hairpin mark.
     const fn refresh_fast_path(&mut self) {
-        let open = self.protocol != proto::TCP || matches!(self.tcp, tcp::State::Established);
-        let plain = self.inspector > LAST_SLOT && !self.revoked();
+        let open = self.protocol() != proto::TCP || matches!(self.tcp, tcp::State::Established);
+        let plain = self.inspector > LAST_SLOT && !self.revoked() && self.target == NO_TARGET;
         let original = open && plain && !self.hairpin();
         let reply = open && plain && self.packets[1] > 0;
         self.fast_path = original as u8 | (reply as u8) << 1;
@@ -207,6 +209,60 @@ impl Flow {
     #[must_use]
     pub const fn sender(&self) -> Sender {
         Sender::from_number(self.flags >> SENDER_SHIFT & Sender::BITS)
+    }
+
+    /// IP protocol number.
+    #[must_use]
+    #[inline]
+    pub const fn protocol(&self) -> u8 {
+        self.key.protocol()
+    }
+
+    /// Type of the ICMP message that opened the flow; zero for other protocols. It stands for the
+    /// responder's port.
+    #[must_use]
+    pub fn icmp_type(&self) -> u8 {
+        if proto::is_icmp(self.protocol()) { self.tuple().dst_port as u8 } else { 0 }
+    }
+
+    /// Number of the address and port that packets of the flow are translated to, in the worker's
+    /// list: of a translated flow, the service's that replies come from; of a translation
+    /// ([`Self::is_translation`]), the backend's.
+    #[must_use]
+    #[inline]
+    pub const fn target(&self) -> Option<u16> {
+        if self.target == NO_TARGET { None } else { Some(self.target) }
+    }
+
+    /// Sets [`Self::target`] of a translated flow, before it is inserted into a table.
+    pub const fn set_target(&mut self, target: Option<u16>) {
+        self.target = match target {
+            Some(target) => target,
+            None => NO_TARGET,
+        };
+        self.refresh_fast_path();
+    }
+
+    /// Makes the entry a translation, before it is inserted into a table: its tuple is that of the
+    /// packets before they are translated to `target`, which belong to the flow with the translated
+    /// tuple. Only packets of the original direction have this tuple.
+    pub const fn set_translation(&mut self, target: u16) {
+        self.flags = self.flags & !PICKED_UP | TRANSLATION;
+        self.set_target(Some(target));
+    }
+
+    /// Whether this is the translation of a service's flow, not a flow.
+    #[must_use]
+    #[inline]
+    pub const fn is_translation(&self) -> bool {
+        self.flags & TRANSLATION != 0
+    }
+
+    /// Whether the other end has sent packets. Those that belong to a translation are not seen:
+    /// then a second one of the opener means that the other end probably has.
+    #[inline]
+    const fn is_answered(&self) -> bool {
+        self.packets[1] > 0 || self.is_translation() && self.packets[0] > 1
     }
 
     /// Sets what allowed the flow's egress and ingress.
@@ -373,6 +429,14 @@ impl Flow {
         self.bytes[direction as usize] += u64::from(ip_len);
     }
 
+    /// Counts a packet of a translation. Called by [`FlowTable::update_translation`].
+    fn update_translation(&mut self, view: &View, now: Nanos) {
+        if let L4::Tcp(segment) = view.l4_kind {
+            self.tcp = tcp::advance_alone(self.tcp, segment.flags);
+        }
+        self.count(FlowDirection::Original, view.ip_len(), now);
+    }
+
     /// Called by [`FlowTable::set_reset`] and [`FlowTable::set_answered`].
     const fn set_tcp(&mut self, state: tcp::State) {
         self.tcp = state;
@@ -398,7 +462,7 @@ impl Flow {
             }
             // The sender chooses the identifier, so a query may have the ports of a reply.
             L4::Icmp { kind, .. }
-                if icmp::is_reply(self.protocol, kind) != direction.is_reply() =>
+                if icmp::is_reply(self.protocol(), kind) != direction.is_reply() =>
             {
                 return Err(DropReason::IcmpUnrelated);
             }

@@ -3,12 +3,14 @@
 use podgate_tables::ids::Epoch;
 use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::Sender;
+use podgate_tables::proto;
+use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
 use super::key::FlowKey;
 use super::owner::Owner;
-use super::{Flow, FlowLinks, Moment, NO_INSPECTOR, PICKED_UP, tcp};
+use super::{Flow, FlowLinks, Moment, NO_INSPECTOR, NO_TARGET, PICKED_UP, tcp};
 use crate::packet::checksum::Sum;
 
 /// A plain flow without references to its worker, the tables and the clock.
@@ -18,8 +20,8 @@ pub struct SavedFlow {
     pub tuple: Tuple,
     /// Links of its ends.
     pub links: FlowLinks,
-    /// Type of the ICMP message that opened the flow; zero for other protocols.
-    pub icmp_type: u8,
+    /// The service's address and port that the opener sends to, if the flow is translated.
+    pub frontend: Option<Frontend>,
     /// TCP's state; meaningless for other protocols.
     pub tcp: tcp::State,
     /// Whether it was opened by a TCP segment that was not a SYN.
@@ -37,18 +39,19 @@ pub struct SavedFlow {
 }
 
 impl SavedFlow {
-    /// Saves `flow`. `None` if it can't be saved: it is inspected or revoked, has timed out, or its
-    /// connection is closed.
+    /// Saves `flow`, whose target is `frontend`. `None` if it can't be saved: it is inspected,
+    /// revoked or a translation, has timed out, or its connection is closed.
     #[must_use]
-    pub fn of(flow: &Flow, now: Nanos) -> Option<Self> {
+    pub fn of(flow: &Flow, frontend: Option<Frontend>, now: Nanos) -> Option<Self> {
         let closed = matches!(flow.tcp, tcp::State::Closed | tcp::State::Reset(_));
-        if flow.inspector().is_some() || flow.revoked() || flow.is_expired(now) || closed {
+        let is_plain = flow.inspector().is_none() && !flow.revoked() && !flow.is_translation();
+        if !is_plain || flow.is_expired(now) || closed {
             return None;
         }
         Some(Self {
             tuple: flow.tuple(),
             links: flow.links(),
-            icmp_type: flow.icmp_type,
+            frontend,
             tcp: flow.tcp,
             picked_up: flow.picked_up(),
             detached: flow.detached(),
@@ -57,6 +60,13 @@ impl SavedFlow {
             packets: flow.packets,
             bytes: flow.bytes,
         })
+    }
+
+    /// Type of the ICMP message that opened the flow; zero for other protocols. It stands for the
+    /// responder's port.
+    #[must_use]
+    pub fn icmp_type(&self) -> u8 {
+        if proto::is_icmp(self.tuple.protocol) { self.tuple.dst_port as u8 } else { 0 }
     }
 
     /// Restores the flow under the tables of `epoch`. `None` if it has timed out.
@@ -68,9 +78,8 @@ impl SavedFlow {
             inspector: NO_INSPECTOR,
             checked_at: now.into(),
             queue: 0,
-            protocol: self.tuple.protocol,
-            icmp_type: self.icmp_type,
             tcp: self.tcp,
+            target: NO_TARGET,
             flags: if self.picked_up { PICKED_UP } else { 0 },
             owner: Owner::pod(self.links.opener),
             rules: [0; 2],

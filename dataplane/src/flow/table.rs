@@ -409,6 +409,14 @@ impl FlowTable {
         Ok(())
     }
 
+    /// The same for a translation, of which only the opener's packets are seen.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn update_translation(&mut self, index: FlowIx, view: &View, now: Nanos) {
+        self.change(index, now, |flow| flow.update_translation(view, now));
+    }
+
     /// Marks a TCP flow as reset at both ends by us: [`Self::update`] doesn't see those resets.
     ///
     /// # Panics
@@ -613,8 +621,9 @@ impl FlowTable {
         }
         self.owners.check(self.iter().map(|(_, flow)| flow));
         for (_, flow) in self.iter() {
-            let open = flow.protocol != proto::TCP || flow.tcp() == State::Established;
+            let open = flow.protocol() != proto::TCP || flow.tcp() == State::Established;
             let plain = open && flow.inspector().is_none() && !flow.revoked();
+            let plain = plain && flow.target().is_none();
             let replied = plain && flow.packets[1] > 0;
             let fast_path = [FlowDirection::Original, FlowDirection::Reply]
                 .map(|to| flow.is_fast_path(to, flow.epoch));

@@ -77,6 +77,21 @@ pub const fn advance(state: State, direction: FlowDirection, flags: u8) -> Optio
     }
 }
 
+/// The state after a segment of the opener with these flags, where only the opener's segments are
+/// seen: what the other end has sent is not known, so no segment is invalid.
+#[must_use]
+pub const fn advance_alone(state: State, flags: u8) -> State {
+    let by = FlowDirection::Original;
+    match state {
+        _ if flags & RST != 0 => State::Reset(by),
+        _ if flags & FIN != 0 => State::HalfClosed(by),
+        State::SynSent | State::SynReceived | State::Reset(_) if flags & (SYN | ACK) == ACK => {
+            State::Established
+        }
+        _ => state,
+    }
+}
+
 const fn after_reset(state: State, direction: FlowDirection) -> State {
     match state {
         State::Established | State::HalfClosed(_) => State::Reset(direction),

@@ -596,7 +596,7 @@ fn arrive(table: &mut FlowTable, model: &mut Model, view: View, now: Nanos) {
         let Some(victim) = table.victim(&opener(table), now) else { return };
         let flow = table.remove(victim);
         let unanswered = flow.picked_up() && flow.packets[1] == 0;
-        let established = flow.protocol == proto::TCP && flow.tcp == State::Established;
+        let established = flow.protocol() == proto::TCP && flow.tcp == State::Established;
         assert!(!established || unanswered || flow.is_expired(now));
         model.remove(&flow);
     }

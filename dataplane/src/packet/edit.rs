@@ -130,6 +130,48 @@ fn complete_crc32c<'a>(
     true
 }
 
+/// Edits the header of an SCTP packet by `edit`, and makes its CRC32c again. A partial one stays
+/// partial, and a wrong one wrong. The packet is given as for [`complete_checksum`].
+pub(super) fn with_crc32c<'a>(
+    (head, tail): (&mut [u8], impl Iterator<Item = &'a [u8]>),
+    view: &View,
+    edit: impl FnOnce(&mut [u8]),
+) {
+    let (l4, len) = (usize::from(view.l4), view.end - u32::from(view.l4));
+    let field = l4 + sctp::CHECKSUM;
+    let former = [head[field], head[field + 1], head[field + 2], head[field + 3]];
+    if former == [0; 4] {
+        return edit(&mut head[l4..]);
+    }
+    // The header is summed twice, before and after the edit, and the rest with both.
+    let first = head.len().min(view.end as usize) - l4;
+    head[field..field + 4].fill(0);
+    let mut before = crc32c::crc32c(&head[l4..l4 + first]);
+    edit(&mut head[l4..]);
+    let mut after = crc32c::crc32c(&head[l4..l4 + first]);
+    let mut left = len as usize - first;
+    for bytes in tail {
+        let bytes = &bytes[..bytes.len().min(left)];
+        left -= bytes.len();
+        before = crc32c::crc32c_append(before, bytes);
+        after = crc32c::crc32c_append(after, bytes);
+    }
+    let is_right = u32::from_le_bytes(former) == before;
+    let crc = if is_right { after.to_le_bytes() } else { former };
+    head[field..field + 4].copy_from_slice(&crc);
+}
+
+/// Whether a TCP or UDP checksum is partial: [`complete_checksum`] would complete it.
+pub(super) fn csum_is_partial(head: &[u8], view: &View) -> bool {
+    let field = Field::of(head, view);
+    field.is_some_and(|field| field.value == field.pseudo_header(view).folded())
+}
+
+/// Bytes that the checksum of a TCP or UDP packet covers, from its L4 header on; zero for others.
+pub(super) fn l4_covered(head: &[u8], view: &View) -> u32 {
+    Field::of(head, view).map_or(0, |field| field.covered)
+}
+
 /// Whether the TCP or UDP checksum is right. True for a UDP datagram over IPv4 without checksum
 /// (RFC 768), and for other protocols. The packet is given as for [`complete_checksum`].
 #[must_use]

@@ -13,6 +13,8 @@ pub enum IcmpError {
     /// The packet exceeds this MTU, bytes, and must not be fragmented: "fragmentation needed" (RFC
     /// 1191 §4) or "packet too big" (RFC 4443 §3.2).
     TooBig(u32),
+    /// Nothing is behind the destination's port: "port unreachable" (RFC 792, RFC 4443 §3.1).
+    PortUnreachable,
     /// Its TTL or hop limit is used up: "time exceeded in transit" (RFC 792, RFC 4443 §3.3).
     TimeExceeded,
 }
@@ -27,6 +29,8 @@ impl IcmpError {
                 (3, 4, [0, 0, high, low])
             }
             (Self::TooBig(mtu), false) => (2, 0, mtu.to_be_bytes()),
+            (Self::PortUnreachable, true) => (3, 3, [0; 4]),
+            (Self::PortUnreachable, false) => (1, 4, [0; 4]),
             (Self::TimeExceeded, true) => (11, 0, [0; 4]),
             (Self::TimeExceeded, false) => (3, 0, [0; 4]),
         }

@@ -14,6 +14,7 @@ pub mod mss;
 pub mod offset;
 mod parse;
 pub mod tcp_options;
+pub mod translate;
 
 pub use parse::{parse, quoted};
 pub use podgate_xdp_redirect::HostFrame;

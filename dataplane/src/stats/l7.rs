@@ -79,7 +79,7 @@ const fn last(protocol: usize) -> usize {
 /// Index of a response's protocol, and of its result.
 fn result_of(status: ResponseStatus) -> (usize, usize) {
     let (protocol, number) = match status {
-        ResponseStatus::Http(code) => (0, usize::from(code / 100).wrapping_sub(1)),
+        ResponseStatus::Http { status, .. } => (0, usize::from(status / 100).wrapping_sub(1)),
         ResponseStatus::Grpc(code) => (1, usize::from(code)),
         ResponseStatus::Dns(result) => (2, usize::from(result.rcode)),
         ResponseStatus::Kafka(code) => (3, usize::from(code != 0)),
@@ -150,6 +150,8 @@ impl L7Counters {
 
 #[cfg(test)]
 mod tests {
+    use podgate_tables::event::HttpVersion;
+
     use super::*;
 
     fn label(status: ResponseStatus) -> String {
@@ -162,7 +164,8 @@ mod tests {
     fn every_status_has_a_result_of_its_protocol() {
         let http = [(0, "other"), (100, "1xx"), (204, "2xx"), (599, "5xx"), (600, "other")];
         for (code, expected) in http.into_iter().chain([(u16::MAX, "other")]) {
-            assert_eq!(label(ResponseStatus::Http(code)), format!("http {expected}"));
+            let status = ResponseStatus::Http { version: HttpVersion::Http2, status: code };
+            assert_eq!(label(status), format!("http {expected}"));
         }
         for (code, expected) in [(0, "ok"), (7, "permission_denied"), (16, "unauthenticated")] {
             assert_eq!(label(ResponseStatus::Grpc(code)), format!("grpc {expected}"));
@@ -175,8 +178,9 @@ mod tests {
     #[test]
     fn a_time_is_in_the_first_bucket_whose_bound_is_not_less() {
         let counters = L7Counters::default();
+        let status = ResponseStatus::Http { version: HttpVersion::Http11, status: 200 };
         for latency in [0, 100_000, 100_001, u64::from(u32::MAX), 20_000_000_000] {
-            counters.count_response(ResponseStatus::Http(200), latency);
+            counters.count_response(status, latency);
         }
         let buckets = &counters.latency[0].buckets;
         let filled: Vec<_> = (0..17).filter(|at| buckets[*at].get() > 0).collect();

@@ -4,6 +4,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Decision, Sender, Snapshot, Subject};
+use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
@@ -65,7 +66,7 @@ impl PacketCtx<'_> {
         link: LinkId,
         subject: &Subject,
         decision: &Decision,
-        tcp_flags: u8,
+        (tcp_flags, frontend): (u8, Option<Frontend>),
         evaluation: Evaluation,
         denied_bytes: u64,
     ) {
@@ -80,14 +81,21 @@ impl PacketCtx<'_> {
             icmp_type: subject.icmp_type,
             reevaluated: evaluation == Evaluation::Again,
         };
-        self.emit_event(link, subject.tuple, kind);
+        self.egress.emit_event(self.event(link, subject.tuple, frontend, kind));
     }
 
     pub(super) fn emit_event(&mut self, link: LinkId, tuple: Tuple, kind: EventKind<()>) {
-        self.egress.emit_event(self.event(link, tuple, kind));
+        self.egress.emit_event(self.event(link, tuple, None, kind));
     }
 
-    pub(super) fn event<R>(&self, link: LinkId, tuple: Tuple, kind: EventKind<R>) -> Event<R> {
-        Event { time: self.now, epoch: self.snapshot.epoch, link, tuple, kind }
+    /// An event; `frontend` is the service's address and port, of a translated flow.
+    pub(super) fn event<R>(
+        &self,
+        link: LinkId,
+        tuple: Tuple,
+        frontend: Option<Frontend>,
+        kind: EventKind<R>,
+    ) -> Event<R> {
+        Event { time: self.now, epoch: self.snapshot.epoch, link, tuple, frontend, kind }
     }
 }

@@ -228,7 +228,9 @@ impl Pipeline {
         let step = flow.decide(&context, direction, message, &mut reply);
         let stats = cx.egress.stats();
         stats.dns_replaced.add(u64::from(step.replaced));
-        let mut io = InspectedIo { flow: self.flows.get(index), cx };
+        let flow = self.flows.get(index);
+        let frontend = self.targets.frontend_of(flow);
+        let mut io = InspectedIo { flow, frontend, cx };
         if let Some(event) = step.event {
             io.event(event);
         }
@@ -296,7 +298,9 @@ impl Pipeline {
         }
         let message = payload_again(cx.egress.umem(), &packet, &mut self.datagrams.joined);
         let event = held.forwarded(message, cx.now);
-        let mut io = InspectedIo { flow: self.flows.get(index), cx };
+        let flow = self.flows.get(index);
+        let frontend = self.targets.frontend_of(flow);
+        let mut io = InspectedIo { flow, frontend, cx };
         if let Some(event) = event {
             io.event(event);
         }

@@ -8,6 +8,7 @@ use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::route::NextHop;
+use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 
 use crate::event_ring::EventRing;
@@ -408,8 +409,15 @@ impl Egress {
     }
 
     /// Hands a packet off to the worker that owns its flow. Drops it if our ring to that worker is
-    /// full or `link`'s share of it is used up.
-    pub(super) fn hand_off(&mut self, worker: u16, link: LinkId, packet: Packet) {
+    /// full or `link`'s share of it is used up. `frontend` is the service's address and port that
+    /// it was sent to, if it is translated.
+    pub(super) fn hand_off(
+        &mut self,
+        worker: u16,
+        link: LinkId,
+        packet: Packet,
+        frontend: Option<Frontend>,
+    ) {
         let frames = packet.frames();
         let (waiting, free) = self.shared.handoffs_and_room(self.index, worker);
         let share = &mut self.handoff_shares[usize::from(worker)];
@@ -422,7 +430,7 @@ impl Egress {
             }
             return self.drop_packet(packet, DropReason::HandoffFull);
         }
-        match self.shared.hand_off(self.index, worker, link, packet) {
+        match self.shared.hand_off(self.index, worker, (link, packet, frontend)) {
             Ok(()) => {
                 self.pool.account_sent(frames);
                 self.stats().handed_off.add(1);

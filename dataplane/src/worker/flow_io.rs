@@ -3,6 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, ResponseStatus};
 use podgate_tables::l7::http1::HttpLimits;
+use podgate_tables::service::Frontend;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::Flow;
@@ -17,13 +18,15 @@ use super::forward::{self, Path};
 /// An editor's access to the worker, for one flow.
 pub(super) struct InspectedIo<'f, 'a, 's> {
     pub(super) flow: &'f Flow,
+    /// The service's address and port, if the flow is translated.
+    pub(super) frontend: Option<Frontend>,
     pub(super) cx: &'a mut PacketCtx<'s>,
 }
 
 impl InspectedIo<'_, '_, '_> {
     fn send(&mut self, direction: FlowDirection, packet: Packet, view: &View, origin: Origin) {
-        let (from, to) = (self.flow.link(direction), self.flow.link(direction.reverse()));
-        forward::forward(self.cx, Path { from, to, origin }, packet, view);
+        let path = Path::of(self.flow, self.frontend, direction, origin);
+        forward::forward(self.cx, path, packet, view);
     }
 
     fn parse_and_send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
@@ -106,6 +109,6 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
             self.cx.egress.rule_counters().request(epoch, rule, now);
         }
         let (link, tuple) = (self.flow.link(FlowDirection::Original), self.flow.tuple());
-        self.cx.egress.emit_event_with_request(self.cx.event(link, tuple, kind));
+        self.cx.egress.emit_event_with_request(self.cx.event(link, tuple, self.frontend, kind));
     }
 }

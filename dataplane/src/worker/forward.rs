@@ -3,15 +3,20 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::route::NextHop;
+use podgate_tables::service::Frontend;
+use podgate_tables::tuple::FlowDirection;
 
+use crate::flow::Flow;
 use crate::mem::Packet;
 use crate::packet::fragment::Fragmenter;
 use crate::packet::icmp_error::IcmpError;
+use crate::packet::translate::translate;
 use crate::packet::{HostFrame, View, edit, mss};
 
 use super::ctx::PacketCtx;
 use super::egress::Origin;
 use super::icmp_reply::send_icmp_error;
+use super::services::untranslated;
 
 /// Smallest MTU of an IPv4 host, bytes (RFC 791 §3.1): smaller fragments are merged up to this.
 const MTU_MIN_V4: u32 = 576;
@@ -24,6 +29,26 @@ pub(super) struct Path {
     pub(super) from: LinkId,
     pub(super) to: LinkId,
     pub(super) origin: Origin,
+    /// Of a translated flow: the packet's direction, and the service's address and port. Packets of
+    /// the opener are translated already, replies are not.
+    pub(super) service: Option<(FlowDirection, Frontend)>,
+}
+
+impl Path {
+    /// The path of a packet of a flow.
+    pub(super) const fn of(
+        flow: &Flow,
+        frontend: Option<Frontend>,
+        direction: FlowDirection,
+        origin: Origin,
+    ) -> Self {
+        let service = match frontend {
+            Some(frontend) => Some((direction, frontend)),
+            None => None,
+        };
+        let (from, to) = (flow.link(direction), flow.link(direction.reverse()));
+        Self { from, to, origin, service }
+    }
 }
 
 /// What to do about a partial checksum.
@@ -82,7 +107,7 @@ fn prepare(
     if between_pods {
         let head = cx.egress.umem().data_mut(&mut packet.head);
         if let Err(reason) = edit::decrement_ttl(head, view) {
-            send_icmp_error(cx, path.from, &mut packet, view, IcmpError::TimeExceeded);
+            send_error(cx, path, &mut packet, view, IcmpError::TimeExceeded);
             cx.egress.drop_packet(packet, reason);
             return None;
         }
@@ -98,7 +123,30 @@ fn prepare(
         let mtu = of_sender.min(path_mtu(next_hop));
         mss::clamp(cx.egress.umem().data_mut(&mut packet.head), view, mtu);
     }
+    if let Some((FlowDirection::Reply, frontend)) = path.service {
+        let to = untranslated(&view.tuple.reversed(), frontend).reversed();
+        let mut view = *view;
+        translate(cx.egress.umem().bytes_mut(&mut packet), &mut view, &to);
+    }
     Some(packet)
+}
+
+/// Sends an ICMP error about a packet that is about to be dropped. It quotes the packet as its
+/// sender knows it.
+#[cold]
+fn send_error(
+    cx: &mut PacketCtx<'_>,
+    path: Path,
+    packet: &mut Packet,
+    view: &View,
+    error: IcmpError,
+) {
+    let mut view = *view;
+    if let Some((FlowDirection::Original, frontend)) = path.service {
+        let to = untranslated(&view.tuple, frontend);
+        translate(cx.egress.umem().bytes_mut(packet), &mut view, &to);
+    }
+    send_icmp_error(cx, path.from, packet, &view, error);
 }
 
 /// How a packet is transmitted.
@@ -146,7 +194,7 @@ fn forward_large(
     let fragmentation = Fragmentation::of(&packet, head, view, next_hop);
     if fragmentation == Fragmentation::TooBig {
         if path.origin == Origin::Received {
-            send_icmp_error(cx, path.from, &mut packet, view, IcmpError::TooBig(next_hop.mtu));
+            send_error(cx, path, &mut packet, view, IcmpError::TooBig(next_hop.mtu));
         }
         return cx.egress.drop_packet(packet, DropReason::TooBig);
     }

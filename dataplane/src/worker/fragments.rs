@@ -40,7 +40,7 @@ impl Pipeline {
             Err(reason) => return cx.egress.drop_packet(packet, reason),
         };
         match owner {
-            Some(owner) if owner != self.index => cx.egress.hand_off(owner, link, packet),
+            Some(owner) if owner != self.index => cx.egress.hand_off(owner, link, packet, None),
             Some(_) => self.process(cx, link, packet, Steering::Verified),
             None => self.process(cx, link, packet, Steering::Unverified),
         }

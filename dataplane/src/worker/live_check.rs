@@ -98,7 +98,7 @@ mod tests {
             let saved = SavedFlow {
                 tuple: Tuple { src, dst, src_port, dst_port: 443, protocol: proto::TCP },
                 links: FlowLinks { opener: LinkId(1), responder: LinkId(2) },
-                icmp_type: 0,
+                frontend: None,
                 tcp: tcp::State::Established,
                 picked_up: false,
                 detached: None,

@@ -17,17 +17,21 @@ mod fragments;
 mod icmp_reply;
 mod inspectors;
 mod live_check;
+mod open;
 mod pipeline;
 mod reassembly;
 mod release;
 mod reply_limit;
 mod reset;
+mod restore;
 mod rule_counters;
 mod runtime;
 mod scheduler;
+mod services;
 mod shared;
 #[cfg(feature = "slowed")]
 mod slowed;
+mod targets;
 mod timer_wheel;
 
 use std::sync::Arc;
@@ -335,13 +339,14 @@ impl Worker {
         let mut processed = 0;
         for from in 0..self.shared.config.workers {
             let waiting = std::iter::from_fn(|| self.shared.take_handoff(from, self.index));
-            for (link, packet) in waiting.take(HANDOFF_BATCH) {
+            for (link, packet, frontend) in waiting.take(HANDOFF_BATCH) {
                 processed += 1;
+                let steering = frontend.map_or(Steering::Verified, Steering::Translated);
                 self.egress.account_handoff(&packet);
                 match snapshot {
                     Some(snapshot) => {
                         let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
-                        self.pipeline.process(&mut cx, link, packet, Steering::Verified);
+                        self.pipeline.process(&mut cx, link, packet, steering);
                         self.egress.attribute(link);
                     }
                     // Counted as received by the other worker.

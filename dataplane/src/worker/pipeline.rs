@@ -4,6 +4,7 @@
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
 //!    verdict holds; count, track TCP's state, forward. Nearly every packet ends here, most of them
 //!    on the [fast path](super::fast_path), which reads only a few header fields in step 1.
+//!    A pod's packet to a cluster IP is translated before, see [`super::services`].
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
 //!    destination's ingress table, a verdict and its cause. Costs about ten times a flow table hit,
 //!    once per flow and epoch; less if the decision is cached ([`super::decisions`]).
@@ -84,20 +85,21 @@
 
 use std::sync::Arc;
 
+use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Protocol;
-use podgate_tables::policy::{Cause, Decision, Sender, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Decision, Snapshot, Subject, Verdict};
 use podgate_tables::proto;
+use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
-use crate::flow::{Flow, FlowIx, FlowLinks, FlowTable, Permission, SavedFlow, tcp};
-use crate::l7::editor::{Editor, Progress};
-use crate::l7::protocol::Protocol;
+use crate::flow::{FlowIx, FlowTable, Permission, tcp};
+use crate::l7::editor::Progress;
 use crate::mem::Packet;
-use crate::packet::icmp::{self, Role};
+use crate::packet::icmp;
 use crate::packet::{HostFrame, L4, Tcp, View, parse, quoted};
 use crate::worker::Shared;
 
@@ -110,7 +112,8 @@ use super::flow_io::InspectedIo;
 use super::forward::{self, Path};
 use super::inspectors::{Inspected, Inspectors};
 use super::reassembly::Reassembly;
-use super::reset::{MidStream, reset_sender};
+use super::services::{Relation, is_loop, translate_error_back, tuple_of_ends, untranslated};
+use super::targets::Targets;
 
 /// Flows and owners checked for expiry per round, at most.
 const EXPIRY_BUDGET: usize = 32;
@@ -125,7 +128,21 @@ pub(super) enum Steering {
     Unverified,
     /// It was handed off to this worker, or steered by the tuple of its flow.
     Verified,
+    /// The same, and it is translated: it was sent to this address and port of a service.
+    Translated(Frontend),
 }
+
+impl Steering {
+    const fn frontend(self) -> Option<Frontend> {
+        match self {
+            Self::Translated(frontend) => Some(frontend),
+            Self::Unverified | Self::Verified => None,
+        }
+    }
+}
+
+/// What [`Flow::set_permission`] is told about translations, which policy doesn't decide on.
+pub(super) const ALLOWED: Permission = Permission::Allowed;
 
 /// A worker's flows and inspectors.
 #[derive(Debug)]
@@ -133,7 +150,9 @@ pub(super) struct Pipeline {
     pub(super) index: u16,
     pub(super) workers: u16,
     pub(super) flows: FlowTable,
-    decisions: DecisionCache,
+    pub(super) decisions: DecisionCache,
+    /// What flows are translated to.
+    pub(super) targets: Targets,
     pub(super) inspectors: Inspectors,
     pub(super) datagrams: Datagrams,
     fast_path: FastPath,
@@ -148,6 +167,7 @@ impl Pipeline {
             workers,
             flows: FlowTable::new(shared.config.flows_per_worker),
             decisions: DecisionCache::new(shared.config.flows_per_worker),
+            targets: Targets::new(),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
             datagrams: Datagrams::new(index, shared),
             fast_path: FastPath::new(),
@@ -181,46 +201,6 @@ impl Pipeline {
     /// Whether DNS answers wait, whose timeout needs a round every few milliseconds.
     pub(super) fn has_waiting_answers(&self) -> bool {
         self.datagrams.has_waiting()
-    }
-
-    /// The flows that can outlive this worker ([`SavedFlow::of`]), in no order.
-    pub(super) fn saved_flows(&self, now: Nanos) -> impl Iterator<Item = SavedFlow> {
-        self.flows.iter().filter_map(move |(_, flow)| SavedFlow::of(flow, now))
-    }
-
-    /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by
-    /// its opener, between the same links; or want it inspected, and it is detached from an
-    /// inspector of the same protocol. It evicts no other flow. Returns whether it did.
-    pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
-        let tuple = saved.tuple;
-        let subject = Subject { tuple, icmp_type: saved.icmp_type };
-        let is_reply =
-            matches!(icmp::role(tuple.protocol, saved.icmp_type), Role::Reply { .. } | Role::Error);
-        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, saved.sender);
-        let from_host = cx.snapshot.routes.is_host(saved.links.opener);
-        let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
-        let allowed = match decision.verdict {
-            Verdict::Allow if saved.picked_up => {
-                cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
-            }
-            Verdict::Allow => true,
-            Verdict::Inspect => is_detached_from(saved.detached, &decision),
-            Verdict::Deny => false,
-        };
-        let opener = self.flows.opener(saved.links.opener, tuple.src);
-        let fits = cx.links(ends, from_host) == Some(saved.links)
-            && steer(&tuple, self.workers) == self.index
-            && self.flows.lookup(&tuple).is_none()
-            && !self.flows.must_evict(&opener);
-        if is_reply || is_tunnel || !allowed || !fits {
-            return false;
-        }
-        let Some(mut flow) = saved.restored(cx.snapshot.epoch, cx.now) else {
-            return false;
-        };
-        flow.set_rules([decision.egress, decision.ingress]);
-        flow.set_hairpin(from_host && ends.src.is_some());
-        self.flows.insert(flow).is_ok()
     }
 
     /// Processes a batch received from `link`, at most [`BATCH`](super::BATCH) packets.
@@ -269,7 +249,7 @@ impl Pipeline {
         }
     }
 
-    fn process_parsed(
+    pub(super) fn process_parsed(
         &mut self,
         cx: &mut PacketCtx<'_>,
         link: LinkId,
@@ -277,7 +257,12 @@ impl Pipeline {
         view: &View,
         steering: Steering,
     ) {
-        if let Err(reason) = check_addresses(cx.snapshot, link, view) {
+        let frontend = steering.frontend();
+        let src = match frontend {
+            Some(frontend) => untranslated(&view.tuple, frontend).src,
+            None => view.tuple.src,
+        };
+        if let Err(reason) = check_addresses(cx.snapshot, link, view, src) {
             return cx.drop_with_event(link, view.tuple, packet, reason);
         }
         if is_link_scope_icmp(view) {
@@ -292,15 +277,41 @@ impl Pipeline {
         }
         // (2) Established flow.
         if let Some((index, direction)) = self.flows.lookup(&view.tuple) {
-            if !self.reopens(index, direction, view)
-                && !self.becomes_inspected(cx, index, direction)
-            {
-                return self.established(cx, index, direction, view, packet);
+            let found = (index, direction);
+            if self.flows.get(index).is_translation() {
+                return match frontend {
+                    None => self.continue_translation(cx, link, found, view, packet),
+                    // A backend that is a cluster IP, and is not translated again.
+                    Some(_) => {
+                        cx.drop_with_event(link, view.tuple, packet, DropReason::ServiceConflict);
+                    }
+                };
+            }
+            if !self.reopens(index, direction, view) {
+                match self.relation(cx, found, link, view, frontend) {
+                    Relation::Same if self.becomes_inspected(cx, index, direction) => {}
+                    Relation::Same => return self.established(cx, index, direction, view, packet),
+                    Relation::Replaces => {}
+                    Relation::Conflict => {
+                        let reason = DropReason::ServiceConflict;
+                        return cx.drop_with_event(link, view.tuple, packet, reason);
+                    }
+                }
             }
             self.end_flow(cx, index);
         }
         // (3) New flow.
-        self.open_flow(cx, link, view, packet);
+        match frontend {
+            Some(frontend) if is_loop(&view.tuple, frontend) => {
+                self.open_loop(cx, link, view, packet, frontend);
+            }
+            Some(_) => self.open_flow(cx, link, view, packet, frontend),
+            None => {
+                if let Some(packet) = self.open_translation(cx, link, view, packet) {
+                    self.open_flow(cx, link, view, packet, None);
+                }
+            }
+        }
     }
 
     /// Whether a SYN opens a new connection on the tuple of one that is over, or of a detached one:
@@ -358,8 +369,9 @@ impl Pipeline {
         }
         match flow.inspector() {
             None => {
-                let (from, to) = (flow.link(direction), flow.link(direction.reverse()));
-                forward::forward(cx, Path { from, to, origin: Origin::Received }, packet, view);
+                let frontend = self.targets.frontend_of(flow);
+                let path = Path::of(flow, frontend, direction, Origin::Received);
+                forward::forward(cx, path, packet, view);
             }
             Some(slot) if is_udp(&flow.tuple()) => {
                 self.inspect_datagram(cx, (index, slot), direction, view, packet);
@@ -382,8 +394,14 @@ impl Pipeline {
         cx.egress.stats().reevaluated.add(1);
         let flow = self.flows.get_mut(index);
         cx.egress.rule_counters().count_flow(flow);
-        let tuple = flow.tuple();
-        let subject = Subject { tuple, icmp_type: flow.icmp_type };
+        let flow = self.flows.get(index);
+        let (tuple, frontend) = (flow.tuple(), self.targets.frontend_of(flow));
+        if frontend.is_some_and(|frontend| is_loop(&tuple, frontend)) {
+            let there = cx.snapshot.routes.local_link(tuple.dst);
+            let stays = there == Some(flow.link(FlowDirection::Original));
+            return if stays { Permission::Allowed } else { Permission::Revoked };
+        }
+        let subject = Subject { tuple, icmp_type: flow.icmp_type() };
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, flow.sender());
         let allowed = match (decision.verdict, flow.inspector()) {
             (Verdict::Deny, _) => false,
@@ -406,7 +424,7 @@ impl Pipeline {
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
         let (Some(links), true) = (cx.links(ends, from_host), allowed && !is_tunnel) else {
             let denied = Decision { verdict: Verdict::Deny, ..decision };
-            cx.emit_verdict(opener, &subject, &denied, 0, Evaluation::Again, 0);
+            cx.emit_verdict(opener, &subject, &denied, (0, frontend), Evaluation::Again, 0);
             return Permission::Revoked;
         };
         let inspector = flow.inspector();
@@ -427,136 +445,8 @@ impl Pipeline {
         Permission::Allowed
     }
 
-    /// (3) Processes a packet that belongs to no flow.
-    fn open_flow(&mut self, cx: &mut PacketCtx<'_>, link: LinkId, view: &View, packet: Packet) {
-        let subject = Subject { tuple: view.tuple, icmp_type: icmp_type_of(view) };
-        if matches!(icmp::role(view.tuple.protocol, subject.icmp_type), Role::Reply { .. }) {
-            return cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
-        }
-        let from_host = cx.snapshot.routes.is_host(link);
-        let sender = if from_host { sender(cx.snapshot, view) } else { Sender::Other };
-        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, sender);
-        let Some(links) = cx.links(ends, from_host) else {
-            return cx.drop_with_event(link, view.tuple, packet, DropReason::Unroutable);
-        };
-        if is_tunnel_to_node(cx.snapshot, &view.tuple, from_host) {
-            return cx.drop_with_event(link, view.tuple, packet, DropReason::TunnelToNode);
-        }
-        let flags = tcp_of(view).map_or(0, |segment| segment.flags);
-        if tcp_of(view).is_some() && !tcp::opens(flags) {
-            let action = MidStream::of(cx, &subject, ends, &decision, flags);
-            if action == MidStream::Reset {
-                reset_sender(cx, link, view, &packet);
-            }
-            if matches!(action, MidStream::Reset | MidStream::Ignore) {
-                return cx.drop_with_event(link, view.tuple, packet, DropReason::TcpNoFlow);
-            }
-        }
-        let denied = decision.verdict == Verdict::Deny;
-        let denied_bytes = if denied { u64::from(view.ip_len()) } else { 0 };
-        cx.emit_verdict(link, &subject, &decision, flags, Evaluation::First, denied_bytes);
-        if decision.verdict == Verdict::Deny {
-            return cx.egress.drop_packet(packet, denial_reason(&decision));
-        }
-        if decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(view.tuple.protocol) {
-            return cx.drop_with_event(link, view.tuple, packet, DropReason::L7Unsupported);
-        }
-        let is_plain_udp = is_udp(&view.tuple) && decision.verdict == Verdict::Allow;
-        if is_plain_udp && cx.decide_reversed(&subject, ends).verdict == Verdict::Inspect {
-            return cx.drop_with_event(link, view.tuple, packet, DropReason::DnsUnsolicited);
-        }
-        let mut flow = Flow::new(view, cx.snapshot.epoch, links, cx.now);
-        flow.set_rules([decision.egress, decision.ingress]);
-        flow.set_hairpin(from_host && ends.src.is_some());
-        flow.set_sender(sender);
-        self.forward_first(cx, link, flow, decision, view, packet);
-    }
-
-    /// Inserts a new flow, and forwards or inspects its first packet.
-    fn forward_first(
-        &mut self,
-        cx: &mut PacketCtx<'_>,
-        link: LinkId,
-        flow: Flow,
-        decision: Decision,
-        view: &View,
-        packet: Packet,
-    ) {
-        let FlowLinks { opener, responder } = flow.links();
-        let (index, slot) = match self.insert(cx, flow, decision.verdict) {
-            Ok(inserted) => inserted,
-            Err(reason) => {
-                if let Some(over) = cx.egress.over_quota(link) {
-                    let inspected = reason == DropReason::InspectedFull;
-                    *if inspected { &mut over.inspected } else { &mut over.flows } += 1;
-                }
-                return cx.drop_with_event(link, view.tuple, packet, reason);
-            }
-        };
-        cx.egress.stats().flows_opened.add(1);
-        match slot {
-            None => {
-                let path = Path { from: opener, to: responder, origin: Origin::Received };
-                forward::forward(cx, path, packet, view);
-            }
-            Some(slot) if is_udp(&view.tuple) => {
-                self.datagrams.put(slot, decision.l7);
-                self.inspect_datagram(cx, (index, slot), FlowDirection::Original, view, packet);
-            }
-            Some(slot) => {
-                // That there is one, the caller has checked; the default denies other protocols.
-                let inspector =
-                    Protocol::for_rules(&decision.l7, &self.datagrams.dns).unwrap_or_default();
-                let editor = Editor::new(inspector);
-                let inspected = Inspected { flow: index, editor, policy: decision.l7 };
-                self.inspectors.put(slot, inspected);
-                self.inspect(cx, slot, FlowDirection::Original, view, packet);
-            }
-        }
-    }
-
-    /// Inserts a new flow into the table, with an inspector's slot if its verdict is to inspect it.
-    /// If its owner has used up its share, another flow of the owner is evicted.
-    fn insert(
-        &mut self,
-        cx: &mut PacketCtx<'_>,
-        mut flow: Flow,
-        verdict: Verdict,
-    ) -> Result<(FlowIx, Option<u32>), DropReason> {
-        let inspected = verdict == Verdict::Inspect;
-        let opener = self.flows.opener(flow.link(FlowDirection::Original), flow.tuple().src);
-        if inspected && self.flows.must_evict_inspected(&opener, self.free_inspectors()) {
-            let victim = self.flows.inspected_victim(&opener, cx.now);
-            self.evict(cx, victim.ok_or(DropReason::InspectedFull)?);
-        }
-        if self.flows.must_evict(&opener) {
-            let victim = self.flows.victim(&opener, cx.now);
-            self.evict(cx, victim.ok_or(DropReason::FlowTableFull)?);
-        }
-        let is_udp = is_udp(&flow.tuple());
-        let slot = match inspected {
-            true if self.free_inspectors() == 0 => return Err(DropReason::InspectedFull),
-            true if is_udp => Some(self.datagrams.reserve()),
-            true => Some(self.inspectors.reserve().ok_or(DropReason::InspectedFull)?),
-            false => None,
-        };
-        flow.set_inspector(slot);
-        let index = self.flows.insert(flow);
-        match (&index, slot) {
-            (Err(_), Some(slot)) if is_udp => self.datagrams.remove(slot),
-            (Err(_), Some(slot)) => self.inspectors.cancel(slot),
-            _ => {}
-        }
-        Ok((index?, slot))
-    }
-
-    /// Flows that may be inspected in addition.
-    fn free_inspectors(&self) -> usize {
-        self.inspectors.free().saturating_sub(self.datagrams.len())
-    }
-
     /// (4) Processes a segment of an inspected flow.
-    fn inspect(
+    pub(super) fn inspect(
         &mut self,
         cx: &mut PacketCtx<'_>,
         slot: u32,
@@ -569,7 +459,8 @@ impl Pipeline {
             return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
         };
         let flow = self.flows.get(inspected.flow);
-        let mut io = InspectedIo { flow, cx };
+        let frontend = self.targets.frontend_of(flow);
+        let mut io = InspectedIo { flow, frontend, cx };
         let now = io.cx.now;
         inspected.editor.segment(now, direction, view, packet, &inspected.policy, &mut io);
         let index = inspected.flow;
@@ -580,12 +471,12 @@ impl Pipeline {
     }
 
     /// Forwards an ICMP error if it is about a flow of this worker and sent to the quoted sender.
-    fn icmp_error(
+    pub(super) fn icmp_error(
         &mut self,
         cx: &mut PacketCtx<'_>,
         link: LinkId,
         view: &View,
-        packet: Packet,
+        mut packet: Packet,
         steering: Steering,
     ) {
         let Some(about) = quoted(cx.egress.umem().data(&packet.head), view) else {
@@ -593,22 +484,31 @@ impl Pipeline {
         };
         let owner = steer(&about, self.workers);
         if owner != self.index && steering == Steering::Unverified {
-            return cx.egress.hand_off(owner, link, packet);
+            return cx.egress.hand_off(owner, link, packet, None);
         }
-        let flow = self.flows.lookup(&about).filter(|_| about.src == view.tuple.dst);
-        match flow {
+        let found = self.flows.lookup(&about).filter(|_| about.src == view.tuple.dst);
+        match found {
+            Some((index, direction)) if self.flows.get(index).is_translation() => match steering {
+                Steering::Translated(_) => {
+                    cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
+                }
+                _ => self.translate_icmp_error(cx, link, (index, direction), view, packet),
+            },
             // Only the link that the packet was forwarded to may report an error about it.
             Some((index, direction))
                 if self.is_allowed(cx, index)
                     && self.flows.get(index).link(direction.reverse()) == link =>
             {
-                let to = self.flows.get(index).link(direction);
-                forward::forward(
-                    cx,
-                    Path { from: link, to, origin: Origin::Received },
-                    packet,
-                    view,
-                );
+                let flow = self.flows.get(index);
+                let (to, mut view) = (flow.link(direction), *view);
+                if let (Some(frontend), FlowDirection::Original) =
+                    (self.targets.frontend_of(flow), direction)
+                {
+                    let head = cx.egress.umem().data_mut(&mut packet.head);
+                    translate_error_back(head, &mut view, &about, frontend);
+                }
+                let path = Path { from: link, to, origin: Origin::Received, service: None };
+                forward::forward(cx, path, packet, &view);
             }
             _ => cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated),
         }
@@ -637,7 +537,8 @@ impl Pipeline {
         }
         let Some(Inspected { editor, policy, .. }) = self.inspectors.get_mut(slot) else { return };
         let (now, flow) = (cx.now, self.flows.get(index));
-        editor.tick(now, policy, &mut InspectedIo { flow, cx });
+        let frontend = self.targets.frontend_of(flow);
+        editor.tick(now, policy, &mut InspectedIo { flow, frontend, cx });
         self.after_inspection(cx, slot, index);
     }
 
@@ -662,25 +563,32 @@ impl Pipeline {
         let Some(inspected) = self.inspectors.take(slot) else { return };
         let Inspected { editor, .. } = *inspected;
         let protocol = editor.inspector().of_rules();
-        editor.detach(&mut InspectedIo { flow: self.flows.get(index), cx });
+        let flow = self.flows.get(index);
+        let frontend = self.targets.frontend_of(flow);
+        editor.detach(&mut InspectedIo { flow, frontend, cx });
         self.flows.set_detached(index, protocol, cx.now);
     }
 
     /// Ends a flow to make room for another one.
-    fn evict(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
+    pub(super) fn evict(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
         cx.egress.stats().flows_evicted.add(1);
         self.end_flow(cx, index);
     }
 
     /// Removes a flow, with an event. An inspected one is reset at both ends unless it is over.
-    fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
+    pub(super) fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
         let mut flow = self.flows.remove(index);
         cx.egress.rule_counters().count_flow(&mut flow);
+        let frontend = self.targets.frontend_of(&flow);
+        flow.target().into_iter().for_each(|target| self.targets.release(target));
+        if flow.is_translation() {
+            return;
+        }
         let slot = flow.inspector();
         if let Some(slot) = slot.filter(|_| is_udp(&flow.tuple())) {
             self.datagrams.remove(slot);
         } else if let Some(mut inspected) = slot.and_then(|slot| self.inspectors.take(slot)) {
-            inspected.editor.close(&mut InspectedIo { flow: &flow, cx });
+            inspected.editor.close(&mut InspectedIo { flow: &flow, frontend, cx });
         }
         let traffic = |direction| Traffic {
             packets: flow.packets()[direction as usize],
@@ -690,19 +598,25 @@ impl Pipeline {
             original: traffic(FlowDirection::Original),
             reply: traffic(FlowDirection::Reply),
         };
-        cx.emit_event(flow.link(FlowDirection::Original), flow.tuple(), kind);
+        let (link, tuple) = (flow.link(FlowDirection::Original), tuple_of_ends(&flow, frontend));
+        cx.egress.emit_event(cx.event(link, tuple, frontend, kind));
     }
 }
 
 /// Whether a flow is detached from an inspector of the protocol that a decision wants it inspected
 /// by.
-fn is_detached_from(detached: Option<L7Protocol>, decision: &Decision) -> bool {
+pub(super) fn is_detached_from(detached: Option<L7Protocol>, decision: &Decision) -> bool {
     detached.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == detached)
 }
 
-/// (1) Checks that a packet from `link` may have its addresses.
+/// (1) Checks that a packet from `link` may have its addresses, and was sent from `src`.
 #[inline]
-fn check_addresses(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(), DropReason> {
+fn check_addresses(
+    snapshot: &Snapshot,
+    link: LinkId,
+    view: &View,
+    src: Address,
+) -> Result<(), DropReason> {
     let routes = &snapshot.routes;
     // A router doesn't forward packets to an Ethernet group address (RFC 1812 §5.3.4).
     if view.tuple.dst.is_multicast_or_broadcast() || view.eth_dst[0] & 1 == 1 {
@@ -710,25 +624,12 @@ fn check_addresses(snapshot: &Snapshot, link: LinkId, view: &View) -> Result<(),
     }
     if routes.is_host(link) {
         let accepted = matches!(HostFrame::of(view.eth_src), HostFrame::Hairpin { .. })
-            || routes.local_link(view.tuple.src).is_none();
+            || routes.local_link(src).is_none();
         return if accepted { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
     let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;
-    let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&view.tuple.src);
+    let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
-}
-
-/// Who sent a packet from the host link, beyond what its source address says.
-fn sender(snapshot: &Snapshot, view: &View) -> Sender {
-    match HostFrame::of(view.eth_src) {
-        HostFrame::Local => Sender::Node,
-        HostFrame::Hairpin { sender: Some(slot) }
-            if snapshot.routes.local_link(view.tuple.dst) == Some(LinkId(slot.get())) =>
-        {
-            Sender::Destination
-        }
-        HostFrame::Hairpin { .. } | HostFrame::Foreign => Sender::Other,
-    }
 }
 
 fn is_link_scope_icmp(view: &View) -> bool {
@@ -742,7 +643,7 @@ fn is_link_scope_icmp(view: &View) -> bool {
 
 /// Whether a pod's packets of this flow are sent to a node that would decapsulate them. Of a flow
 /// that is opened `from_host` these are the replies.
-fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, from_host: bool) -> bool {
+pub(super) fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, from_host: bool) -> bool {
     let by_pod = if from_host { tuple.reversed() } else { *tuple };
     let tunnels = snapshot.routes.tunnels();
     tunnels.would_decapsulate(&by_pod)
@@ -759,7 +660,7 @@ pub(super) fn steer(tuple: &Tuple, workers: u16) -> u16 {
     podgate_xdp_redirect::worker_of(hash, workers)
 }
 
-fn tcp_of(view: &View) -> Option<Tcp> {
+pub(super) fn tcp_of(view: &View) -> Option<Tcp> {
     match view.l4_kind {
         L4::Tcp(segment) => Some(segment),
         _ => None,
@@ -767,23 +668,6 @@ fn tcp_of(view: &View) -> Option<Tcp> {
 }
 
 /// Whether a flow's inspection, if it has one, is of datagrams.
-fn is_udp(tuple: &Tuple) -> bool {
+pub(super) fn is_udp(tuple: &Tuple) -> bool {
     tuple.protocol == proto::UDP
-}
-
-fn icmp_type_of(view: &View) -> u8 {
-    match view.l4_kind {
-        L4::Icmp { kind, .. } => kind,
-        _ => 0,
-    }
-}
-
-/// The drop reason of a deny decision.
-fn denial_reason(decision: &Decision) -> DropReason {
-    let by_rule = |cause| matches!(cause, Cause::Denied(_) | Cause::Conflicting(_));
-    if by_rule(decision.egress) || by_rule(decision.ingress) {
-        DropReason::PolicyDeny
-    } else {
-        DropReason::PolicyDefaultDeny
-    }
 }

@@ -21,6 +21,7 @@ use podgate_tables::time::Nanos;
 
 use super::adaptive_poll::AdaptivePoll;
 use super::pipeline::steer;
+use super::services::untranslated;
 use super::{LiveCheck, RuleReport, Shared, SharedConfig, Worker};
 use crate::flow::SavedFlow;
 use crate::l7::dns::learned::DnsAnswer;
@@ -216,7 +217,14 @@ impl Dataplane {
         let workers = self.shared.config.workers;
         let mut waiting = vec![Vec::new(); usize::from(workers)];
         for flow in flows {
-            waiting[usize::from(steer(&flow.tuple, workers))].push(flow);
+            let owner = usize::from(steer(&flow.tuple, workers));
+            let before = flow.frontend.map(|frontend| untranslated(&flow.tuple, frontend));
+            // The worker that has the translation, if it is another one.
+            let translator = before.map_or(owner, |tuple| usize::from(steer(&tuple, workers)));
+            if translator != owner {
+                waiting[translator].push(flow.clone());
+            }
+            waiting[owner].push(flow);
         }
         let mut restored = 0;
         while waiting.iter().any(|flows| !flows.is_empty()) {

@@ -9,6 +9,7 @@ use podgate_sync::SleepFlag;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::policy::Snapshot;
+use podgate_tables::service::Frontend;
 
 use crate::event_ring::EventRing;
 use crate::l7::dns::Denied;
@@ -56,6 +57,10 @@ impl Default for SharedConfig {
     }
 }
 
+/// A packet that one worker hands off to another: the link that it was received from, and the
+/// service's address and port that it was sent to, if it is translated.
+pub(super) type Handoff = (LinkId, Packet, Option<Frontend>);
+
 /// State shared by the workers of one dataplane and the control thread.
 #[derive(Debug)]
 pub struct Shared {
@@ -73,7 +78,7 @@ pub struct Shared {
     pub answers: Answers,
     /// A ring for each pair of workers: those to the first worker, by source worker, then those to
     /// the second, and so on. So each ring has one producer, which knows the links' shares of it.
-    handoffs: Vec<ArrayQueue<(LinkId, Packet)>>,
+    handoffs: Vec<ArrayQueue<Handoff>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
     pub(super) rounds: Vec<CachePadded<Rounds>>,
 }
@@ -122,10 +127,10 @@ impl Shared {
         &self,
         from: u16,
         to: u16,
-        link: LinkId,
-        packet: Packet,
+        (link, packet, frontend): Handoff,
     ) -> Result<(), Packet> {
-        self.handoffs(from, to).push((link, packet)).map_err(|(_, packet)| packet)?;
+        let pushed = self.handoffs(from, to).push((link, packet, frontend));
+        pushed.map_err(|(_, packet, _)| packet)?;
         self.sleepers[usize::from(to)].wake_if_asleep();
         Ok(())
     }
@@ -137,7 +142,7 @@ impl Shared {
         (waiting, ring.capacity() - waiting)
     }
 
-    pub(super) fn take_handoff(&self, from: u16, to: u16) -> Option<(LinkId, Packet)> {
+    pub(super) fn take_handoff(&self, from: u16, to: u16) -> Option<Handoff> {
         self.handoffs(from, to).pop()
     }
 
@@ -145,7 +150,7 @@ impl Shared {
         (0..self.config.workers).any(|from| !self.handoffs(from, to).is_empty())
     }
 
-    fn handoffs(&self, from: u16, to: u16) -> &ArrayQueue<(LinkId, Packet)> {
+    fn handoffs(&self, from: u16, to: u16) -> &ArrayQueue<Handoff> {
         &self.handoffs[usize::from(to) * usize::from(self.config.workers) + usize::from(from)]
     }
 }

@@ -41,6 +41,9 @@ pub(super) struct TimerWheel {
     occupied: [u64; LISTS / 64],
     /// The next tick to visit.
     tick: u64,
+    /// Lists and timers that were visited.
+    #[cfg(test)]
+    visits: u64,
 }
 
 impl TimerWheel {
@@ -50,6 +53,8 @@ impl TimerWheel {
             heads: Box::new([NONE; LISTS]),
             occupied: [0; LISTS / 64],
             tick: 0,
+            #[cfg(test)]
+            visits: 0,
         }
     }
 
@@ -101,6 +106,10 @@ impl TimerWheel {
     pub(super) fn pop(&mut self, now: Nanos) -> Option<u32> {
         let tick = now.0 / TICK;
         while self.tick <= tick {
+            #[cfg(test)]
+            {
+                self.visits += 1;
+            }
             let head = self.heads[self.tick as usize % LISTS];
             if head != NONE {
                 self.unset(head);
@@ -194,6 +203,33 @@ mod tests {
         wheel.set(2, Nanos(5_100 * MILLI));
         assert_eq!(due(&mut wheel, 5_000 * MILLI + TICK), [1]);
         assert_eq!(due(&mut wheel, 90_000 * MILLI), [2]);
+    }
+
+    /// Visits in a second of rounds, one each millisecond, in which one timer is due every 20 ms,
+    /// beside `idle` flows whose timers were visited before.
+    fn visits_in_a_second(idle: u32) -> u64 {
+        let mut wheel = TimerWheel::new();
+        for slot in 1..=idle {
+            wheel.set(slot, Nanos(u64::from(slot % 1_000) * MILLI));
+        }
+        let begin = 5_000 * MILLI;
+        assert_eq!(due(&mut wheel, begin).len(), idle as usize);
+        let before = wheel.visits;
+        wheel.set(0, Nanos(begin + 20 * MILLI));
+        for round in 1..=1_000 {
+            let now = begin + round * MILLI;
+            for slot in due(&mut wheel, now) {
+                wheel.set(slot, Nanos(now + 20 * MILLI));
+            }
+        }
+        wheel.visits - before
+    }
+
+    #[test]
+    fn the_work_of_a_round_does_not_grow_with_idle_flows() {
+        let alone = visits_in_a_second(0);
+        assert!(alone <= 1_000, "{alone} visits in 1,000 rounds");
+        assert_eq!(visits_in_a_second(100_000), alone);
     }
 
     proptest! {

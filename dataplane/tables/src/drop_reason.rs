@@ -96,6 +96,16 @@ drop_reasons! {
     TunnelToNode = ("tunnel_to_node", 142),
     /// No link and no host route leads to the destination.
     Unroutable = ("unroutable", 151),
+    /// A packet to a service's port that has no backend, or none on this node where
+    /// `internalTrafficPolicy: Local` asks for one.
+    ServiceNoBackend = ("service_no_backend", 158),
+    /// A packet to a cluster IP, at a port that its service does not have.
+    ServiceNoPort = ("service_no_port", 158),
+    /// A packet whose tuple, or that which its translation would have, is that of another flow to
+    /// or from a service.
+    ServiceConflict = ("service_conflict", 134),
+    /// The worker translates to as many distinct addresses and ports as it can.
+    ServiceFull = ("service_full", 155),
     /// TTL or hop limit exceeded in transit.
     TtlExceeded = ("ttl_exceeded", 196),
     /// A TCP segment that belongs to no flow and opens none.

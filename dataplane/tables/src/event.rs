@@ -6,6 +6,7 @@ use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::ids::{Epoch, LinkId, RuleId};
 use crate::policy::{Cause, Verdict};
+use crate::service::Frontend;
 use crate::time::Nanos;
 use crate::tuple::Tuple;
 
@@ -19,10 +20,20 @@ pub struct Event<R = RequestRecord> {
     pub epoch: Epoch,
     /// Ingress link of the packet.
     pub link: LinkId,
-    /// The flow, in its original direction.
+    /// The flow, in its original direction; of a translated one, with the backend.
     pub tuple: Tuple,
+    /// The service's address and port that the opener sends to, if the flow is translated.
+    pub frontend: Option<Frontend>,
     /// What happened.
     pub kind: EventKind<R>,
+}
+
+impl<R> Event<R> {
+    /// The same event with its request converted by `map`.
+    pub fn map_request<S>(self, map: impl FnOnce(R) -> S) -> Event<S> {
+        let Self { time, epoch, link, tuple, frontend, kind } = self;
+        Event { time, epoch, link, tuple, frontend, kind: kind.map_request(map) }
+    }
 }
 
 /// The kinds of events. `R` as in [`Event`].

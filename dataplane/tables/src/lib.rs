@@ -22,6 +22,7 @@ pub mod l7;
 pub mod policy;
 pub mod proto;
 pub mod route;
+pub mod service;
 pub mod tcp_flags;
 pub mod time;
 pub mod tunnel;

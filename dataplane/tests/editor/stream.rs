@@ -266,7 +266,7 @@ fn the_client_is_told_which_bytes_arrived_out_of_order() {
 #[test]
 fn the_client_is_told_all_that_arrived_once_the_server_has_acknowledged() {
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let mut lab = Lab::open(Options::default());
+    let mut lab = Lab::open(Options { sack: true, ..Options::default() });
     (lab.serves, lab.acks, lab.io.held_frames_max) = (false, false, 100);
     lab.request(head);
     let at = head.len() as u32;

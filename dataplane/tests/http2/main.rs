@@ -416,3 +416,29 @@ fn several_cookie_fields_are_one_for_rules() {
     assert_eq!(http.verdicts(), [false]);
     assert_eq!(value(&at_client(&http).headers[0].1, ":status"), Some("400"));
 }
+
+/// An HTTP/2 connection takes its inspector, and the tables of header fields as far as they are
+/// filled.
+#[test]
+fn an_idle_connection_gives_back_what_it_does_not_use() {
+    let (mut http, mut client, mut server) = connected();
+    for stream in (1..200).step_by(2) {
+        client.get(stream, if stream % 3 == 0 { "/secret" } else { "/docs" });
+        http.send(Original, &client.take(), &docs_only());
+        if stream % 3 != 0 {
+            server.headers(stream, 0, &[(":status", "200"), ("x-server", "same")]);
+            server.frame(DATA, END_STREAM, stream, b"content");
+            http.send(Reply, &server.take(), &docs_only());
+        }
+    }
+    assert_eq!(http.reset, None);
+    http.inspector.release_unused();
+    let idle = http.inspector.heap();
+    println!("{} bytes of the inspector, {idle} in all", size_of::<Http2>());
+    assert!(size_of::<Http2>() <= 1024, "{}", size_of::<Http2>());
+    assert!(idle <= size_of::<Http2>() + 1024, "{idle}");
+    // What was given back is taken again.
+    client.get(201, "/docs");
+    http.send(Original, &client.take(), &docs_only());
+    assert_eq!(http.verdicts().last(), Some(&true));
+}

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use clap::{Args as ClapArgs, ValueEnum};
 use podgate_dataplane::packet::HostFrame;
 use podgate_policy::terminal::escape_json;
-use podgate_policy::{Compiler, Store, UnknownNode, manifest};
+use podgate_policy::{Compiler, Store, Translation, UnknownNode, manifest};
 use podgate_tables::ids::Epoch;
 use podgate_tables::policy::Snapshot;
 use serde::Serialize;
@@ -247,6 +247,8 @@ fn load(args: &Args) -> Result<(Store, Vec<String>), Error> {
         return Err(Error::NoManifests(args.manifests.clone()));
     }
     let mut store = Store::new();
+    // A capture has packets as they were on the wire: replies come from cluster IPs already.
+    store.set_translation(Translation::Off);
     store.sync(&manifest::load(&args.manifests));
     let rejected = store.rejections().map(ToString::to_string).collect();
     Ok((store, rejected))

@@ -9,6 +9,7 @@
 //!    to an identity. Identities with the same rule sets share one table ([`sharing`],
 //!    [`direction`]).
 //! 4. Each address gets the identity of its pod or node ([`addresses`]).
+//! 5. Each cluster IP gets the ports and backends of its service ([`services`]).
 //!
 //! A [`Compiler`] stores the results and applies changes of the store to them. Parts that a change
 //! does not affect are shared between snapshots ([`podgate_tables::policy::Rows`]). The numbers
@@ -22,7 +23,7 @@ mod interner;
 mod names;
 mod peers;
 mod program;
-mod service_names;
+mod services;
 mod sharing;
 mod table_builder;
 
@@ -39,7 +40,7 @@ use self::identities::{Acquired, Identities, IdentityKey, number_of};
 use self::index::SelectorIndex;
 use self::peers::Peers;
 use self::program::{PolicyEntry, Program, RuleSetEntry};
-use self::service_names::ServiceNames;
+use self::services::Services;
 use self::sharing::DirectionTables;
 use self::table_builder::TableBuilder;
 use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
@@ -81,7 +82,7 @@ pub struct Compiler {
     identities: Identities,
     pods: HashMap<PodName, PodEntry>,
     claims: Claims,
-    service_names: ServiceNames,
+    services: Services,
     mode: EnforcementMode,
 }
 
@@ -110,7 +111,7 @@ impl Compiler {
             identities: Identities::new(),
             pods: HashMap::new(),
             claims: Claims::default(),
-            service_names: ServiceNames::default(),
+            services: Services::default(),
             mode,
         };
         compiler.builder.dirty.extend(0..PolicyTables::RESERVED);
@@ -149,6 +150,12 @@ impl Compiler {
     #[must_use]
     pub fn is_wanted(&self, name: &str) -> bool {
         self.peers.is_wanted(name)
+    }
+
+    /// Cluster IPs that are not translated because there are too many.
+    #[must_use]
+    pub fn services_left_out(&self) -> usize {
+        self.builder.services_left_out.len()
     }
 
     /// Rules whose numbers got another name, or none, since the last call, in no order. The names
@@ -195,9 +202,7 @@ impl Compiler {
         for pod in &changes.pods {
             self.change_pod(pod, store);
         }
-        for service in &changes.services {
-            self.service_names.change(service, store, &mut self.builder);
-        }
+        self.services.change(store, &changes.services, changes.nodes, &mut self.builder);
         self.write_dirty();
     }
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, PortNameId, RuleId, SelectorId};
 use podgate_tables::policy::{AddressSet, IdentityRow, PolicyTables, SelectorSet};
+use podgate_tables::service::{ClusterIp, TooManyClusterIps};
 
-use crate::catalog::{Catalog, IdentityInfo, RuleOrigin};
+use crate::catalog::{Catalog, IdentityInfo, RuleOrigin, ServiceName};
 use crate::key::ObjectKey;
 use crate::rules::PeerSelector;
 use crate::selector::Selector;
@@ -18,6 +20,8 @@ pub(super) struct TableBuilder {
     pub(super) catalog: Catalog,
     /// Identities whose rows have to be written again.
     pub(super) dirty: HashSet<u32>,
+    /// Cluster IPs for which there was no room.
+    pub(super) services_left_out: HashSet<Address>,
     /// Rules whose names were set or cleared since [`Compiler::take_renamed_rules`].
     ///
     /// [`Compiler::take_renamed_rules`]: super::Compiler::take_renamed_rules
@@ -43,6 +47,23 @@ impl TableBuilder {
 
     pub(super) fn name_port(&mut self, id: PortNameId, name: Arc<str>) {
         self.changed |= self.catalog.port_names.set(id.0, name);
+    }
+
+    /// Sets the row and the name of a cluster IP's service. A row beyond the limit is left out.
+    pub(super) fn set_service(
+        &mut self,
+        address: Address,
+        row: Option<ClusterIp>,
+        name: Option<ServiceName>,
+    ) {
+        self.changed |= self.catalog.services.set(address, name);
+        match self.tables.services.set(address, row) {
+            Ok(changed) => {
+                self.changed |= changed;
+                self.services_left_out.remove(&address);
+            }
+            Err(TooManyClusterIps) => drop(self.services_left_out.insert(address)),
+        }
     }
 
     pub(super) fn change_namespace(

@@ -13,6 +13,7 @@ mod query;
 mod request;
 mod resolve;
 mod selectors;
+mod services;
 mod table;
 mod words;
 
@@ -31,6 +32,7 @@ pub use query::{EndName, Query, Transport};
 pub use request::{HttpSpec, KafkaSpec, RequestSpec};
 pub use resolve::{QueryError, most_similar, pods_in_question};
 pub use selectors::{SelectorInfo, selectors};
+pub use services::{BackendVerdict, ServiceEntry, service_list};
 pub use table::{TableRow, table_rows, tier_name};
 pub use words::l7_words;
 
@@ -96,9 +98,10 @@ pub struct End {
     pub local: bool,
 }
 
-/// A service whose cluster IP is the destination. Egress policy of the source sees that address,
-/// which is one outside of the cluster. The node's kernel translates it to a pod behind the
-/// service, where ingress policy sees the source's own address.
+/// A service whose cluster IP is called. Workers translate it to a backend before policy decides,
+/// and the explanation is of one backend. If they don't, egress policy of the source sees the
+/// cluster IP, which is an address outside of the cluster; the node's kernel translates it to a pod
+/// behind the service, where ingress policy sees the source's own address.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct CalledService {
     /// Namespace.
@@ -109,7 +112,20 @@ pub struct CalledService {
     pub backends: Vec<String>,
     /// How many more there are.
     pub further_backends: usize,
+    /// The cluster IP and port that workers translate; `None` if they don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub translated: Option<SocketAddr>,
+    /// The verdict for each backend that workers may choose, at most [`VERDICTS_MAX`], those that
+    /// deny the flow first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<BackendVerdict>,
 }
+
+/// Most backends of a service that are evaluated.
+const EVALUATED_MAX: usize = 200;
+
+/// Most backends of a service whose verdicts are listed.
+pub const VERDICTS_MAX: usize = 20;
 
 /// Most DNS names of a destination that are listed.
 pub const NAMES_MAX: usize = 8;
@@ -169,21 +185,66 @@ pub fn explain(
     query: &Query,
     local: Local<'_>,
 ) -> Result<Explanation, QueryError> {
-    let subject = resolve::subject(query, store, &compiled.catalog)?;
-    let local = match local {
-        Local::Both => LocalEnds::BOTH,
-        Local::Endpoints(addresses) => LocalEnds {
-            source: addresses.contains(&subject.tuple.src.ip()),
-            destination: addresses.contains(&subject.tuple.dst.ip()),
-        },
+    if matches!(query.from, EndName::Service { .. }) {
+        return Err(QueryError::FromService);
+    }
+    let source = resolve::addresses(&query.from, store, &compiled.catalog)?;
+    let flow = |subject: Subject| Flow { store, compiled, subject, local: local.of(&subject) };
+    let Some(called) = services::called(query, store, compiled, &source)? else {
+        let flow = flow(resolve::subject(query, store, &compiled.catalog)?);
+        let tuple = flow.subject.tuple;
+        return Ok(explain_request(&flow, query, SocketAddr::new(tuple.dst.ip(), tuple.dst_port)));
     };
-    let flow = Flow { store, compiled, subject, local };
-    let Some(spec) = &query.request else { return Ok(flow.explain(None, query.misses_max)) };
-    let destination = SocketAddr::new(subject.tuple.dst.ip(), subject.tuple.dst_port);
-    Ok(request::read(spec, destination, |read| {
+    let frontend = SocketAddr::new(called.frontend.address.ip(), called.frontend.port);
+    let subjects = called.subjects(&source);
+    let evaluated = subjects.iter().take(EVALUATED_MAX);
+    let mut explained: Vec<Explanation> =
+        evaluated.map(|subject| explain_request(&flow(*subject), query, frontend)).collect();
+    // The nearest to a denial first.
+    explained.sort_by_key(|explanation| match explanation.verdict {
+        Outcome::Denied => 0,
+        Outcome::Inspected => 1,
+        Outcome::Allowed => 2,
+    });
+    let verdict =
+        |of: &Explanation| BackendVerdict { backend: of.destination.clone(), verdict: of.verdict };
+    let verdicts: Vec<_> = explained.iter().take(VERDICTS_MAX).map(verdict).collect();
+    let further_backends = subjects.len() - verdicts.len();
+    let Some(mut explanation) = explained.into_iter().next() else {
+        let port = Transport { protocol: called.protocol, number: Some(called.frontend.port) };
+        return Err(QueryError::NoBackend { service: called.name, port: port.to_string() });
+    };
+    let (namespace, name) = called.name.split_once('/').unwrap_or_default();
+    explanation.service = Some(CalledService {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        backends: Vec::new(),
+        further_backends,
+        translated: Some(frontend),
+        verdicts,
+    });
+    Ok(explanation)
+}
+
+impl Local<'_> {
+    fn of(&self, subject: &Subject) -> LocalEnds {
+        match self {
+            Self::Both => LocalEnds::BOTH,
+            Self::Endpoints(addresses) => LocalEnds {
+                source: addresses.contains(&subject.tuple.src.ip()),
+                destination: addresses.contains(&subject.tuple.dst.ip()),
+            },
+        }
+    }
+}
+
+/// Explains a flow, and the request that a query asks about, which is sent to `destination`.
+fn explain_request(flow: &Flow<'_>, query: &Query, destination: SocketAddr) -> Explanation {
+    let Some(spec) = &query.request else { return flow.explain(None, query.misses_max) };
+    request::read(spec, destination, |read| {
         let asked = AskedFor { text: spec.to_string(), read };
         flow.explain(Some(&asked), query.misses_max)
-    }))
+    })
 }
 
 /// A request, and how the inspector reads it.
@@ -274,7 +335,14 @@ impl Flow<'_> {
         let further_backends = backends.len().saturating_sub(BACKENDS_MAX);
         backends.truncate(BACKENDS_MAX);
         let (namespace, name) = (name.0.to_string(), name.1.to_string());
-        Some(CalledService { namespace, name, backends, further_backends })
+        Some(CalledService {
+            namespace,
+            name,
+            backends,
+            further_backends,
+            translated: None,
+            verdicts: Vec::new(),
+        })
     }
 
     fn dns_names(&self, address: Address) -> Vec<String> {

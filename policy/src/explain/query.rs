@@ -26,7 +26,8 @@ pub struct Query {
     pub misses_max: usize,
 }
 
-/// One end of a flow: `NAMESPACE/POD`, `POD` if only one namespace has it, or an address.
+/// One end of a flow: `NAMESPACE/POD`, `POD` if only one namespace has it, an address, or for the
+/// destination a service's port, `NAMESPACE/SERVICE:PORT`.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(try_from = "String", into = "String")]
 pub enum EndName {
@@ -39,6 +40,15 @@ pub enum EndName {
         /// Its name.
         name: String,
     },
+    /// A service.
+    Service {
+        /// Its namespace; `None` is whichever has the service.
+        namespace: Option<String>,
+        /// Its name.
+        name: String,
+        /// Number or name of its port.
+        port: String,
+    },
 }
 
 impl FromStr for EndName {
@@ -48,6 +58,10 @@ impl FromStr for EndName {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Address(address.to_canonical()));
         }
+        let (text, port) = match text.split_once(':') {
+            Some((text, port)) => (text, Some(port)),
+            None => (text, None),
+        };
         let (namespace, name) = match text.split_once('/') {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, text),
@@ -56,11 +70,12 @@ impl FromStr for EndName {
             let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
             !text.is_empty() && text.bytes().all(|b| inner(b) || matches!(b, b'-' | b'.'))
         };
-        match namespace.is_none_or(is_name) && is_name(name) {
-            true => {
-                Ok(Self::Pod { namespace: namespace.map(str::to_owned), name: name.to_owned() })
-            }
-            false => Err("write NAMESPACE/POD or an IP address"),
+        let is_valid = namespace.is_none_or(is_name) && is_name(name) && port.is_none_or(is_name);
+        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+        match port {
+            _ if !is_valid => Err("write NAMESPACE/POD, NAMESPACE/SERVICE:PORT or an IP address"),
+            Some(port) => Ok(Self::Service { namespace, name, port: port.to_owned() }),
+            None => Ok(Self::Pod { namespace, name }),
         }
     }
 }
@@ -71,6 +86,10 @@ impl fmt::Display for EndName {
             Self::Address(address) => address.fmt(f),
             Self::Pod { namespace: Some(namespace), name } => write!(f, "{namespace}/{name}"),
             Self::Pod { namespace: None, name } => f.write_str(name),
+            Self::Service { namespace: Some(namespace), name, port } => {
+                write!(f, "{namespace}/{name}:{port}")
+            }
+            Self::Service { namespace: None, name, port } => write!(f, "{name}:{port}"),
         }
     }
 }

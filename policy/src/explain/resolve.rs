@@ -8,11 +8,12 @@ use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 
 use super::query::{EndName, Query, Transport};
+use super::services::cluster_ips;
 use crate::catalog::PodName;
 use crate::{Catalog, Store};
 
 /// Source port of the queried flow; policies don't depend on it.
-const SOURCE_PORT: u16 = 40_000;
+pub(super) const SOURCE_PORT: u16 = 40_000;
 
 /// Most names that an error proposes.
 const PROPOSED_MAX: usize = 3;
@@ -52,6 +53,39 @@ pub enum QueryError {
         /// Whose the address is; `None` if it is a node's.
         owner: Option<PodName>,
     },
+    /// No service is called that.
+    UnknownService {
+        /// What was asked for.
+        name: String,
+    },
+    /// Several services are called that.
+    AmbiguousService {
+        /// What was asked for.
+        name: String,
+        /// The services.
+        services: Vec<String>,
+    },
+    /// The service has no cluster IP.
+    NoClusterIp {
+        /// The service.
+        name: String,
+    },
+    /// The service has no such port, so workers reject the packets.
+    NoServicePort {
+        /// The service.
+        service: String,
+        /// The ports that it has.
+        ports: Vec<String>,
+    },
+    /// The port has no backend, so workers reject the packets.
+    NoBackend {
+        /// The service.
+        service: String,
+        /// The port.
+        port: String,
+    },
+    /// The source is a service.
+    FromService,
     /// There is no IP version that both ends and the protocol have.
     NoCommonFamily,
 }
@@ -81,6 +115,32 @@ impl std::fmt::Display for QueryError {
                     Some(owner) => write!(f, "pod {owner} by now"),
                     None => f.write_str("a node"),
                 }
+            }
+            Self::UnknownService { name } => write!(f, "there is no Service {name}"),
+            Self::AmbiguousService { name, services } => {
+                write!(f, "several Services are called {name}: write {}", services.join(" or "))
+            }
+            Self::NoClusterIp { name } => write!(
+                f,
+                "Service {name} has no cluster IP (it is headless or of type ExternalName): ask \
+                 for a pod behind it"
+            ),
+            Self::NoServicePort { service, ports } if ports.is_empty() => {
+                write!(f, "denied: Service {service} has no ports, so packets to it are rejected")
+            }
+            Self::NoServicePort { service, ports } => write!(
+                f,
+                "denied: Service {service} has no such port, so packets to it are rejected; it \
+                 has {}",
+                ports.join(", ")
+            ),
+            Self::NoBackend { service, port } => write!(
+                f,
+                "denied: Service {service} has no ready backend for port {port}, so packets to it \
+                 are rejected"
+            ),
+            Self::FromService => {
+                f.write_str("a Service opens no flows: ask for a pod as the source")
             }
             Self::NoCommonFamily => f.write_str(
                 "the two ends and the protocol have no IP version in common (icmp is of IPv4, \
@@ -129,10 +189,17 @@ fn of_addresses(src: IpAddr, dst: IpAddr, port: Transport) -> Subject {
     Subject { tuple: Tuple { src, dst, src_port, dst_port, protocol }, icmp_type }
 }
 
-fn addresses(name: &EndName, store: &Store, catalog: &Catalog) -> Result<Vec<IpAddr>, QueryError> {
+pub(super) fn addresses(
+    name: &EndName,
+    store: &Store,
+    catalog: &Catalog,
+) -> Result<Vec<IpAddr>, QueryError> {
     let (namespace, name) = match name {
         EndName::Address(address) => return Ok(vec![*address]),
         EndName::Pod { namespace, name } => (namespace.as_deref(), name),
+        EndName::Service { namespace, name, .. } => {
+            return cluster_ips(namespace.as_deref(), name, store);
+        }
     };
     let pod = find_pod(namespace, name, store)?;
     let Some(object) = store.pod(&pod.namespace, &pod.name) else {
@@ -213,6 +280,7 @@ fn unknown(namespace: Option<&str>, name: &str, store: &Store) -> QueryError {
 pub fn pods_in_question(query: &Query, store: &Store) -> Vec<PodName> {
     let pod = |end: &EndName| match end {
         EndName::Pod { namespace, name } => find_pod(namespace.as_deref(), name, store).ok(),
+        EndName::Service { .. } => None,
         EndName::Address(address) => {
             let mut pods = store.pods();
             let found = pods.find(|(_, pod)| pod.addresses().contains(address));

@@ -1,4 +1,5 @@
-//! Objects that policies refer to: groups of networks, services, and the addresses behind them.
+//! Objects that policies refer to, and that workers translate: groups of networks, services, and
+//! the addresses behind them.
 //!
 //! They are read leniently: their authors are not authors of policies, and only a few of their
 //! fields matter here.
@@ -7,6 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use podgate_tables::proto;
+use podgate_tables::service::Affinity;
 use serde_json::Value;
 
 use super::cidr::parse_network_or_address;
@@ -63,9 +66,86 @@ pub struct Service {
     /// `spec.selector`: the pods behind it; empty for a service whose addresses are given by
     /// EndpointSlices that somebody else maintains.
     pub selector: Labels,
-    /// `spec.clusterIPs`, or `spec.clusterIP`: addresses that the node's kernel translates to those
-    /// of a pod behind the service; sorted. None for a headless service.
+    /// `spec.clusterIPs`, or `spec.clusterIP`: addresses that are translated to those of a backend;
+    /// sorted. None for a headless service, and for one of type ExternalName.
     pub cluster_ips: Vec<IpAddr>,
+    /// `spec.type`.
+    pub kind: ServiceKind,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.sessionAffinity`.
+    pub affinity: Affinity,
+    /// `spec.internalTrafficPolicy`.
+    pub traffic: InternalTraffic,
+}
+
+/// `spec.type` of a Service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServiceKind {
+    /// `ClusterIP`, also where nothing is written.
+    #[default]
+    ClusterIp,
+    /// `NodePort`.
+    NodePort,
+    /// `LoadBalancer`.
+    LoadBalancer,
+    /// `ExternalName`.
+    ExternalName,
+}
+
+impl ServiceKind {
+    /// As written in a Service.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalName => "ExternalName",
+        }
+    }
+}
+
+/// `spec.internalTrafficPolicy` of a Service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum InternalTraffic {
+    /// `Cluster`: to any backend.
+    #[default]
+    Cluster,
+    /// `Local`: to a backend on the client's node.
+    Local,
+}
+
+/// A port of a Service, or of the endpoints in an EndpointSlice: the two belong together by name
+/// and protocol.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePort {
+    /// Name; empty if there is none.
+    pub name: Arc<str>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Port.
+    pub port: u16,
+}
+
+impl ServicePort {
+    /// The ports of a list; those that can't be read are left out.
+    fn parse_all(list: Option<&Value>) -> Vec<Self> {
+        let list = list.and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(Self::parse).collect()
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        let text = |key| value.get(key).and_then(Value::as_str);
+        let protocol = match text("protocol").unwrap_or("TCP") {
+            "TCP" => proto::TCP,
+            "UDP" => proto::UDP,
+            "SCTP" => proto::SCTP,
+            _ => return None,
+        };
+        let port = u16::try_from(value.get("port")?.as_u64()?).ok().filter(|port| *port > 0)?;
+        Some(Self { name: text("name").unwrap_or_default().into(), protocol, port })
+    }
 }
 
 impl Service {
@@ -87,6 +167,24 @@ impl Service {
         service.cluster_ips = list.chain(one.iter().map(Field::value)).filter_map(text).collect();
         service.cluster_ips.sort_unstable();
         service.cluster_ips.dedup();
+        let spec = root.value().get("spec");
+        let field = |name| spec.and_then(|spec| spec.get(name));
+        service.ports = ServicePort::parse_all(field("ports"));
+        service.kind = match field("type").and_then(Value::as_str) {
+            Some("NodePort") => ServiceKind::NodePort,
+            Some("LoadBalancer") => ServiceKind::LoadBalancer,
+            Some("ExternalName") => ServiceKind::ExternalName,
+            _ => ServiceKind::ClusterIp,
+        };
+        if field("sessionAffinity").and_then(Value::as_str) == Some("ClientIP") {
+            service.affinity = Affinity::ClientIp;
+        }
+        if field("internalTrafficPolicy").and_then(Value::as_str) == Some("Local") {
+            service.traffic = InternalTraffic::Local;
+        }
+        if service.kind == ServiceKind::ExternalName {
+            service.cluster_ips.clear();
+        }
         Some(service)
     }
 }
@@ -99,6 +197,50 @@ pub struct EndpointSlice {
     /// Addresses of all endpoints, sorted. Those that are not ready too: they may still end
     /// connections.
     pub addresses: Vec<IpAddr>,
+    /// Ports of the endpoints. A named target port has its number here.
+    pub ports: Vec<ServicePort>,
+    /// The endpoints that may be sent new connections.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An endpoint of an EndpointSlice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Its address: the first one, as its others are equivalent (and kube-proxy uses no other).
+    pub address: IpAddr,
+    /// Whether it is terminating and still serves; it is used while no endpoint is ready. Else it
+    /// is ready.
+    pub terminating: bool,
+    /// Its node; empty if that isn't known.
+    pub node: Arc<str>,
+}
+
+impl Endpoint {
+    /// `None` if it takes no connections, or has no address that can be one's (API validation
+    /// rejects the same, `ValidateEndpointIP` in `pkg/apis/core/validation`).
+    fn parse(value: &Value) -> Option<Self> {
+        let address: IpAddr = value.get("addresses")?.get(0)?.as_str()?.parse().ok()?;
+        let link_local = match address {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+        };
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local
+        {
+            return None;
+        }
+        let condition = |name| value.pointer("/conditions").and_then(|c| c.get(name)?.as_bool());
+        let ready = condition("ready").unwrap_or(true);
+        let terminating = condition("terminating").unwrap_or(false);
+        if !ready && !(terminating && condition("serving").unwrap_or(false)) {
+            return None;
+        }
+        let node = value.get("nodeName").or_else(|| {
+            // v1beta1.
+            value.get("topology")?.get("kubernetes.io/hostname")
+        });
+        let node = node.and_then(Value::as_str).unwrap_or_default().into();
+        Some(Self { address, terminating: !ready, node })
+    }
 }
 
 impl EndpointSlice {
@@ -115,6 +257,11 @@ impl EndpointSlice {
             addresses.flatten().filter_map(|a| a.as_str()?.parse().ok()).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        Some(Self { service: service.unwrap_or_default(), addresses })
+        let endpoints = root.value().get("endpoints").and_then(Value::as_array);
+        let mut endpoints: Vec<_> =
+            endpoints.into_iter().flatten().filter_map(Endpoint::parse).collect();
+        endpoints.shrink_to_fit();
+        let ports = ServicePort::parse_all(root.value().get("ports"));
+        Some(Self { service: service.unwrap_or_default(), addresses, ports, endpoints })
     }
 }

@@ -26,7 +26,9 @@ pub use cluster::{ContainerPort, Namespace, Node, Pod};
 pub use cluster_network_policy::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, DomainName, PodSelection,
 };
-pub use directory::{CidrGroup, EndpointSlice, Service};
+pub use directory::{
+    CidrGroup, Endpoint, EndpointSlice, InternalTraffic, Service, ServiceKind, ServicePort,
+};
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use selector::{LabelExpression, LabelSelector, Operator};
 pub use workload::Workload;

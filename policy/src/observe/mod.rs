@@ -22,8 +22,8 @@ mod text;
 
 pub use names::{PolicyName, RuleName};
 pub use record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpProtocol, HttpTarget,
-    MatchType, Outcome, Restriction,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpProtocol,
+    HttpTarget, MatchType, Outcome, Restriction,
 };
 pub(crate) use resolve::NameResolver;
 pub use text::http_url;

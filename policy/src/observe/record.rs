@@ -42,6 +42,10 @@ pub struct FlowRecord {
     pub source: FlowEndpoint,
     /// The other end.
     pub destination: FlowEndpoint,
+    /// The service that the source sends to; the destination is its backend, or the service's own
+    /// address where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<FlowService>,
     /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number.
     pub protocol: String,
     /// Whether the packet went from the destination to the source; absent where that is not
@@ -90,6 +94,21 @@ pub struct Restriction {
     pub direction: TrafficDirection,
     /// The rule.
     pub rule: RuleName,
+}
+
+/// The service that a flow leads to.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct FlowService {
+    /// The cluster IP that the source sends to.
+    pub address: IpAddr,
+    /// The service's port.
+    pub port: u16,
+    /// Namespace; empty if the service is gone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Name; likewise.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
 }
 
 /// What happened.

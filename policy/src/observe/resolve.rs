@@ -9,12 +9,13 @@ use podgate_tables::event::{
 use podgate_tables::ids::RuleId;
 use podgate_tables::policy::{self, Cause, Exemption, LocalEnds, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
+use podgate_tables::service::Frontend;
 use podgate_tables::tuple::Tuple;
 
 use super::names::{PolicyName, RuleName};
 use super::record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
-    Restriction,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
+    MatchType, Outcome, Restriction,
 };
 use crate::catalog::IdentityInfo;
 use crate::compile::Compiled;
@@ -37,6 +38,7 @@ impl FlowRecord {
             },
             source: names.peer(event.tuple.src, event.tuple.src_port),
             destination: names.peer(event.tuple.dst, event.tuple.dst_port),
+            service: service(event, compiled),
             protocol: proto::name(event.tuple.protocol).into_owned(),
             is_reply: match event.kind {
                 EventKind::Verdict { .. } | EventKind::Request { .. } => Some(false),
@@ -59,6 +61,20 @@ impl FlowRecord {
             *request = Some(HttpTarget { method, path, host });
         }
     }
+}
+
+/// The service that an event's flow leads to, or that its packet was sent to.
+fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
+    let to = Frontend { address: event.tuple.dst, port: event.tuple.dst_port };
+    let Frontend { address, port } = event.frontend.unwrap_or(to);
+    let address = address.ip();
+    let name = compiled.catalog.service_at(address);
+    (event.frontend.is_some() || name.is_some()).then(|| FlowService {
+        address,
+        port,
+        namespace: name.map(|name| name.namespace.clone()).unwrap_or_default(),
+        name: name.map(|name| name.name.clone()).unwrap_or_default(),
+    })
 }
 
 /// Text of a pod: not escaped.

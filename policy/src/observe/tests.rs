@@ -58,7 +58,10 @@ fn tuple(src: [u8; 4], dst: [u8; 4], dst_port: u16, protocol: u8) -> Tuple {
 }
 
 fn record(tuple: Tuple, kind: EventKind) -> FlowRecord {
-    let event = Event { time: Nanos(0), epoch: Epoch(3), link: LinkId(1), tuple, kind };
+    let event = {
+        let (time, epoch, link) = (Nanos(0), Epoch(3), LinkId(1));
+        Event { time, epoch, link, tuple, frontend: None, kind }
+    };
     let time = "2026-01-02T03:04:05.678Z".parse().unwrap();
     FlowRecord::new(&event, time, &compiled())
 }
@@ -357,7 +360,8 @@ fn a_denied_request_names_the_rules_that_it_does_not_match() {
     let compiled = compile(&store);
     let of = |kind| {
         let tuple = tuple(CLIENT, SERVER, 80, proto::TCP);
-        let event = Event { time: Nanos(0), epoch: Epoch(3), link: LinkId(1), tuple, kind };
+        let event =
+            Event { time: Nanos(0), epoch: Epoch(3), link: LinkId(1), tuple, frontend: None, kind };
         FlowRecord::new(&event, "2026-01-02T03:04:05Z".parse().unwrap(), &compiled)
     };
     let denied = serde_json::to_value(of(request(false, b"/secret"))).unwrap();

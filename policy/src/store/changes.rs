@@ -24,10 +24,10 @@ pub(super) enum Change {
     /// The labels of a namespace.
     Namespace(Arc<str>),
     Policy(Arc<ObjectKey>),
+    /// A service, or an EndpointSlice of it.
+    Service(Name),
     /// The addresses of a DNS name.
     DomainName(Arc<str>),
-    /// The cluster IPs of a service.
-    Service(Name),
     /// Addresses of nodes, or of this one.
     Nodes,
     /// The enforcement mode.
@@ -41,7 +41,7 @@ pub(crate) struct Changes {
     /// Namespaces whose labels changed.
     pub(crate) namespaces: BTreeSet<Arc<str>>,
     pub(crate) policies: BTreeSet<Arc<ObjectKey>>,
-    /// Services whose cluster IPs changed.
+    /// Services that changed, or that have an EndpointSlice that did.
     pub(crate) services: BTreeSet<Name>,
     /// DNS names whose addresses changed; they have a log of their own.
     pub(crate) domain_names: BTreeSet<Arc<str>>,
@@ -57,8 +57,8 @@ impl Changes {
             Change::Pod(name) => drop(self.pods.insert(name.clone())),
             Change::Namespace(name) => drop(self.namespaces.insert(Arc::clone(name))),
             Change::Policy(key) => drop(self.policies.insert(Arc::clone(key))),
-            Change::DomainName(name) => drop(self.domain_names.insert(Arc::clone(name))),
             Change::Service(name) => drop(self.services.insert(name.clone())),
+            Change::DomainName(name) => drop(self.domain_names.insert(Arc::clone(name))),
             Change::Nodes => self.nodes = true,
             Change::Mode => self.mode = true,
         }

@@ -51,6 +51,16 @@ pub enum EnforcementMode {
     Never,
 }
 
+/// Whether pods' packets to services are translated to backends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Translation {
+    /// They are.
+    #[default]
+    On,
+    /// The node's kernel does it, after policy.
+    Off,
+}
+
 /// A policy in force.
 #[derive(Debug)]
 struct EnforcedPolicy {
@@ -86,6 +96,7 @@ pub struct Store {
     sources: BTreeMap<ObjectKey, SourceLocation>,
     host_addresses: BTreeSet<IpAddr>,
     mode: EnforcementMode,
+    translation: Translation,
     log: ChangeLog,
     /// Changes of what DNS names stand for, apart so that they can be compiled at once.
     name_log: ChangeLog,
@@ -223,16 +234,29 @@ impl Store {
 
     fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
         let name = qualified(key);
-        let now = service.as_ref().map_or(&[][..], |service| &service.cluster_ips);
-        if self.cluster_ips(&name) != now {
-            self.add_change(Change::Service(name.clone()));
+        if self.directory.services.get(&name) == service.as_ref() {
+            return;
         }
         let affected = self.directory.set_service(&name, service);
+        self.add_change(Change::Service(name));
         self.invalidate(affected);
     }
 
     fn set_slice(&mut self, key: &ObjectKey, slice: Option<EndpointSlice>) {
-        let affected = self.directory.set_slice(&qualified(key), slice);
+        let name = qualified(key);
+        let former = self.directory.slices.get(&name);
+        if former == slice.as_ref() {
+            return;
+        }
+        let versions = former.into_iter().chain(&slice);
+        let services: BTreeSet<directory::Name> = versions
+            .filter(|slice| !slice.service.is_empty())
+            .map(|slice| (Arc::clone(&name.0), slice.service.as_str().into()))
+            .collect();
+        let affected = self.directory.set_slice(&name, slice);
+        for service in services {
+            self.add_change(Change::Service(service));
+        }
         self.invalidate(affected);
     }
 
@@ -307,6 +331,14 @@ impl Store {
     pub fn set_mode(&mut self, mode: EnforcementMode) {
         if self.mode != mode {
             self.mode = mode;
+            self.add_change(Change::Mode);
+        }
+    }
+
+    /// Sets whether packets to services are translated.
+    pub fn set_translation(&mut self, translation: Translation) {
+        if self.translation != translation {
+            self.translation = translation;
             self.add_change(Change::Mode);
         }
     }

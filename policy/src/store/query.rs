@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{EnforcementMode, Store, pod_name};
+use super::{EnforcementMode, Store, Translation, pod_name};
 use crate::catalog::PodName;
 use crate::directory;
 use crate::key::ObjectKey;
 use crate::labels::{LabelContext, Labels, NAMESPACE_NAME_LABEL};
-use crate::model::{Node, Pod, Policy, Service};
+use crate::model::{EndpointSlice, Node, Pod, Policy, Service};
 use crate::rules::RuleSet;
 
 impl Store {
@@ -88,9 +88,29 @@ impl Store {
         self.learned.get(name)
     }
 
-    /// The cluster IPs of a service; none if it isn't known.
-    pub(crate) fn cluster_ips(&self, name: &directory::Name) -> &[IpAddr] {
-        self.directory.services.get(name).map_or(&[], |service| &service.cluster_ips)
+    /// Whether packets to services are translated.
+    #[must_use]
+    pub const fn translation(&self) -> Translation {
+        self.translation
+    }
+
+    /// A service by its name.
+    pub(crate) fn service(&self, name: &directory::Name) -> Option<&Service> {
+        self.directory.services.get(name)
+    }
+
+    /// The EndpointSlices of a service.
+    pub(crate) fn slices_of(
+        &self,
+        service: &directory::Name,
+    ) -> impl Iterator<Item = &EndpointSlice> {
+        self.directory.slices_of(service)
+    }
+
+    /// Whether the node of this name is this one, by the addresses of its object.
+    pub(crate) fn is_this_node(&self, name: &str) -> bool {
+        let node = self.directory.nodes.get(name);
+        node.is_some_and(|node| node.addresses.iter().any(|ip| self.host_addresses.contains(ip)))
     }
 
     /// The service that has a cluster IP, and its name.

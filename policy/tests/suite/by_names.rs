@@ -46,6 +46,10 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
         let peers = catalog.peer(PeerMatch::Addresses(SelectorId(index)));
         lines.push(format!("{peers:?}: {set:?}"));
     }
+    for (address, row) in tables.services.iter() {
+        let name = catalog.service_at(address.ip()).unwrap();
+        lines.push(format!("service {} {name}: {:?}", address.ip(), row.ports()));
+    }
     lines.extend(catalog.everything().map(|name| format!("name {name}")));
     lines.sort_unstable();
     lines

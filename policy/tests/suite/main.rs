@@ -20,6 +20,7 @@ mod properties;
 mod rejections;
 mod runner;
 mod schema;
+mod services;
 mod store;
 mod support;
 mod truth;

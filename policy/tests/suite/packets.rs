@@ -250,9 +250,9 @@ impl Bench {
         (passed, reset[0])
     }
 
-    /// Ends the handshake, and sends a Kafka request. Whether it reached the destination, and whether
-    /// the source had its denial; of an API or version whose layout is not known, whether both ends
-    /// were reset.
+    /// Ends the handshake, and sends a Kafka request. Whether it reached the destination, and
+    /// whether the source had its denial; of an API or version whose layout is not known, whether
+    /// both ends were reset.
     fn kafka(&mut self, links: [LinkId; 2], tuple: Tuple, request: &KafkaRequest) -> (bool, bool) {
         self.send(links[0], &tcp(tuple, CLIENT_ISN + 1, Some(SERVER_ISN + 1), false, b""));
         let KafkaRequest { api_key, api_version, client_id, topics } = request;

@@ -1,18 +1,20 @@
 //! HTTP rules between real HTTP/2 and gRPC clients and servers.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use podgate_tests::checkout::{peer, python};
-use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, run};
+use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, run, wait_for};
 
 use crate::peers::peers_lab;
 
 const BOUND: Duration = Duration::from_secs(60);
 const NGHTTPD: u16 = 8001;
 const GRPC: u16 = 8002;
+const APACHE: u16 = 8003;
 
 const POLICY: &str = "\
 apiVersion: cilium.io/v2
@@ -26,7 +28,9 @@ spec:
     - ports: [{port: \"8001\", protocol: TCP}]
       rules: {http: [{method: GET, path: \"/docs(/.*)?\"}]}
     - ports: [{port: \"8002\", protocol: TCP}]
-      rules: {http: [{method: POST, path: \"/test.Echo/(Unary|Stream|Wait)\"}]}
+      rules: {http: [{method: POST, path: \"/test.Echo/(Unary|(Server|Client)?Stream|Wait)\"}]}
+    - ports: [{port: \"8003\", protocol: TCP}]
+      rules: {http: [{method: GET, path: \"/docs(/.*)?\"}]}
 ";
 
 /// Starts a server, and waits until it listens.
@@ -49,6 +53,26 @@ fn nghttpd(lab: &Lab, folder: &Path) -> Result<Daemon> {
     fs::write(folder.join("secret"), "a secret\n")?;
     let root = folder.display().to_string();
     serve(lab, "nghttpd", &["--no-tls", "-v", "-d", &root, &NGHTTPD.to_string()], NGHTTPD)
+}
+
+/// Apache below `folder`, which takes HTTP/1.1 and, by `Upgrade`, HTTP/2: any path is one page.
+fn apache(lab: &Lab, folder: &Path) -> Result<Daemon> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    fs::write(folder.join("page"), "a page\n")?;
+    let (root, modules) = (folder.display(), "/usr/lib/apache2/modules");
+    let modules = ["mpm_event", "authz_core", "alias", "http2"]
+        .map(|name| format!("LoadModule {name}_module {modules}/mod_{name}.so\n"));
+    let text = format!(
+        "ServerRoot {root}\nServerName apache\nListen {APACHE}\nPidFile {root}/pid\n\
+         DefaultRuntimeDir {root}\nUser www-data\nGroup www-data\n{}\
+         StartServers 1\nMaxRequestWorkers 25\nProtocols h2c http/1.1\nH2Upgrade on\n\
+         ErrorLog {root}/errors\nCustomLog {root}/requests \"%H %U\"\n\
+         AliasMatch \"^/.*\" {root}/page\n<Directory {root}>\nRequire all granted\n</Directory>\n",
+        modules.concat()
+    );
+    let file = folder.join("apache.conf");
+    fs::write(&file, text)?;
+    serve(lab, "apache2", &["-f", &file.display().to_string(), "-DFOREGROUND"], APACHE)
 }
 
 /// TCP connections to a port that the agent has recorded.
@@ -137,6 +161,51 @@ fn a_load_of_concurrent_http2_streams_has_no_error() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_upgrade_from_http1_goes_on_as_http2() -> Result<()> {
+    let (lab, folder) = (peers_lab(POLICY)?, tempfile::tempdir()?);
+    let _apache = apache(&lab, folder.path())?;
+    let _agent = Agent::start(&lab, 2)?;
+    let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
+    let url = |path: &str| format!("http://{}:{APACHE}{path}", server.addresses.v4);
+    let nghttp = |paths: &[&str]| {
+        let mut command = client.netns.bounded("nghttp", BOUND);
+        command.args(["--upgrade", "--null-out", "--stat", "--verbose"]);
+        command.args(paths.iter().map(|path| url(path)));
+        run(&mut command)
+    };
+    let seen = nghttp(&["/docs/a", "/secret", "/docs/b", "/secret/b", "/docs/c"])?;
+    ensure!(seen.contains("HTTP/1.1 101 Switching Protocols"), "{seen}");
+    assert_eq!(connections(&lab, APACHE)?, 1, "{seen}");
+    for (path, status) in
+        [("/docs/a", "200"), ("/secret", "403"), ("/docs/b", "200"), ("/secret/b", "403")]
+    {
+        let line = seen.lines().find(|line| line.ends_with(&format!(" {path}")));
+        let fields: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
+        assert!(fields.contains(&status), "{path}: {seen}");
+    }
+    // nghttp gives up where its offer is not accepted.
+    let mut denied = client.netns.bounded("nghttp", BOUND);
+    let denied = denied.args(["--upgrade", "--verbose"]).arg(url("/secret/c")).output()?;
+    let denied = String::from_utf8_lossy(&denied.stdout).into_owned();
+    ensure!(denied.contains("HTTP/1.1 403 Forbidden"), "{denied}");
+    // Apache logs a request behind its response.
+    let log = wait_for("Apache's log", BOUND, || {
+        let log = fs::read_to_string(folder.path().join("requests"))?;
+        let has = |path: &&str| log.contains(&format!("HTTP/2.0 {path}\n"));
+        Ok(["/docs/a", "/docs/b", "/docs/c"].iter().all(has).then_some(log))
+    })?;
+    ensure!(!log.contains("secret"), "{log}");
+    let records = lab.podgate_json_lines(&["flows", "--last", "4096"])?;
+    let version = |path: &str| {
+        let is_it = |record: &&serde_json::Value| record["path"] == path;
+        records.iter().find(is_it).map(|record| record["version"].clone())
+    };
+    assert_eq!(version("/docs/a"), Some("HTTP/1.1".into()), "the request that offers HTTP/2");
+    assert_eq!(version("/docs/b"), Some("HTTP/2".into()));
+    Ok(())
+}
+
 /// The status codes of a gRPC client's calls, which use one connection.
 fn calls(lab: &Lab, case: &str) -> Result<Vec<String>> {
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -160,7 +229,9 @@ fn a_grpc_channel_goes_on_behind_denied_calls() -> Result<()> {
     assert_eq!(calls(&lab, "unary")?, unary);
     let concurrent: Vec<_> = (0..100).map(|call| if call % 3 == 2 { denied } else { ok }).collect();
     assert_eq!(calls(&lab, "concurrent")?, concurrent);
-    assert_eq!(calls(&lab, "stream")?, [ok, denied, ok]);
+    for case in ["stream", "server_stream", "client_stream"] {
+        assert_eq!(calls(&lab, case)?, [ok, denied, ok], "{case}");
+    }
     assert_eq!(calls(&lab, "ended")?, [late, denied, "CANCELLED", ok]);
     assert_eq!(calls(&lab, "keepalive")?, [ok, late, denied, ok]);
     let log = server.log();

@@ -34,6 +34,7 @@ mod policy_change;
 mod replay;
 mod restart;
 mod scenario;
+mod services;
 mod spoof;
 mod state;
 mod tls;

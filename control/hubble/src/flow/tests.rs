@@ -2,8 +2,8 @@
 
 use podgate_api::FlowItem;
 use podgate_policy::observe::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, HttpTarget, MatchType, Outcome,
-    PolicyName, RuleName,
+    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
+    MatchType, Outcome, PolicyName, RuleName,
 };
 use podgate_tables::event::HttpVersion;
 
@@ -39,6 +39,7 @@ fn record(detail: Detail, verdict: Outcome, reason: Option<Reason>) -> FlowRecor
         denied_by: Vec::new(),
         source: end("cart", 1, 40000),
         destination: end("db", 2, 80),
+        service: None,
         protocol: "TCP".into(),
         is_reply: match &detail {
             Detail::PolicyVerdict { .. }
@@ -250,4 +251,40 @@ fn every_drop_reason_of_podgate_has_one_of_hubble() {
         assert_ne!(drop_reason(reason.label()), DropReason::Unknown, "{}", reason.label());
     }
     assert_eq!(drop_reason("nothing"), DropReason::Unknown);
+}
+
+#[test]
+fn a_flow_to_a_service_names_it_and_its_replies_come_from_it() {
+    let service = FlowService {
+        address: "10.96.0.1".parse().unwrap(),
+        port: 80,
+        namespace: "shop".into(),
+        name: "db".into(),
+    };
+    let version = HttpVersion::Http11.into();
+    let request = Detail::HttpRequest {
+        version,
+        method: "GET".into(),
+        path: "/".into(),
+        host: "db".into(),
+        rule: None,
+    };
+    let response = Detail::HttpResponse {
+        version,
+        status: 200,
+        grpc_status: None,
+        latency_ns: 1,
+        request: None,
+    };
+    let of = |detail| {
+        let record = record(detail, Outcome::Forwarded, None);
+        flows(&FlowRecord { service: Some(service.clone()), ..record }).remove(0)
+    };
+    let named = Some(Service { name: "db".into(), namespace: "shop".into() });
+    let flow = of(request);
+    assert_eq!((flow.source_service, flow.destination_service), (None, named.clone()));
+    assert_eq!(flow.ip.unwrap().source_xlated, "");
+    let flow = of(response);
+    assert_eq!((flow.source_service, flow.destination_service), (named, None));
+    assert_eq!(flow.ip.unwrap().source_xlated, "10.96.0.1");
 }

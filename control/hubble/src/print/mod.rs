@@ -324,6 +324,7 @@ impl Printer {
 }
 
 /// Which way a packet went, between the end that opened the flow and the other one.
+#[derive(Clone, Copy)]
 enum Arrow {
     Forth,
     Back,

@@ -50,6 +50,7 @@ pub(crate) fn observed(number: u64) -> Arc<Observed> {
         denied_by: Vec::new(),
         source: end(1),
         destination: end(2),
+        service: None,
         protocol: "TCP".into(),
         is_reply: Some(false),
         link: 1,

@@ -8,8 +8,8 @@ use podgate_api::{
     PolicyState, PolicyStatus, PortsDetail, RejectedField, RuleDetail, RuleSetDetail,
 };
 use podgate_policy::explain::{
-    End, Local, Query, SelectorInfo, explain, l7_words, most_similar, selectors, table_rows,
-    tier_name,
+    End, Local, Query, SelectorInfo, ServiceEntry, explain, l7_words, most_similar, selectors,
+    service_list, table_rows, tier_name,
 };
 use podgate_policy::rules::{Rule, RulePorts, RuleSet, TrafficDirection};
 use podgate_policy::{Compiled, PolicyState as StoreState, Store};
@@ -44,6 +44,11 @@ impl Agent {
     /// The tables in force.
     pub(super) fn in_force(&self) -> Result<&Compiled, ApiError> {
         self.plane.in_force().ok_or_else(|| ApiError::failed("policy has not been published yet"))
+    }
+
+    /// The services that workers translate.
+    pub(super) fn services(&self) -> Result<Vec<ServiceEntry>, ApiError> {
+        Ok(service_list(self.plane.store(), self.in_force()?))
     }
 
     /// Selectors of peers.

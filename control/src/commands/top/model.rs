@@ -341,7 +341,7 @@ impl Model {
                 sample.as_ref().and_then(|sample| sample.sleeps.get(index)).copied()
             };
             vec![
-                Cell::count(worker.worker as u64),
+                Cell::text(worker.worker.to_string()),
                 self.rate(former.map(|former| former.received), worker.received),
                 self.rate(former.map(|former| former.forwarded), worker.forwarded),
                 self.rate(former.map(|former| former.dropped), worker.dropped),

@@ -54,6 +54,7 @@ fn sample(at: Instant, times: u64) -> Update {
             problems: Vec::new(),
             current: true,
         },
+        api_server: None,
         problems: Vec::new(),
         policies: 3,
         rejected: 0,

@@ -51,8 +51,8 @@ impl Admitted {
         AnswerKey(hasher.finish())
     }
 
-    /// Whether the tables of this epoch admit the addresses of an answer, and the control thread has
-    /// seen it lately.
+    /// Whether the tables of this epoch admit the addresses of an answer, and the control thread
+    /// has seen it lately.
     #[must_use]
     pub fn has(&self, key: AnswerKey, epoch: Epoch, now: Nanos) -> bool {
         self.places.get(place_of(key)).copied().flatten().is_some_and(|place| {

@@ -7,6 +7,7 @@ use super::Action;
 use super::rows::{AddressMap, AddressSet, Rows};
 use crate::ids::{DenySetId, PortNameId, RuleId, SelectorId};
 use crate::l7::L7Rules;
+use crate::service::ServiceTable;
 
 /// A sorted set of selector numbers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -219,6 +220,8 @@ pub struct PolicyTables {
     pub namespaces: Rows<SelectorSet>,
     /// Sets of networks, and of addresses of DNS names.
     pub address_sets: Rows<Arc<AddressSet>>,
+    /// Cluster IPs, translated before policy decides.
+    pub services: ServiceTable,
 }
 
 impl PolicyTables {

@@ -1,4 +1,4 @@
-//! The HTTP/1 inspector by itself: time per request head, and memory of idle connections.
+//! The HTTP inspectors by themselves: time per request head, and memory of idle connections.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use etherparse::PacketBuilder;
 use podgate_dataplane::l7::http1::Http1;
+use podgate_dataplane::l7::http2::{Http2, PREFACE};
 use podgate_dataplane::l7::inspector::{InspectCtx, Inspector, Op};
 use podgate_policy::{Store, compile};
 use podgate_replay::rig::Rig;
@@ -26,11 +27,12 @@ use crate::measure::{Limit, Measurement};
 use crate::pods::{self, link_of, mac_of};
 
 pub(crate) const HEAD: &str = "l7.head";
+pub(crate) const H2_HEAD: &str = "l7.h2_head";
 pub(crate) const RULES: &str = "l7.rules.1k";
 pub(crate) const IDLE: &str = "l7.idle";
 
 /// The ids of this suite.
-pub(crate) const IDS: &[&str] = &[HEAD, RULES, IDLE];
+pub(crate) const IDS: &[&str] = &[HEAD, H2_HEAD, RULES, IDLE];
 
 const BAR_HEAD_NS: f64 = 1000.0;
 const BAR_RULES: f64 = 1.5;
@@ -64,6 +66,21 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         all.push(Measurement::new(HEAD, "ns", values).bar(Limit::AtMost(BAR_HEAD_NS)).note(
             format!(
                 "a request head of {FIELDS} fields; the last of {RULES_OF_HEAD} path rules matches"
+            ),
+        ));
+    }
+    if context.wants(H2_HEAD) {
+        context.status(H2_HEAD);
+        let policy = policy(RULES_OF_HEAD)?;
+        let values = pinned(|| {
+            let each = || ns_per_h2_head(&policy, RULES_OF_HEAD, requests);
+            (0..context.rounds).map(|_| each()).collect::<Result<Vec<_>>>()
+        })?;
+        all.push(Measurement::new(H2_HEAD, "ns", values).bar(Limit::AtMost(BAR_HEAD_NS)).note(
+            format!(
+                "a header block of {FIELDS} fields beside the pseudo-header fields, which are \
+                 entries of the table but for the path; the last of {RULES_OF_HEAD} path rules \
+                 matches"
             ),
         ));
     }
@@ -127,6 +144,70 @@ fn ns_per_head(policy: &L7Policy, rules: usize, requests: usize) -> Result<f64> 
         for _ in 0..PIPELINED {
             let step = inspector.inspect(&cx, FlowDirection::Original, black_box(&head));
             ensure!(step.op == Op::Pass(head.len()), "a request is not allowed: {:?}", step.op);
+        }
+    }
+    Ok(begin.elapsed().as_nanos() as f64 / (requests / PIPELINED * PIPELINED) as f64)
+}
+
+/// A literal of a header block: behind `prefix`, name and value (RFC 7541 §6.2) without Huffman code.
+fn literal(block: &mut Vec<u8>, prefix: u8, strings: &[&[u8]]) -> Result<()> {
+    block.push(prefix);
+    for string in strings {
+        let len = u8::try_from(string.len())?;
+        ensure!(len < 127, "the string is too long");
+        block.push(len);
+        block.extend_from_slice(string);
+    }
+    Ok(())
+}
+
+/// A HEADERS frame that ends its stream.
+fn headers_frame(stream: u32, block: &[u8]) -> Result<Vec<u8>> {
+    let mut frame = vec![0];
+    frame.extend(u16::try_from(block.len())?.to_be_bytes());
+    frame.extend([1, 5]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend_from_slice(block);
+    Ok(frame)
+}
+
+/// The header blocks of a client's first request, which adds its fields to the table, and of later
+/// ones, which refer to them.
+fn h2_blocks(rules: usize) -> Result<[Vec<u8>; 2]> {
+    let path = format!("/service-{}/v1/items/4711", rules - 1);
+    // `:method: GET`, `:scheme: http`, and a literal `:path` that is not added.
+    let mut start = vec![0x82, 0x86];
+    literal(&mut start, 0x04, &[path.as_bytes()])?;
+    let (mut first, mut later) = (start.clone(), start);
+    // `:authority`, added; then the fields.
+    literal(&mut first, 0x41, &[b"shop"])?;
+    later.push(0x80 | (62 + FIELDS as u8));
+    for field in 1..=FIELDS {
+        let name = format!("x-field-{field}");
+        literal(&mut first, 0x40, &[name.as_bytes(), b"some value of this field"])?;
+        later.push(0x80 | (62 + (FIELDS - field) as u8));
+    }
+    Ok([first, later])
+}
+
+fn ns_per_h2_head(policy: &L7Policy, rules: usize, requests: usize) -> Result<f64> {
+    let [first, later] = h2_blocks(rules)?;
+    let mut frames = vec![headers_frame(1, &first)?];
+    for request in 1..PIPELINED as u32 {
+        frames.push(headers_frame(2 * request + 1, &later)?);
+    }
+    let cx = InspectCtx { now: Nanos(1), policy, http: HttpLimits::DEFAULT, may_buffer: true };
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let begin = Instant::now();
+    for _ in 0..requests / PIPELINED {
+        let mut inspector = Http2::default();
+        let start = [&PREFACE[..], &settings].map(|bytes| {
+            inspector.inspect(&cx, FlowDirection::Original, bytes).op == Op::Pass(bytes.len())
+        });
+        ensure!(start == [true; 2], "the connection does not begin");
+        for frame in &frames {
+            let step = inspector.inspect(&cx, FlowDirection::Original, black_box(frame));
+            ensure!(step.op == Op::Pass(frame.len()), "a request is not allowed: {:?}", step.op);
         }
     }
     Ok(begin.elapsed().as_nanos() as f64 / (requests / PIPELINED * PIPELINED) as f64)

@@ -71,8 +71,8 @@ impl<'a> Response<'a> {
 
     /// The addresses of the queried name: those of A and AAAA records of the name itself or of the
     /// one that its chain of CNAME records leads to, hints of its HTTPS and SVCB records, and
-    /// addresses of the targets of its SRV records that come with them. Records of other names count
-    /// for nothing.
+    /// addresses of the targets of its SRV records that come with them. Records of other names
+    /// count for nothing.
     #[must_use]
     pub fn addresses(&self) -> Addresses<'a> {
         let (owner, ttl) = self.canonical_name().unzip();

@@ -13,7 +13,7 @@ use super::index::Index;
 #[derive(Clone)]
 pub struct HttpRules {
     rules: Vec<HttpRule>,
-    index: Index,
+    index: Box<Index>,
 }
 
 impl HttpRules {
@@ -26,7 +26,7 @@ impl HttpRules {
 
 impl From<Vec<HttpRule>> for HttpRules {
     fn from(rules: Vec<HttpRule>) -> Self {
-        let index = Index::new(&rules);
+        let index = Box::new(Index::new(&rules));
         Self { rules, index }
     }
 }

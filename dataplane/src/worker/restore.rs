@@ -1,0 +1,105 @@
+//! Flows that outlive their worker: saved when it stops, and restored by those of the next agent.
+
+use podgate_tables::policy::{Subject, Verdict};
+use podgate_tables::service::{Frontend, is_translated};
+use podgate_tables::time::Nanos;
+
+use crate::flow::{FlowLinks, SavedFlow};
+use crate::packet::icmp::{self, Role};
+
+use super::ctx::PacketCtx;
+use super::pipeline::{Pipeline, is_detached_from, is_tunnel_to_node, steer};
+use super::services::{destination, is_loop, untranslated};
+
+impl Pipeline {
+    /// The flows that can outlive this worker ([`SavedFlow::of`]), in no order.
+    pub(super) fn saved_flows(&self, now: Nanos) -> impl Iterator<Item = SavedFlow> {
+        let flows = self.flows.iter().map(|(_, flow)| flow);
+        flows.filter_map(move |flow| SavedFlow::of(flow, self.targets.frontend_of(flow), now))
+    }
+
+    /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by
+    /// its opener, between the same links; or want it inspected, and it is detached from an
+    /// inspector of the same protocol. It evicts no other flow. Returns whether it did.
+    pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
+        self.restore_translation(cx, saved);
+        let tuple = saved.tuple;
+        let subject = Subject { tuple, icmp_type: saved.icmp_type() };
+        let role = icmp::role(tuple.protocol, subject.icmp_type);
+        let is_reply = matches!(role, Role::Reply { .. } | Role::Error);
+        let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, saved.sender);
+        let from_host = cx.snapshot.routes.is_host(saved.links.opener);
+        let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
+        let allowed = match decision.verdict {
+            Verdict::Allow if saved.picked_up => {
+                cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
+            }
+            Verdict::Allow => true,
+            Verdict::Inspect => is_detached_from(saved.detached, &decision),
+            Verdict::Deny => false,
+        };
+        let opener = self.flows.opener(saved.links.opener, tuple.src);
+        let fits = cx.links(ends, from_host) == Some(saved.links)
+            && steer(&tuple, self.workers) == self.index
+            && self.flows.lookup(&tuple).is_none()
+            && !self.flows.must_evict(&opener)
+            && saved.frontend.is_none_or(|frontend| is_valid(&frontend, saved));
+        if is_reply || is_tunnel || !allowed || !fits {
+            return false;
+        }
+        let Some(mut flow) = saved.restored(cx.snapshot.epoch, cx.now) else {
+            return false;
+        };
+        flow.set_rules([decision.egress, decision.ingress]);
+        flow.set_hairpin(from_host && ends.src.is_some());
+        let target = match saved.frontend.map(|frontend| self.targets.acquire(frontend)) {
+            Some(None) => return false,
+            target => target.flatten(),
+        };
+        flow.set_target(target);
+        let inserted = self.flows.insert(flow).is_ok();
+        if let Some(target) = target.filter(|_| !inserted) {
+            self.targets.release(target);
+        }
+        inserted
+    }
+
+    /// Restores the translation of a saved flow, if this worker has it. It evicts no other flow.
+    pub(super) fn restore_translation(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) {
+        let Some(frontend) = saved.frontend.filter(|frontend| is_valid(frontend, saved)) else {
+            return;
+        };
+        let tuple = untranslated(&saved.tuple, frontend);
+        let link = saved.links.opener;
+        let opener = self.flows.opener(link, tuple.src);
+        let fits = cx.snapshot.routes.local_link(tuple.src) == Some(link)
+            && steer(&tuple, self.workers) == self.index
+            && self.flows.lookup(&tuple).is_none()
+            && !self.flows.must_evict(&opener);
+        let original = SavedFlow {
+            tuple,
+            links: FlowLinks::new(link, link),
+            frontend: None,
+            picked_up: false,
+            detached: None,
+            ..saved.clone()
+        };
+        let Some(mut flow) = original.restored(cx.snapshot.epoch, cx.now).filter(|_| fits) else {
+            return;
+        };
+        let Some(target) = self.targets.acquire(destination(&saved.tuple)) else { return };
+        flow.set_translation(target);
+        if self.flows.insert(flow).is_err() {
+            self.targets.release(target);
+        }
+    }
+}
+
+/// Whether a saved flow can be to this service. Those of a pod to itself are not restored.
+fn is_valid(frontend: &Frontend, saved: &SavedFlow) -> bool {
+    let SavedFlow { tuple, .. } = saved;
+    let families = [frontend.address, tuple.src, tuple.dst].map(|address| address.is_v4());
+    is_translated(tuple.protocol)
+        && families.iter().all(|is_v4| *is_v4 == families[0])
+        && !is_loop(tuple, *frontend)
+}

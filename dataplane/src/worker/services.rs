@@ -1,0 +1,379 @@
+//! (2) Services: packets of pods to cluster IPs, translated before policy decides on them.
+//!
+//! # Two entries
+//! The worker that a pod's packet to a cluster IP is steered to chooses the backend, and stores the
+//! choice in its flow table as a *translation* ([`Flow::is_translation`]): an entry with the tuple
+//! of those packets. It replaces the packet's destination and hands the packet over to the worker
+//! that owns the translated tuple, which may be itself. There it is a packet like any other: policy
+//! decides on the backend, and inspectors see the backend's port. The flow stores the service's
+//! address and port ([`Targets`]). Replies are steered to the flow's owner directly, and have their
+//! source replaced when they are forwarded ([`super::forward`]).
+//!
+//! # Rules
+//! - *Who.* TCP, UDP and SCTP of pods. Packets from the host link are not translated: the kernel
+//!   has translated them, or has not for a reason. Other protocols to a cluster IP are not
+//!   translated either; policy sees the cluster IP, which is an address of `world`.
+//! - *Which backend.* [`ServicePort::choose`], which depends on the client and the backends only.
+//!   Without affinity, the worker prefers backends whose flow it owns itself, so that few packets
+//!   are handed over.
+//! - *No backend, or no such port*: the packet is dropped and rejected, TCP by a reset, the others
+//!   by "port unreachable". With backends on other nodes only, and `internalTrafficPolicy: Local`,
+//!   it is dropped silently, as kube-proxy does.
+//! - *A backend that is gone*: TCP and SCTP connections go on until they end. A UDP flow and a SYN
+//!   get another backend with the next packet.
+//! - *A pod that reaches itself*: the pod must not see its own address as the source, so the source
+//!   is replaced, too, by the service's address. The pod's replies are sent to that address and
+//!   find the flow. Such a flow is exempt from policy, as a pod may always reach itself.
+//! - *Conflicts.* A client may use one port for a service and for its backend directly, or for two
+//!   services with one backend. The flows have the same tuple then, and replies could not be told
+//!   apart. The second TCP connection is dropped as long as the first one is open, and a UDP flow
+//!   ends when the client sends the other way.
+//! - *Existing flows to an address that becomes a cluster IP*: TCP connections go on as they are,
+//!   others are translated.
+//! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
+//!   order of eviction of a flow. One that is evicted is made again from the same choice.
+
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
+use podgate_tables::policy::{Sender, Subject, Verdict};
+use podgate_tables::proto;
+use podgate_tables::service::{ClusterIp, Frontend, ServicePort, WithoutBackends, is_translated};
+use podgate_tables::tuple::{FlowDirection, Tuple};
+
+use crate::flow::{Flow, FlowIx, FlowLinks, tcp};
+use crate::mem::Packet;
+use crate::packet::icmp_error::IcmpError;
+use crate::packet::translate::{translate, translate_error};
+use crate::packet::{L4, View};
+
+use super::ctx::{Evaluation, PacketCtx};
+use super::icmp_reply::send_icmp_error;
+use super::pipeline::{Pipeline, Steering, steer, tcp_of};
+use super::reset::reset_sender;
+
+#[cfg(doc)]
+use super::targets::Targets;
+
+/// How a packet relates to the flow that has its tuple.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Relation {
+    /// It belongs to it.
+    Same,
+    /// It opens another flow in its place.
+    Replaces,
+    /// The tuple is taken.
+    Conflict,
+}
+
+/// The tuple of a packet to a service, once it is translated.
+pub(super) fn translated(tuple: &Tuple, backend: Frontend) -> Tuple {
+    let src = if tuple.src == backend.address { tuple.dst } else { tuple.src };
+    Tuple { src, dst: backend.address, dst_port: backend.port, ..*tuple }
+}
+
+/// The tuple that [`translated`] was made from: of a packet to the backend, as its opener sent it.
+pub(super) fn untranslated(tuple: &Tuple, frontend: Frontend) -> Tuple {
+    let src = if is_loop(tuple, frontend) { tuple.dst } else { tuple.src };
+    Tuple { src, dst: frontend.address, dst_port: frontend.port, ..*tuple }
+}
+
+/// Whether the opener of a translated flow reaches itself.
+pub(super) fn is_loop(tuple: &Tuple, frontend: Frontend) -> bool {
+    tuple.src == frontend.address
+}
+
+/// The tuple of a flow as its two ends know each other.
+pub(super) fn tuple_of_ends(flow: &Flow, frontend: Option<Frontend>) -> Tuple {
+    let tuple = flow.tuple();
+    match frontend {
+        Some(frontend) if is_loop(&tuple, frontend) => Tuple { src: tuple.dst, ..tuple },
+        _ => tuple,
+    }
+}
+
+/// The cluster IP that a packet from `link` is sent to, if it has to be translated.
+fn cluster_ip<'s>(cx: &PacketCtx<'s>, link: LinkId, tuple: &Tuple) -> Option<&'s ClusterIp> {
+    let snapshot = cx.snapshot;
+    let found = snapshot.policy.services.at(tuple.dst)?;
+    // An address of a pod or a node is theirs, whatever a Service says.
+    let is_ours = is_translated(tuple.protocol)
+        && !snapshot.routes.is_host(link)
+        && snapshot.policy.addresses.get(tuple.dst).is_none();
+    is_ours.then_some(found)
+}
+
+pub(super) const fn destination(tuple: &Tuple) -> Frontend {
+    Frontend { address: tuple.dst, port: tuple.dst_port }
+}
+
+const fn source(tuple: &Tuple) -> Frontend {
+    Frontend { address: tuple.src, port: tuple.src_port }
+}
+
+impl Pipeline {
+    /// How a packet relates to the flow that has its tuple; `frontend` is where it was sent to, if
+    /// it was translated.
+    pub(super) fn relation(
+        &self,
+        cx: &PacketCtx<'_>,
+        (index, direction): (FlowIx, FlowDirection),
+        link: LinkId,
+        view: &View,
+        frontend: Option<Frontend>,
+    ) -> Relation {
+        let flow = self.flows.get(index);
+        let is_tcp = view.tuple.protocol == proto::TCP;
+        if direction.is_reply() {
+            return if frontend.is_none() { Relation::Same } else { Relation::Conflict };
+        }
+        let of_flow = self.targets.frontend_of(flow);
+        if of_flow != frontend {
+            return if is_tcp { Relation::Conflict } else { Relation::Replaces };
+        }
+        let becomes_translated = of_flow.is_none()
+            && flow.epoch() != cx.snapshot.epoch
+            && (!is_tcp || view.is_syn())
+            && cluster_ip(cx, link, &view.tuple).is_some();
+        if becomes_translated { Relation::Replaces } else { Relation::Same }
+    }
+
+    /// Processes a packet that has the tuple of a translation.
+    pub(super) fn continue_translation(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        (index, direction): (FlowIx, FlowDirection),
+        view: &View,
+        packet: Packet,
+    ) {
+        if direction.is_reply() || cx.snapshot.routes.is_host(link) {
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::ServiceConflict);
+        }
+        if self.is_outdated(cx, index, link, view) {
+            self.end_flow(cx, index);
+            if let Some(packet) = self.open_translation(cx, link, view, packet) {
+                self.open_flow(cx, link, view, packet, None);
+            }
+            return;
+        }
+        self.flows.update_translation(index, view, cx.now);
+        let Some(backend) = self.targets.of(self.flows.get(index)) else {
+            debug_assert!(false, "a translation has a target");
+            return cx.egress.drop_packet(packet, DropReason::ServiceConflict);
+        };
+        self.translate_and_process(cx, link, view, packet, backend);
+    }
+
+    /// Whether a packet needs another choice of a backend than that of its translation.
+    fn is_outdated(
+        &mut self,
+        cx: &PacketCtx<'_>,
+        index: FlowIx,
+        link: LinkId,
+        view: &View,
+    ) -> bool {
+        let flow = self.flows.get(index);
+        let opens = tcp_of(view).is_some_and(|segment| tcp::opens(segment.flags));
+        let is_over = !matches!(flow.tcp(), tcp::State::SynSent | tcp::State::Established);
+        if flow.link(FlowDirection::Original) != link || opens && is_over {
+            return true;
+        }
+        if flow.epoch() == cx.snapshot.epoch {
+            return false;
+        }
+        let services = &cx.snapshot.policy.services;
+        let backend = self.targets.of(flow);
+        let port = services.port(destination(&view.tuple), view.tuple.protocol);
+        if port.zip(backend).is_some_and(|(port, backend)| port.has(backend)) {
+            self.flows.get_mut(index).set_permission(cx.snapshot.epoch, super::pipeline::ALLOWED);
+            return false;
+        }
+        view.tuple.protocol == proto::UDP || opens
+    }
+
+    /// Translates the first packet of a flow to a service. Returns the packet if it is not sent to
+    /// one.
+    pub(super) fn open_translation(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        view: &View,
+        packet: Packet,
+    ) -> Option<Packet> {
+        let Some(service) = cluster_ip(cx, link, &view.tuple) else { return Some(packet) };
+        let Some(port) = service.port(view.tuple.protocol, view.tuple.dst_port) else {
+            reject(cx, link, view, packet, DropReason::ServiceNoPort);
+            return None;
+        };
+        let Some(backend) = self.choose(port, &view.tuple) else {
+            match port.without_backends {
+                WithoutBackends::Reject => {
+                    reject(cx, link, view, packet, DropReason::ServiceNoBackend);
+                }
+                WithoutBackends::Drop => {
+                    let reason = DropReason::ServiceNoBackend;
+                    cx.drop_with_event(link, view.tuple, packet, reason);
+                }
+            }
+            return None;
+        };
+        match self.insert_translation(cx, link, view, backend) {
+            Ok(()) => self.translate_and_process(cx, link, view, packet, backend),
+            Err(reason) => {
+                if let Some(over) = cx.egress.over_quota(link) {
+                    over.flows += 1;
+                }
+                cx.drop_with_event(link, view.tuple, packet, reason);
+            }
+        }
+        None
+    }
+
+    fn choose(&self, port: &ServicePort, tuple: &Tuple) -> Option<Frontend> {
+        let is_own = |backend| steer(&translated(tuple, backend), self.workers) == self.index;
+        port.choose(source(tuple), is_own)
+    }
+
+    fn insert_translation(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        view: &View,
+        backend: Frontend,
+    ) -> Result<(), DropReason> {
+        let target = self.targets.acquire(backend).ok_or(DropReason::ServiceFull)?;
+        let mut flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
+        flow.set_translation(target);
+        let inserted = self.insert(cx, flow, Verdict::Allow);
+        if inserted.is_err() {
+            self.targets.release(target);
+        }
+        inserted.map(|_| ())
+    }
+
+    /// Translates a packet, and processes it or hands it over to the worker that owns its flow.
+    fn translate_and_process(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        view: &View,
+        mut packet: Packet,
+        backend: Frontend,
+    ) {
+        let frontend = destination(&view.tuple);
+        let to = translated(&view.tuple, backend);
+        let mut view = *view;
+        translate(cx.egress.umem().bytes_mut(&mut packet), &mut view, &to);
+        match steer(&to, self.workers) {
+            owner if owner == self.index => {
+                self.process_parsed(cx, link, packet, &view, Steering::Translated(frontend));
+            }
+            owner => cx.egress.hand_off(owner, link, packet, Some(frontend)),
+        }
+    }
+
+    /// Opens a flow from a pod to itself by a service.
+    pub(super) fn open_loop(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        view: &View,
+        packet: Packet,
+        frontend: Frontend,
+    ) {
+        let tuple = Tuple { src: view.tuple.dst, ..view.tuple };
+        let subject = Subject { tuple, icmp_type: 0 };
+        let flags = tcp_of(view).map_or(0, |segment| segment.flags);
+        if tcp_of(view).is_some() && !tcp::opens(flags) {
+            reset_opener(cx, link, view, packet, frontend);
+            return;
+        }
+        let (_, decision) = self.decisions.decide(cx.snapshot, &subject, Sender::Other);
+        cx.emit_verdict(link, &subject, &decision, (flags, Some(frontend)), Evaluation::First, 0);
+        if decision.verdict != Verdict::Allow {
+            return cx.egress.drop_packet(packet, DropReason::PolicyDeny);
+        }
+        let flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
+        self.forward_first(cx, (link, Some(frontend)), flow, decision, view, packet);
+    }
+
+    /// Translates an ICMP error about a reply that a service's client received, and processes it or
+    /// hands it over to the worker that owns the flow.
+    #[cold]
+    pub(super) fn translate_icmp_error(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        (index, direction): (FlowIx, FlowDirection),
+        view: &View,
+        mut packet: Packet,
+    ) {
+        let flow = self.flows.get(index);
+        let backend = self
+            .targets
+            .of(flow)
+            .filter(|_| direction.is_reply() && flow.link(FlowDirection::Original) == link);
+        let Some(backend) = backend else {
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
+        };
+        let tuple = flow.tuple();
+        let to = translated(&tuple, backend);
+        let src = if view.tuple.src == tuple.src { to.src } else { view.tuple.src };
+        let mut view = *view;
+        let head = cx.egress.umem().data_mut(&mut packet.head);
+        translate_error(head, &mut view, &to.reversed(), (src, to.dst));
+        let frontend = destination(&tuple);
+        match steer(&to, self.workers) {
+            owner if owner == self.index => {
+                self.icmp_error(cx, link, &view, packet, Steering::Translated(frontend));
+            }
+            owner => cx.egress.hand_off(owner, link, packet, Some(frontend)),
+        }
+    }
+}
+
+/// Resets the opener of a translated connection that is not known, and drops its segment.
+#[cold]
+pub(super) fn reset_opener(
+    cx: &mut PacketCtx<'_>,
+    link: LinkId,
+    view: &View,
+    mut packet: Packet,
+    frontend: Frontend,
+) {
+    let (tuple, mut view) = (view.tuple, *view);
+    let to = untranslated(&tuple, frontend);
+    translate(cx.egress.umem().bytes_mut(&mut packet), &mut view, &to);
+    reset_sender(cx, link, &view, &packet);
+    cx.drop_with_event(link, tuple, packet, DropReason::TcpNoFlow);
+}
+
+/// Translates an ICMP error about a packet with this tuple, which was sent to a service: its sender
+/// knows the service's address. Errors of the backend come from there, too.
+#[cold]
+pub(super) fn translate_error_back(
+    head: &mut [u8],
+    view: &mut View,
+    about: &Tuple,
+    frontend: Frontend,
+) {
+    let to = untranslated(about, frontend);
+    let src = if view.tuple.src == about.dst { to.dst } else { view.tuple.src };
+    translate_error(head, view, &to, (src, to.src));
+}
+
+/// Rejects a packet to a service.
+#[cold]
+fn reject(
+    cx: &mut PacketCtx<'_>,
+    link: LinkId,
+    view: &View,
+    mut packet: Packet,
+    reason: DropReason,
+) {
+    match view.l4_kind {
+        L4::Tcp(_) => reset_sender(cx, link, view, &packet),
+        _ => send_icmp_error(cx, link, &mut packet, view, IcmpError::PortUnreachable),
+    }
+    cx.drop_with_event(link, view.tuple, packet, reason);
+}

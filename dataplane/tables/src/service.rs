@@ -1,0 +1,384 @@
+//! Compiled services: cluster IPs, their ports, and the backends of each port.
+//!
+//! A worker translates a pod's packet to a cluster IP before policy decides on it, so policy sees
+//! the backend. A cluster IP belongs to one service; an address that is not in the table is no
+//! cluster IP, and its packets are not translated.
+
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::policy::AddressMap;
+use crate::proto;
+
+/// Backends of one port, at most.
+pub const BACKENDS_MAX: usize = 16_384;
+/// Ports of one cluster IP, at most: as many as an object of the API server can have.
+pub const PORTS_MAX: usize = 4096;
+/// Cluster IPs, at most.
+pub const CLUSTER_IPS_MAX: usize = 131_072;
+
+/// An address and a port that a packet's are replaced by: of a service, or of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Frontend {
+    /// Address.
+    pub address: Address,
+    /// Port, host byte order.
+    pub port: u16,
+}
+
+/// A backend: an endpoint's address and target port, without padding.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Backend {
+    address: [u8; 16],
+    port: u16,
+}
+
+const _: () = assert!(size_of::<Backend>() == 18);
+
+impl Backend {
+    /// A backend.
+    #[must_use]
+    pub const fn new(address: Address, port: u16) -> Self {
+        Self { address: address.bits().to_be_bytes(), port }
+    }
+
+    /// Its address.
+    #[must_use]
+    #[inline]
+    pub const fn address(&self) -> Address {
+        Address::from_bits(u128::from_be_bytes(self.address))
+    }
+
+    /// Its port, host byte order.
+    #[must_use]
+    #[inline]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What a packet's destination is replaced by.
+    #[must_use]
+    #[inline]
+    pub const fn target(&self) -> Frontend {
+        Frontend { address: self.address(), port: self.port }
+    }
+}
+
+/// How a new flow's backend is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Affinity {
+    /// By the flow's tuple.
+    #[default]
+    None,
+    /// By the client's address: a client has the same backend as long as that is one
+    /// (`sessionAffinity: ClientIP`).
+    ClientIp,
+}
+
+/// What happens to packets while a port has no backend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum WithoutBackends {
+    /// They are rejected: TCP is reset, others get an ICMP error.
+    #[default]
+    Reject,
+    /// They are dropped: there are backends, but none on this node, and
+    /// `internalTrafficPolicy: Local` asks for one here.
+    Drop,
+}
+
+/// One port of a cluster IP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePort {
+    /// IP protocol number: TCP, UDP or SCTP.
+    pub protocol: u8,
+    /// Port, host byte order.
+    pub port: u16,
+    /// How backends are chosen.
+    pub affinity: Affinity,
+    /// What happens while there is no backend.
+    pub without_backends: WithoutBackends,
+    /// The backends, sorted, without duplicates.
+    pub backends: Arc<[Backend]>,
+}
+
+/// A cluster IP: the ports of its service, sorted by protocol and port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClusterIp {
+    ports: Arc<[ServicePort]>,
+}
+
+impl ClusterIp {
+    /// Sorts the ports. Of several with one protocol and port the first stays; [`PORTS_MAX`] of
+    /// them stay.
+    #[must_use]
+    pub fn new(mut ports: Vec<ServicePort>) -> Self {
+        ports.sort_by_key(|port| (port.protocol, port.port));
+        ports.dedup_by_key(|port| (port.protocol, port.port));
+        ports.truncate(PORTS_MAX);
+        Self { ports: ports.into() }
+    }
+
+    /// The port of this protocol and number.
+    #[must_use]
+    pub fn port(&self, protocol: u8, port: u16) -> Option<&ServicePort> {
+        let at = self.ports.binary_search_by_key(&(protocol, port), |p| (p.protocol, p.port));
+        Some(&self.ports[at.ok()?])
+    }
+
+    /// All ports.
+    #[must_use]
+    pub fn ports(&self) -> &[ServicePort] {
+        &self.ports
+    }
+}
+
+/// All cluster IPs. Copies are cheap: they share unchanged rows.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceTable {
+    by_address: AddressMap<ClusterIp>,
+    count: usize,
+}
+
+/// There are [`CLUSTER_IPS_MAX`] cluster IPs already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there are {CLUSTER_IPS_MAX} cluster IPs already")]
+pub struct TooManyClusterIps;
+
+impl ServiceTable {
+    /// The service at an address, if that is a cluster IP.
+    #[must_use]
+    #[inline]
+    pub fn at(&self, address: Address) -> Option<&ClusterIp> {
+        if self.count == 0 {
+            return None;
+        }
+        self.by_address.get(address)
+    }
+
+    /// The port that a packet to this destination is sent to.
+    #[must_use]
+    pub fn port(&self, frontend: Frontend, protocol: u8) -> Option<&ServicePort> {
+        self.at(frontend.address)?.port(protocol, frontend.port)
+    }
+
+    /// Cluster IPs.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All cluster IPs, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (Address, &ClusterIp)> {
+        self.by_address.iter()
+    }
+
+    /// Sets a row, or removes it if `row` is `None`. Returns whether that changed it.
+    ///
+    /// # Errors
+    /// When the table is full; it is unchanged.
+    pub fn set(
+        &mut self,
+        address: Address,
+        row: Option<ClusterIp>,
+    ) -> Result<bool, TooManyClusterIps> {
+        let (before, after) = (self.by_address.get(address).is_some(), row.is_some());
+        if after && !before && self.count >= CLUSTER_IPS_MAX {
+            return Err(TooManyClusterIps);
+        }
+        self.count = self.count + usize::from(after) - usize::from(before);
+        Ok(self.by_address.set(address, row))
+    }
+}
+
+/// Whether packets of this protocol are translated.
+#[must_use]
+#[inline]
+pub const fn is_translated(protocol: u8) -> bool {
+    matches!(protocol, proto::TCP | proto::UDP | proto::SCTP)
+}
+
+/// Chooses among backends. The choice depends only on the arguments, so every worker and every
+/// restart of the agent makes the same one, and state that is lost is made again.
+impl ServicePort {
+    /// Whether this is one of the backends.
+    #[must_use]
+    pub fn has(&self, backend: Frontend) -> bool {
+        self.backends.binary_search(&Backend::new(backend.address, backend.port)).is_ok()
+    }
+
+    /// The backend for a client with this address and port; `None` if there is none.
+    ///
+    /// With affinity it is the one with the highest hash of client and backend (rendezvous
+    /// hashing): when backends come and go, only clients of those change. Without, it is the first
+    /// of [`CANDIDATES`] chosen by the hash of client and port that is `preferred`, or the first.
+    #[must_use]
+    pub fn choose(
+        &self,
+        client: Frontend,
+        preferred: impl Fn(Frontend) -> bool,
+    ) -> Option<Frontend> {
+        let address = client.address.bits();
+        let of_client = mix(address as u64 ^ mix((address >> 64) as u64));
+        if self.affinity == Affinity::ClientIp {
+            let weight = |backend: &&Backend| {
+                let bits = backend.address().bits();
+                let of_backend =
+                    mix(bits as u64 ^ mix((bits >> 64) as u64 ^ u64::from(backend.port)));
+                (mix(of_client ^ of_backend.rotate_left(17)), **backend)
+            };
+            return self.backends.iter().max_by_key(weight).map(Backend::target);
+        }
+        let mut hash = mix(of_client ^ u64::from(client.port));
+        let mut first = None;
+        for _ in 0..CANDIDATES.min(self.backends.len()) {
+            let at = (u128::from(hash) * self.backends.len() as u128) >> 64;
+            let candidate = self.backends[at as usize].target();
+            if preferred(candidate) {
+                return Some(candidate);
+            }
+            first = first.or(Some(candidate));
+            hash = mix(hash);
+        }
+        first
+    }
+}
+
+/// Backends that are tried for one that is preferred, at most.
+pub const CANDIDATES: usize = 8;
+
+/// The finalizer of splitmix64: each bit of the input changes each bit of the output with about
+/// even odds.
+const fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn port(affinity: Affinity, backends: impl IntoIterator<Item = u8>) -> ServicePort {
+        let mut backends: Vec<_> = backends
+            .into_iter()
+            .map(|last| Backend::new(Address::v4([10, 0, 0, last]), 8080))
+            .collect();
+        backends.sort_unstable();
+        backends.dedup();
+        ServicePort {
+            protocol: proto::TCP,
+            port: 80,
+            affinity,
+            without_backends: WithoutBackends::Reject,
+            backends: backends.into(),
+        }
+    }
+
+    fn client(number: u32) -> Frontend {
+        Frontend { address: Address::v4((0x0a01_0000 + number).to_be_bytes()), port: 40_000 }
+    }
+
+    const ANY: fn(Frontend) -> bool = |_| true;
+
+    #[test]
+    fn without_backends_there_is_no_choice() {
+        for affinity in [Affinity::None, Affinity::ClientIp] {
+            assert_eq!(port(affinity, []).choose(client(1), ANY), None);
+        }
+    }
+
+    /// Of 10,000 clients, or ports of one client, each of ten backends has a thousand, give or take
+    /// six standard deviations.
+    #[test]
+    fn clients_are_spread_evenly() {
+        let by_port = |number: u32| Frontend { port: number as u16, ..client(1) };
+        let of: [(_, &dyn Fn(u32) -> Frontend); 3] =
+            [(Affinity::ClientIp, &client), (Affinity::None, &client), (Affinity::None, &by_port)];
+        for (affinity, client) in of {
+            let port = port(affinity, 1..=10);
+            let mut counts: HashMap<Frontend, u32> = HashMap::new();
+            for number in 0..10_000 {
+                *counts.entry(port.choose(client(number), ANY).unwrap()).or_default() += 1;
+            }
+            assert_eq!(counts.len(), 10);
+            assert!(counts.values().all(|count| (820..1180).contains(count)), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_preferred_backend_is_chosen_if_it_is_among_the_candidates() {
+        let port = port(Affinity::None, 1..=4);
+        let odd = |backend: Frontend| backend.address.bits() % 2 == 1;
+        let chosen: Vec<_> = (0..1000).map(|n| port.choose(client(n), odd).unwrap()).collect();
+        let preferred = chosen.iter().filter(|backend| odd(**backend)).count();
+        // Four candidates, each odd with even odds.
+        assert!(preferred > 880, "{preferred}");
+        assert_eq!(chosen.into_iter().collect::<HashSet<_>>().len(), 4);
+    }
+
+    proptest! {
+        /// A client whose backend stays has it after others come and go.
+        #[test]
+        fn affinity_outlives_other_backends(
+            stay in prop::collection::btree_set(1..100_u8, 1..10),
+            gone in prop::collection::btree_set(100..200_u8, 0..10),
+            number in 0..5000_u32,
+        ) {
+            let before = port(Affinity::ClientIp, stay.iter().chain(&gone).copied());
+            let after = port(Affinity::ClientIp, stay.iter().copied());
+            let chosen = before.choose(client(number), ANY).unwrap();
+            if after.has(chosen) {
+                prop_assert_eq!(after.choose(client(number), ANY), Some(chosen));
+            }
+            let other_port = Frontend { port: 1, ..client(number) };
+            prop_assert_eq!(before.choose(other_port, |_| false), Some(chosen));
+        }
+
+        #[test]
+        fn a_table_behaves_like_a_map(
+            steps in prop::collection::vec((0..20_u8, prop::option::of(1..5_u16)), 0..100),
+        ) {
+            let mut table = ServiceTable::default();
+            let mut model: HashMap<Address, ClusterIp> = HashMap::new();
+            for (last, number) in steps {
+                let address = Address::v4([10, 96, 0, last]);
+                let row = number.map(|number| {
+                    ClusterIp::new(vec![ServicePort { port: number, ..port(Affinity::None, [1]) }])
+                });
+                let changed = model.get(&address) != row.as_ref();
+                prop_assert_eq!(table.set(address, row.clone()), Ok(changed));
+                match row {
+                    Some(row) => drop(model.insert(address, row)),
+                    None => drop(model.remove(&address)),
+                }
+                prop_assert_eq!(table.len(), model.len());
+                for last in 0..20 {
+                    let address = Address::v4([10, 96, 0, last]);
+                    prop_assert_eq!(table.at(address), model.get(&address));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_is_found_by_protocol_and_number() {
+        let udp = ServicePort { protocol: proto::UDP, ..port(Affinity::None, [2]) };
+        let other = ServicePort { port: 81, ..port(Affinity::None, [3]) };
+        let row = ClusterIp::new(vec![udp.clone(), other.clone(), port(Affinity::None, [1])]);
+        assert_eq!(row.port(proto::UDP, 80), Some(&udp));
+        assert_eq!(row.port(proto::TCP, 81), Some(&other));
+        assert_eq!(row.port(proto::UDP, 81), None);
+        assert_eq!(row.port(proto::SCTP, 80), None);
+    }
+}

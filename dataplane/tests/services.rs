@@ -1,0 +1,863 @@
+//! Services: pods' packets to cluster IPs, on memory links.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail here")]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header};
+use podgate_dataplane::flow::SavedFlow;
+use podgate_dataplane::packet::edit::l4_checksum_is_right;
+use podgate_dataplane::packet::{L4, View, parse, quoted};
+use podgate_tables::address::Address;
+use podgate_tables::drop_reason::DropReason;
+use podgate_tables::event::EventKind;
+use podgate_tables::ids::LinkId;
+use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Rules};
+use podgate_tables::policy::{Snapshot, Verdict};
+use podgate_tables::service::{
+    Affinity, Backend, ClusterIp, Frontend, ServicePort, ServiceTable, WithoutBackends,
+};
+use podgate_tables::tuple::Tuple;
+use podgate_tables::{proto, tcp_flags};
+use podgate_test_support::*;
+use podgate_xdp_redirect::{flow_hash, worker_of};
+
+use tcp_flags::{ACK, FIN, RST, SYN};
+
+/// Port of every service.
+const PORT: u16 = 8000;
+const CLIENT: u16 = 40_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Family {
+    V4,
+    V6,
+}
+
+use Family::{V4, V6};
+
+const FAMILIES: [Family; 2] = [V4, V6];
+
+fn pod(family: Family, link: LinkId) -> Address {
+    match family {
+        V4 => Address::v4(ADDRESSES[link.index()]),
+        V6 => Address::v6(ADDRESSES_V6[link.index()]),
+    }
+}
+
+fn cluster_ip(family: Family) -> Address {
+    match family {
+        V4 => Address::v4([10, 96, 0, 1]),
+        V6 => Address::from_bits(0xfd96 << 112 | 1),
+    }
+}
+
+/// An address outside of the node.
+fn outside(family: Family, last: u8) -> Address {
+    match family {
+        V4 => Address::v4([192, 0, 2, last]),
+        V6 => Address::from_bits(0x2001_0db8 << 96 | u128::from(last)),
+    }
+}
+
+fn port(protocol: u8, backends: &[(Address, u16)]) -> ServicePort {
+    let mut backends: Vec<_> =
+        backends.iter().map(|(address, port)| Backend::new(*address, *port)).collect();
+    backends.sort_unstable();
+    ServicePort {
+        protocol,
+        port: PORT,
+        affinity: Affinity::None,
+        without_backends: WithoutBackends::Reject,
+        backends: backends.into(),
+    }
+}
+
+/// The snapshot with these ports at the cluster IP of a family.
+fn with_ports(mut snapshot: Snapshot, family: Family, ports: Vec<ServicePort>) -> Snapshot {
+    let services = &mut Arc::make_mut(&mut snapshot.policy).services;
+    services.set(cluster_ip(family), Some(ClusterIp::new(ports))).unwrap();
+    snapshot
+}
+
+/// TCP, UDP and SCTP to these backends, in both families where there are such backends.
+fn with_backends(
+    mut snapshot: Snapshot,
+    backends: impl Fn(Family) -> Vec<(Address, u16)>,
+) -> Snapshot {
+    for family in FAMILIES {
+        let ports = [proto::TCP, proto::UDP, proto::SCTP];
+        let ports = ports.map(|protocol| port(protocol, &backends(family)));
+        snapshot = with_ports(snapshot, family, ports.to_vec());
+    }
+    snapshot
+}
+
+/// The service leads to port 80 of pod B.
+fn to_b(snapshot: Snapshot) -> Snapshot {
+    with_backends(snapshot, |family| vec![(pod(family, B), 80)])
+}
+
+/// A packet as the pod behind `from` sends it.
+fn packet(from: LinkId, tuple: &Tuple, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let step = ethernet(from);
+    let step = match tuple.src.is_v4() {
+        true => {
+            let [src, dst] = [tuple.src, tuple.dst].map(|a| (a.bits() as u32).to_be_bytes());
+            let mut header = Ipv4Header::new(0, 64, IpNumber(0), src, dst).unwrap();
+            header.dont_fragment = true;
+            step.ip(IpHeaders::Ipv4(header, Default::default()))
+        }
+        false => {
+            let [source, destination] = [tuple.src, tuple.dst].map(|a| a.bits().to_be_bytes());
+            let header = Ipv6Header { hop_limit: 64, source, destination, ..Ipv6Header::default() };
+            step.ip(IpHeaders::Ipv6(header, Default::default()))
+        }
+    };
+    let mut bytes = Vec::new();
+    match tuple.protocol {
+        proto::TCP => {
+            let mut header = etherparse::TcpHeader::new(tuple.src_port, tuple.dst_port, 100, 9000);
+            set_flags(&mut header, flags);
+            if header.ack {
+                header.acknowledgment_number = 901;
+            }
+            step.tcp_header(header).write(&mut bytes, payload).unwrap();
+        }
+        proto::UDP => {
+            step.udp(tuple.src_port, tuple.dst_port).write(&mut bytes, payload).unwrap();
+        }
+        _ => {
+            let mut sctp = vec![0; 12];
+            sctp[..2].copy_from_slice(&tuple.src_port.to_be_bytes());
+            sctp[2..4].copy_from_slice(&tuple.dst_port.to_be_bytes());
+            sctp.extend(payload);
+            let crc = crc32c::crc32c(&sctp);
+            sctp[8..12].copy_from_slice(&crc.to_le_bytes());
+            step.write(&mut bytes, IpNumber::SCTP, &sctp).unwrap();
+        }
+    }
+    bytes
+}
+
+fn view(bytes: &[u8]) -> View {
+    let view = parse(bytes, bytes.len() as u32).unwrap();
+    assert!(l4_checksum_is_right((bytes, std::iter::empty()), &view), "{view:?}");
+    if view.tuple.protocol == proto::SCTP {
+        let mut sctp = bytes[usize::from(view.l4)..].to_vec();
+        let crc = sctp[8..12].to_vec();
+        sctp[8..12].fill(0);
+        assert_eq!(crc, crc32c::crc32c(&sctp).to_le_bytes());
+    }
+    view
+}
+
+/// The tuple of a packet of A to the service.
+fn to_service(family: Family, protocol: u8, client: u16) -> Tuple {
+    Tuple {
+        src: pod(family, A),
+        dst: cluster_ip(family),
+        src_port: client,
+        dst_port: PORT,
+        protocol,
+    }
+}
+
+/// The same with a backend.
+fn to_backend(tuple: Tuple, (dst, dst_port): (Address, u16)) -> Tuple {
+    Tuple { dst, dst_port, ..tuple }
+}
+
+/// The worker that the XDP program steers a packet to.
+fn steered(rig: &Rig, bytes: &[u8]) -> usize {
+    let view = parse(bytes, bytes.len() as u32).unwrap();
+    let Tuple { src, dst, src_port, dst_port, protocol } = view.tuple;
+    let ported = matches!(view.l4_kind, L4::Tcp(_) | L4::Udp | L4::Sctp);
+    let (protocol, ports) = if ported { (protocol, [src_port, dst_port]) } else { (0, [0; 2]) };
+    let hash = flow_hash(src.bits(), dst.bits(), protocol, ports[0], ports[1]);
+    worker_of(hash, rig.workers.len() as u16).into()
+}
+
+/// Sends a packet as the XDP program would steer it. Returns what leaves.
+fn send(rig: &mut Rig, link: LinkId, bytes: &[u8]) -> Vec<(LinkId, Vec<u8>)> {
+    let worker = steered(rig, bytes);
+    assert!(rig.links[link.index()].inject(worker, bytes), "{link:?} takes no packet");
+    rig.run()
+}
+
+/// The same for a packet that leaves as one.
+#[track_caller]
+fn send_one(rig: &mut Rig, link: LinkId, bytes: &[u8]) -> (LinkId, Vec<u8>) {
+    let mut out = send(rig, link, bytes);
+    assert_eq!(out.len(), 1, "{:?}", rig.counts());
+    out.remove(0)
+}
+
+fn rig(workers: u16, snapshot: Snapshot) -> Rig {
+    let rig = Rig::of(RigConfig { workers, ..RigConfig::default() });
+    rig.shared.publish(snapshot);
+    rig
+}
+
+/// Sends a SYN or the first datagram, and returns the tuple that it leaves with.
+#[track_caller]
+fn open(rig: &mut Rig, tuple: &Tuple) -> Tuple {
+    let (_, bytes) = send_one(rig, A, &packet(A, tuple, SYN, b"first"));
+    view(&bytes).tuple
+}
+
+/// Opens a TCP connection completely, and returns the tuple that B sees.
+#[track_caller]
+fn connect(rig: &mut Rig, tuple: &Tuple) -> Tuple {
+    let at_b = open(rig, tuple);
+    let (link, bytes) = send_one(rig, B, &packet(B, &at_b.reversed(), SYN | ACK, b""));
+    assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()));
+    send_one(rig, A, &packet(A, tuple, ACK, b""));
+    at_b
+}
+
+const PROTOCOLS: [u8; 3] = [proto::TCP, proto::UDP, proto::SCTP];
+
+#[test]
+fn packets_to_a_service_reach_its_backend_and_replies_come_from_the_service() {
+    for workers in 1..=3 {
+        let mut rig = rig(workers, to_b(snapshot(1, IngressOfB::Open)));
+        let mut handed_off = HashSet::new();
+        for family in FAMILIES {
+            for protocol in PROTOCOLS {
+                for client in CLIENT..CLIENT + 8 {
+                    let tuple = to_service(family, protocol, client);
+                    let expected = to_backend(tuple, (pod(family, B), 80));
+                    let handed = rig.counts().get(Count::HandedOff);
+                    for (flags, payload) in [(SYN, &b"first"[..]), (ACK, b"second, odd")] {
+                        let sent = packet(A, &tuple, flags, payload);
+                        let (link, bytes) = send_one(&mut rig, A, &sent);
+                        assert_eq!((link, view(&bytes).tuple), (B, expected));
+                        assert_eq!(view(&bytes).ttl, 63);
+                        let reply = packet(B, &expected.reversed(), flags | ACK, b"reply");
+                        let (link, bytes) = send_one(&mut rig, B, &reply);
+                        assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()));
+                        assert_eq!(view(&bytes).ttl, 63);
+                    }
+                    // Only the client's packets, once each.
+                    let handed = rig.counts().get(Count::HandedOff) - handed;
+                    assert!(handed == 0 || handed == 2, "{handed}");
+                    handed_off.insert(handed);
+                }
+            }
+        }
+        assert_eq!(handed_off.len(), if workers > 1 { 2 } else { 1 });
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn policy_decides_on_the_backend() {
+    let [allowed, denied] = [80, 81].map(|port| {
+        let snapshot = snapshot(1, IngressOfB::FromA(None));
+        with_backends(snapshot, move |family| vec![(pod(family, B), port)])
+    });
+    let tuple = to_service(V4, proto::TCP, CLIENT);
+    let syn = packet(A, &tuple, SYN, b"");
+    let mut rig = rig(1, allowed);
+    assert_eq!(send(&mut rig, A, &syn).len(), 1);
+    let event = &rig.events()[0];
+    assert_eq!(event.tuple, to_backend(tuple, (pod(V4, B), 80)));
+    assert_eq!(event.frontend, Some(Frontend { address: cluster_ip(V4), port: PORT }));
+    assert!(matches!(event.kind, EventKind::Verdict { verdict: Verdict::Allow, .. }));
+
+    let mut rig = self::rig(1, denied);
+    assert!(send(&mut rig, A, &syn).is_empty());
+    rig.expect_counters(&[
+        (Count::Received, 1),
+        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
+        (Count::Flows, 1),
+    ]);
+    assert_eq!(rig.events()[0].tuple, to_backend(tuple, (pod(V4, B), 81)));
+    rig.expire_all();
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn a_denied_request_to_a_service_is_answered_from_its_address() {
+    let spec = HttpRuleSpec { path: Some("/docs".to_owned()), ..HttpRuleSpec::default() };
+    let rules = || L7Rules::Http(vec![HttpRule::new(spec.clone()).unwrap()].into());
+    for workers in [1, 2] {
+        for client in CLIENT..CLIENT + 4 {
+            let ingress = IngressOfB::FromA(Some(rules()));
+            let mut rig = rig(workers, to_b(snapshot(1, ingress)));
+            let tuple = to_service(V4, proto::TCP, client);
+            let segment = |from, tuple: &Tuple, [seq, ack]: [u32; 2], flags, payload| {
+                let [src, dst] = [tuple.src, tuple.dst].map(|a| (a.bits() as u32).to_be_bytes());
+                let ports = [tuple.src_port, tuple.dst_port];
+                let ack = (ack > 0).then_some(ack);
+                tcp(from, &TcpPacket { src, dst, ports, seq, ack, flags, payload })
+            };
+            let syn = segment(A, &tuple, [100, 0], "S", b"");
+            let at_b = view(&send_one(&mut rig, A, &syn).1).tuple;
+            let answer = segment(B, &at_b.reversed(), [900, 101], "S", b"");
+            assert_eq!(view(&send_one(&mut rig, B, &answer).1).tuple, tuple.reversed());
+            send_one(&mut rig, A, &segment(A, &tuple, [101, 901], "", b""));
+            let request = b"GET /docs HTTP/1.1\r\nHost: b\r\n\r\n";
+            let out = send(&mut rig, A, &segment(A, &tuple, [101, 901], "P", request));
+            assert!(out.iter().any(|(link, bytes)| *link == B && bytes.ends_with(request)));
+            let next = 101 + request.len() as u32;
+            let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+            send(&mut rig, B, &segment(B, &at_b.reversed(), [901, next], "P", response));
+            let request = b"GET /admin HTTP/1.1\r\nHost: b\r\n\r\n";
+            let acked = 901 + response.len() as u32;
+            let out = send(&mut rig, A, &segment(A, &tuple, [next, acked], "P", request));
+            let to_a: Vec<_> = out.iter().filter(|(link, _)| *link == A).collect();
+            assert!(!to_a.is_empty());
+            for (_, bytes) in &to_a {
+                assert_eq!(view(bytes).tuple, tuple.reversed());
+            }
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains("403 Forbidden");
+            assert!(to_a.iter().any(|(_, bytes)| text(bytes)));
+            let denied = rig
+                .events()
+                .into_iter()
+                .find(|event| matches!(event.kind, EventKind::Request { allowed: false, .. }));
+            assert_eq!(denied.unwrap().frontend.unwrap().address, cluster_ip(V4));
+        }
+    }
+}
+
+#[test]
+fn a_pod_reaches_itself_by_its_service() {
+    for workers in 1..=2 {
+        for (family, protocol) in FAMILIES.into_iter().flat_map(|f| PROTOCOLS.map(|p| (f, p))) {
+            for client in CLIENT..CLIENT + 4 {
+                // Closed: a pod may always reach itself.
+                let snapshot = guarded(1, IngressOfB::Closed);
+                let snapshot = with_backends(snapshot, |family| vec![(pod(family, A), 80)]);
+                let mut rig = rig(workers, snapshot);
+                let tuple = to_service(family, protocol, client);
+                let at_server =
+                    Tuple { src: cluster_ip(family), dst: pod(family, A), dst_port: 80, ..tuple };
+                for flags in [SYN, ACK] {
+                    let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, flags, b"q"));
+                    assert_eq!((link, view(&bytes).tuple), (A, at_server));
+                    let reply = packet(A, &at_server.reversed(), flags | ACK, b"reply");
+                    let (link, bytes) = send_one(&mut rig, A, &reply);
+                    assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()));
+                }
+                let event = &rig.events()[0];
+                let ends = (event.tuple.src, event.tuple.dst, event.tuple.dst_port);
+                assert_eq!(ends, (pod(family, A), pod(family, A), 80));
+                // A new epoch changes nothing.
+                let snapshot = guarded(2, IngressOfB::Closed);
+                let snapshot = with_backends(snapshot, |family| vec![(pod(family, A), 80)]);
+                rig.shared.publish(snapshot);
+                send_one(&mut rig, A, &packet(A, &tuple, ACK, b"q"));
+                send_one(&mut rig, A, &packet(A, &at_server.reversed(), ACK, b"r"));
+                rig.expire_all();
+                rig.assert_no_frame_is_lost();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_service_without_backends_rejects() {
+    for family in FAMILIES {
+        let mut rig = rig(1, with_backends(snapshot(1, IngressOfB::Open), |_| Vec::new()));
+        let tuple = to_service(family, proto::TCP, CLIENT);
+        let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, SYN, b""));
+        let reset = view(&bytes);
+        assert_eq!((link, reset.tuple), (A, tuple.reversed()));
+        assert!(matches!(reset.l4_kind, L4::Tcp(segment) if segment.has(RST)));
+        rig.expect_counters(&[
+            (Count::Received, 1),
+            (Count::Dropped(DropReason::ServiceNoBackend), 1),
+            (Count::Originated, 1),
+            (Count::ResetsSent, 1),
+        ]);
+        for protocol in [proto::UDP, proto::SCTP] {
+            let tuple = to_service(family, protocol, CLIENT);
+            let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, 0, b"q"));
+            let error = parse(&bytes, bytes.len() as u32).unwrap();
+            let expected = if family == V4 { (3, 3) } else { (1, 4) };
+            assert!(
+                matches!(error.l4_kind, L4::IcmpError { kind, code } if (kind, code) == expected)
+            );
+            assert_eq!((link, quoted(&bytes, &error)), (A, Some(tuple)));
+            rig.expect_counters(&[
+                (Count::Received, 1),
+                (Count::Dropped(DropReason::ServiceNoBackend), 1),
+                (Count::Originated, 1),
+            ]);
+        }
+        let reason = DropReason::ServiceNoPort;
+        let tuple = Tuple { dst_port: PORT + 1, ..to_service(family, proto::TCP, CLIENT) };
+        assert_eq!(send(&mut rig, A, &packet(A, &tuple, SYN, b"")).len(), 1);
+        rig.expect_counters(&[
+            (Count::Received, 1),
+            (Count::Dropped(reason), 1),
+            (Count::Originated, 1),
+            (Count::ResetsSent, 1),
+        ]);
+        assert!(rig.events().iter().any(
+            |event| matches!(event.kind, EventKind::Drop { reason: found } if found == reason)
+        ));
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn without_a_backend_on_this_node_packets_are_dropped_silently_if_it_must_be_one() {
+    let local = ServicePort { without_backends: WithoutBackends::Drop, ..port(proto::TCP, &[]) };
+    let mut rig = rig(1, with_ports(snapshot(1, IngressOfB::Open), V4, vec![local]));
+    let syn = packet(A, &to_service(V4, proto::TCP, CLIENT), SYN, b"");
+    assert!(send(&mut rig, A, &syn).is_empty());
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::ServiceNoBackend), 1)]);
+}
+
+#[test]
+fn other_packets_to_a_cluster_ip_are_as_to_any_address() {
+    let mut rig = rig(1, to_b(snapshot(1, IngressOfB::Open)));
+    let ip = [10, 96, 0, 1];
+    assert_eq!(send(&mut rig, A, &echo(A, ADDRESSES[1], ip, 8, 1))[0].0, HOST);
+    // From the kernel, which has no route for it: it isn't translated.
+    let tuple = Tuple { src: outside(V4, 7), ..to_service(V4, proto::UDP, CLIENT) };
+    assert!(send(&mut rig, HOST, &packet(HOST, &tuple, 0, b"")).is_empty());
+    rig.assert_no_frame_is_lost();
+}
+
+fn outside_backends(range: std::ops::Range<u8>) -> impl Fn(Family) -> Vec<(Address, u16)> {
+    move |family| range.clone().map(|last| (outside(family, last), 80)).collect()
+}
+
+#[test]
+fn connections_keep_a_backend_that_is_gone_and_datagrams_get_another() {
+    for (family, workers) in [(V4, 1), (V6, 2)] {
+        let first = with_backends(snapshot(1, IngressOfB::Open), outside_backends(1..5));
+        let mut rig = rig(workers, first);
+        let of = |protocol| -> Vec<_> {
+            (0..8).map(|n| to_service(family, protocol, CLIENT + n)).collect()
+        };
+        let before: Vec<Vec<Tuple>> = PROTOCOLS
+            .map(|protocol| of(protocol).iter().map(|tuple| open(&mut rig, tuple)).collect())
+            .to_vec();
+        for at_server in &before[0] {
+            let answer = packet(HOST, &at_server.reversed(), SYN | ACK, b"");
+            assert_eq!(send_one(&mut rig, HOST, &answer).0, A);
+        }
+        for tuple in of(proto::TCP) {
+            send_one(&mut rig, A, &packet(A, &tuple, ACK, b""));
+        }
+        let later = with_backends(snapshot(2, IngressOfB::Open), outside_backends(5..9));
+        rig.shared.publish(later);
+        for (protocol, before) in PROTOCOLS.into_iter().zip(&before) {
+            for (tuple, before) in of(protocol).iter().zip(before) {
+                let (_, bytes) = send_one(&mut rig, A, &packet(A, tuple, ACK, b"again"));
+                let after = view(&bytes).tuple;
+                let moved = protocol == proto::UDP;
+                assert_eq!(after != *before, moved, "{before:?} {after:?}");
+                let listed = (5..9).any(|last| after.dst == outside(family, last));
+                assert_eq!(listed, moved);
+            }
+        }
+        // A new connection of the same port.
+        let tuple = of(proto::TCP)[0];
+        send(&mut rig, A, &packet(A, &tuple, RST | ACK, b""));
+        let after = open(&mut rig, &tuple);
+        assert!((5..9).any(|last| after.dst == outside(family, last)));
+        // Without a service, the address is like any other.
+        let mut none = snapshot(3, IngressOfB::Open);
+        Arc::make_mut(&mut none.policy).services = ServiceTable::default();
+        rig.shared.publish(none);
+        let tuple = of(proto::UDP)[0];
+        let (_, bytes) = send_one(&mut rig, A, &packet(A, &tuple, 0, b"q"));
+        assert_eq!(view(&bytes).tuple, tuple);
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn a_syn_that_is_not_answered_gets_another_backend_when_its_own_is_gone() {
+    let mut rig = rig(1, with_backends(snapshot(1, IngressOfB::Open), outside_backends(1..2)));
+    let tuple = to_service(V4, proto::TCP, CLIENT);
+    assert_eq!(open(&mut rig, &tuple).dst, outside(V4, 1));
+    rig.shared.publish(with_backends(snapshot(2, IngressOfB::Open), outside_backends(2..3)));
+    assert_eq!(open(&mut rig, &tuple).dst, outside(V4, 2));
+}
+
+#[test]
+fn with_affinity_a_client_has_one_backend_on_every_worker() {
+    let ports = |affinity| {
+        let with = |protocol| {
+            let backends = outside_backends(1..9)(V4);
+            ServicePort { affinity, ..port(protocol, &backends) }
+        };
+        vec![with(proto::TCP), with(proto::UDP)]
+    };
+    for (affinity, backends) in [(Affinity::ClientIp, 1), (Affinity::None, 8)] {
+        let mut rig = rig(3, with_ports(snapshot(1, IngressOfB::Open), V4, ports(affinity)));
+        let mut seen = HashSet::new();
+        for client in CLIENT..CLIENT + 64 {
+            for protocol in [proto::TCP, proto::UDP] {
+                seen.insert(open(&mut rig, &to_service(V4, protocol, client)).dst);
+            }
+        }
+        assert_eq!(seen.len(), backends);
+    }
+}
+
+#[test]
+fn with_many_backends_few_packets_are_handed_over() {
+    let mut rig = rig(2, with_backends(snapshot(1, IngressOfB::Open), outside_backends(1..9)));
+    for client in CLIENT..CLIENT + 50 {
+        open(&mut rig, &to_service(V4, proto::TCP, client));
+    }
+    // One in 256.
+    assert!(rig.counts().get(Count::HandedOff) <= 3);
+}
+
+#[test]
+fn a_lost_translation_is_made_again() {
+    let config = RigConfig { flows_per_worker: 64, ..RigConfig::default() };
+    let mut rig = Rig::of(config);
+    rig.shared.publish(with_backends(snapshot(1, IngressOfB::Open), outside_backends(1..9)));
+    let tuple = |client| to_service(V4, proto::UDP, client);
+    let first = open(&mut rig, &tuple(CLIENT));
+    for client in 1..200 {
+        open(&mut rig, &tuple(client));
+    }
+    assert!(rig.counts().get(Count::FlowsEvicted) > 100);
+    assert!(rig.workers[0].flows() <= 64);
+    assert_eq!(open(&mut rig, &tuple(CLIENT)), first);
+    rig.expire_all();
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn at_the_bound_a_new_connection_is_dropped_and_counted() {
+    let config = RigConfig { flows_per_worker: 16, ..RigConfig::default() };
+    let mut rig = Rig::of(config);
+    rig.shared.publish(to_b(snapshot(1, IngressOfB::Open)));
+    // Established connections are never evicted: eight entries are A's share.
+    for client in 0..4 {
+        connect(&mut rig, &to_service(V4, proto::TCP, CLIENT + client));
+    }
+    let syn = packet(A, &to_service(V4, proto::TCP, 1), SYN, b"");
+    assert!(send(&mut rig, A, &syn).is_empty());
+    assert_eq!(rig.dropped(DropReason::FlowTableFull), 1);
+    assert_eq!(rig.workers[0].link_statistics()[A.index()].over_quota.flows, 1);
+    let other = Tuple { src: pod(V4, B), ..to_service(V4, proto::UDP, CLIENT) };
+    assert_eq!(send(&mut rig, B, &packet(B, &other, 0, b"")).len(), 1, "B has its share");
+}
+
+#[test]
+fn the_client_of_a_service_and_its_backend_directly() {
+    for workers in 1..=2 {
+        let mut rig = rig(workers, to_b(snapshot(1, IngressOfB::Open)));
+        let tuple = to_service(V4, proto::TCP, CLIENT);
+        let at_b = connect(&mut rig, &tuple);
+        // The same port directly: another connection, which has the same tuple at the backend.
+        assert!(send(&mut rig, A, &packet(A, &at_b, SYN, b"")).is_empty());
+        assert_eq!(rig.dropped(DropReason::ServiceConflict), 1);
+        let (_, bytes) = send_one(&mut rig, B, &packet(B, &at_b.reversed(), ACK, b"x"));
+        assert_eq!(view(&bytes).tuple, tuple.reversed());
+        // After the end of the first connection it may.
+        send_one(&mut rig, A, &packet(A, &tuple, RST | ACK, b""));
+        send_one(&mut rig, A, &packet(A, &at_b, SYN, b""));
+        let (_, bytes) = send_one(&mut rig, B, &packet(B, &at_b.reversed(), SYN | ACK, b""));
+        assert_eq!(view(&bytes).tuple, at_b.reversed());
+
+        let tuple = to_service(V4, proto::UDP, CLIENT);
+        let at_b = open(&mut rig, &tuple);
+        for sent in [at_b, tuple, at_b] {
+            send_one(&mut rig, A, &packet(A, &sent, 0, b"q"));
+            let (_, bytes) = send_one(&mut rig, B, &packet(B, &at_b.reversed(), 0, b"a"));
+            assert_eq!(view(&bytes).tuple, sent.reversed(), "the last way that was used");
+        }
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+/// An ICMP error "port unreachable" or "too big" about a frame.
+fn error_about(from: LinkId, (src, dst): (Address, Address), about: &[u8], mtu: bool) -> Vec<u8> {
+    let step = ethernet(from);
+    let mut bytes = Vec::new();
+    let quote = &about[14..about.len().min(14 + 128)];
+    match src.is_v4() {
+        true => {
+            let [src, dst] = [src, dst].map(|a| (a.bits() as u32).to_be_bytes());
+            let (code, word) = if mtu { (4, [0, 0, 5, 0x78]) } else { (3, [0; 4]) };
+            step.ipv4(src, dst, 64).icmpv4_raw(3, code, word).write(&mut bytes, quote).unwrap();
+        }
+        false => {
+            let [src, dst] = [src, dst].map(|a| a.bits().to_be_bytes());
+            let (kind, code, word) = if mtu { (2, 0, [0, 0, 5, 0x78]) } else { (1, 4, [0; 4]) };
+            let step = step.ipv6(src, dst, 64).icmpv6_raw(kind, code, word);
+            step.write(&mut bytes, quote).unwrap();
+        }
+    }
+    bytes
+}
+
+/// Sends an ICMP error to every worker that it may be steered to, which is by its own addresses.
+#[track_caller]
+fn expect_error(
+    rig: &mut Rig,
+    link: LinkId,
+    bytes: &[u8],
+    expected: (LinkId, (Address, Address), Tuple),
+) {
+    let (to, ends, about) = expected;
+    let (link, bytes) = send_one(rig, link, bytes);
+    let view = parse(&bytes, bytes.len() as u32).unwrap();
+    assert_eq!((link, (view.tuple.src, view.tuple.dst)), (to, ends));
+    assert_eq!(quoted(&bytes, &view), Some(about));
+    let l4 = usize::from(view.l4);
+    match view.is_v4() {
+        true => assert_eq!(podgate_dataplane::packet::checksum::of(&bytes[l4..]), 0),
+        false => {
+            let slice = etherparse::Icmpv6Slice::from_slice(&bytes[l4..]).unwrap();
+            let [src, dst] = [ends.0, ends.1].map(|a| a.bits().to_be_bytes());
+            assert!(slice.is_checksum_valid(src, dst));
+        }
+    }
+}
+
+#[test]
+fn icmp_errors_are_about_what_their_receiver_sent() {
+    for workers in 1..=3 {
+        for (family, protocol) in FAMILIES.into_iter().flat_map(|f| PROTOCOLS.map(|p| (f, p))) {
+            for client in CLIENT..CLIENT + 4 {
+                let mut rig = rig(workers, to_b(snapshot(1, IngressOfB::Open)));
+                let tuple = to_service(family, protocol, client);
+                let (a, b, ip) = (pod(family, A), pod(family, B), cluster_ip(family));
+                let (_, forwarded) = send_one(&mut rig, A, &packet(A, &tuple, SYN, &[7; 100]));
+                let at_b = view(&forwarded).tuple;
+                let about_request = error_about(B, (b, a), &forwarded, false);
+                expect_error(&mut rig, B, &about_request, (A, (ip, a), tuple));
+                let reply = packet(B, &at_b.reversed(), SYN | ACK, &[8; 100]);
+                let (_, reply) = send_one(&mut rig, B, &reply);
+                let about_reply = error_about(A, (a, ip), &reply, false);
+                expect_error(&mut rig, A, &about_reply, (B, (a, b), at_b.reversed()));
+                // About a service that the pod has not called.
+                let other = Tuple { src_port: 1, ..tuple }.reversed();
+                let about = error_about(A, (a, ip), &packet(B, &other, 0, b"12345678"), false);
+                assert!(send(&mut rig, A, &about).is_empty());
+                assert_eq!(rig.dropped(DropReason::IcmpUnrelated), 1);
+                rig.expire_all();
+                rig.assert_no_frame_is_lost();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_router_on_the_way_to_a_backend_reports_the_path_mtu_of_the_service() {
+    for family in FAMILIES {
+        let backends = outside_backends(7..8);
+        let mut rig = rig(2, with_backends(snapshot(1, IngressOfB::Open), backends));
+        let tuple = to_service(family, proto::TCP, CLIENT);
+        let (link, forwarded) = send_one(&mut rig, A, &packet(A, &tuple, SYN, &[7; 100]));
+        assert_eq!(link, HOST);
+        let router = outside(family, 200);
+        let error = error_about(HOST, (router, pod(family, A)), &forwarded, true);
+        expect_error(&mut rig, HOST, &error, (A, (router, pod(family, A)), tuple));
+    }
+}
+
+#[test]
+fn errors_of_podgate_quote_what_their_receiver_sent() {
+    for family in FAMILIES {
+        let mut rig = rig(2, to_b(snapshot_with(1, IngressOfB::Open, [9000, 9000, 1500])));
+        let tuple = to_service(family, proto::UDP, CLIENT);
+        let sent = packet(A, &tuple, 0, &[7; 3000]);
+        let (link, bytes) = send_one(&mut rig, A, &sent);
+        let error = parse(&bytes, bytes.len() as u32).unwrap();
+        assert_eq!((link, quoted(&bytes, &error)), (A, Some(tuple)));
+        let quote = &bytes[usize::from(error.payload)..];
+        assert_eq!(quote, &sent[14..14 + quote.len()]);
+        assert_eq!(rig.dropped(DropReason::TooBig), 1);
+        let mut rig = self::rig(2, to_b(snapshot_with(1, IngressOfB::Open, [9000, 1500, 9000])));
+        let at_b = open(&mut rig, &tuple);
+        let sent = packet(B, &at_b.reversed(), 0, &[7; 3000]);
+        let (link, bytes) = send_one(&mut rig, B, &sent);
+        let error = parse(&bytes, bytes.len() as u32).unwrap();
+        assert_eq!((link, quoted(&bytes, &error)), (B, Some(at_b.reversed())));
+    }
+}
+
+#[test]
+fn fragments_to_a_service_are_translated_as_one_datagram() {
+    for workers in 1..=3 {
+        for family in FAMILIES {
+            for client in CLIENT..CLIENT + 4 {
+                let small = [9000, 1500, 1500];
+                let mut rig = rig(workers, to_b(snapshot_with(1, IngressOfB::Open, small)));
+                let tuple = to_service(family, proto::UDP, client);
+                let at_b = to_backend(tuple, (pod(family, B), 80));
+                let ways = [(A, tuple, B, at_b), (B, at_b.reversed(), A, tuple.reversed())];
+                for (from, sent, to, expected) in ways {
+                    let fragments = cut(&packet(from, &sent, 0, &[7; 3000]), 9, 1400);
+                    let mut out = Vec::new();
+                    for fragment in &fragments {
+                        out.extend(send(&mut rig, from, fragment));
+                    }
+                    assert_eq!(out.len(), fragments.len());
+                    let mut body: Vec<u8> = Vec::new();
+                    for (link, bytes) in &out {
+                        let view = parse(bytes, bytes.len() as u32).unwrap();
+                        assert_eq!(*link, to);
+                        assert_eq!(view.tuple.src, expected.src);
+                        assert_eq!(view.tuple.dst, expected.dst);
+                        body.extend(&bytes[usize::from(view.l4)..]);
+                    }
+                    let whole = packet(from, &expected, 0, &[7; 3000]);
+                    assert_eq!(body, whole[whole.len() - body.len()..]);
+                }
+                rig.expire_all();
+                rig.assert_no_frame_is_lost();
+            }
+        }
+    }
+}
+
+#[test]
+fn partial_checksums_are_completed_on_both_ways() {
+    for protocol in [proto::TCP, proto::UDP] {
+        for family in FAMILIES {
+            let mut rig = rig(2, to_b(snapshot(1, IngressOfB::Open)));
+            let tuple = to_service(family, protocol, CLIENT);
+            let mut syn = packet(A, &tuple, SYN, b"odd");
+            make_partial(&mut syn);
+            let (_, bytes) = send_one(&mut rig, A, &syn);
+            let at_b = view(&bytes).tuple;
+            let mut reply = packet(B, &at_b.reversed(), SYN | ACK, b"even");
+            make_partial(&mut reply);
+            let (_, bytes) = send_one(&mut rig, B, &reply);
+            assert_eq!(view(&bytes).tuple, tuple.reversed());
+        }
+    }
+}
+
+#[test]
+fn flows_to_services_outlive_a_restart_and_a_change_of_backends() {
+    for (before, after) in [(1, 2), (2, 1), (2, 3)] {
+        let first = with_backends(snapshot(1, IngressOfB::Open), outside_backends(1..9));
+        let mut rig = rig(before, first);
+        let tuples: Vec<_> = (0..16)
+            .map(|n| to_service(if n % 2 == 0 { V4 } else { V6 }, proto::TCP, CLIENT + n))
+            .collect();
+        let at_servers: Vec<_> = tuples
+            .iter()
+            .map(|tuple| {
+                let at_server = open(&mut rig, tuple);
+                let answer = packet(HOST, &at_server.reversed(), SYN | ACK, b"");
+                send_one(&mut rig, HOST, &answer);
+                send_one(&mut rig, A, &packet(A, tuple, ACK, b""));
+                at_server
+            })
+            .collect();
+        let now = rig.now;
+        let saved: Vec<SavedFlow> =
+            rig.workers.iter().flat_map(|worker| worker.saved_flows(now)).collect();
+        assert_eq!(saved.len(), tuples.len());
+        let mut rig = Rig::new(after);
+        let next = with_backends(snapshot(2, IngressOfB::Open), outside_backends(20..30));
+        let next = Arc::new(next);
+        let now = rig.now;
+        let restored: usize =
+            rig.workers.iter_mut().map(|w| w.restore_flows(now, &next, &saved)).sum();
+        assert_eq!(restored, saved.len());
+        rig.shared.publish(next);
+        for (tuple, at_server) in tuples.iter().zip(&at_servers) {
+            let (_, bytes) = send_one(&mut rig, A, &packet(A, tuple, ACK, b"x"));
+            assert_eq!(view(&bytes).tuple, *at_server);
+            let reply = packet(HOST, &at_server.reversed(), FIN | ACK, b"y");
+            let (_, bytes) = send_one(&mut rig, HOST, &reply);
+            assert_eq!(view(&bytes).tuple, tuple.reversed());
+        }
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn a_segment_of_a_lost_connection_resets_its_sender() {
+    // Policy allows the connection in one direction only, so it isn't picked up.
+    let mut rig = rig(2, to_b(guarded(1, IngressOfB::FromA(None))));
+    let tuple = to_service(V4, proto::TCP, CLIENT);
+    let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, ACK, b"x"));
+    let reset = view(&bytes);
+    assert_eq!((link, reset.tuple), (A, tuple.reversed()));
+    assert!(matches!(reset.l4_kind, L4::Tcp(segment) if segment.has(RST)));
+}
+
+#[test]
+fn flows_to_an_address_that_becomes_a_cluster_ip() {
+    let mut rig = rig(1, snapshot(1, IngressOfB::Open));
+    let [connection, datagrams] =
+        [proto::TCP, proto::UDP].map(|protocol| to_service(V4, protocol, CLIENT));
+    for tuple in [connection, datagrams] {
+        assert_eq!(open(&mut rig, &tuple), tuple);
+        let answer = packet(HOST, &tuple.reversed(), SYN | ACK, b"");
+        send_one(&mut rig, HOST, &answer);
+        send_one(&mut rig, A, &packet(A, &tuple, ACK, b""));
+    }
+    rig.shared.publish(to_b(snapshot(2, IngressOfB::Open)));
+    for (tuple, link) in [(connection, HOST), (datagrams, B)] {
+        assert_eq!(send_one(&mut rig, A, &packet(A, &tuple, ACK, b"x")).0, link);
+    }
+}
+
+/// Services that lead to each other's addresses don't lead a packet in circles.
+#[test]
+fn a_backend_that_is_a_cluster_ip_is_not_translated_again() {
+    let second = Address::v4([10, 96, 0, 2]);
+    let mut snapshot =
+        with_ports(snapshot(1, IngressOfB::Open), V4, vec![port(proto::UDP, &[(second, PORT)])]);
+    let services = &mut Arc::make_mut(&mut snapshot.policy).services;
+    let back = ClusterIp::new(vec![port(proto::UDP, &[(cluster_ip(V4), PORT)])]);
+    services.set(second, Some(back)).unwrap();
+    let mut rig = rig(1, snapshot);
+    let first = to_service(V4, proto::UDP, CLIENT);
+    let other = Tuple { dst: second, ..first };
+    for tuple in [first, other, first, other] {
+        let out = send(&mut rig, A, &packet(A, &tuple, 0, b"q"));
+        assert!(out.iter().all(|(link, _)| *link == HOST));
+    }
+    rig.expire_all();
+    rig.assert_no_frame_is_lost();
+}
+
+/// An address of a pod or of the node is not a service's, whatever the tables say.
+#[test]
+fn a_pods_address_is_never_translated() {
+    let mut snapshot = snapshot(1, IngressOfB::Open);
+    let services = &mut Arc::make_mut(&mut snapshot.policy).services;
+    let stolen = ClusterIp::new(vec![port(proto::TCP, &[(outside(V4, 9), 80)])]);
+    for link in [HOST, B] {
+        services.set(pod(V4, link), Some(stolen.clone())).unwrap();
+    }
+    let mut rig = rig(1, snapshot);
+    for link in [HOST, B] {
+        let tuple = Tuple { dst: pod(V4, link), ..to_service(V4, proto::TCP, CLIENT) };
+        assert_eq!(send_one(&mut rig, A, &packet(A, &tuple, SYN, b"")).0, link);
+    }
+}
+
+#[test]
+fn nobody_can_send_into_a_translated_flow_from_the_wrong_side() {
+    let mut rig = rig(2, to_b(snapshot(1, IngressOfB::Open)));
+    let tuple = to_service(V4, proto::UDP, CLIENT);
+    let at_b = open(&mut rig, &tuple);
+    // From outside, with the service's address as the source.
+    assert!(send(&mut rig, HOST, &packet(HOST, &tuple.reversed(), 0, b"x")).is_empty());
+    assert_eq!(rig.dropped(DropReason::ServiceConflict), 1);
+    // B, with the client's tuple.
+    assert!(send(&mut rig, B, &packet(B, &tuple, 0, b"x")).is_empty());
+    assert_eq!(rig.dropped(DropReason::SpoofedSource), 1);
+    let (_, bytes) = send_one(&mut rig, B, &packet(B, &at_b.reversed(), 0, b"x"));
+    assert_eq!(view(&bytes).tuple, tuple.reversed());
+}

@@ -1,0 +1,149 @@
+//! Services, from their objects and EndpointSlices to the table of cluster IPs.
+//!
+//! A service is translated once there is an EndpointSlice of it, be it an empty one: without any,
+//! nothing is known of its backends, and its packets are left to the node's kernel. A change of a
+//! service or of one of its slices costs as much as that service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use podgate_tables::address::Address;
+use podgate_tables::service::{BACKENDS_MAX, Backend, ClusterIp, ServicePort, WithoutBackends};
+
+use super::table_builder::TableBuilder;
+use crate::catalog::ServiceName;
+use crate::directory::Name;
+use crate::model::{Endpoint, InternalTraffic, Service};
+use crate::store::{Store, Translation};
+
+/// Services in the table.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    /// Cluster IPs of each service.
+    addresses: BTreeMap<Name, Vec<IpAddr>>,
+    /// Services that claim each address; the first one has it.
+    claims: BTreeMap<IpAddr, BTreeSet<Name>>,
+    /// Services whose backends depend on which node this is.
+    local: BTreeSet<Name>,
+}
+
+impl Services {
+    /// Brings some services up to date, and if nodes have changed, those that depend on them.
+    pub(super) fn change(
+        &mut self,
+        store: &Store,
+        changed: &BTreeSet<Name>,
+        nodes_changed: bool,
+        builder: &mut TableBuilder,
+    ) {
+        let local = if nodes_changed { self.local.clone() } else { BTreeSet::new() };
+        for name in changed.union(&local) {
+            self.change_one(store, name, builder);
+        }
+    }
+
+    fn change_one(&mut self, store: &Store, name: &Name, builder: &mut TableBuilder) {
+        let former = self.addresses.remove(name).unwrap_or_default();
+        self.local.remove(name);
+        for address in &former {
+            if let Some(claimants) = self.claims.get_mut(address) {
+                claimants.remove(name);
+            }
+        }
+        let service = store.service(name);
+        let mut touched: BTreeSet<IpAddr> = former.into_iter().collect();
+        if let Some(service) = service {
+            for address in &service.cluster_ips {
+                self.claims.entry(*address).or_default().insert(name.clone());
+            }
+            touched.extend(&service.cluster_ips);
+            if service.traffic == InternalTraffic::Local {
+                self.local.insert(name.clone());
+            }
+            self.addresses.insert(name.clone(), service.cluster_ips.clone());
+        }
+        for address in touched {
+            self.write(store, address, builder);
+        }
+    }
+
+    /// Writes the row of an address.
+    fn write(&mut self, store: &Store, address: IpAddr, builder: &mut TableBuilder) {
+        let claimants = self.claims.get(&address);
+        if claimants.is_some_and(BTreeSet::is_empty) {
+            self.claims.remove(&address);
+        }
+        let name = self.claims.get(&address).and_then(BTreeSet::first);
+        let is_on = store.translation() == Translation::On;
+        let row = name.filter(|_| is_on).and_then(|name| cluster_ip(store, name, address));
+        let name = name.map(|(namespace, name)| ServiceName {
+            namespace: namespace.to_string(),
+            name: name.to_string(),
+        });
+        builder.set_service(Address::from(address), row, name);
+    }
+}
+
+/// The row of a service's address. `None` if it has no ports, or there is no slice of it.
+fn cluster_ip(store: &Store, name: &Name, address: IpAddr) -> Option<ClusterIp> {
+    let service = store.service(name)?;
+    store.slices_of(name).next()?;
+    if service.ports.is_empty() {
+        return None;
+    }
+    let ports = service.ports.iter();
+    Some(ClusterIp::new(
+        ports.map(|port| service_port(store, name, service, port, address)).collect(),
+    ))
+}
+
+fn service_port(
+    store: &Store,
+    name: &Name,
+    service: &Service,
+    port: &crate::model::ServicePort,
+    address: IpAddr,
+) -> ServicePort {
+    let (mut ready, mut terminating) = (Vec::new(), Vec::new());
+    for slice in store.slices_of(name) {
+        let targets = slice.ports.iter();
+        let target = targets
+            .filter(|target| (&target.name, target.protocol) == (&port.name, port.protocol))
+            .map(|target| target.port);
+        let of_family = |endpoint: &&Endpoint| endpoint.address.is_ipv4() == address.is_ipv4();
+        for target in target {
+            for endpoint in slice.endpoints.iter().filter(of_family) {
+                let kind = if endpoint.terminating { &mut terminating } else { &mut ready };
+                kind.push((endpoint, target));
+            }
+        }
+    }
+    let everywhere = !(ready.is_empty() && terminating.is_empty());
+    if service.traffic == InternalTraffic::Local {
+        for kind in [&mut ready, &mut terminating] {
+            kind.retain(|(endpoint, _)| is_here(store, endpoint));
+        }
+    }
+    let chosen = if ready.is_empty() { terminating } else { ready };
+    let backend =
+        |(endpoint, port): &(&Endpoint, u16)| Backend::new(Address::from(endpoint.address), *port);
+    let mut backends: Vec<Backend> = chosen.iter().map(backend).collect();
+    backends.sort_unstable();
+    backends.dedup();
+    backends.truncate(BACKENDS_MAX);
+    ServicePort {
+        protocol: port.protocol,
+        port: port.port,
+        affinity: service.affinity,
+        without_backends: match everywhere {
+            true => WithoutBackends::Drop,
+            false => WithoutBackends::Reject,
+        },
+        backends: backends.into(),
+    }
+}
+
+fn is_here(store: &Store, endpoint: &Endpoint) -> bool {
+    store.is_this_node(&endpoint.node)
+        || store.host_addresses().any(|address| *address == endpoint.address)
+}

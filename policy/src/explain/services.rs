@@ -1,0 +1,186 @@
+//! Services: which one a query calls, its backends, and the list of all.
+
+use std::net::{IpAddr, SocketAddr};
+
+use podgate_tables::address::Address;
+use podgate_tables::policy::Subject;
+use podgate_tables::proto;
+use podgate_tables::service::{Affinity, Frontend, ServicePort};
+use podgate_tables::tuple::Tuple;
+use serde::{Deserialize, Serialize};
+
+use super::query::{EndName, Query, has_ports};
+use super::resolve::QueryError;
+use super::{End, Outcome};
+use crate::directory::Name;
+use crate::{Compiled, Store};
+
+/// A port of a service that packets are translated for.
+pub(super) struct Called<'a> {
+    pub(super) frontend: Frontend,
+    pub(super) protocol: u8,
+    pub(super) name: String,
+    pub(super) port: &'a ServicePort,
+}
+
+/// What becomes of a flow to a service, for one of its backends.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct BackendVerdict {
+    /// The backend.
+    #[serde(flatten)]
+    pub backend: End,
+    /// What becomes of a flow to it.
+    pub verdict: Outcome,
+}
+
+/// A service's address and port, as workers translate it.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ServiceEntry {
+    /// Position in the list.
+    pub id: usize,
+    /// Namespace of the service.
+    pub namespace: String,
+    /// Name of the service.
+    pub name: String,
+    /// The cluster IP.
+    pub address: IpAddr,
+    /// The service's port.
+    pub port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// `spec.type`.
+    pub service_type: String,
+    /// Whether a client has the same backend each time (`sessionAffinity: ClientIP`).
+    pub client_ip_affinity: bool,
+    /// The backends, each with its port.
+    pub backends: Vec<SocketAddr>,
+}
+
+/// All services that workers translate, by address, protocol and port.
+#[must_use]
+pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
+    let mut rows: Vec<_> = compiled.tables.services.iter().collect();
+    rows.sort_unstable_by_key(|(address, _)| address.ip());
+    let ports = rows
+        .into_iter()
+        .flat_map(|(address, row)| row.ports().iter().map(move |port| (address.ip(), port)));
+    let entry = |(id, (address, port)): (usize, (IpAddr, &ServicePort))| {
+        let name = compiled.catalog.service_at(address)?;
+        let key: Name = (name.namespace.as_str().into(), name.name.as_str().into());
+        Some(ServiceEntry {
+            id: id + 1,
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            address,
+            port: port.port,
+            protocol: proto::name(port.protocol).into_owned(),
+            service_type: store.service(&key).map_or("", |it| it.kind.name()).to_owned(),
+            client_ip_affinity: port.affinity == Affinity::ClientIp,
+            backends: port
+                .backends
+                .iter()
+                .map(|backend| SocketAddr::new(backend.address().ip(), backend.port()))
+                .collect(),
+        })
+    };
+    ports.enumerate().filter_map(entry).collect()
+}
+
+/// The service that a query calls, if workers translate its packets. `source` has addresses of the
+/// calling end.
+pub(super) fn called<'a>(
+    query: &Query,
+    store: &Store,
+    compiled: &'a Compiled,
+    source: &[IpAddr],
+) -> Result<Option<Called<'a>>, QueryError> {
+    let (addresses, wanted) = match &query.to {
+        EndName::Pod { .. } => return Ok(None),
+        EndName::Address(address) => {
+            let number = query.port.number.filter(|_| has_ports(query.port.protocol));
+            let Some(number) = number else { return Ok(None) };
+            (vec![*address], number.to_string())
+        }
+        EndName::Service { namespace, name, port } => {
+            (cluster_ips(namespace.as_deref(), name, store)?, port.clone())
+        }
+    };
+    let has_family = |ip: &&IpAddr| source.iter().any(|from| from.is_ipv4() == ip.is_ipv4());
+    let mut usable: Vec<_> = addresses.iter().filter(has_family).collect();
+    usable.sort_unstable_by_key(|address| address.is_ipv6());
+    let Some(address) = usable.first() else { return Ok(None) };
+    let address = Address::from(**address);
+    let (Some(row), Some(name)) =
+        (compiled.tables.services.at(address), compiled.catalog.service_at(address.ip()))
+    else {
+        return Ok(None);
+    };
+    let spec = store.service(&(name.namespace.as_str().into(), name.name.as_str().into()));
+    let is_wanted = |port: &&ServicePort| {
+        let named = spec.into_iter().flat_map(|spec| &spec.ports).any(|spec| {
+            (spec.port, spec.protocol) == (port.port, port.protocol) && *spec.name == *wanted
+        });
+        named || port.port.to_string() == wanted
+    };
+    let mut fitting: Vec<_> = row.ports().iter().filter(is_wanted).collect();
+    if matches!(query.to, EndName::Address(_)) {
+        fitting.retain(|port| port.protocol == query.port.protocol);
+    }
+    let preferred = fitting.iter().find(|port| port.protocol == query.port.protocol);
+    let Some(port) = preferred.or(fitting.first()) else {
+        let has = |port: &ServicePort| format!("{}/{}", port.port, proto::name(port.protocol));
+        let ports = row.ports().iter().map(has).collect();
+        return Err(QueryError::NoServicePort { service: name.to_string(), ports });
+    };
+    let frontend = Frontend { address, port: port.port };
+    Ok(Some(Called { frontend, protocol: port.protocol, name: name.to_string(), port }))
+}
+
+/// The addresses of a service.
+pub(super) fn cluster_ips(
+    namespace: Option<&str>,
+    name: &str,
+    store: &Store,
+) -> Result<Vec<IpAddr>, QueryError> {
+    let mut found: Vec<_> = store.services_called(namespace, name).collect();
+    let asked = match namespace {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
+    };
+    match found.len() {
+        0 => Err(QueryError::UnknownService { name: asked }),
+        1 => {
+            let (_, service) = found.remove(0);
+            match service.cluster_ips.is_empty() {
+                true => Err(QueryError::NoClusterIp { name: asked }),
+                false => Ok(service.cluster_ips.clone()),
+            }
+        }
+        _ => {
+            let services = found.iter().map(|(name, _)| format!("{}/{}", name.0, name.1));
+            Err(QueryError::AmbiguousService { name: asked, services: services.collect() })
+        }
+    }
+}
+
+impl Called<'_> {
+    /// The flows that a flow to the service may become.
+    pub(super) fn subjects(&self, source: &[IpAddr]) -> Vec<Subject> {
+        let is_v4 = self.frontend.address.is_v4();
+        let Some(src) = source.iter().find(|from| from.is_ipv4() == is_v4) else {
+            return Vec::new();
+        };
+        let subject = |(dst, dst_port)| Subject {
+            tuple: Tuple {
+                src: Address::from(*src),
+                dst,
+                src_port: super::resolve::SOURCE_PORT,
+                dst_port,
+                protocol: self.protocol,
+            },
+            icmp_type: 0,
+        };
+        let backends = self.port.backends.iter();
+        backends.map(|backend| subject((backend.address(), backend.port()))).collect()
+    }
+}

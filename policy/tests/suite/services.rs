@@ -1,0 +1,336 @@
+//! Services and EndpointSlices, compiled to cluster IPs and backends.
+
+use std::net::IpAddr;
+
+use podgate_policy::explain::{EndName, Local, Outcome, Query, explain, service_list};
+use podgate_policy::{Compiler, Store, Translation, compile};
+use podgate_tables::address::Address;
+use podgate_tables::proto;
+use podgate_tables::service::{Affinity, Frontend, WithoutBackends};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::by_names::by_names;
+
+fn service(name: &str, ip: &str, more: &Value) -> Value {
+    let mut spec = json!({
+        "clusterIP": ip,
+        "clusterIPs": [ip],
+        "ports": [{"name": "http", "port": 80, "targetPort": "web"}],
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    json!({"apiVersion": "v1", "kind": "Service",
+           "metadata": {"namespace": "shop", "name": name}, "spec": spec})
+}
+
+fn slice(name: &str, of: &str, port: u16, endpoints: &Value) -> Value {
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+           "metadata": {"namespace": "shop", "name": name,
+                        "labels": {"kubernetes.io/service-name": of}},
+           "addressType": "IPv4",
+           "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
+           "endpoints": endpoints})
+}
+
+fn ready(address: &str) -> Value {
+    json!({"addresses": [address], "conditions": {"ready": true}})
+}
+
+fn store_of(objects: &[Value]) -> Store {
+    let mut store = Store::new();
+    for object in objects {
+        store.apply(object, None).unwrap();
+    }
+    store
+}
+
+/// The backends of TCP port 80 at an address; `None` if that isn't translated.
+fn backends(store: &Store, ip: &str) -> Option<Vec<String>> {
+    let address = Address::from(ip.parse::<IpAddr>().unwrap());
+    let services = compile(store).tables.services.clone();
+    let port = services.port(Frontend { address, port: 80 }, proto::TCP)?;
+    let text = |backend: Frontend| format!("{}:{}", backend.address, backend.port);
+    Some(port.backends.iter().map(|backend| text(backend.target())).collect())
+}
+
+const IP: &str = "10.96.0.1";
+
+#[test]
+fn ports_and_addresses_come_from_all_slices() {
+    let slices = [
+        slice("web-a", "web", 8080, &json!([ready("10.0.0.1"), ready("10.0.0.2")])),
+        // Pods of another version name another number.
+        slice("web-b", "web", 9090, &json!([ready("10.0.0.3")])),
+        slice("other", "db", 5432, &json!([ready("10.0.0.9")])),
+    ];
+    let mut store = store_of(&slices);
+    assert_eq!(backends(&store, IP), None);
+    store.apply(&service("web", IP, &json!({})), None).unwrap();
+    let all = ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:9090"];
+    assert_eq!(backends(&store, IP).unwrap(), all);
+    assert_eq!(backends(&store, "10.96.0.2"), None);
+}
+
+#[test]
+fn a_service_is_left_alone_until_a_slice_of_it_is_known() {
+    let mut store = store_of(&[service("web", IP, &json!({}))]);
+    assert_eq!(backends(&store, IP), None);
+    store.apply(&slice("web-a", "web", 8080, &json!([])), None).unwrap();
+    assert_eq!(backends(&store, IP), Some(Vec::new()));
+}
+
+#[test]
+fn headless_and_external_services_are_ignored() {
+    let endpoints = json!([ready("10.0.0.1")]);
+    let headless = service("web", "None", &json!({"clusterIPs": ["None"]}));
+    let external = service("db", IP, &json!({"type": "ExternalName", "externalName": "x.test"}));
+    let store = store_of(&[
+        headless,
+        external,
+        slice("a", "web", 80, &endpoints),
+        slice("b", "db", 80, &endpoints),
+    ]);
+    assert!(compile(&store).tables.services.is_empty());
+}
+
+#[test]
+fn terminating_endpoints_that_serve_are_used_while_none_is_ready() {
+    let endpoint = |address: &str, ready: bool, serving: bool, terminating: bool| {
+        json!({"addresses": [address],
+               "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+    };
+    let going = [
+        endpoint("10.0.0.1", false, true, true),
+        endpoint("10.0.0.2", false, false, true),
+        endpoint("10.0.0.3", false, true, false),
+    ];
+    let with = |endpoints: &[Value]| {
+        store_of(&[service("web", IP, &json!({})), slice("a", "web", 80, &json!(endpoints))])
+    };
+    assert_eq!(backends(&with(&going), IP).unwrap(), ["10.0.0.1:80"]);
+    let one_ready = [&going[..], &[json!({"addresses": ["10.0.0.4"]})]].concat();
+    assert_eq!(backends(&with(&one_ready), IP).unwrap(), ["10.0.0.4:80"]);
+}
+
+#[test]
+fn addresses_that_are_nobodys_are_no_backends() {
+    let addresses = ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.169.254", "10.0.0.1"];
+    let endpoints: Vec<_> = addresses.iter().map(|address| ready(address)).collect();
+    let store =
+        store_of(&[service("web", IP, &json!({})), slice("a", "web", 80, &json!(endpoints))]);
+    assert_eq!(backends(&store, IP).unwrap(), ["10.0.0.1:80"]);
+}
+
+#[test]
+fn an_internal_traffic_policy_of_local_asks_for_a_backend_on_this_node() {
+    let on = |address: &str, node: &str| json!({"addresses": [address], "nodeName": node});
+    let node = |name: &str, address: &str| {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+               "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
+    };
+    let mut store = store_of(&[
+        service("web", IP, &json!({"internalTrafficPolicy": "Local"})),
+        slice("a", "web", 80, &json!([on("10.0.0.1", "n1"), on("10.0.0.2", "n2")])),
+        node("n1", "192.0.2.1"),
+        node("n2", "192.0.2.2"),
+    ]);
+    let mut compiler = Compiler::new();
+    let address = Address::from(IP.parse::<IpAddr>().unwrap());
+    for (host, expected) in [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.3", 0)] {
+        store.set_host_addresses([host.parse().unwrap()]);
+        compiler.update(&store);
+        let compiled = compiler.compiled();
+        let port = compiled.tables.services.port(Frontend { address, port: 80 }, proto::TCP);
+        let port = port.unwrap();
+        assert_eq!(port.backends.len(), expected, "{host}");
+        assert_eq!(port.without_backends, WithoutBackends::Drop);
+        let last = if host.ends_with('1') { "10.0.0.1" } else { "10.0.0.2" };
+        assert!(port.backends.iter().all(|backend| backend.address().to_string() == last));
+    }
+}
+
+#[test]
+fn affinity_and_protocols_are_taken_from_the_service() {
+    let ports = json!([{"port": 53, "protocol": "UDP"}, {"name": "http", "port": 80}]);
+    let more = json!({"sessionAffinity": "ClientIP", "ports": ports});
+    let store = store_of(&[
+        service("web", IP, &more),
+        slice("a", "web", 8080, &json!([ready("10.0.0.1")])),
+    ]);
+    let address = Address::from(IP.parse::<IpAddr>().unwrap());
+    let services = compile(&store).tables.services.clone();
+    let udp = services.port(Frontend { address, port: 53 }, proto::UDP).unwrap();
+    assert!(udp.backends.is_empty(), "the slice has no such port");
+    assert_eq!(udp.affinity, Affinity::ClientIp);
+    assert_eq!(backends(&store, IP).unwrap(), ["10.0.0.1:8080"]);
+}
+
+#[test]
+fn of_two_services_with_one_address_the_first_by_name_has_it() {
+    let objects = [
+        service("b", IP, &json!({})),
+        service("a", IP, &json!({})),
+        slice("s-a", "a", 1, &json!([ready("10.0.0.1")])),
+        slice("s-b", "b", 2, &json!([ready("10.0.0.1")])),
+    ];
+    let mut store = store_of(&objects);
+    assert_eq!(backends(&store, IP).unwrap(), ["10.0.0.1:1"]);
+    let mut compiler = Compiler::new();
+    compiler.update(&store);
+    let key = store.apply(&service("a", "10.96.0.9", &json!({})), None).unwrap();
+    assert_eq!(backends(&store, IP).unwrap(), ["10.0.0.1:2"]);
+    compiler.update(&store);
+    assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
+    store.delete(&key);
+    compiler.update(&store);
+    assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
+}
+
+#[test]
+fn translation_can_be_left_to_the_kernel() {
+    let mut store = store_of(&[
+        service("web", IP, &json!({})),
+        slice("a", "web", 80, &json!([ready("10.0.0.1")])),
+    ]);
+    let mut compiler = Compiler::new();
+    compiler.update(&store);
+    assert_eq!(compiler.compiled().tables.services.len(), 1);
+    store.set_translation(Translation::Off);
+    assert!(compiler.update(&store));
+    assert!(compiler.compiled().tables.services.is_empty());
+}
+
+#[test]
+fn a_change_of_one_service_changes_one_row() {
+    let mut store = Store::new();
+    for number in 0..2_000_u32 {
+        let ip = format!("10.97.{}.{}", number / 250, number % 250 + 1);
+        let name = format!("s{number}");
+        store.apply(&service(&name, &ip, &json!({})), None).unwrap();
+        let address = |last: u8| format!("10.{}.{}.{last}", number / 250, number % 250);
+        let endpoints: Vec<_> = (1..=5).map(|last| ready(&address(last))).collect();
+        store.apply(&slice(&name, &name, 80, &json!(endpoints)), None).unwrap();
+    }
+    let mut compiler = Compiler::new();
+    compiler.update(&store);
+    let before = compiler.compiled();
+    store.apply(&slice("s7", "s7", 80, &json!([])), None).unwrap();
+    assert!(compiler.update(&store));
+    let after = compiler.compiled();
+    let changed = before
+        .tables
+        .services
+        .iter()
+        .filter(|(address, row)| after.tables.services.at(*address) != Some(*row));
+    assert_eq!(changed.count(), 1);
+    assert!(!compiler.update(&store));
+    assert_eq!((after.tables.services.len(), compiler.services_left_out()), (2_000, 0));
+}
+
+fn any_object() -> impl Strategy<Value = (bool, Value)> {
+    let name = prop::sample::select(&["a", "b", "c"][..]);
+    let endpoint =
+        (1..6_u8, any::<bool>(), any::<bool>()).prop_map(|(last, ready, terminating)| {
+            json!({"addresses": [format!("10.0.0.{last}")], "nodeName": format!("n{}", last % 2),
+               "conditions": {"ready": ready, "serving": true, "terminating": terminating}})
+        });
+    let slices = (name.clone(), 0..3_u8, 80..83_u16, prop::collection::vec(endpoint, 0..4))
+        .prop_map(|(of, number, port, endpoints)| {
+            slice(&format!("slice{number}"), of, port, &json!(endpoints))
+        });
+    let services = (name, 1..3_u8, any::<bool>()).prop_map(|(name, last, local)| {
+        let traffic = if local { "Local" } else { "Cluster" };
+        service(name, &format!("10.96.0.{last}"), &json!({"internalTrafficPolicy": traffic}))
+    });
+    (prop::bool::weighted(0.7), prop_oneof![slices.boxed(), services.boxed()])
+}
+
+proptest! {
+    #[test]
+    fn services_depend_on_the_objects_and_not_on_their_order(
+        steps in prop::collection::vec(any_object(), 0..40),
+    ) {
+        let mut store = Store::new();
+        let mut compiler = Compiler::new();
+        for (apply, object) in steps {
+            let key = store.apply(&object, None).unwrap();
+            if !apply {
+                store.delete(&key);
+            }
+            compiler.update(&store);
+            prop_assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
+        }
+    }
+}
+
+fn shop() -> Store {
+    let pod = |name: &str, ip: &str, app: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+               "metadata": {"namespace": "shop", "name": name, "labels": {"app": app}},
+               "status": {"podIPs": [{"ip": ip}]}})
+    };
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "cli"},
+        "spec": {"podSelector": {"matchLabels": {"app": "cli"}}, "policyTypes": ["Egress"],
+                 "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "web"}}}],
+                             "ports": [{"port": 8080}]}]},
+    });
+    store_of(&[
+        pod("cli", "10.0.0.9", "cli"),
+        pod("web-0", "10.0.0.1", "web"),
+        pod("web-1", "10.0.0.2", "web"),
+        pod("odd", "10.0.0.3", "odd"),
+        policy,
+        service("web", IP, &json!({})),
+        slice("a", "web", 8080, &json!([ready("10.0.0.1"), ready("10.0.0.2")])),
+        service("mixed", "10.96.0.2", &json!({})),
+        slice("b", "mixed", 8080, &json!([ready("10.0.0.1"), ready("10.0.0.3")])),
+        service("none", "10.96.0.3", &json!({})),
+        slice("c", "none", 8080, &json!([])),
+    ])
+}
+
+#[test]
+fn explain_shows_the_verdict_on_each_backend() {
+    let store = shop();
+    let compiled = compile(&store);
+    let ask = |to: &str, port: &str| {
+        let query = Query {
+            from: "shop/cli".parse().unwrap(),
+            to: to.parse().unwrap(),
+            port: port.parse().unwrap(),
+            request: None,
+            misses_max: 1,
+        };
+        explain(&store, &compiled, &query, Local::Both)
+    };
+    for to in ["shop/web:http", "web:80", IP] {
+        let explained = ask(to, "80").unwrap();
+        assert_eq!(explained.verdict, Outcome::Allowed, "{to}");
+        assert_eq!(explained.destination.peer.port, Some(8080));
+        let service = explained.service.unwrap();
+        assert_eq!(service.translated.unwrap().to_string(), "10.96.0.1:80");
+        let pods: Vec<_> =
+            service.verdicts.iter().map(|it| it.backend.peer.pod.clone().unwrap()).collect();
+        assert_eq!(pods, ["web-0", "web-1"]);
+    }
+    let mixed = ask("shop/mixed:80", "80").unwrap();
+    assert_eq!(mixed.verdict, Outcome::Denied, "that of the backend that is denied");
+    let verdicts: Vec<_> = mixed.service.unwrap().verdicts.iter().map(|it| it.verdict).collect();
+    assert_eq!(verdicts, [Outcome::Denied, Outcome::Allowed]);
+    let told = |to: &str, port: &str| ask(to, port).unwrap_err().to_string();
+    assert!(told("shop/none:80", "80").contains("no ready backend for port 80/TCP"));
+    assert!(told("shop/web:81", "81").contains("has no such port"), "{}", told("web:81", "81"));
+    assert!(told(IP, "53/UDP").contains("it has 80/TCP"));
+    assert_eq!(told("shop/nobody:80", "80"), "there is no Service shop/nobody");
+    let text = "shop/web:http";
+    assert_eq!(text.parse::<EndName>().unwrap().to_string(), text);
+    assert!("shop/web:".parse::<EndName>().is_err() && "a:b:c".parse::<EndName>().is_err());
+    let list = service_list(&store, &compiled);
+    let frontends: Vec<_> = list.iter().map(|it| format!("{}/{}", it.address, it.name)).collect();
+    assert_eq!(frontends, ["10.96.0.1/web", "10.96.0.2/mixed", "10.96.0.3/none"]);
+    assert_eq!(list[0].backends.len(), 2);
+}
