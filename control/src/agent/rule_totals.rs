@@ -35,10 +35,13 @@ struct Total {
     has_series: bool,
 }
 
+/// Names that a number has had, each from an epoch on; none while it was free.
+type NamesOfId = VecDeque<(Epoch, Option<Arc<RuleName>>)>;
+
 /// Counters of all rules that exist, and of the others together.
 #[derive(Debug, Default)]
 pub(crate) struct RuleTotals {
-    names: HashMap<RuleId, VecDeque<(Epoch, Option<Arc<RuleName>>)>>,
+    names: HashMap<RuleId, NamesOfId>,
     /// How many numbers have the name now.
     live: HashMap<Arc<RuleName>, usize>,
     totals: BTreeMap<(Arc<RuleName>, RuleVerdict), Total>,

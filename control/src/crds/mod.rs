@@ -136,10 +136,9 @@ fn merge(to: &mut Value, more: Value) {
 
 /// An object with these properties, which may have others.
 fn object(properties: Value) -> Value {
-    json!({
-        "type": "object", "properties": properties,
-        "x-kubernetes-preserve-unknown-fields": true,
-    })
+    let mut object = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    object["properties"] = properties;
+    object
 }
 
 /// An object some of whose properties are required.
@@ -150,7 +149,9 @@ fn object_with(required: &[&str], properties: Value) -> Value {
 }
 
 fn list(items: Value) -> Value {
-    json!({"type": "array", "items": items})
+    let mut list = json!({"type": "array"});
+    list["items"] = items;
+    list
 }
 
 fn string() -> Value {

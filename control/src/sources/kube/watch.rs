@@ -200,7 +200,7 @@ impl Watcher {
             let request = self.resource().list(&params).map_err(other)?;
             let mut body = open(&self.client, request.map(Body::from)).await?;
             let bytes = read_all(&mut body, PAGE_MAX).await?;
-            let page: Page = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            let page: Page = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
             for object in page.items.unwrap_or_default() {
                 count(&mut listed)?;
                 self.send(News::Listed(object), Instant::now()).await?;
@@ -265,7 +265,8 @@ impl Watcher {
         listed: &mut usize,
     ) -> Result<(), Failure> {
         let resume = self.resume.take();
-        let Line { r#type, object } = serde_json::from_slice(line).map_err(unreadable)?;
+        let Line { r#type, object } =
+            serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
         let version = object.metadata("resourceVersion").map(str::to_owned);
         let no_version = || Failure::Other("an object has no resourceVersion".into());
         match (r#type.as_str(), resume) {
@@ -320,7 +321,7 @@ fn other(error: impl std::error::Error + 'static) -> Failure {
     Failure::Other(describe(&error))
 }
 
-fn unreadable(error: serde_json::Error) -> Failure {
+fn unreadable(error: &serde_json::Error) -> Failure {
     Failure::Other(format!("the server's answer can't be read: {error}"))
 }
 
