@@ -14,7 +14,7 @@ const RULES: &[(&str, &str)] = &[
     // Header fields with credentials (RFC 9110 §11, RFC 6265), to the end of the line or string.
     (
         r#"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|x-auth-token)(\\?["']?\s*[:=]\s*\\?["']?)[^"'\r\n\\]*"#,
-        "$1$2REDACTED",
+        "${1}${2}REDACTED",
     ),
     // The same as two members of a JSON object.
     (

@@ -292,7 +292,7 @@ mod tests {
         assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
         assert_eq!(body, "# HELP a Help\n# TYPE a gauge\na 7\n");
         let head_only = exchange(&server, b"HEAD /metrics?x=1 HTTP/1.0\r\n\r\n");
-        assert!(head_only.contains("Content-Length: 32\r\n") && head_only.ends_with("\r\n\r\n"));
+        assert!(head_only.contains("Content-Length: 33\r\n") && head_only.ends_with("\r\n\r\n"));
         assert_eq!(server.numbers(), [2, 0, 0]);
     }
 

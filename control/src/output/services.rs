@@ -56,10 +56,10 @@ mod tests {
             entry(2, "fd96::1", &[]),
         ]);
         let expected = "\
-ID   FRONTEND              SERVICE TYPE   SERVICE   BACKEND
-1    10.96.0.1:5432/TCP    ClusterIP      shop/db   1 => 10.0.0.1:5432/TCP
-                                                    2 => 10.0.0.2:5432/TCP
-2    [fd96::1]:5432/TCP    ClusterIP      shop/db   none
+ID   FRONTEND             SERVICE TYPE   SERVICE   BACKEND
+1    10.96.0.1:5432/TCP   ClusterIP      shop/db   1 => 10.0.0.1:5432/TCP
+                                                   2 => 10.0.0.2:5432/TCP
+2    [fd96::1]:5432/TCP   ClusterIP      shop/db   none
 ";
         assert_eq!(list, expected);
     }

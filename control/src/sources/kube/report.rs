@@ -338,11 +338,11 @@ mod tests {
     }
 
     fn good() -> Value {
-        json!({"endpointSelector": {}})
+        json!({"endpointSelector": {}, "ingress": [{}]})
     }
 
     fn bad() -> Value {
-        json!({"endpointSelector": {}, "unknown": 1})
+        json!({"endpointSelector": {}, "ingress": [{}], "unknown": 1})
     }
 
     fn store(object: &Value) -> Store {
