@@ -84,8 +84,8 @@ pub struct Http1 {
     owed: VecDeque<Owed>,
     /// What the last request offered, while it is not answered.
     offer: Option<Offered>,
-    /// The server has accepted HTTP/2.
-    upgrade: Option<Http2Upgrade>,
+    /// The server has accepted HTTP/2. Boxed, because few connections have it, and for a moment.
+    upgrade: Option<Box<Http2Upgrade>>,
 }
 
 impl Inspector for Http1 {
@@ -157,7 +157,7 @@ impl Inspector for Http1 {
 impl Http1 {
     /// What the server has accepted, behind its 101 response to `h2c`. From then on the connection
     /// is HTTP/2, in which the request is stream 1.
-    pub(super) const fn take_upgrade(&mut self) -> Option<Http2Upgrade> {
+    pub(super) const fn take_upgrade(&mut self) -> Option<Box<Http2Upgrade>> {
         self.upgrade.take()
     }
 
@@ -308,7 +308,7 @@ impl Http1 {
                 Some(ResponseHead { status: 101, upgrade: Upgrade::Http2 }),
                 Some(Offered::Http2(settings)),
             ) if self.requests.is_between_messages() => {
-                self.upgrade = Some(Http2Upgrade { settings, released });
+                self.upgrade = Some(Box::new(Http2Upgrade { settings, released }));
             }
             (Some(ResponseHead { status: 101, .. }), _) => {
                 let reason = Denial::NOT_HTTP1.reason;
