@@ -122,7 +122,8 @@ impl Report {
         }
     }
 
-    /// Removes the directory of pins, if nothing is left in it, and its bpffs, if it is the agent's.
+    /// Removes the directory of pins, if nothing is left in it, and its bpffs, if it is the
+    /// agent's.
     fn remove_pins(&mut self, state: &StateDir) {
         let dir = &state.bpf();
         if !dir.exists() {

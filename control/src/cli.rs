@@ -443,8 +443,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
     /// Directory for the pinned programs, on a mounted bpffs such as /sys/fs/bpf. For agents in a
-    /// container, whose own mounts end with it [default: bpf in the state directory, where the agent
-    /// mounts one].
+    /// container, whose own mounts end with it [default: bpf in the state directory, where the
+    /// agent mounts one].
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
     /// How long a manifest must be unchanged, or gone, before objects that it no longer contains
@@ -540,8 +540,8 @@ pub struct SourceArgs {
     /// Watch objects at the API server of this kubeconfig.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Watch objects at the API server of the cluster in which this runs as a pod, with the token of
-    /// the pod's service account. This is the default in a pod.
+    /// Watch objects at the API server of the cluster in which this runs as a pod, with the token
+    /// of the pod's service account. This is the default in a pod.
     #[arg(long)]
     pub in_cluster: bool,
 }

@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_wrong_file_is_named_with_what_is_wrong() {
         for (content, expected) in [
-            ("wrokers: 2", "there is no option `wrokers`"),
+            ("worker: 2", "there is no option `worker`"),
             ("config: /x", "there is no option `config`"),
             ("workers: 0", "invalid value '0' for '--workers <N>'"),
             ("workers: [1]", "`workers` needs a text or a number"),

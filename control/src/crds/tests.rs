@@ -1,3 +1,5 @@
+//! Structural validity of the definitions, and that they and the schemas of tests agree.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -30,8 +30,8 @@
 //! empty. Until it has been answered, nothing more of the request stream passes. After a 101
 //! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque. Behind
 //! one to `h2c`, it is HTTP/2's ([`Http1::take_upgrade`]). To any other protocol, a 101 response
-//! resets both ends, and so does one to `h2c` within a chunked body. Where the server declines, HTTP
-//! goes on.
+//! resets both ends, and so does one to `h2c` within a chunked body. Where the server declines,
+//! HTTP goes on.
 
 mod answer;
 mod body;

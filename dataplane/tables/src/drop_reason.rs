@@ -45,8 +45,8 @@ drop_reasons! {
     L7Closed = ("l7_closed", 133),
     /// The L7 stream is malformed or ambiguous.
     L7Malformed = ("l7_malformed", 134),
-    /// The L7 stream uses what the inspector does not support (urgent data, a start in
-    /// mid-stream, an unknown protocol), or L7 rules apply to a flow whose protocol has no inspector.
+    /// The L7 stream uses what the inspector does not support (urgent data, a start in mid-stream,
+    /// an unknown protocol), or L7 rules apply to a flow whose protocol has no inspector.
     L7Unsupported = ("l7_unsupported", 134),
     /// A retransmission with other bytes than those inspected.
     L7Mismatch = ("l7_retransmission_mismatch", 134),

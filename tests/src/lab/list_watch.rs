@@ -1,6 +1,6 @@
 //! A minimal API server on the node's loopback: streaming lists, watches, conditions of policies
-//! and Events over TLS, in Python's standard library. It serves what the agent's client requests, and needs only what `scripts/lib.sh`
-//! installs.
+//! and Events over TLS, in Python's standard library. It serves what the agent's client requests,
+//! and needs only what `scripts/lib.sh` installs.
 
 use std::fs;
 use std::path::PathBuf;

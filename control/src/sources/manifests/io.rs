@@ -69,7 +69,8 @@ impl WatchedDirectory {
 pub(super) enum Job {
     /// List the directory and watch it. Of too many files, these are read in any case.
     List { known: BTreeSet<OsString> },
-    /// See whether the directory is still the same, and whether these symbolic links lead to other content.
+    /// See whether the directory is still the same, and whether these symbolic links lead to other
+    /// content.
     Check { symlinks: Vec<OsString> },
     /// Read a file.
     Read {

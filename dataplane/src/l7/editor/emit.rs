@@ -323,8 +323,8 @@ impl<I: Inspector> Editor<I> {
         self.acknowledge_blocks(direction, block, io);
     }
 
-    /// Tells the sender of all bytes that wait for others, once the receiver owes nothing: they were
-    /// not told while it did, and the sender would take them for lost.
+    /// Tells the sender of all bytes that wait for others, once the receiver owes nothing: they
+    /// were not told while it did, and the sender would take them for lost.
     pub(super) fn acknowledge_queue(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
         let half = &self.halves[direction];
         if half.queue.len() > 0 && !half.acked.is_before(half.released()) {

@@ -88,8 +88,8 @@ impl Queue {
         None
     }
 
-    /// The block of adjacent bytes around the segment at `start` (RFC 2018 §4). Of a long block only
-    /// the part near the segment, because the other parts were told before.
+    /// The block of adjacent bytes around the segment at `start` (RFC 2018 §4). Of a long block
+    /// only the part near the segment, because the other parts were told before.
     pub(super) fn block_at(&self, start: Seq) -> Option<(Seq, Seq)> {
         let segments = self.segments()?;
         let index = segments.partition_point(|(_, other)| other.start().since(start) < 0);

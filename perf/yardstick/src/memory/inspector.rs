@@ -149,7 +149,8 @@ fn ns_per_head(policy: &L7Policy, rules: usize, requests: usize) -> Result<f64> 
     Ok(begin.elapsed().as_nanos() as f64 / (requests / PIPELINED * PIPELINED) as f64)
 }
 
-/// A literal of a header block: behind `prefix`, name and value (RFC 7541 §6.2) without Huffman code.
+/// A literal of a header block: behind `prefix`, name and value (RFC 7541 §6.2) without Huffman
+/// code.
 fn literal(block: &mut Vec<u8>, prefix: u8, strings: &[&[u8]]) -> Result<()> {
     block.push(prefix);
     for string in strings {

@@ -1,11 +1,10 @@
 //! Kafka's wire protocol (<https://kafka.apache.org/protocol>), as far as rules need it: which
 //! topics a request names, and how a broker denies it.
 //!
-//! [`schema`] has the layout of every API and version that clients of Kafka 4 and before send, apart
-//! from those of share groups.
-//! Topic names within other data are not read: subscriptions and assignments in the metadata of
-//! JoinGroup and SyncGroup, positions that a request for descriptions resumes at, topics that a
-//! fetch session forgets.
+//! [`schema`] has the layout of every API and version that clients of Kafka 4 and before send,
+//! apart from those of share groups. Topic names within other data are not read: subscriptions and
+//! assignments in the metadata of JoinGroup and SyncGroup, positions that a request for
+//! descriptions resumes at, topics that a fetch session forgets.
 
 mod answer;
 mod names;

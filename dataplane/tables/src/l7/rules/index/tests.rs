@@ -1,3 +1,5 @@
+//! The index finds what trying each rule finds.
+
 use proptest::prelude::*;
 use proptest::sample::select;
 
