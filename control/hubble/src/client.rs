@@ -93,11 +93,12 @@ pub enum ClientError {
 
 impl ClientError {
     fn of(address: &Address, status: &Status) -> Self {
-        match status.code() {
-            Code::Unavailable => {
-                Self::Unreachable { address: address.clone(), reason: status.message().to_owned() }
-            }
-            _ => Self::Refused(status.message().to_owned()),
+        let unreachable = |reason| Self::Unreachable { address: address.clone(), reason };
+        match (std::error::Error::source(status), status.code()) {
+            // The connection failed, as where the server asks for a certificate.
+            (Some(cause), _) => unreachable(last_cause(cause)),
+            (None, Code::Unavailable) => unreachable(status.message().to_owned()),
+            (None, _) => Self::Refused(status.message().to_owned()),
         }
     }
 }

@@ -125,7 +125,8 @@ fn one_http2_connection_of_nghttp_has_allowed_and_denied_streams() -> Result<()>
     let seen = run(&mut command)?;
     assert_eq!(connections(&lab, NGHTTPD)?, 1, "{seen}");
     for path in &paths {
-        let line = seen.lines().find(|line| line.ends_with(&format!(" {path}")));
+        // The statistics are at the end, behind the frames.
+        let line = seen.lines().rfind(|line| line.ends_with(&format!(" {path}")));
         let fields: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
         let status = if path.starts_with("/secret") { "403" } else { "200" };
         assert!(fields.contains(&status), "{path}: {seen}");

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use podgate_tests::lab::{Agent, Family, Get, Lab, Outcome, run};
+use podgate_tests::lab::{Agent, Family, Get, Lab, Outcome, run, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -61,12 +61,16 @@ fn metrics_are_served_and_count_each_request_of_a_rule() -> Result<()> {
     // Each request is a connection of its own: the rule decides on both.
     let hits = grown("podgate_rule_hits_total", "verdict=\"allowed\"");
     assert!(hits >= f64::from(2 * requests), "{hits}: {after}");
-    assert!(grown("podgate_rule_bytes_total", "verdict=\"allowed\"") > 0.0, "{after}");
     assert!(grown("podgate_default_deny_packets_total", "ingress") > 0.0, "{after}");
     assert_eq!(grown("podgate_l7_responses_total", "result=\"2xx\""), f64::from(requests));
     let counted = grown("cilium_proxy_upstream_reply_seconds_count", "protocol_l7=\"http\"");
     assert_eq!(counted, f64::from(requests));
     assert!(sum(&after, "podgate_memory_bytes", "kind=\"bpf\"") > 0.0, "{after}");
+    // Bytes of flows that are still there are counted within some seconds.
+    wait_for("the bytes of the rule", BOUND, || {
+        let bytes = sum(&scrape(&lab)?, "podgate_rule_bytes_total", "verdict=\"allowed\"");
+        Ok((bytes > 0.0).then_some(()))
+    })?;
     agent.stop()
 }
 

@@ -200,7 +200,7 @@ fn a_service_follows_its_slices() -> Result<()> {
     }
     let explained =
         lab.podgate_json(&["policy", "explain", "--from", "shop/client", "--to", "shop/web:http"])?;
-    let service = &explained["explanation"]["service"];
+    let service = &explained["service"];
     ensure!(service["translated"] == "10.96.2.1:80", "{explained}");
     ensure!(service["verdicts"][0]["verdict"] == "inspected", "{explained}");
     ensure!(service["verdicts"][0]["pod"] == "web-1", "{explained}");
