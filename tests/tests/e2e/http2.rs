@@ -125,7 +125,6 @@ fn one_http2_connection_of_nghttp_has_allowed_and_denied_streams() -> Result<()>
     let seen = run(&mut command)?;
     assert_eq!(connections(&lab, NGHTTPD)?, 1, "{seen}");
     for path in &paths {
-        // The statistics are at the end, behind the frames.
         let line = seen.lines().rfind(|line| line.ends_with(&format!(" {path}")));
         let fields: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
         let status = if path.starts_with("/secret") { "403" } else { "200" };
@@ -181,7 +180,8 @@ fn an_upgrade_from_http1_goes_on_as_http2() -> Result<()> {
     for (path, status) in
         [("/docs/a", "200"), ("/secret", "403"), ("/docs/b", "200"), ("/secret/b", "403")]
     {
-        let line = seen.lines().find(|line| line.ends_with(&format!(" {path}")));
+        // The statistics are at the end, behind the frames.
+        let line = seen.lines().rfind(|line| line.ends_with(&format!(" {path}")));
         let fields: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
         assert!(fields.contains(&status), "{path}: {seen}");
     }
