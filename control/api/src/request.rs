@@ -120,6 +120,7 @@ impl Request {
                 | Self::PolicyWait { .. }
                 | Self::Flows { .. }
                 | Self::FqdnList { .. }
+                | Self::ServiceList {}
                 | Self::IpList { .. }
                 | Self::IdentityList {}
                 | Self::NodeList {}
@@ -175,6 +176,9 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use podgate_policy::PodName;
     use podgate_policy::explain::RequestSpec;
     use proptest::prelude::*;
@@ -195,6 +199,18 @@ mod tests {
             port: "80/TCP".parse().unwrap(),
             request: Some(RequestSpec::Http(http)),
             misses_max: usize::MAX,
+        }
+    }
+
+    /// Seeds of the fuzz target for requests (`fuzz/src/requests.rs`).
+    #[test]
+    fn every_command_has_a_seed_for_fuzzing() {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/requests");
+        for command in COMMANDS {
+            let seed = fs::read(seeds.join(command)).unwrap_or_default();
+            let request = Request::parse(seed.trim_ascii()).map_err(|error| error.message);
+            let request = serde_json::to_value(request.expect(command)).unwrap();
+            assert_eq!(request["command"], *command);
         }
     }
 

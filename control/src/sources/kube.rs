@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`client`] | makes a client of a kubeconfig, or of the pod's service account |
-//! | [`watch`] | lists and watches one kind, in a task of its own |
+//! | [`mod@watch`] | lists and watches one kind, in a task of its own |
 //! | [`object`] | decodes objects, without what nobody reads |
 //! | [`cluster`] | applies events to the store; what is known of each kind |
 //! | [`report`] | what a policy's status says, and whether it has to be written |

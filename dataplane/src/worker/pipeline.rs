@@ -75,7 +75,8 @@
 //!   connection, the node at the other end counts as `world`, too.
 //! - *A pod that reaches itself through a service* is masqueraded by the kernel. The mark of a
 //!   hairpin names the link of the pod that sent the packet; if that is the destination's link, the
-//!   flow is exempt from policy whatever its source is ([`Sender::Destination`]).
+//!   flow is exempt from policy whatever its source is
+//!   ([`Sender::Destination`](podgate_tables::policy::Sender::Destination)).
 //! - *ICMP of link scope* (neighbour and router discovery, redirects) never crosses links: the
 //!   kernels at both ends of a link exchange it past the workers.
 //! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate
@@ -141,7 +142,7 @@ impl Steering {
     }
 }
 
-/// What [`Flow::set_permission`] is told about translations, which policy doesn't decide on.
+/// The permission of translations, which policy doesn't decide on.
 pub(super) const ALLOWED: Permission = Permission::Allowed;
 
 /// A worker's flows and inspectors.

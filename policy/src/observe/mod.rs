@@ -1,10 +1,9 @@
 //! Flow records: what workers report, with the names of pods, policies and rules.
 //!
 //! A worker's [`Event`](podgate_tables::event::Event) carries numbers. [`FlowRecord::new`] resolves
-//! them to names by the tables that were in force. A record is printed as JSON by serde, and as
-//! text by [`FlowRecord::compact`], whose lines are those of `hubble observe`. Its fields map one
-//! to one to Hubble's `Flow` (cilium `api/v1/flow/flow.proto`), except that one record has the
-//! verdicts of both directions where Hubble sends two flows.
+//! them to names by the tables that were in force. A record is printed as JSON by serde. Its fields
+//! map one to one to Hubble's `Flow` (cilium `api/v1/flow/flow.proto`), except that one record has
+//! the verdicts of both directions where Hubble sends two flows.
 //!
 //! | module | topic |
 //! |---|---|
