@@ -534,7 +534,8 @@ const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 #[group(required = std::env::var_os(IN_CLUSTER).is_none(), multiple = false)]
 pub struct SourceArgs {
     /// Read objects from the YAML and JSON files of a directory, and again when they change.
-    /// At most 10,000 files of 64 MiB each; 60 MB of policies take up to 2.7 GB of memory.
+    /// At most 10,000 files of 64 MiB each, and 256 MiB together; 60 MB of policies take up to 2.7
+    /// GB of memory.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
     /// Watch objects at the API server of this kubeconfig.

@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 use podgate_tests::lab::{Agent, Host, Lab, interrupted};
 
+use super::testbed::pods;
 use crate::context::Context;
 use crate::measure::{Limit, Measurement};
 
@@ -19,8 +20,9 @@ impl Direct {
     /// `port` is what the client may connect to on both servers, and `rules` the rest of the
     /// element of `toPorts` for the inspected one. `egress` are more rules of the client.
     pub(super) fn new(port: u16, rules: &str, egress: &str) -> Result<Self> {
+        let pods = pods(["client", "inspected", "direct"]);
         let lab = Lab::of(&format!(
-            "{PODS}
+            "{pods}{POLICY}
   - toEndpoints: [{{matchLabels: {{app: inspected}}}}]
     toPorts: [{{ports: [{{port: \"{port}\", protocol: ANY}}], {rules}}}]
   - toEndpoints: [{{matchLabels: {{app: direct}}}}]
@@ -61,24 +63,8 @@ pub(super) fn compare(
         .ratio_bar(Limit::AtLeast(bar)))
 }
 
-const PODS: &str = "\
-{apiVersion: v1, kind: Namespace, metadata: {name: bench}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: bench, labels: {app: client}}
-status: {podIPs: [{ip: 10.64.1.1}, {ip: \"fd64::1\"}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: inspected, namespace: bench, labels: {app: inspected}}
-status: {podIPs: [{ip: 10.64.1.2}, {ip: \"fd64::2\"}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: direct, namespace: bench, labels: {app: direct}}
-status: {podIPs: [{ip: 10.64.1.3}, {ip: \"fd64::3\"}]}
----
+/// The beginning of the client's policy.
+const POLICY: &str = "\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {name: client, namespace: bench}

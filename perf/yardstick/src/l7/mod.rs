@@ -81,7 +81,8 @@ impl Results {
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     context.status("podgate and its pods");
     let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join("all.yaml"), MANIFEST)?;
+    let objects = testbed::pods(["client", "l7", "l4"]) + POLICIES;
+    fs::write(folder.path().join("all.yaml"), objects)?;
     let lab = Lab::new(folder.path())?;
     let agent = Agent::start_with(&lab, 1, &[])?;
     let client = &lab.host("bench/client")?.netns;
@@ -219,24 +220,8 @@ fn measurements(
     all
 }
 
-const MANIFEST: &str = "\
-{apiVersion: v1, kind: Namespace, metadata: {name: bench}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: bench, labels: {app: client}}
-status: {podIPs: [{ip: 10.64.1.1}, {ip: \"fd64::1\"}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: l7, namespace: bench, labels: {app: l7}}
-status: {podIPs: [{ip: 10.64.1.2}, {ip: \"fd64::2\"}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: l4, namespace: bench, labels: {app: l4}}
-status: {podIPs: [{ip: 10.64.1.3}, {ip: \"fd64::3\"}]}
----
+/// The policies of the servers.
+const POLICIES: &str = "\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {name: l7, namespace: bench}
@@ -260,3 +245,22 @@ spec:
     - ports: [{port: \"80\", protocol: TCP}, {port: \"81\", protocol: TCP},
              {port: \"82\", protocol: TCP}]
 ";
+
+#[cfg(test)]
+mod tests {
+    use podgate_policy::Store;
+    use podgate_policy::manifest::decode;
+
+    use super::*;
+
+    #[test]
+    fn every_object_is_accepted() {
+        let objects = testbed::pods(["client", "l7", "l4"]) + POLICIES;
+        let documents = decode(objects.as_bytes(), "all.yaml".as_ref());
+        let mut store = Store::new();
+        store.sync(&documents);
+        assert_eq!(store.rejections().count(), 0);
+        assert_eq!(store.policies().count(), 2);
+        assert!(["client", "l7", "l4"].iter().all(|name| store.pod("bench", name).is_some()));
+    }
+}

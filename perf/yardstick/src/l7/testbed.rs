@@ -27,6 +27,22 @@ const CHUNK: usize = 64 << 10;
 /// Time that a program gets beyond its duration, and timeout of sockets.
 const MARGIN: Duration = Duration::from_secs(20);
 
+/// The objects of pods with these names, in namespace `bench`, each labelled with its name. More
+/// documents can follow.
+pub(super) fn pods(names: [&str; 3]) -> String {
+    let namespace = "{apiVersion: v1, kind: Namespace, metadata: {name: bench}}\n---\n".to_owned();
+    names.iter().zip(1..).fold(namespace, |objects, (name, number)| {
+        format!(
+            "{objects}apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: bench, labels: {{app: {name}}}}}
+status: {{podIPs: [{{ip: 10.64.1.{number}}}, {{ip: \"fd64::{number}\"}}]}}
+---
+"
+        )
+    })
+}
+
 /// What the requests of a run are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Load {
