@@ -35,6 +35,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: tcp::IDS, run: tcp::measure },
     Suite { ids: &[fairness::VICTIM], run: fairness::measure },
     Suite { ids: l7::IDS, run: l7::measure },
+    Suite { ids: l7::grpc::IDS, run: l7::grpc::measure },
     Suite { ids: l7::dns::IDS, run: l7::dns::measure },
     Suite { ids: l7::kafka::IDS, run: l7::kafka::measure },
     Suite { ids: l7::tls::IDS, run: l7::tls::measure },

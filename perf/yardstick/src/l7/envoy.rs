@@ -22,25 +22,61 @@ pub(super) fn program() -> Option<PathBuf> {
     fs::canonicalize(path).ok()
 }
 
-/// Starts Envoy on the server's side of a testbed, with one thread. Requests to it pass its RBAC
-/// filter, and loopback to the server.
+/// What Envoy allows, and how it speaks to the server behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    /// Patterns of the method and the path.
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    /// The server's port.
+    pub(super) port: u16,
+    pub(super) upstream: Upstream,
+}
+
+/// The version of HTTP towards the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Upstream {
+    Http1,
+    Http2,
+}
+
+/// Starts Envoy on the server's side of a testbed. Requests to it pass its RBAC filter, and
+/// loopback to the server.
 pub(super) fn start<'peer>(
     program: &Path,
     server: &Netns,
     testbed: HttpTestbed<'peer>,
 ) -> Result<(Daemon, HttpTestbed<'peer>)> {
-    let config = testbed.folder().join("envoy.yaml");
-    fs::write(&config, config_text())?;
-    let mut envoy = server.daemon(program);
-    envoy.arg("-c").arg(&config).args(["--concurrency", "1", "--use-dynamic-base-id"]);
-    envoy.args(["--log-level", "error"]);
-    let daemon = Daemon::start("envoy", envoy, testbed.folder().join("envoy.log"))?;
+    let rule =
+        Rule { method: "GET|POST", path: "/docs(/.*)?", port: PORT, upstream: Upstream::Http1 };
+    let daemon = spawn(program, server, testbed.folder(), rule)?;
     let testbed = testbed.through("Envoy", ENVOY_PORT);
     wait_for("Envoy to answer", START_MAX, || Ok(testbed.request(Load::Allowed, true).ok()))?;
     Ok((daemon, testbed))
 }
 
-fn config_text() -> String {
+/// Starts Envoy in `netns` with one thread. Its files are in `folder`.
+pub(super) fn spawn(program: &Path, netns: &Netns, folder: &Path, rule: Rule) -> Result<Daemon> {
+    let config = folder.join("envoy.yaml");
+    fs::write(&config, config_text(rule))?;
+    let mut envoy = netns.daemon(program);
+    envoy.arg("-c").arg(&config).args(["--concurrency", "1", "--use-dynamic-base-id"]);
+    envoy.args(["--log-level", "error"]);
+    Daemon::start("envoy", envoy, folder.join("envoy.log"))
+}
+
+/// Of a cluster whose servers speak HTTP/2 only.
+const HTTP2: &str = "
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}";
+
+fn config_text(Rule { method, path, port, upstream }: Rule) -> String {
+    let protocol = match upstream {
+        Upstream::Http1 => "",
+        Upstream::Http2 => HTTP2,
+    };
     format!(
         r#"
 static_resources:
@@ -69,20 +105,20 @@ static_resources:
                     permissions:
                     - and_rules:
                         rules:
-                        - header: {{name: ":method", string_match: {{safe_regex: {{regex: "GET|POST"}}}}}}
-                        - url_path: {{path: {{safe_regex: {{regex: "/docs(/.*)?"}}}}}}
+                        - header: {{name: ":method", string_match: {{safe_regex: {{regex: "{method}"}}}}}}
+                        - url_path: {{path: {{safe_regex: {{regex: "{path}"}}}}}}
           - name: envoy.filters.http.router
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
   clusters:
   - name: server
-    type: STATIC
+    type: STATIC{protocol}
     load_assignment:
       cluster_name: server
       endpoints:
       - lb_endpoints:
         - endpoint:
-            address: {{socket_address: {{address: 127.0.0.1, port_value: {PORT}}}}}
+            address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
 "#
     )
 }

@@ -4,6 +4,7 @@
 mod direct;
 pub(crate) mod dns;
 mod envoy;
+pub(crate) mod grpc;
 pub(crate) mod kafka;
 mod testbed;
 pub(crate) mod tls;
