@@ -7,6 +7,7 @@ mod observe;
 mod policy;
 mod service;
 mod top;
+mod ui;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +23,9 @@ pub use podgate_replay::Output;
 pub use self::cni::{CniCommand, CniInstallArgs, CniMode, CniRemoveArgs};
 pub use self::fqdn::{FqdnArgs, FqdnCommand};
 pub use self::inventory::{IdentityCommand, IdentityGetArgs, IpCommand, IpGetArgs, NodeCommand};
-pub use self::observe::{ColorChoice, ObserveArgs, ObserveOutput, SourceArgs as ObserveSource};
+pub use self::observe::{
+    ColorChoice, ObserveArgs, ObserveOutput, SourceArgs as ObserveSource, read_filters,
+};
 use self::observe::{FLOWS_ABOUT, FLOWS_EXAMPLES, OBSERVE_ABOUT, OBSERVE_EXAMPLES};
 pub use self::policy::{
     Expect, ExplainArgs, PolicyCommand, PolicyGetArgs, PolicyWaitArgs, TableCommand,
@@ -31,6 +34,8 @@ pub use self::policy::{
 pub use self::service::{ServiceCommand, Services};
 use self::top::{TOP_ABOUT, TOP_EXAMPLES};
 pub use self::top::{Tab, TopArgs};
+pub use self::ui::UiArgs;
+use self::ui::{UI_ABOUT, UI_EXAMPLES};
 
 /// The default state directory.
 pub const STATE_DIR: &str = "/run/podgate";
@@ -122,6 +127,9 @@ pub enum Command {
     /// Show rates of endpoints and rules, drops, slow requests and the workers' load.
     #[command(long_about = TOP_ABOUT, after_help = TOP_EXAMPLES)]
     Top(TopArgs),
+    /// Serve a web page of flows, the service map, explanations and what is not ready.
+    #[command(long_about = UI_ABOUT, after_help = UI_EXAMPLES)]
+    Ui(UiArgs),
     /// Print all counters in the Prometheus text format.
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
