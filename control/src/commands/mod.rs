@@ -7,6 +7,7 @@ mod observe;
 mod policy;
 mod sysdump;
 mod top;
+mod ui;
 mod workload;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Observe(args) => observe::run(&args, Shown::No).map(|()| ExitCode::SUCCESS),
         Command::Flows(args) => observe::run(&args, Shown::Yes).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Ui(args) => ui::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),
         Command::Config(args) => config(&args).map(|()| ExitCode::SUCCESS),

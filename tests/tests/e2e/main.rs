@@ -39,4 +39,5 @@ mod spoof;
 mod state;
 mod tls;
 mod tunnels;
+mod ui;
 mod workers;
