@@ -185,8 +185,8 @@ async function newFlowsAppear() {
 async function theMapHasAllowedAndDeniedEdges() {
   await setFilter("");
   await page.keyboard.press("2");
-  const node = page.getByRole("button", { name: "nginx in backend" });
-  await node.waitFor();
+  await page.getByRole("button", { name: "nginx in backend" }).waitFor();
+  const node = page.getByRole("button", { name: "adminapp in admin" });
   await page.locator(".edge.allowed").first().waitFor({ state: "attached" });
   const denied = page.locator(".edge.denied").filter({ hasText: "80/TCP" });
   await denied.first().waitFor({ state: "attached" });
@@ -197,6 +197,8 @@ async function theMapHasAllowedAndDeniedEdges() {
   await page.keyboard.press("Enter");
   assert.equal(await node.getAttribute("aria-pressed"), "true");
   await page.locator(".edge.far").first().waitFor({ state: "attached" });
+  await page.keyboard.press("Enter");
+  await page.locator(".edge.far").first().waitFor({ state: "detached" });
   await page.locator(".connection.denied").filter({ hasText: "stranger" }).click();
   await page.getByRole("button", { name: "Show these flows" }).click();
   await until("#connection", /live/);
@@ -206,11 +208,12 @@ async function theMapHasAllowedAndDeniedEdges() {
 
 async function policiesOfAPodAreShown() {
   await page.keyboard.press("3");
-  await page.getByRole("link", { name: /backend\/nginx/ }).click();
+  const list = page.getByRole("navigation", { name: "Pods and policies" });
+  await list.getByRole("link", { name: /backend\/nginx/ }).click();
   await until(".chosen", /allow-api-from-admin[\s\S]*spec\.ingress\[1\]/);
   await until(".chosen", /only what rules allow/);
   await shot("policies-light");
-  await page.getByRole("link", { name: /backend\/mistyped/ }).click();
+  await list.getByRole("link", { name: /backend\/mistyped/ }).click();
   await until(".chosen", /rejected[\s\S]*policyTypes/);
 }
 
