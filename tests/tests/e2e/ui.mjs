@@ -50,9 +50,18 @@ const text = (locator) => locator.innerText();
 async function setFilter(value) {
   await page.keyboard.press("/");
   await page.keyboard.press("Control+A");
+  await page.keyboard.press("Delete");
   await page.keyboard.type(value);
   await page.keyboard.press("Enter");
   await page.keyboard.press("Tab");
+}
+
+/** Waits until there are rows, and all of them match: those of the filter before are gone. */
+async function allRowsMatch(pattern) {
+  await page.waitForFunction((source) => {
+    const texts = [...document.querySelectorAll(".body .row")].map((row) => row.innerText);
+    return texts.length > 0 && texts.every((text) => new RegExp(source).test(text));
+  }, pattern.source);
 }
 
 /** Waits until the text of the page's part matches. */
@@ -97,10 +106,7 @@ async function flowsAppearAndAreFiltered() {
   await page.waitForFunction(() => /\/docs/.test(document.querySelector(".body").innerText));
   await shot("flows-light");
   await setFilter("verdict=DROPPED");
-  await page.waitForFunction(() => {
-    const verdicts = [...document.querySelectorAll(".body .row .verdict")].map((v) => v.textContent);
-    return verdicts.length > 0 && verdicts.every((verdict) => verdict === "dropped");
-  });
+  await allRowsMatch(/dropped/);
   assert.equal(await page.getByRole("button", { name: "Denied" }).getAttribute("aria-pressed"), "true");
   await setFilter("nonsense=1");
   await until("#filter-state", /unexpected argument '--nonsense'/);
@@ -120,6 +126,7 @@ async function flowsAppearAndAreFiltered() {
 
 async function aDenialIsExplained() {
   await setFilter("http-path=^/secret$ verdict=DROPPED");
+  await allRowsMatch(/\/secret/);
   const denied = rows().filter({ hasText: "http-request" }).first();
   await denied.click();
   await until("#why", /Denied by the policy in force now/);
@@ -128,13 +135,14 @@ async function aDenialIsExplained() {
   assert.match(explained, /open, but the request is denied/);
   assert.match(explained, /backend\/allow-api-from-admin spec\.ingress\[0\]/);
   assert.match(explained, /path \/secret does not match \/docs/);
-  await setFilter("");
-  await page.waitForFunction(() => /\/docs/.test(document.querySelector(".body").innerText));
+  await setFilter("!type=trace");
+  await rows().filter({ hasText: "/docs" }).first().waitFor();
   await rows().filter({ hasText: "/secret" }).first().click();
   await until("#why", /Near misses/);
   await shot("explained-light");
   // L4: the first packet of a stranger.
   await setFilter("from-pod=other/stranger verdict=DROPPED");
+  await allRowsMatch(/dropped[\s\S]*stranger/);
   await rows().first().click();
   await until("#why", /because no rule of backend\/allow-api-from-admin allows it/);
   assert.match(await text(why), /needs namespace=user, but other\/stranger is in namespace other/);
@@ -142,11 +150,11 @@ async function aDenialIsExplained() {
 
 async function keysAreEnough() {
   await page.keyboard.press("Escape");
-  assert.equal(await page.locator("#detail").count(), 0);
+  await page.locator("#detail").waitFor({ state: "detached" });
   await page.keyboard.press("Escape");
   await until(".counts", /Following/);
-  await setFilter("namespace=backend");
-  await rows().first().waitFor();
+  await setFilter("namespace=backend !from-pod=other/stranger");
+  await rows().filter({ hasText: "/docs" }).first().waitFor();
   await page.getByRole("grid").focus();
   for (const key of ["ArrowDown", "ArrowDown", "ArrowUp", "ArrowDown"]) await page.keyboard.press(key);
   assert.equal(await rows().nth(1).getAttribute("aria-selected"), "true");
@@ -168,7 +176,7 @@ async function keysAreEnough() {
 }
 
 async function newFlowsAppear() {
-  await setFilter("pod=user/ http-status=403");
+  await setFilter("pod=user/ http-path=users");
   await until(".body", /No flow matches yet/);
   step("new flow");
   await rows().filter({ hasText: "/api/v1/users" }).first().waitFor();
@@ -177,8 +185,8 @@ async function newFlowsAppear() {
 async function theMapHasAllowedAndDeniedEdges() {
   await setFilter("");
   await page.keyboard.press("2");
-  const node = page.getByRole("button", { name: "nginx in backend" });
-  await node.waitFor();
+  await page.getByRole("button", { name: "nginx in backend" }).waitFor();
+  const node = page.getByRole("button", { name: "adminapp in admin" });
   await page.locator(".edge.allowed").first().waitFor({ state: "attached" });
   const denied = page.locator(".edge.denied").filter({ hasText: "80/TCP" });
   await denied.first().waitFor({ state: "attached" });
@@ -189,6 +197,8 @@ async function theMapHasAllowedAndDeniedEdges() {
   await page.keyboard.press("Enter");
   assert.equal(await node.getAttribute("aria-pressed"), "true");
   await page.locator(".edge.far").first().waitFor({ state: "attached" });
+  await page.keyboard.press("Enter");
+  await page.locator(".edge.far").first().waitFor({ state: "detached" });
   await page.locator(".connection.denied").filter({ hasText: "stranger" }).click();
   await page.getByRole("button", { name: "Show these flows" }).click();
   await until("#connection", /live/);
@@ -198,11 +208,12 @@ async function theMapHasAllowedAndDeniedEdges() {
 
 async function policiesOfAPodAreShown() {
   await page.keyboard.press("3");
-  await page.getByRole("link", { name: /backend\/nginx/ }).click();
+  const list = page.getByRole("navigation", { name: "Pods and policies" });
+  await list.getByRole("link", { name: /backend\/nginx/ }).click();
   await until(".chosen", /allow-api-from-admin[\s\S]*spec\.ingress\[1\]/);
   await until(".chosen", /only what rules allow/);
   await shot("policies-light");
-  await page.getByRole("link", { name: /backend\/mistyped/ }).click();
+  await list.getByRole("link", { name: /backend\/mistyped/ }).click();
   await until(".chosen", /rejected[\s\S]*policyTypes/);
 }
 
@@ -223,10 +234,12 @@ async function theThemeIsTheSystemsOrChosen() {
   assert.notEqual(dark, light);
   await shot("health-dark");
   await page.keyboard.press("1");
-  await setFilter("");
+  await setFilter("protocol=http");
+  await allRowsMatch(/http-/);
   await rows().filter({ hasText: "/secret" }).first().click();
   await until("#why", /Near misses/);
   await shot("flows-dark");
+  await setFilter("");
   await page.keyboard.press("2");
   await page.locator(".edge.denied").first().waitFor({ state: "attached" });
   await shot("map-dark");
@@ -304,8 +317,8 @@ async function flood() {
   await page.keyboard.press("Escape");
   await until(".counts", /Following/);
   await page.keyboard.press("2");
-  await page.locator(".node").first().waitFor();
-  assert.equal(await page.locator(".node").count(), 60);
+  await page.locator("g.node").first().waitFor();
+  assert.equal(await page.locator("g.node").count(), 60);
   await page.locator(".edge.denied").first().waitFor({ state: "attached" });
   await shot("flood-map");
   await page.keyboard.press("1");

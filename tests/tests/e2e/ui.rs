@@ -8,7 +8,7 @@ use podgate_tests::checkout::{in_checkout, python};
 use podgate_tests::lab::{Agent, Daemon, Family, Get, Lab, Outcome, program};
 use podgate_tests::scenario::MANIFESTS;
 
-const BOUND: Duration = Duration::from_secs(90);
+const BOUND: Duration = Duration::from_secs(180);
 
 /// Starts `podgate ui` in the node's namespace, with a control socket and flows from `server`.
 /// Returns the URL of the page, too.
@@ -59,10 +59,10 @@ fn the_page_shows_flows_explains_denials_and_says_what_is_not_ready() -> Result<
     lab.write_manifest("wrong.yaml", WRONG)?;
     let agent = Agent::start_with(&lab, 1, &["--node-name", "node-1"])?;
     for (from, to, path) in [
-        ("admin/adminapp", "backend/nginx", "/docs"),
-        ("admin/adminapp", "backend/nginx", "/secret"),
         ("other/stranger", "backend/nginx", "/docs"),
         ("backend/nginx", "office", "/"),
+        ("admin/adminapp", "backend/nginx", "/secret"),
+        ("admin/adminapp", "backend/nginx", "/docs"),
     ] {
         // Denied ones have another outcome.
         let _ = get(&lab, from, to, path)?;

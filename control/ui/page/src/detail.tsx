@@ -183,7 +183,7 @@ function Side({ title, direction }: { title: string; direction: Direction }) {
   return (
     <div class={`side ${verdict.allowed && !requestDenied ? "allowed" : "denied"}`}>
       <h4>{title}</h4>
-      <p><b>{word}</b> {requestDenied ? "; opened " : ""}{decidedBy(direction)}</p>
+      <p><b>{word}</b>{requestDenied ? "; opened " : " "}{decidedBy(direction)}</p>
       {others.length > 0 && (
         <>
           <h5>Rules that match too</h5>

@@ -8,7 +8,7 @@ import { Blank, brief, number, useStore } from "./parts";
 const NODE_HEIGHT = 34;
 const CHARACTER = 7.1;
 /** Smallest scale at which the map is drawn to fit; a larger one scrolls. */
-const SCALE_MIN = 0.6;
+const SCALE_MIN = 0.75;
 /** Least time between two layouts, milliseconds. */
 const LAYOUT_PERIOD = 800;
 
@@ -194,7 +194,7 @@ export function ServiceMap({ namespace, showFlows }: Props) {
               key={node.id}
               class={`node${node.namespace ? "" : " outside"}${chosen === node.id ? " chosen" : ""}`}
               transform={`translate(${x - width / 2},${y - NODE_HEIGHT / 2})`}
-              tabIndex={0}
+              tabindex={0}
               role="button"
               aria-pressed={chosen === node.id}
               aria-label={node.namespace ? `${node.name} in ${node.namespace}` : node.name}

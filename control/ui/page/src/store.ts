@@ -136,11 +136,14 @@ export class Store {
 
   private changed(): void {
     if (this.timer) return;
-    this.timer = window.setTimeout(() => {
-      this.timer = 0;
-      this.version++;
-      for (const listener of this.listeners) listener();
-    }, UPDATE_PERIOD);
+    this.timer = window.setTimeout(() => this.update(), UPDATE_PERIOD);
+  }
+
+  private update(): void {
+    window.clearTimeout(this.timer);
+    this.timer = 0;
+    this.version++;
+    for (const listener of this.listeners) listener();
   }
 
   private clear(): void {
@@ -160,7 +163,7 @@ export class Store {
     this.filter = filter;
     this.connection = { state: "connecting" };
     this.clear();
-    this.changed();
+    this.update();
     const query = new URLSearchParams({
       last: String(LAST),
       filter: JSON.stringify(options(filter)),
