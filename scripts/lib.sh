@@ -79,7 +79,8 @@ prepare_helm() {
     rm -rf "$dir"
 }
 
-# Installs the packages of the page of `podgate ui`, and of its tests, unless these versions are there.
+# Installs the packages of the page of `podgate ui`, and of its tests, unless these versions of them
+# are there.
 prepare_page() {
     local page=control/ui/page
     local wanted

@@ -8,12 +8,12 @@ use super::examples;
 use super::observe::SourceArgs;
 
 pub(super) const UI_ABOUT: &str = "\
-Serve a web page: live flows with the filters of `podgate observe`, a map of services, explanations of \
-verdicts, policies of pods, and what is not ready.
+Serve a web page: live flows with the filters of `podgate observe`, a map of services, \
+explanations of verdicts, policies of pods, and what is not ready.
 
-It reads flows from Hubble's API and the rest from the control socket, and changes nothing. The URL \
-that it prints has a token, without which the page is not served. It listens on loopback only: from \
-another machine, use an SSH tunnel.";
+It reads flows from Hubble's API and the rest from the control socket, and changes nothing. The \
+URL that it prints has a token, without which the page is not served. It listens on loopback only: \
+from another machine, use an SSH tunnel.";
 
 pub(super) const UI_EXAMPLES: &str = examples! {
     "podgate ui"

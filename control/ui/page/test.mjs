@@ -11,7 +11,9 @@ async function load(name) {
     format: "esm",
     write: false,
   });
-  return import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString("base64")}`);
+  return import(
+    `data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString("base64")}`
+  );
 }
 
 const { options, optionOf, suggestions, withOption, words } = await load("filter");
@@ -20,11 +22,21 @@ const { FLOWS_MAX, NODES_MAX, Ring, Store } = await load("store");
 test("the short form of a filter stands for options of podgate observe", () => {
   assert.deepEqual(options("pod=shop/cart !port=53"), ["--pod=shop/cart", "--not", "--port=53"]);
   assert.deepEqual(options("dropped http 443 10.0.0.0/8 fd00::1 shop shop/cart"), [
-    "--verdict=DROPPED", "--protocol=http", "--port=443", "--ip=10.0.0.0/8", "--ip=fd00::1",
-    "--namespace=shop", "--pod=shop/cart",
+    "--verdict=DROPPED",
+    "--protocol=http",
+    "--port=443",
+    "--ip=10.0.0.0/8",
+    "--ip=fd00::1",
+    "--namespace=shop",
+    "--pod=shop/cart",
   ]);
   assert.deepEqual(options("--not --http-path ^/a -4 udp --verdict=DROPPED"), [
-    "--not", "--http-path", "^/a", "-4", "--protocol=udp", "--verdict=DROPPED",
+    "--not",
+    "--http-path",
+    "^/a",
+    "-4",
+    "--protocol=udp",
+    "--verdict=DROPPED",
   ]);
   assert.deepEqual(options(`label="a in (b, c)"`), ["--label=a in (b, c)"]);
   assert.deepEqual(options("  "), []);
@@ -61,8 +73,12 @@ test("what the store has is bounded", () => {
   globalThis.window = { setTimeout: () => 1 };
   const store = new Store();
   const flow = (index) => ({
-    time: Date.now(), verdict: index % 2 ? "DROPPED" : "FORWARDED", protocol: "TCP", port: `${index % 100}/TCP`,
-    source: { namespace: "a", pod: `p-${index}` }, destination: { namespace: "b", pod: `q-${index % 7}` },
+    time: Date.now(),
+    verdict: index % 2 ? "DROPPED" : "FORWARDED",
+    protocol: "TCP",
+    port: `${index % 100}/TCP`,
+    source: { namespace: "a", pod: `p-${index}` },
+    destination: { namespace: "b", pod: `q-${index % 7}` },
   });
   for (let batch = 0; batch < 30; batch++) {
     const flows = Array.from({ length: 1000 }, (_, index) => flow(batch * 1000 + index));
@@ -77,8 +93,18 @@ test("what the store has is bounded", () => {
 
 test("a reply is an edge from the end that called", () => {
   const store = new Store();
-  const [a, b] = [{ namespace: "x", pod: "a-1", workload: "a" }, { ip: "1.1.1.1", reserved: "world" }];
-  const flow = (source, destination, reply) => ({ time: 0, verdict: "FORWARDED", port: "53/UDP", source, destination, reply });
+  const [a, b] = [
+    { namespace: "x", pod: "a-1", workload: "a" },
+    { ip: "1.1.1.1", reserved: "world" },
+  ];
+  const flow = (source, destination, reply) => ({
+    time: 0,
+    verdict: "FORWARDED",
+    port: "53/UDP",
+    source,
+    destination,
+    reply,
+  });
   store.add({ flows: [flow(a, b, false), flow(b, a, true)], skipped: 0, lost: 0 });
   const [edge, ...others] = store.edges.values();
   assert.deepEqual([edge.from, edge.to, edge.flows, others.length], ["x/a", ":world", 2, 0]);

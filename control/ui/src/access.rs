@@ -1,8 +1,9 @@
 //! Which requests are answered: those of the page itself, with the token of this process.
 //!
-//! Other web sites in the user's browser can't read the page: a name that was resolved to a loopback
-//! address (DNS rebinding) is no valid `Host`, and requests of other origins are refused. Other users
-//! of the machine don't know the token, which is in the URL that is printed at the start.
+//! Other web sites in the user's browser can't read the page: a name that was resolved to a
+//! loopback address (DNS rebinding) is no valid `Host`, and requests of other origins are refused.
+//! Other users of the machine don't know the token, which is in the URL that is printed at the
+//! start.
 
 use std::fs::File;
 use std::io::{self, Read};

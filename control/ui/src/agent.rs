@@ -1,7 +1,7 @@
 //! Answers from the control socket. Only requests that read are sent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use podgate_api::{Client, EndpointStatus, PolicyDetail, PolicyFilter, Request};
 use podgate_policy::explain::{HttpSpec, Query, RequestSpec};
@@ -45,7 +45,7 @@ struct Pod {
 /// # Errors
 /// When a parameter is missing or malformed, the agent can't be reached, or refuses; one line.
 pub(crate) fn ask(
-    socket: &PathBuf,
+    socket: &Path,
     question: Question,
     parameters: &Parameters,
 ) -> Result<Value, String> {

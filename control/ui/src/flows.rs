@@ -1,7 +1,7 @@
 //! Flows as a stream of events (server-sent events, WHATWG HTML 9.2).
 //!
-//! A task reads Hubble's API as fast as it sends, and puts flows into a bounded queue, in batches. A
-//! browser that reads too slowly loses batches: they are counted, and the next one says how many
+//! A task reads Hubble's API as fast as it sends, and puts flows into a bounded queue, in batches.
+//! A browser that reads too slowly loses batches: they are counted, and the next one says how many
 //! flows it missed.
 
 use std::convert::Infallible;

@@ -58,8 +58,8 @@ pub struct Config {
 pub enum UiError {
     /// Other machines would reach the address.
     #[error(
-        "{0} is not a loopback address, so other machines could reach the page: use an SSH tunnel, or \
-         --allow-remote"
+        "{0} is not a loopback address, so other machines could reach the page: use an SSH \
+         tunnel, or --allow-remote"
     )]
     NotLoopback(SocketAddr),
     /// The address can't be listened on.

@@ -88,4 +88,5 @@ def main():
         sys.exit(4)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -3,8 +3,8 @@
 // usage: ui.mjs SCENARIO URL PACKAGES PROFILE SCREENSHOTS
 //
 // SCENARIO is `agent` or `flood`, PACKAGES the folder of npm's packages, PROFILE a new folder for
-// Chromium, and SCREENSHOTS a folder for screenshots, or empty. Prints `step NAME` where the test has
-// something to do. Each wait is for a condition.
+// Chromium, and SCREENSHOTS a folder for screenshots, or empty. Prints `step NAME` where the test
+// has something to do. Each wait is for a condition.
 
 import assert from "node:assert/strict";
 import http from "node:http";
@@ -22,8 +22,13 @@ const browser = await chromium.launchPersistentContext(profile, {
   viewport: { width: 1440, height: 860 },
   colorScheme: "light",
   args: [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
   ],
 });
 browser.setDefaultTimeout(30_000);
@@ -39,7 +44,8 @@ page.on("console", (message) => {
 page.on("request", (request) => requests.push(request.url()));
 
 const shot = async (name) => {
-  if (screenshots) await page.screenshot({ path: `${screenshots}/${name}.png` });
+  if (screenshots)
+    await page.screenshot({ path: `${screenshots}/${name}.png` });
 };
 const rows = () => page.locator(".body .row");
 const filter = page.getByRole("combobox", { name: "Filter of flows" });
@@ -59,15 +65,22 @@ async function setFilter(value) {
 /** Waits until there are rows, and all of them match: those of the filter before are gone. */
 async function allRowsMatch(pattern) {
   await page.waitForFunction((source) => {
-    const texts = [...document.querySelectorAll(".body .row")].map((row) => row.innerText);
-    return texts.length > 0 && texts.every((text) => new RegExp(source).test(text));
+    const texts = [...document.querySelectorAll(".body .row")].map(
+      (row) => row.innerText,
+    );
+    return (
+      texts.length > 0 && texts.every((text) => new RegExp(source).test(text))
+    );
   }, pattern.source);
 }
 
 /** Waits until the text of the page's part matches. */
 async function until(selector, pattern) {
   await page.waitForFunction(
-    ([selector, source]) => new RegExp(source).test(document.querySelector(selector)?.innerText ?? ""),
+    ([selector, source]) =>
+      new RegExp(source).test(
+        document.querySelector(selector)?.innerText ?? "",
+      ),
     [selector, pattern.source],
   );
 }
@@ -76,10 +89,13 @@ async function until(selector, pattern) {
 function status(path, options = {}) {
   return new Promise((resolve, reject) => {
     const { hostname, port } = new URL(base);
-    const request = http.request({ hostname, port, path, ...options }, (response) => {
-      response.resume();
-      resolve({ status: response.statusCode, headers: response.headers });
-    });
+    const request = http.request(
+      { hostname, port, path, ...options },
+      (response) => {
+        response.resume();
+        resolve({ status: response.statusCode, headers: response.headers });
+      },
+    );
     request.on("error", reject);
     request.end();
   });
@@ -94,20 +110,39 @@ async function onlyThePageIsAnswered() {
   const cookie = admitted.headers["set-cookie"][0].split(";")[0];
   const answered = await status("/", { headers: { cookie } });
   assert.equal(answered.status, 200);
-  assert.match(answered.headers["content-security-policy"], /default-src 'none'/);
-  for (const headers of [{ host: "evil.example" }, { origin: "http://evil.example" }]) {
-    assert.equal((await status("/api/status", { headers: { cookie, ...headers } })).status, 403);
+  assert.match(
+    answered.headers["content-security-policy"],
+    /default-src 'none'/,
+  );
+  for (const headers of [
+    { host: "evil.example" },
+    { origin: "http://evil.example" },
+  ]) {
+    assert.equal(
+      (await status("/api/status", { headers: { cookie, ...headers } })).status,
+      403,
+    );
   }
-  assert.equal((await status("/", { method: "POST", headers: { cookie } })).status, 405);
+  assert.equal(
+    (await status("/", { method: "POST", headers: { cookie } })).status,
+    405,
+  );
 }
 
 async function flowsAppearAndAreFiltered() {
   await until("#connection", /live/);
-  await page.waitForFunction(() => /\/docs/.test(document.querySelector(".body").innerText));
+  await page.waitForFunction(() =>
+    /\/docs/.test(document.querySelector(".body").innerText),
+  );
   await shot("flows-light");
   await setFilter("verdict=DROPPED");
   await allRowsMatch(/dropped/);
-  assert.equal(await page.getByRole("button", { name: "Denied" }).getAttribute("aria-pressed"), "true");
+  assert.equal(
+    await page
+      .getByRole("button", { name: "Denied" })
+      .getAttribute("aria-pressed"),
+    "true",
+  );
   await setFilter("nonsense=1");
   await until("#filter-state", /unexpected argument '--nonsense'/);
   await until(".body", /The filter is not valid/);
@@ -144,8 +179,14 @@ async function aDenialIsExplained() {
   await setFilter("from-pod=other/stranger verdict=DROPPED");
   await allRowsMatch(/dropped[\s\S]*stranger/);
   await rows().first().click();
-  await until("#why", /because no rule of backend\/allow-api-from-admin allows it/);
-  assert.match(await text(why), /needs namespace=user, but other\/stranger is in namespace other/);
+  await until(
+    "#why",
+    /because no rule of backend\/allow-api-from-admin allows it/,
+  );
+  assert.match(
+    await text(why),
+    /needs namespace=user, but other\/stranger is in namespace other/,
+  );
 }
 
 async function keysAreEnough() {
@@ -156,15 +197,23 @@ async function keysAreEnough() {
   await setFilter("namespace=backend !from-pod=other/stranger");
   await rows().filter({ hasText: "/docs" }).first().waitFor();
   await page.getByRole("grid").focus();
-  for (const key of ["ArrowDown", "ArrowDown", "ArrowUp", "ArrowDown"]) await page.keyboard.press(key);
+  for (const key of ["ArrowDown", "ArrowDown", "ArrowUp", "ArrowDown"])
+    await page.keyboard.press(key);
   assert.equal(await rows().nth(1).getAttribute("aria-selected"), "true");
-  const active = await page.getByRole("grid").getAttribute("aria-activedescendant");
+  const active = await page
+    .getByRole("grid")
+    .getAttribute("aria-activedescendant");
   assert.equal(active, await rows().nth(1).getAttribute("id"));
   await page.keyboard.press("Enter");
   await page.locator("#detail").waitFor();
   await page.keyboard.press("End");
-  const last = await page.locator(".row.selected").getAttribute("aria-rowindex");
-  assert.equal(last, await page.getByRole("grid").getAttribute("aria-rowcount"));
+  const last = await page
+    .locator(".row.selected")
+    .getAttribute("aria-rowindex");
+  assert.equal(
+    last,
+    await page.getByRole("grid").getAttribute("aria-rowcount"),
+  );
   await page.keyboard.press("Escape");
   await page.keyboard.press("Escape");
   await until(".counts", /Following/);
@@ -191,7 +240,12 @@ async function theMapHasAllowedAndDeniedEdges() {
   const denied = page.locator(".edge.denied").filter({ hasText: "80/TCP" });
   await denied.first().waitFor({ state: "attached" });
   const titles = await page.locator(".edge title").allTextContents();
-  assert.ok(titles.some((title) => /other\/stranger to backend\/nginx, 80\/TCP, denied/.test(title)), titles.join());
+  assert.ok(
+    titles.some((title) =>
+      /other\/stranger to backend\/nginx, 80\/TCP, denied/.test(title),
+    ),
+    titles.join(),
+  );
   await shot("map-light");
   await node.focus();
   await page.keyboard.press("Enter");
@@ -199,11 +253,17 @@ async function theMapHasAllowedAndDeniedEdges() {
   await page.locator(".edge.far").first().waitFor({ state: "attached" });
   await page.keyboard.press("Enter");
   await page.locator(".edge.far").first().waitFor({ state: "detached" });
-  await page.locator(".connection.denied").filter({ hasText: "stranger" }).click();
+  await page
+    .locator(".connection.denied")
+    .filter({ hasText: "stranger" })
+    .click();
   await page.getByRole("button", { name: "Show these flows" }).click();
   await until("#connection", /live/);
   await rows().filter({ hasText: "stranger" }).first().waitFor();
-  assert.match(await filter.inputValue(), /^from-pod=other\/stranger to-pod=backend\/nginx verdict=DROPPED$/);
+  assert.match(
+    await filter.inputValue(),
+    /^from-pod=other\/stranger to-pod=backend\/nginx verdict=DROPPED$/,
+  );
 }
 
 async function policiesOfAPodAreShown() {
@@ -225,7 +285,8 @@ async function whatIsNotReadyIsShown() {
   await shot("health-light");
 }
 
-const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+const background = () =>
+  page.evaluate(() => getComputedStyle(document.body).backgroundColor);
 
 async function theThemeIsTheSystemsOrChosen() {
   const light = await background();
@@ -262,7 +323,10 @@ async function whatStopsIsNamed() {
   await until(".health", /can't be asked|can't be reached/);
   await shot("agent-stopped");
   // From here on, requests fail.
-  assert.deepEqual(errors.filter((error) => !/50[0-9]|Failed to load resource/.test(error)), []);
+  assert.deepEqual(
+    errors.filter((error) => !/50[0-9]|Failed to load resource/.test(error)),
+    [],
+  );
   step("page stops");
   await until(".health", /`podgate ui` can't be reached/);
 }
@@ -270,7 +334,11 @@ async function whatStopsIsNamed() {
 async function agent() {
   await onlyThePageIsAnswered();
   await page.goto(url);
-  assert.equal(new URL(page.url()).search, "", "the token is not in the history");
+  assert.equal(
+    new URL(page.url()).search,
+    "",
+    "the token is not in the history",
+  );
   await flowsAppearAndAreFiltered();
   await aDenialIsExplained();
   await keysAreEnough();
@@ -287,23 +355,36 @@ async function agent() {
 
 /** Number of flows that the page says it has, by the part of its footer. */
 const counts = async () => {
-  const [shown, received] = (await text(page.locator("#stored"))).match(/[\d,]+/g);
+  const [shown, received] = (await text(page.locator("#stored"))).match(
+    /[\d,]+/g,
+  );
   return [shown, received].map((number) => Number(number.replaceAll(",", "")));
 };
 
 async function flood() {
   await page.goto(url);
-  await page.waitForFunction(() => {
-    const number = (id) => {
-      const found = document.querySelector(id)?.innerText.match(/[\d,]+/g)?.at(-1) ?? "0";
-      return Number(found.replaceAll(",", ""));
-    };
-    return number("#stored") + number("#skipped") >= 100_000;
-  }, undefined, { timeout: 80_000 });
+  await page.waitForFunction(
+    () => {
+      const number = (id) => {
+        const found =
+          document
+            .querySelector(id)
+            ?.innerText.match(/[\d,]+/g)
+            ?.at(-1) ?? "0";
+        return Number(found.replaceAll(",", ""));
+      };
+      return number("#stored") + number("#skipped") >= 100_000;
+    },
+    undefined,
+    { timeout: 80_000 },
+  );
   const [shown] = await counts();
   assert.equal(shown, 20_000);
   const inDocument = await rows().count();
-  assert.ok(inDocument > 20 && inDocument < 60, `${inDocument} rows are in the document`);
+  assert.ok(
+    inDocument > 20 && inDocument < 60,
+    `${inDocument} rows are in the document`,
+  );
   await shot("flood");
   // Paused, it shows the same flows while new ones come.
   await page.getByRole("grid").focus();
@@ -312,7 +393,10 @@ async function flood() {
   await until(".resume", /Paused, [\d,]{5,} newer/);
   assert.equal(await page.locator(".row.selected").getAttribute("id"), id);
   await page.keyboard.press("End");
-  assert.equal(await page.locator(".row.selected").getAttribute("aria-rowindex"), "20001");
+  assert.equal(
+    await page.locator(".row.selected").getAttribute("aria-rowindex"),
+    "20001",
+  );
   assert.ok((await rows().count()) < 60);
   await page.keyboard.press("Escape");
   await until(".counts", /Following/);
@@ -335,7 +419,12 @@ try {
   await { agent, flood }[scenario]();
 } catch (error) {
   await shot("failed");
-  console.log(await page.locator("body").innerText().catch(() => ""));
+  console.log(
+    await page
+      .locator("body")
+      .innerText()
+      .catch(() => ""),
+  );
   throw error;
 } finally {
   await browser.close();

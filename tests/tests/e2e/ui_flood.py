@@ -39,7 +39,7 @@ def flow(index):
         "destination": end(destination),
         "Type": "L3_L4",
         "node_name": "node-1",
-        "event_type": {"type": 1 if denied else 4},
+        "event_type": {"type": 1, "sub_type": 133} if denied else {"type": 4},
         "is_reply": False,
         "Summary": "TCP Flags: SYN",
     }

@@ -11,7 +11,8 @@ export async function ask<T>(path: string, parameters: Record<string, string> = 
   } catch {
     throw new Error("`podgate ui` can't be reached: it has stopped");
   }
-  if (response.status === 401) throw new Error("`podgate ui` was started again: open the URL it printed");
+  if (response.status === 401)
+    throw new Error("`podgate ui` was started again: open the URL it printed");
   const body = await response.json().catch(() => ({ error: `HTTP ${response.status}` }));
   if (!response.ok) throw new Error(body.error ?? `HTTP ${response.status}`);
   return body as T;

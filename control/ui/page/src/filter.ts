@@ -2,12 +2,47 @@
 
 /** Options with a value, in the order in which they are suggested. */
 export const OPTIONS = [
-  "namespace", "pod", "verdict", "protocol", "port", "type", "from-namespace", "to-namespace",
-  "from-pod", "to-pod", "to-port", "from-port", "service", "to-service", "from-service", "workload",
-  "from-workload", "to-workload", "label", "from-label", "to-label", "ip", "from-ip", "to-ip", "fqdn",
-  "to-fqdn", "from-fqdn", "identity", "from-identity", "to-identity", "drop-reason-desc",
-  "traffic-direction", "http-method", "http-path", "http-status", "http-url", "http-header",
-  "tcp-flags", "node-name", "ip-version", "uuid",
+  "namespace",
+  "pod",
+  "verdict",
+  "protocol",
+  "port",
+  "type",
+  "from-namespace",
+  "to-namespace",
+  "from-pod",
+  "to-pod",
+  "to-port",
+  "from-port",
+  "service",
+  "to-service",
+  "from-service",
+  "workload",
+  "from-workload",
+  "to-workload",
+  "label",
+  "from-label",
+  "to-label",
+  "ip",
+  "from-ip",
+  "to-ip",
+  "fqdn",
+  "to-fqdn",
+  "from-fqdn",
+  "identity",
+  "from-identity",
+  "to-identity",
+  "drop-reason-desc",
+  "traffic-direction",
+  "http-method",
+  "http-path",
+  "http-status",
+  "http-url",
+  "http-header",
+  "tcp-flags",
+  "node-name",
+  "ip-version",
+  "uuid",
 ];
 
 const VERDICTS = ["FORWARDED", "DROPPED", "REDIRECTED", "AUDIT", "ERROR", "TRACED", "TRANSLATED"];
@@ -87,7 +122,13 @@ export function options(text: string): string[] {
 }
 
 const FLAGS = [
-  "-A", "-4", "-6", "--ipv4", "--ipv6", "--all-namespaces", "--from-all-namespaces",
+  "-A",
+  "-4",
+  "-6",
+  "--ipv4",
+  "--ipv6",
+  "--all-namespaces",
+  "--from-all-namespaces",
   "--to-all-namespaces",
 ];
 
@@ -98,9 +139,13 @@ export function quoted(value: string): string {
 
 /** The text with one option set to a value, or without it for an empty value. */
 export function withOption(text: string, name: string, value: string): string {
-  const isOther = (word: string) => !word.startsWith(`${name}=`) && short(word)[0] !== `--${name}=${word}`
-    && !short(word)[0]!.startsWith(`--${name}=`);
-  const kept = words(text).filter((word) => word.startsWith("-") || word.startsWith("!") || isOther(word));
+  const isOther = (word: string) =>
+    !word.startsWith(`${name}=`) &&
+    short(word)[0] !== `--${name}=${word}` &&
+    !short(word)[0]!.startsWith(`--${name}=`);
+  const kept = words(text).filter(
+    (word) => word.startsWith("-") || word.startsWith("!") || isOther(word),
+  );
   const added = value ? [`${name}=${value}`] : [];
   return [...kept, ...added].map(quoted).join(" ");
 }

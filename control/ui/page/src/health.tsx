@@ -16,7 +16,8 @@ export function problemsOf(status: Status, list?: PolicyList): Problem[] {
   const { health } = status;
   const problems: Problem[] = status.not_ready.map((why) => ({ what: "Not ready", why }));
   for (const thread of health.threads) {
-    if (!thread.alive) problems.push({ what: `Thread ${thread.name}`, why: "it makes no progress" });
+    if (!thread.alive)
+      problems.push({ what: `Thread ${thread.name}`, why: "it makes no progress" });
   }
   for (const why of status.source.problems) problems.push({ what: status.source.name, why });
   for (const { pod, link, reason } of health.endpoints_not_ready) {
@@ -26,46 +27,63 @@ export function problemsOf(status: Status, list?: PolicyList): Problem[] {
     what: `Rejected ${field.object}`,
     why: `${field.field}: ${field.reason}${field.fix ? `; ${field.fix}` : ""}`,
   }));
-  problems.push(...(fields ?? health.rejected.map(({ object, reason }) => ({
-    what: `Rejected ${object}`,
-    why: reason,
-  }))));
+  problems.push(
+    ...(fields ??
+      health.rejected.map(({ object, reason }) => ({
+        what: `Rejected ${object}`,
+        why: reason,
+      }))),
+  );
   for (const why of status.problems) problems.push({ what: "Node", why });
   for (const { name, problem } of health.certificates) {
     if (problem) problems.push({ what: `Certificate ${name}`, why: problem });
   }
   for (const { name, used, capacity } of health.tables) {
     if (capacity > 0 && used / capacity >= 0.9) {
-      problems.push({ what: `Table ${name}`, why: `${number.format(used)} of ${number.format(capacity)} entries are in use` });
+      problems.push({
+        what: `Table ${name}`,
+        why: `${number.format(used)} of ${number.format(capacity)} entries are in use`,
+      });
     }
   }
   // A policy that is rejected may be named by several parts of the status.
   const seen = new Set<string>();
-  return problems.filter(({ what, why }) => !seen.has(`${what} ${why}`) && seen.add(`${what} ${why}`));
+  return problems.filter(
+    ({ what, why }) => !seen.has(`${what} ${why}`) && seen.add(`${what} ${why}`),
+  );
 }
 
 export function Health({ status }: { status: Asked<Status> }) {
   const policies = useAnswer<PolicyList>("policies", {}, 10_000);
   if (!status.value) {
-    return status.error
-      ? <Blank title="The agent can't be asked">{status.error}</Blank>
-      : <Blank busy title="Asking the agent" />;
+    return status.error ? (
+      <Blank title="The agent can't be asked">{status.error}</Blank>
+    ) : (
+      <Blank busy title="Asking the agent" />
+    );
   }
   const value = status.value;
   const { health } = value;
   const problems = problemsOf(value, policies.value);
   return (
     <div class="health scroll" tabIndex={0} role="region" aria-label="Health of the agent">
-      {status.error && <Failed what="This is old: the agent can't be asked any more" error={status.error} />}
+      {status.error && (
+        <Failed what="This is old: the agent can't be asked any more" error={status.error} />
+      )}
       <section class="card wide">
         <header>
           <span class={`dot ${value.ready ? "ready" : "rejected"}`} aria-hidden="true" />
           <h2>{value.ready ? "Ready" : "Not ready"}</h2>
           <span class="muted">
-            podgate {value.version}, up {duration(value.uptime_s)}, epoch {value.epoch}, {value.source.name}
+            podgate {value.version}, up {duration(value.uptime_s)}, epoch {value.epoch},{" "}
+            {value.source.name}
           </span>
         </header>
-        {problems.length === 0 ? <p class="good">Nothing is wrong: every endpoint is ready, and every object is in force.</p> : (
+        {problems.length === 0 ? (
+          <p class="good">
+            Nothing is wrong: every endpoint is ready, and every object is in force.
+          </p>
+        ) : (
           <ul class="problems" id="problems">
             {problems.map(({ what, why, link }) => (
               <li key={`${what} ${why}`}>
@@ -77,26 +95,45 @@ export function Health({ status }: { status: Asked<Status> }) {
       </section>
       <div class="cards">
         <Card title="Endpoints">
-          <Numbers rows={[["ready", value.endpoints.ready], ["waiting", value.endpoints.waiting], ["gone", value.endpoints.gone]]} />
+          <Numbers
+            rows={[
+              ["ready", value.endpoints.ready],
+              ["waiting", value.endpoints.waiting],
+              ["gone", value.endpoints.gone],
+            ]}
+          />
         </Card>
         <Card title="Policy">
-          <Numbers rows={[
-            ["policies in force", value.policies],
-            ["rejected objects", value.rejected],
-            ["objects are", value.source.current ? "up to date" : `${duration(health.sync_age_s)} old`],
-          ]} />
+          <Numbers
+            rows={[
+              ["policies in force", value.policies],
+              ["rejected objects", value.rejected],
+              [
+                "objects are",
+                value.source.current ? "up to date" : `${duration(health.sync_age_s)} old`,
+              ],
+            ]}
+          />
         </Card>
         <Card title="Memory">
-          <Numbers rows={[
-            ["resident", bytes(health.memory.resident)], ["frames", bytes(health.memory.frames)],
-            ["rings, in the kernel", bytes(health.memory.rings)], ["BPF, in the kernel", bytes(health.memory.bpf)],
-          ]} />
+          <Numbers
+            rows={[
+              ["resident", bytes(health.memory.resident)],
+              ["frames", bytes(health.memory.frames)],
+              ["rings, in the kernel", bytes(health.memory.rings)],
+              ["BPF, in the kernel", bytes(health.memory.bpf)],
+            ]}
+          />
         </Card>
         <Card title="Drops">
-          {value.drops.length === 0 ? <p class="muted">none</p> : (
-            <Numbers rows={value.drops.toSorted((a, b) => b.packets - a.packets).map(
-              ({ reason, packets }) => [reason, number.format(packets)],
-            )} />
+          {value.drops.length === 0 ? (
+            <p class="muted">none</p>
+          ) : (
+            <Numbers
+              rows={value.drops
+                .toSorted((a, b) => b.packets - a.packets)
+                .map(({ reason, packets }) => [reason, number.format(packets)])}
+            />
           )}
         </Card>
         <Card title="Tables">
@@ -107,7 +144,9 @@ export function Health({ status }: { status: Asked<Status> }) {
                 <li key={name}>
                   <span>{name}</span>
                   <meter min={0} max={1} high={0.8} value={part} aria-label={`${name}, fill`} />
-                  <span class="muted">{brief(used)} of {brief(capacity)}</span>
+                  <span class="muted">
+                    {brief(used)} of {brief(capacity)}
+                  </span>
                 </li>
               );
             })}
@@ -126,12 +165,23 @@ export function Health({ status }: { status: Asked<Status> }) {
         </Card>
         <Card title="Workers">
           <table>
-            <thead><tr><th>#</th><th>forwarded</th><th>dropped</th><th>flows</th><th>held</th></tr></thead>
+            <thead>
+              <tr>
+                <th>#</th>
+                <th>forwarded</th>
+                <th>dropped</th>
+                <th>flows</th>
+                <th>held</th>
+              </tr>
+            </thead>
             <tbody>
               {value.workers.map((worker) => (
                 <tr key={worker.worker}>
-                  <td>{worker.worker}</td><td>{brief(worker.forwarded)}</td><td>{brief(worker.dropped)}</td>
-                  <td>{brief(worker.flows)}</td><td>{brief(worker.held_frames)}</td>
+                  <td>{worker.worker}</td>
+                  <td>{brief(worker.forwarded)}</td>
+                  <td>{brief(worker.dropped)}</td>
+                  <td>{brief(worker.flows)}</td>
+                  <td>{brief(worker.held_frames)}</td>
                 </tr>
               ))}
             </tbody>
@@ -141,12 +191,18 @@ export function Health({ status }: { status: Asked<Status> }) {
           <Losses status={value} />
         </Card>
         <Card title="Services">
-          <Numbers rows={[
-            ...health.services.map(({ name, address, detail }): [string, string] => [name, address ? `${address} ${detail}` : "off"]),
-            ...health.certificates.map(({ name, expires_s: expires }): [string, string] => [
-              `${name} expires`, expires ? day(expires * 1000) : "unknown",
-            ]),
-          ]} />
+          <Numbers
+            rows={[
+              ...health.services.map(({ name, address, detail }): [string, string] => [
+                name,
+                address ? `${address} ${detail}` : "off",
+              ]),
+              ...health.certificates.map(({ name, expires_s: expires }): [string, string] => [
+                `${name} expires`,
+                expires ? day(expires * 1000) : "unknown",
+              ]),
+            ]}
+          />
         </Card>
       </div>
     </div>
@@ -154,13 +210,23 @@ export function Health({ status }: { status: Asked<Status> }) {
 }
 
 function Card({ title, children }: { title: string; children: ComponentChildren }) {
-  return <section class="card"><h3>{title}</h3>{children}</section>;
+  return (
+    <section class="card">
+      <h3>{title}</h3>
+      {children}
+    </section>
+  );
 }
 
 function Numbers({ rows }: { rows: [string, string | number][] }) {
   return (
     <dl class="numbers">
-      {rows.map(([name, value]) => <div key={name}><dt>{name}</dt><dd>{value}</dd></div>)}
+      {rows.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
     </dl>
   );
 }
@@ -170,11 +236,19 @@ function Losses({ status }: { status: Status }) {
   if (lossy.length === 0) return <p class="muted">none</p>;
   return (
     <table>
-      <thead><tr><th>link</th><th>no frame</th><th>ring full</th></tr></thead>
+      <thead>
+        <tr>
+          <th>link</th>
+          <th>no frame</th>
+          <th>ring full</th>
+        </tr>
+      </thead>
       <tbody>
         {lossy.slice(0, 50).map((link) => (
           <tr key={link.link}>
-            <td title={link.link}>{link.pod ?? link.link}</td><td>{brief(link.rx_dropped)}</td><td>{brief(link.rx_ring_full)}</td>
+            <td title={link.link}>{link.pod ?? link.link}</td>
+            <td>{brief(link.rx_dropped)}</td>
+            <td>{brief(link.rx_ring_full)}</td>
           </tr>
         ))}
       </tbody>

@@ -96,11 +96,25 @@ function App() {
   const filtered = view === "flows" || view === "map";
   return (
     <>
-      <a class="skip" href="#main" onClick={(event) => {
-        event.preventDefault();
-        document.querySelector<HTMLElement>("#main [tabindex='0'], #main a, #main button")?.focus();
-      }}>Skip to the content</a>
-      <Top view={view} status={status} theme={theme} nextTheme={nextTheme} showHelp={() => setHelp(true)} />
+      <a
+        class="skip"
+        href="#main"
+        onClick={(event) => {
+          event.preventDefault();
+          document
+            .querySelector<HTMLElement>("#main [tabindex='0'], #main a, #main button")
+            ?.focus();
+        }}
+      >
+        Skip to the content
+      </a>
+      <Top
+        view={view}
+        status={status}
+        theme={theme}
+        nextTheme={nextTheme}
+        showHelp={() => setHelp(true)}
+      />
       {filtered && <FilterBar filter={filter} setFilter={setFilter} input={input} />}
       <main id="main" class={view}>
         {view === "flows" && (
@@ -147,7 +161,13 @@ function storedTheme(): Theme {
   }
 }
 
-function Top({ view, status, theme, nextTheme, showHelp }: {
+function Top({
+  view,
+  status,
+  theme,
+  nextTheme,
+  showHelp,
+}: {
   view: View;
   status: Asked<Status>;
   theme: Theme;
@@ -159,7 +179,10 @@ function Top({ view, status, theme, nextTheme, showHelp }: {
   const node = store.flows.at(0)?.node;
   return (
     <header class="top">
-      <h1><img src="/icon.svg" alt="" width="20" height="20" /> podgate{node && <span class="node">{node}</span>}</h1>
+      <h1>
+        <img src="/icon.svg" alt="" width="20" height="20" /> podgate
+        {node && <span class="node">{node}</span>}
+      </h1>
       <nav aria-label="Views">
         {VIEWS.map((name, index) => (
           <a
@@ -171,7 +194,10 @@ function Top({ view, status, theme, nextTheme, showHelp }: {
           >
             {name[0]!.toUpperCase() + name.slice(1)}
             {name === "health" && (status.error || problems > 0) && (
-              <span class="badge" aria-label={status.error ? "the agent can't be asked" : `${problems} problems`}>
+              <span
+                class="badge"
+                aria-label={status.error ? "the agent can't be asked" : `${problems} problems`}
+              >
                 {status.error ? "!" : problems}
               </span>
             )}
@@ -180,21 +206,45 @@ function Top({ view, status, theme, nextTheme, showHelp }: {
       </nav>
       <Chart />
       <Connected />
-      <button class="icon" onClick={nextTheme} aria-label={`Theme: ${theme}. Change it`} title={`Theme: ${theme} (t)`} id="theme">
+      <button
+        class="icon"
+        onClick={nextTheme}
+        aria-label={`Theme: ${theme}. Change it`}
+        title={`Theme: ${theme} (t)`}
+        id="theme"
+      >
         {theme === "system" ? "◐" : theme === "light" ? "☀" : "☾"}
       </button>
-      <button class="icon" onClick={showHelp} aria-label="Keys and filters" title="Keys and filters (?)">?</button>
+      <button
+        class="icon"
+        onClick={showHelp}
+        aria-label="Keys and filters"
+        title="Keys and filters (?)"
+      >
+        ?
+      </button>
     </header>
   );
 }
 
 function Connected() {
   const { connection } = store;
-  const text = { connecting: "connecting", live: "live", problem: "disconnected", rejected: "filter not valid" };
+  const text = {
+    connecting: "connecting",
+    live: "live",
+    problem: "disconnected",
+    rejected: "filter not valid",
+  };
   const title = "reason" in connection ? connection.reason : "Flows come from Hubble's API";
   return (
-    <span class={`connection-state ${connection.state}`} role="status" title={title} id="connection">
-      <i aria-hidden="true" />{text[connection.state]}
+    <span
+      class={`connection-state ${connection.state}`}
+      role="status"
+      title={title}
+      id="connection"
+    >
+      <i aria-hidden="true" />
+      {text[connection.state]}
     </span>
   );
 }
@@ -213,7 +263,8 @@ function Chart() {
       .map((entry) => {
         const tall = Math.max(value(entry) > 0 ? 1 : 0, (value(entry) / most) * height);
         const x = width - (now - entry.second + 1) * bar;
-        return `M${x.toFixed(1)},${height} v-${tall.toFixed(1)} h${(bar - 0.5).toFixed(1)} v${tall.toFixed(1)} z`;
+        const [left, up, wide] = [x, tall, bar - 0.5].map((value) => value.toFixed(1));
+        return `M${left},${height} v-${up} h${wide} v${up} z`;
       })
       .join("");
   return (
@@ -222,15 +273,27 @@ function Chart() {
         <path class="flows" d={bars((entry) => entry.flows)} />
         <path class="denied" d={bars((entry) => entry.denied)} />
       </svg>
-      <span><b>{brief(flows)}</b> flows/s</span>
-      <span class={denied > 0 ? "bad" : "muted"}><b>{brief(denied)}</b> denied/s</span>
+      <span>
+        <b>{brief(flows)}</b> flows/s
+      </span>
+      <span class={denied > 0 ? "bad" : "muted"}>
+        <b>{brief(denied)}</b> denied/s
+      </span>
     </div>
   );
 }
 
-const CHOICES: [string, string][] = [["", "All"], ["DROPPED", "Denied"], ["FORWARDED", "Forwarded"]];
+const CHOICES: [string, string][] = [
+  ["", "All"],
+  ["DROPPED", "Denied"],
+  ["FORWARDED", "Forwarded"],
+];
 
-function FilterBar({ filter, setFilter, input }: {
+function FilterBar({
+  filter,
+  setFilter,
+  input,
+}: {
   filter: string;
   setFilter: (filter: string) => void;
   input: preact.RefObject<HTMLInputElement | null>;
@@ -252,7 +315,8 @@ function FilterBar({ filter, setFilter, input }: {
   const keyed = (event: KeyboardEvent) => {
     const marker = list[marked];
     if (event.key === "ArrowDown" && list.length) setMarked((marked + 1) % list.length);
-    else if (event.key === "ArrowUp" && list.length) setMarked((marked + 1 + list.length) % (list.length + 1) - 1);
+    else if (event.key === "ArrowUp" && list.length)
+      setMarked(((marked + 1 + list.length) % (list.length + 1)) - 1);
     else if (event.key === "Tab" && marker) complete(marker);
     else if (event.key === "Enter") {
       if (marker) complete(marker);
@@ -306,12 +370,17 @@ function FilterBar({ filter, setFilter, input }: {
           <ul class="suggestions" role="listbox" id="suggestions" aria-label="Suggestions">
             {list.map((word, index) => (
               <li
-                key={word} id={`suggestion-${index}`} role="option" aria-selected={index === marked}
+                key={word}
+                id={`suggestion-${index}`}
+                role="option"
+                aria-selected={index === marked}
                 onMouseDown={(event) => {
                   event.preventDefault();
                   complete(word);
                 }}
-              >{word}</li>
+              >
+                {word}
+              </li>
             ))}
           </ul>
         )}
@@ -319,20 +388,32 @@ function FilterBar({ filter, setFilter, input }: {
       <div class="choices" role="group" aria-label="Verdict">
         {CHOICES.map(([value, title]) => (
           <button
-            key={value} aria-pressed={verdict === value}
+            key={value}
+            aria-pressed={verdict === value}
             onClick={() => setFilter(withOption(filter, "verdict", value))}
-          >{title}</button>
+          >
+            {title}
+          </button>
         ))}
       </div>
       <select
-        aria-label="Namespace" value={namespace}
+        aria-label="Namespace"
+        value={namespace}
         onChange={(event) => setFilter(withOption(filter, "namespace", event.currentTarget.value))}
       >
         <option value="">All namespaces</option>
-        {namespaces.map((name) => <option key={name} value={name}>{name}</option>)}
+        {namespaces.map((name) => (
+          <option key={name} value={name}>
+            {name}
+          </option>
+        ))}
       </select>
       <p id="filter-state" class="state" role="status">
-        {rejected ? connection.reason : connection.state === "problem" ? connection.reason + (connection.ended ? "" : "; trying again") : ""}
+        {rejected
+          ? connection.reason
+          : connection.state === "problem"
+            ? connection.reason + (connection.ended ? "" : "; trying again")
+            : ""}
       </p>
     </div>
   );
@@ -352,18 +433,33 @@ function Help({ close }: { close: () => void }) {
   ];
   const example = "pod=shop/cart !port=53";
   return (
-    <dialog ref={dialog} onClose={close} aria-labelledby="help-title" onClick={(event) => event.target === dialog.current && close()}>
+    <dialog
+      ref={dialog}
+      onClose={close}
+      aria-labelledby="help-title"
+      onClick={(event) => event.target === dialog.current && close()}
+    >
       <header>
         <h2 id="help-title">Keys and filters</h2>
-        <button class="icon" onClick={close} aria-label="Close">✕</button>
+        <button class="icon" onClick={close} aria-label="Close">
+          ✕
+        </button>
       </header>
       <dl class="help">
-        {keys.map(([key, what]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{what}</dd></div>)}
+        {keys.map(([key, what]) => (
+          <div key={key}>
+            <dt>
+              <kbd>{key}</kbd>
+            </dt>
+            <dd>{what}</dd>
+          </div>
+        ))}
       </dl>
       <p>
-        Filters are the options of <code>podgate observe</code>. <code>{example}</code> is short
-        for <code>{options(example).map(quoted).join(" ")}</code>; both may be typed. A word alone is a namespace, pod
-        (<code>shop/cart</code>), address, port, protocol or verdict. The same option twice matches either value.
+        Filters are the options of <code>podgate observe</code>. <code>{example}</code> is short for{" "}
+        <code>{options(example).map(quoted).join(" ")}</code>; both may be typed. A word alone is a
+        namespace, pod (<code>shop/cart</code>), address, port, protocol or verdict. The same option
+        twice matches either value.
       </p>
     </dialog>
   );

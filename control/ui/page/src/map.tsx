@@ -3,7 +3,7 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Graph, layout } from "@dagrejs/dagre";
 import { type MapEdge, type MapNode, store } from "./store";
-import { Blank, brief, number, useStore } from "./parts";
+import { Blank, brief, classes, number, useStore } from "./parts";
 
 const NODE_HEIGHT = 34;
 const CHARACTER = 7.1;
@@ -27,7 +27,14 @@ interface Placed {
 
 function place(nodes: MapNode[], edges: MapEdge[]): Placed {
   const graph = new Graph({ compound: true, multigraph: true });
-  graph.setGraph({ rankdir: "LR", nodesep: 18, ranksep: 44, edgesep: 14, marginx: 16, marginy: 16 });
+  graph.setGraph({
+    rankdir: "LR",
+    nodesep: 18,
+    ranksep: 44,
+    edgesep: 14,
+    marginx: 16,
+    marginy: 16,
+  });
   graph.setDefaultEdgeLabel(() => ({}));
   const width = (node: MapNode) => Math.min(260, 30 + node.name.length * CHARACTER);
   for (const node of nodes) {
@@ -58,7 +65,10 @@ function place(nodes: MapNode[], edges: MapEdge[]): Placed {
       return { node, x, y, width: width(node) };
     }),
     groups: [...groups].map((namespace) => {
-      const box = graph.node(`ns ${namespace}`) as unknown as Point & { width: number; height: number };
+      const box = graph.node(`ns ${namespace}`) as unknown as Point & {
+        width: number;
+        height: number;
+      };
       return { namespace, x: box.x, y: box.y, width: box.width, height: box.height };
     }),
     edges: edges.map((edge) => {
@@ -140,7 +150,7 @@ export function ServiceMap({ namespace, showFlows }: Props) {
     return <Blank title="No flows">{connection.reason}</Blank>;
   }
   const label = (edge: MapEdge) =>
-    `${nodes.get(edge.from)?.id.replace(/^:/, "")} to ${nodes.get(edge.to)?.id.replace(/^:/, "")}, ` +
+    `${edge.from.replace(/^:/, "")} to ${edge.to.replace(/^:/, "")}, ` +
     `${portsOf(edge)}, ${edge.denied ? "denied" : "allowed"}, ${number.format(edge.flows)} flows`;
   return (
     <div class="map">
@@ -154,8 +164,16 @@ export function ServiceMap({ namespace, showFlows }: Props) {
           <defs>
             {["allowed", "denied"].map((kind) => (
               <marker
-                key={kind} id={`arrow-${kind}`} class={`arrowhead ${kind}`} viewBox="0 0 8 8" refX="7" refY="4"
-                markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"
+                key={kind}
+                id={`arrow-${kind}`}
+                class={`arrowhead ${kind}`}
+                viewBox="0 0 8 8"
+                refX="7"
+                refY="4"
+                markerWidth="8"
+                markerHeight="8"
+                markerUnits="userSpaceOnUse"
+                orient="auto"
               >
                 <path d="M0,0 L8,4 L0,8 z" />
               </marker>
@@ -163,36 +181,55 @@ export function ServiceMap({ namespace, showFlows }: Props) {
           </defs>
           {placed.groups.map((box) => (
             <g class="group" key={box.namespace}>
-              <rect x={box.x - box.width / 2} y={box.y - box.height / 2 - 12} width={box.width} height={box.height + 12} rx="8" />
-              <text x={box.x - box.width / 2 + 10} y={box.y - box.height / 2 + 4}>{box.namespace}</text>
-            </g>
-          ))}
-          {placed.edges.map(({ edge, points, label: at }) => points.length > 0 && (
-            <g
-              key={edge.id}
-              class={`edge ${edge.denied ? "denied" : "allowed"}${near(edge) ? "" : " far"}`}
-              onClick={() => choose(edge.id)}
-            >
-              <title>{label(edge)}</title>
-              <path class="hit" d={path(points)} />
-              <path
-                class="line" d={path(points)} marker-end={`url(#arrow-${edge.denied ? "denied" : "allowed"})`}
-                stroke-width={1.2 + Math.min(2, Math.log10(edge.flows + 1) * 0.5)}
+              <rect
+                x={box.x - box.width / 2}
+                y={box.y - box.height / 2 - 12}
+                width={box.width}
+                height={box.height + 12}
+                rx="8"
               />
-              {at && (
-                <>
-                  <rect
-                    x={at.x - labelWidth(edge) / 2} y={at.y - 8} width={labelWidth(edge)} height="16" rx="4"
-                  />
-                  <text x={at.x} y={at.y + 4} text-anchor="middle">{labelOf(edge)}</text>
-                </>
-              )}
+              <text x={box.x - box.width / 2 + 10} y={box.y - box.height / 2 + 4}>
+                {box.namespace}
+              </text>
             </g>
           ))}
+          {placed.edges.map(
+            ({ edge, points, label: at }) =>
+              points.length > 0 && (
+                <g
+                  key={edge.id}
+                  class={`edge ${edge.denied ? "denied" : "allowed"}${near(edge) ? "" : " far"}`}
+                  onClick={() => choose(edge.id)}
+                >
+                  <title>{label(edge)}</title>
+                  <path class="hit" d={path(points)} />
+                  <path
+                    class="line"
+                    d={path(points)}
+                    marker-end={`url(#arrow-${edge.denied ? "denied" : "allowed"})`}
+                    stroke-width={1.2 + Math.min(2, Math.log10(edge.flows + 1) * 0.5)}
+                  />
+                  {at && (
+                    <>
+                      <rect
+                        x={at.x - labelWidth(edge) / 2}
+                        y={at.y - 8}
+                        width={labelWidth(edge)}
+                        height="16"
+                        rx="4"
+                      />
+                      <text x={at.x} y={at.y + 4} text-anchor="middle">
+                        {labelOf(edge)}
+                      </text>
+                    </>
+                  )}
+                </g>
+              ),
+          )}
           {placed.nodes.map(({ node, x, y, width }) => (
             <g
               key={node.id}
-              class={`node${node.namespace ? "" : " outside"}${chosen === node.id ? " chosen" : ""}`}
+              class={classes("node", !node.namespace && "outside", chosen === node.id && "chosen")}
               transform={`translate(${x - width / 2},${y - NODE_HEIGHT / 2})`}
               tabindex={0}
               role="button"
@@ -249,11 +286,20 @@ function useLayoutOf(namespace: string): Placed {
       (edge) => inside.has(edge.from) || inside.has(edge.to),
     );
     const ends = new Set(edges.flatMap((edge) => [edge.from, edge.to]));
-    return place(all.filter((node) => ends.has(node.id)), edges);
+    return place(
+      all.filter((node) => ends.has(node.id)),
+      edges,
+    );
   }, [version, namespace]);
 }
 
-function Connections({ edges, nodes, chosen, choose, showFlows }: {
+function Connections({
+  edges,
+  nodes,
+  chosen,
+  choose,
+  showFlows,
+}: {
   edges: MapEdge[];
   nodes: Map<string, MapNode>;
   chosen: string | null;
@@ -268,7 +314,8 @@ function Connections({ edges, nodes, chosen, choose, showFlows }: {
       ["from", nodes.get(edge.from)],
       ["to", nodes.get(edge.to)],
     ];
-    for (const [side, end] of ends) if (end) terms.push([`${side}-${end.option[0]}`, end.option[1]]);
+    for (const [side, end] of ends)
+      if (end) terms.push([`${side}-${end.option[0]}`, end.option[1]]);
     if (edge.denied) terms.push(["verdict", "DROPPED"]);
     showFlows(terms);
   };
@@ -276,7 +323,8 @@ function Connections({ edges, nodes, chosen, choose, showFlows }: {
     const end = nodes.get(id);
     return (
       <span class="name">
-        {end?.namespace && <span class="namespace">{end.namespace}/</span>}{end?.name}
+        {end?.namespace && <span class="namespace">{end.namespace}/</span>}
+        {end?.name}
       </span>
     );
   };
@@ -284,17 +332,23 @@ function Connections({ edges, nodes, chosen, choose, showFlows }: {
     <aside class="connections" aria-label="Connections">
       <header>
         <h2>{node ? node.name : "Connections"}</h2>
-        {chosen && <button class="small" onClick={() => choose(null)}>Show all</button>}
+        {chosen && (
+          <button class="small" onClick={() => choose(null)}>
+            Show all
+          </button>
+        )}
       </header>
       <ul class="scroll">
         {sorted.map((edge) => (
           <li key={edge.id}>
             <button
-              class={`connection${edge.denied ? " denied" : ""}${edge.id === chosen ? " chosen" : ""}`}
+              class={classes("connection", edge.denied && "denied", edge.id === chosen && "chosen")}
               onClick={() => (edge.id === chosen ? show(edge) : choose(edge.id))}
               aria-pressed={edge.id === chosen}
             >
-              <span class="ends">{name(edge.from)} <span aria-hidden="true">→</span> {name(edge.to)}</span>
+              <span class="ends">
+                {name(edge.from)} <span aria-hidden="true">→</span> {name(edge.to)}
+              </span>
               <span class="ports">{portsOf(edge)}</span>
               <span class={`verdict ${edge.denied ? "dropped" : "forwarded"}`}>
                 {edge.denied ? "denied" : "allowed"} {brief(edge.flows)}
@@ -304,19 +358,28 @@ function Connections({ edges, nodes, chosen, choose, showFlows }: {
               <div class="more">
                 <table>
                   <tbody>
-                    {[...edge.ports].sort((a, b) => b[1] - a[1]).map(([port, flows]) => (
-                      <tr key={port}><td>{port}</td><td>{number.format(flows)} flows</td></tr>
-                    ))}
+                    {[...edge.ports]
+                      .sort((a, b) => b[1] - a[1])
+                      .map(([port, flows]) => (
+                        <tr key={port}>
+                          <td>{port}</td>
+                          <td>{number.format(flows)} flows</td>
+                        </tr>
+                      ))}
                   </tbody>
                 </table>
-                <button class="small" onClick={() => show(edge)}>Show these flows</button>
+                <button class="small" onClick={() => show(edge)}>
+                  Show these flows
+                </button>
               </div>
             )}
           </li>
         ))}
       </ul>
       {store.edgesLeftOut > 0 && (
-        <p class="warn">The map is full: {number.format(store.edgesLeftOut)} flows are not on it. Use a filter.</p>
+        <p class="warn">
+          The map is full: {number.format(store.edgesLeftOut)} flows are not on it. Use a filter.
+        </p>
       )}
     </aside>
   );

@@ -14,6 +14,9 @@ export function useStore(): number {
 
 export const number = new Intl.NumberFormat("en");
 
+/** The names of classes that apply. */
+export const classes = (...names: (string | false)[]) => names.filter(Boolean).join(" ");
+
 /** A number in few characters. */
 export function brief(value: number): string {
   if (value >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
@@ -33,7 +36,12 @@ export function bytes(value: number): string {
 }
 
 export function duration(seconds: number): string {
-  const parts: [number, string][] = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
+  const parts: [number, string][] = [
+    [86400, "d"],
+    [3600, "h"],
+    [60, "m"],
+    [1, "s"],
+  ];
   const first = parts.findIndex(([size]) => seconds >= size);
   if (first < 0) return "0s";
   let rest = Math.floor(seconds);
@@ -74,13 +82,18 @@ export function Rule({ rule }: { rule: RuleName }) {
   );
 }
 
-export const policyLink = (policy: PolicyName) =>
-  `#policies/policy/${[policy.kind, policy.namespace ?? "", policy.name].map(encodeURIComponent).join("/")}`;
+export function policyLink({ kind, namespace, name }: PolicyName): string {
+  return `#policies/policy/${[kind, namespace ?? "", name].map(encodeURIComponent).join("/")}`;
+}
 
 export const podLink = (pod: string) => `#policies/pod/${encodeURIComponent(pod)}`;
 
 /** What is shown where there is nothing else to show. */
-export function Blank({ title, children, busy }: {
+export function Blank({
+  title,
+  children,
+  busy,
+}: {
   title: string;
   children?: ComponentChildren;
   busy?: boolean;

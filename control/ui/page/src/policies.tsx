@@ -33,41 +33,58 @@ export function Policies({ chosen }: { chosen: string[] }) {
     <div class="objects">
       <nav aria-label="Pods and policies" class="scroll">
         <input
-          type="search" class="search" placeholder="Search pods and policies" aria-label="Search pods and policies"
-          value={search} onInput={(event) => setSearch(event.currentTarget.value)}
+          type="search"
+          class="search"
+          placeholder="Search pods and policies"
+          aria-label="Search pods and policies"
+          value={search}
+          onInput={(event) => setSearch(event.currentTarget.value)}
         />
-        <h3>Pods of this node <span class="muted">{endpoints.value ? pods.length : ""}</span></h3>
+        <h3>
+          Pods of this node <span class="muted">{endpoints.value ? pods.length : ""}</span>
+        </h3>
         <ListState asked={endpoints} what="The endpoints can't be read" empty={pods.length === 0} />
         <ul>
-          {pods.slice(0, LIST_MAX).map((endpoint) =>
-            entry(
-              podLink(endpoint.pod ?? endpoint.link),
-              endpoint.pod ?? endpoint.link,
-              endpoint.state,
-              endpoint.state === "ready" ? "" : endpoint.state,
-            ),
-          )}
+          {pods
+            .slice(0, LIST_MAX)
+            .map((endpoint) =>
+              entry(
+                podLink(endpoint.pod ?? endpoint.link),
+                endpoint.pod ?? endpoint.link,
+                endpoint.state,
+                endpoint.state === "ready" ? "" : endpoint.state,
+              ),
+            )}
         </ul>
         <More count={pods.length} />
-        <h3>Policies <span class="muted">{policies.value ? list.length : ""}</span></h3>
+        <h3>
+          Policies <span class="muted">{policies.value ? list.length : ""}</span>
+        </h3>
         <ListState asked={policies} what="The policies can't be read" empty={list.length === 0} />
         <ul>
-          {list.slice(0, LIST_MAX).map((policy) =>
-            entry(
-              policyLink(policy),
-              policyName(policy),
-              policy.state,
-              policy.state === "enforced" ? `${policy.pods} pod${policy.pods === 1 ? "" : "s"}` : policy.state,
-            ),
-          )}
+          {list
+            .slice(0, LIST_MAX)
+            .map((policy) =>
+              entry(
+                policyLink(policy),
+                policyName(policy),
+                policy.state,
+                policy.state === "enforced"
+                  ? `${policy.pods} pod${policy.pods === 1 ? "" : "s"}`
+                  : policy.state,
+              ),
+            )}
         </ul>
         <More count={list.length} />
       </nav>
       <div class="chosen scroll" tabIndex={0} role="region" aria-label="The chosen pod or policy">
-        {kind === "pod" && parts[0] ? <OnePod name={parts[0]} />
-          : kind === "policy" && parts.length === 3
-            ? <OnePolicy kind={parts[0]!} namespace={parts[1]!} name={parts[2]!} />
-            : <Blank title="Choose a pod or a policy">A pod shows all policies that select it.</Blank>}
+        {kind === "pod" && parts[0] ? (
+          <OnePod name={parts[0]} />
+        ) : kind === "policy" && parts.length === 3 ? (
+          <OnePolicy kind={parts[0]!} namespace={parts[1]!} name={parts[2]!} />
+        ) : (
+          <Blank title="Choose a pod or a policy">A pod shows all policies that select it.</Blank>
+        )}
       </div>
     </div>
   );
@@ -77,7 +94,15 @@ function More({ count }: { count: number }) {
   return count > LIST_MAX ? <p class="muted">{count - LIST_MAX} more: search for them</p> : null;
 }
 
-function ListState({ asked, what, empty }: { asked: Asked<unknown>; what: string; empty: boolean }) {
+function ListState({
+  asked,
+  what,
+  empty,
+}: {
+  asked: Asked<unknown>;
+  what: string;
+  empty: boolean;
+}) {
   if (asked.error) return <Failed what={what} error={asked.error} />;
   if (!asked.value) return <p class="muted">Reading…</p>;
   return empty ? <p class="muted">none</p> : null;
@@ -86,7 +111,11 @@ function ListState({ asked, what, empty }: { asked: Asked<unknown>; what: string
 function OnePod({ name }: { name: string }) {
   const pod = useAnswer<Pod>("pod", { name }, PERIOD);
   if (!pod.value) {
-    return pod.error ? <Failed what={`${name} can't be read`} error={pod.error} /> : <Blank busy title="Asking the agent" />;
+    return pod.error ? (
+      <Failed what={`${name} can't be read`} error={pod.error} />
+    ) : (
+      <Blank busy title="Asking the agent" />
+    );
   }
   const { endpoint, policies } = pod.value;
   return (
@@ -95,16 +124,41 @@ function OnePod({ name }: { name: string }) {
       {pod.error && <Failed what="This is old: it can't be read again" error={pod.error} />}
       {endpoint ? (
         <dl class="facts">
-          <div><dt>State</dt><dd><span class={`dot ${endpoint.state}`} /> {endpoint.state}{endpoint.reason && `: ${endpoint.reason}`}</dd></div>
-          <div><dt>Addresses</dt><dd>{endpoint.addresses.join(", ") || "none"}</dd></div>
-          <div><dt>Link</dt><dd>{endpoint.link}</dd></div>
-          <div><dt>Identity</dt><dd>{endpoint.identity ?? "none"}</dd></div>
-          <div><dt>Ingress</dt><dd>{enforced(endpoint.ingress_enforced)}</dd></div>
-          <div><dt>Egress</dt><dd>{enforced(endpoint.egress_enforced)}</dd></div>
+          <div>
+            <dt>State</dt>
+            <dd>
+              <span class={`dot ${endpoint.state}`} /> {endpoint.state}
+              {endpoint.reason && `: ${endpoint.reason}`}
+            </dd>
+          </div>
+          <div>
+            <dt>Addresses</dt>
+            <dd>{endpoint.addresses.join(", ") || "none"}</dd>
+          </div>
+          <div>
+            <dt>Link</dt>
+            <dd>{endpoint.link}</dd>
+          </div>
+          <div>
+            <dt>Identity</dt>
+            <dd>{endpoint.identity ?? "none"}</dd>
+          </div>
+          <div>
+            <dt>Ingress</dt>
+            <dd>{enforced(endpoint.ingress_enforced)}</dd>
+          </div>
+          <div>
+            <dt>Egress</dt>
+            <dd>{enforced(endpoint.egress_enforced)}</dd>
+          </div>
         </dl>
-      ) : <p class="muted">It is not an endpoint of this node.</p>}
+      ) : (
+        <p class="muted">It is not an endpoint of this node.</p>
+      )}
       {policies.length === 0 && <p class="muted">No policy selects it: everything is allowed.</p>}
-      {policies.map((policy) => <PolicyCard policy={policy} key={`${policy.kind} ${policyName(policy)}`} />)}
+      {policies.map((policy) => (
+        <PolicyCard policy={policy} key={`${policy.kind} ${policyName(policy)}`} />
+      ))}
     </>
   );
 }
@@ -114,18 +168,31 @@ const enforced = (on: boolean) => (on ? "only what rules allow" : "everything is
 function OnePolicy(parameters: { kind: string; namespace: string; name: string }) {
   const found = useAnswer<PolicyDetail[]>("policy", parameters, PERIOD);
   if (!found.value) {
-    return found.error
-      ? <Failed what={`${parameters.name} can't be read`} error={found.error} />
-      : <Blank busy title="Asking the agent" />;
+    return found.error ? (
+      <Failed what={`${parameters.name} can't be read`} error={found.error} />
+    ) : (
+      <Blank busy title="Asking the agent" />
+    );
   }
   const policy = found.value[0];
-  if (!policy) return <Blank title={`There is no ${parameters.kind} ${parameters.name}`}>It was deleted, or never there.</Blank>;
+  if (!policy)
+    return (
+      <Blank title={`There is no ${parameters.kind} ${parameters.name}`}>
+        It was deleted, or never there.
+      </Blank>
+    );
   return (
     <>
       <PolicyCard policy={policy} />
-      <h3>Pods that it selects <span class="muted">{policy.selected.length}</span></h3>
+      <h3>
+        Pods that it selects <span class="muted">{policy.selected.length}</span>
+      </h3>
       <ul class="pods">
-        {policy.selected.slice(0, LIST_MAX).map((pod) => <li key={pod}><a href={podLink(pod)}>{pod}</a></li>)}
+        {policy.selected.slice(0, LIST_MAX).map((pod) => (
+          <li key={pod}>
+            <a href={podLink(pod)}>{pod}</a>
+          </li>
+        ))}
       </ul>
       <More count={policy.selected.length} />
     </>
@@ -137,33 +204,63 @@ function PolicyCard({ policy }: { policy: PolicyDetail }) {
     <article class="card">
       <header>
         <span class={`dot ${policy.state}`} aria-hidden="true" />
-        <h3><a href={policyLink(policy)}>{policyName(policy)}</a></h3>
-        <span class="muted">{policy.kind}, {policy.state}</span>
+        <h3>
+          <a href={policyLink(policy)}>{policyName(policy)}</a>
+        </h3>
+        <span class="muted">
+          {policy.kind}, {policy.state}
+        </span>
       </header>
       {policy.rejected.map((field) => (
         <div class="failed" key={field.field}>
-          <strong>{field.field}</strong> {field.reason}{field.fix && <p>{field.fix}</p>}
+          <strong>{field.field}</strong> {field.reason}
+          {field.fix && <p>{field.fix}</p>}
         </div>
       ))}
       {policy.specs.map((spec, index) => (
         <section key={index}>
           <p>
             selects {spec.subject}
-            {spec.isolates.length > 0 && <>; without a rule, {spec.isolates.join(" and ")} is denied</>}
+            {spec.isolates.length > 0 && (
+              <>; without a rule, {spec.isolates.join(" and ")} is denied</>
+            )}
           </p>
           {spec.rules.length > 0 && (
             <table class="rules">
-              <thead><tr><th>Rule</th><th>Effect</th><th>Peers</th><th>Ports</th><th>Requests</th></tr></thead>
+              <thead>
+                <tr>
+                  <th>Rule</th>
+                  <th>Effect</th>
+                  <th>Peers</th>
+                  <th>Ports</th>
+                  <th>Requests</th>
+                </tr>
+              </thead>
               <tbody>
-                {spec.rules.flatMap((rule) => (rule.ports ?? [{ ports: "any port" }]).map((ports, at) => (
-                  <tr key={`${rule.path} ${at}`}>
-                    <td>{at === 0 && <code>{rule.path}</code>}</td>
-                    <td class={rule.effect}>{at === 0 && `${rule.effect} ${rule.direction}`}</td>
-                    <td>{at === 0 && (rule.peers ? rule.peers.map((peer) => <div key={peer}>{peer}</div>) : "anyone")}</td>
-                    <td>{ports.ports}</td>
-                    <td>{"l7" in ports && ports.l7 ? ports.l7.map((l7) => <div key={l7}><code>{l7}</code></div>) : "any"}</td>
-                  </tr>
-                )))}
+                {spec.rules.flatMap((rule) =>
+                  (rule.ports ?? [{ ports: "any port" }]).map((ports, at) => (
+                    <tr key={`${rule.path} ${at}`}>
+                      <td>{at === 0 && <code>{rule.path}</code>}</td>
+                      <td class={rule.effect}>{at === 0 && `${rule.effect} ${rule.direction}`}</td>
+                      <td>
+                        {at === 0 &&
+                          (rule.peers
+                            ? rule.peers.map((peer) => <div key={peer}>{peer}</div>)
+                            : "anyone")}
+                      </td>
+                      <td>{ports.ports}</td>
+                      <td>
+                        {"l7" in ports && ports.l7
+                          ? ports.l7.map((l7) => (
+                              <div key={l7}>
+                                <code>{l7}</code>
+                              </div>
+                            ))
+                          : "any"}
+                      </td>
+                    </tr>
+                  )),
+                )}
               </tbody>
             </table>
           )}

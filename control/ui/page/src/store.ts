@@ -75,7 +75,8 @@ export type Connection =
   | { state: "rejected"; reason: string };
 
 export const isDenied = (flow: Flow) => flow.verdict === "DROPPED" || flow.verdict === "ERROR";
-export const isAllowed = (flow: Flow) => flow.verdict === "FORWARDED" || flow.verdict === "REDIRECTED";
+export const isAllowed = (flow: Flow) =>
+  flow.verdict === "FORWARDED" || flow.verdict === "REDIRECTED";
 
 /** The name of an end, in the table. */
 export function nameOf(end: End): string {
@@ -97,7 +98,8 @@ function nodeOf(end: End): MapNode {
     const [namespace = "", name = ""] = end.service.split("/");
     return { id: end.service, namespace, name, option: ["service", end.service] };
   }
-  if (end.dns) return { id: `dns:${end.dns}`, namespace: "", name: end.dns, option: ["fqdn", end.dns] };
+  if (end.dns)
+    return { id: `dns:${end.dns}`, namespace: "", name: end.dns, option: ["fqdn", end.dns] };
   const name = end.reserved || "unknown";
   return { id: `:${name}`, namespace: "", name, option: ["identity", name] };
 }
@@ -195,7 +197,10 @@ export class Store {
         this.connection = { state: "problem", reason, ended: true };
       } else if (this.connection.state === "live" || this.connection.state === "connecting") {
         // A problem that the server has named is not replaced.
-        this.connection = { state: "problem", reason: "`podgate ui` can't be reached: it has stopped" };
+        this.connection = {
+          state: "problem",
+          reason: "`podgate ui` can't be reached: it has stopped",
+        };
       }
       this.changed();
     };

@@ -115,11 +115,15 @@ export function FlowTable({ pause, setPause, focus, setFocus }: Props) {
     >
       <div class="row head" role="row" aria-rowindex={1}>
         {["Time", "Verdict", "Source", "Destination", "Type", "Summary", "Policy"].map((title) => (
-          <span role="columnheader" key={title}>{title}</span>
+          <span role="columnheader" key={title}>
+            {title}
+          </span>
         ))}
       </div>
       <div class="body" ref={body} onScroll={scrolled} role="rowgroup">
-        {count === 0 ? <NoFlows /> : (
+        {count === 0 ? (
+          <NoFlows />
+        ) : (
           <div class="space" style={{ height: `${count * ROW_HEIGHT}px` }} role="presentation">
             <div style={{ transform: `translateY(${first * ROW_HEIGHT}px)` }} role="presentation">
               {rows.map((flow, offset) => (
@@ -149,20 +153,30 @@ function NoFlows() {
     case "rejected":
       return <Blank title="The filter is not valid">{connection.reason}</Blank>;
     case "live":
-      return filter
-        ? <Blank title="No flow matches yet">New ones appear as they come. Esc in the filter clears it.</Blank>
-        : <Blank title="No flows yet">They appear as soon as a pod sends something.</Blank>;
+      return filter ? (
+        <Blank title="No flow matches yet">
+          New ones appear as they come. Esc in the filter clears it.
+        </Blank>
+      ) : (
+        <Blank title="No flows yet">They appear as soon as a pod sends something.</Blank>
+      );
   }
 }
 
-function Row({ flow, index, selected, select }: {
+function Row({
+  flow,
+  index,
+  selected,
+  select,
+}: {
   flow: Flow;
   index: number;
   selected: boolean;
   select: () => void;
 }) {
   const policies = (flow.policies ?? []).map((policy) => policy.name);
-  const summary = isDenied(flow) && flow.reason && !flow.request ? sentence(flow.reason) : flow.summary;
+  const summary =
+    isDenied(flow) && flow.reason && !flow.request ? sentence(flow.reason) : flow.summary;
   return (
     <div
       class={`row${isDenied(flow) ? " denied" : ""}${selected ? " selected" : ""}`}
@@ -173,18 +187,29 @@ function Row({ flow, index, selected, select }: {
       // Rows move while the table follows, so that a click would begin and end on different ones.
       onPointerDown={(event) => event.button === 0 && select()}
     >
-      <span role="gridcell" class="time">{clock(flow.time)}</span>
-      <span role="gridcell"><Verdict verdict={flow.verdict} /></span>
+      <span role="gridcell" class="time">
+        {clock(flow.time)}
+      </span>
+      <span role="gridcell">
+        <Verdict verdict={flow.verdict} />
+      </span>
       <End flow={flow} end="source" />
       <End flow={flow} end="destination" />
-      <span role="gridcell" class="kind" title={flow.kind}>{flow.kind}</span>
-      <span role="gridcell" class="summary" title={flow.summary}>{summary}</span>
+      <span role="gridcell" class="kind" title={flow.kind}>
+        {flow.kind}
+      </span>
+      <span role="gridcell" class="summary" title={flow.summary}>
+        {summary}
+      </span>
       <span
         role="gridcell"
         class="policy"
-        title={(flow.policies ?? []).map((policy) => `${policy.kind} ${policyName(policy)}`).join("\n")}
+        title={(flow.policies ?? [])
+          .map((policy) => `${policy.kind} ${policyName(policy)}`)
+          .join("\n")}
       >
-        {policies[0] ?? ""}{policies.length > 1 && ` +${policies.length - 1}`}
+        {policies[0] ?? ""}
+        {policies.length > 1 && ` +${policies.length - 1}`}
       </span>
     </div>
   );
@@ -195,10 +220,19 @@ function End({ flow, end }: { flow: Flow; end: "source" | "destination" }) {
   const name = nameOf(side);
   const slash = side.pod || side.service ? name.indexOf("/") + 1 : 0;
   return (
-    <span role="gridcell" class="end" title={`${name} ${side.ip}${side.reserved ? ` (${side.reserved})` : ""}`}>
-      {end === "destination" && <span class="arrow" aria-hidden="true">→</span>}
+    <span
+      role="gridcell"
+      class="end"
+      title={`${name} ${side.ip}${side.reserved ? ` (${side.reserved})` : ""}`}
+    >
+      {end === "destination" && (
+        <span class="arrow" aria-hidden="true">
+          →
+        </span>
+      )}
       <span class="name">
-        {slash > 0 && <span class="namespace">{name.slice(0, slash)}</span>}{name.slice(slash)}
+        {slash > 0 && <span class="namespace">{name.slice(0, slash)}</span>}
+        {name.slice(slash)}
       </span>
       {side.port ? <span class="port">:{side.port}</span> : null}
     </span>
@@ -215,13 +249,22 @@ export function Footer({ pause, resume }: { pause: Pause | null; resume: () => v
         <button class="resume" onClick={resume}>
           ▶ Paused{missed > 0 && `, ${number.format(missed)} newer`} <kbd>p</kbd>
         </button>
-      ) : <span class="following"><i /> Following</span>}
+      ) : (
+        <span class="following">
+          <i /> Following
+        </span>
+      )}
       <span id="stored">
         {number.format(pause ? pause.flows.length : store.flows.length)} shown
-        {" of "}{number.format(store.seen)} received
+        {" of "}
+        {number.format(store.seen)} received
       </span>
       {store.skipped > 0 && (
-        <span class="warn" id="skipped" title="This browser read too slowly. A filter makes fewer flows.">
+        <span
+          class="warn"
+          id="skipped"
+          title="This browser read too slowly. A filter makes fewer flows."
+        >
           {number.format(store.skipped)} skipped by this page
         </span>
       )}
@@ -231,7 +274,8 @@ export function Footer({ pause, resume }: { pause: Pause | null; resume: () => v
         </span>
       )}
       <span class="keys" aria-hidden="true">
-        <kbd>/</kbd> filter <kbd>↑</kbd><kbd>↓</kbd> select <kbd>Enter</kbd> explain <kbd>p</kbd> pause <kbd>?</kbd> keys
+        <kbd>/</kbd> filter <kbd>↑</kbd>
+        <kbd>↓</kbd> select <kbd>Enter</kbd> explain <kbd>p</kbd> pause <kbd>?</kbd> keys
       </span>
     </footer>
   );
