@@ -1,8 +1,11 @@
 //! The command line: what `podgate --help` shows.
 
+mod capture;
 mod cni;
+mod flow_table;
 mod fqdn;
 mod inventory;
+mod monitor;
 mod observe;
 mod policy;
 mod service;
@@ -19,9 +22,16 @@ use podgate_tables::l7::http1::{FIELDS_CEILING, HttpLimits};
 
 pub use podgate_replay::Output;
 
+pub use self::capture::CaptureArgs;
+use self::capture::{CAPTURE_ABOUT, CAPTURE_EXAMPLES};
 pub use self::cni::{CniCommand, CniInstallArgs, CniMode, CniRemoveArgs};
+pub use self::flow_table::{
+    FlowSelectorArgs, TableFlowCommand, TableFlowFlushArgs, TableFlowListArgs,
+};
 pub use self::fqdn::{FqdnArgs, FqdnCommand};
 pub use self::inventory::{IdentityCommand, IdentityGetArgs, IpCommand, IpGetArgs, NodeCommand};
+use self::monitor::{MONITOR_ABOUT, MONITOR_EXAMPLES};
+pub use self::monitor::{MonitorArgs, MonitorType};
 pub use self::observe::{ColorChoice, ObserveArgs, ObserveOutput, SourceArgs as ObserveSource};
 use self::observe::{FLOWS_ABOUT, FLOWS_EXAMPLES, OBSERVE_ABOUT, OBSERVE_EXAMPLES};
 pub use self::policy::{
@@ -119,6 +129,12 @@ pub enum Command {
     /// Show flows: verdicts, drops, requests and responses; the short form of `observe`.
     #[command(long_about = FLOWS_ABOUT, after_help = FLOWS_EXAMPLES)]
     Flows(ObserveArgs),
+    /// Show what the workers report, as `cilium-dbg monitor` does.
+    #[command(long_about = MONITOR_ABOUT, after_help = MONITOR_EXAMPLES)]
+    Monitor(MonitorArgs),
+    /// Write packets of pods to a file, with their verdicts.
+    #[command(long_about = CAPTURE_ABOUT, after_help = CAPTURE_EXAMPLES)]
+    Capture(CaptureArgs),
     /// Show rates of endpoints and rules, drops, slow requests and the workers' load.
     #[command(long_about = TOP_ABOUT, after_help = TOP_EXAMPLES)]
     Top(TopArgs),
@@ -686,6 +702,12 @@ pub enum EndpointCommand {
     /// Show one endpoint.
     #[command(after_help = ENDPOINT_GET_EXAMPLES)]
     Get(EndpointGetArgs),
+    /// Show whether an endpoint is attached and under policy.
+    #[command(after_help = ENDPOINT_HEALTH_EXAMPLES)]
+    Health(EndpointGetArgs),
+    /// Show the last changes of an endpoint's state.
+    #[command(after_help = ENDPOINT_LOG_EXAMPLES)]
+    Log(EndpointGetArgs),
 }
 
 const ENDPOINT_ADD_ABOUT: &str = "\
@@ -716,7 +738,15 @@ const ENDPOINT_GET_EXAMPLES: &str = examples! {
     "podgate endpoint get veth1a -o json"
 };
 
-/// Arguments of `podgate endpoint get`.
+const ENDPOINT_HEALTH_EXAMPLES: &str = examples! {
+    "podgate endpoint health shop/cart-0"
+};
+
+const ENDPOINT_LOG_EXAMPLES: &str = examples! {
+    "podgate endpoint log shop/cart-0"
+};
+
+/// Arguments of `podgate endpoint get`, `health` and `log`.
 #[derive(Args, Debug, Clone)]
 pub struct EndpointGetArgs {
     /// Shared arguments.
