@@ -79,6 +79,20 @@ prepare_helm() {
     rm -rf "$dir"
 }
 
+# Installs the packages of the page of `podgate ui`, and of its tests, unless these versions are there.
+prepare_page() {
+    local page=control/ui/page
+    local wanted
+    wanted=$(cat $page/package.json $page/package-lock.json)
+    [ "$(cat $page/node_modules/.installed 2>/dev/null)" = "$wanted" ] && return
+    command -v npm >/dev/null || install npm
+    node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' ||
+        die "Node $(node --version) is too old: the page needs 20"
+    echo "installing the packages of $page"
+    (cd $page && npm ci --silent --ignore-scripts) || die "can't install the packages of $page"
+    echo "$wanted" >$page/node_modules/.installed
+}
+
 # Copies a program to its place, whole or not at all.
 install_program() {
     cp "$1" "$2.new" && chmod +x "$2.new" && mv "$2.new" "$2"

@@ -1,7 +1,8 @@
 //! Hubble's words for numbers in flows, and the other way round.
 
 /// Name of a reserved identity (cilium `pkg/identity/numericidentity.go`).
-pub(crate) fn reserved_name(identity: u32) -> Option<&'static str> {
+#[must_use]
+pub fn reserved_name(identity: u32) -> Option<&'static str> {
     let index = usize::try_from(identity).ok()?;
     RESERVED_IDENTITIES.get(index).copied()
 }

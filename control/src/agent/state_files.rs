@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::endpoints::Endpoints;
-use super::server::{Call, ClientCounts, GroupSocket, Server};
+use super::group_socket::GroupSocket;
+use super::server::{Call, ClientCounts, Server};
 use super::state::{Loaded, Remembered, StateDir, StateError};
 use crate::error::describe;
 

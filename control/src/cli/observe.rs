@@ -13,6 +13,7 @@ use podgate_hubble::client::{Address, ClientTls};
 use podgate_hubble::proto::observer::GetFlowsRequest;
 
 use self::filters::FilterArgs;
+pub use self::filters::read_filters;
 use super::{HUBBLE_SOCKET_NAME, SocketArgs, examples};
 
 /// Flows that are printed if nothing else is asked for.

@@ -9,6 +9,7 @@ mod observe;
 mod policy;
 mod sysdump;
 mod top;
+mod ui;
 mod workload;
 
 use std::process::ExitCode;
@@ -65,6 +66,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Monitor(args) => monitor::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Capture(args) => capture::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Ui(args) => ui::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
         Command::Replay(args) => print_report(|out| podgate_replay::run(&args, out)),
         Command::Config(args) => config(&args).map(|()| ExitCode::SUCCESS),

@@ -284,6 +284,39 @@ fn the_client_is_told_all_that_arrived_once_the_server_has_acknowledged() {
     assert_eq!(blocks.collect::<Vec<_>>(), [(10, 600), (610, 910)]);
 }
 
+/// RFC 8985 §6.2: an acknowledgement of what was sent later makes a sender take earlier bytes for
+/// lost, but not those that it has retransmitted since.
+#[test]
+fn the_client_is_told_of_a_segment_once_what_was_forwarded_before_it_is_acknowledged() {
+    let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut lab = Lab::open(Options { sack: true, ..Options::default() });
+    (lab.serves, lab.acks) = (false, false);
+    lab.request(head);
+    let at = head.len() as u32;
+    let base = lab.client.isn.wrapping_add(1).wrapping_add(at);
+    let seq = lab.server.isn.wrapping_add(1);
+    lab.send(SERVER, seq, base, ACK, b"");
+    let blocks = |lab: &mut Lab| {
+        let sent = lab.io.sent.drain(..).filter(|sent| sent.originated);
+        let blocks = sent.map(|ack| ack.sack().expect("a block"));
+        blocks
+            .map(|(from, to)| (from.wrapping_sub(base), to.wrapping_sub(base)))
+            .collect::<Vec<_>>()
+    };
+    lab.io.sent.clear();
+    lab.client_sends(at, b"5\r\nhello\r\n", 0);
+    lab.client_sends(at + 200, b"abc", 0);
+    lab.client_sends(at + 10, b"5\r\nworld\r\n", 0);
+    lab.now = lab.now.plus_millis(1);
+    lab.client_sends(at + 300, b"abc", 0);
+    assert_eq!(blocks(&mut lab), []);
+    lab.send(SERVER, seq, base.wrapping_add(10), ACK, b"");
+    assert_eq!(blocks(&mut lab), [(200, 203)]);
+    lab.client_sends(at + 20, b"5\r\nagain\r\n", 0);
+    lab.send(SERVER, seq, base.wrapping_add(20), ACK, b"");
+    assert_eq!(blocks(&mut lab), [(200, 203), (300, 303)]);
+}
+
 #[test]
 fn body_bytes_need_no_order() {
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\n\r\n";

@@ -41,4 +41,5 @@ mod spoof;
 mod state;
 mod tls;
 mod tunnels;
+mod ui;
 mod workers;

@@ -354,7 +354,8 @@ fn name(
 }
 
 /// What happened, in one or two words.
-fn kind(flow: &Flow) -> String {
+#[must_use]
+pub fn kind(flow: &Flow) -> String {
     if let Some(l7) = &flow.l7 {
         let way = match l7.r#type() {
             L7FlowType::UnknownL7Type => "unknown_l7_type",

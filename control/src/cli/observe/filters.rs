@@ -205,6 +205,22 @@ impl FromArgMatches for FilterArgs {
     }
 }
 
+/// Reads the options of `podgate observe` that filter flows.
+///
+/// # Errors
+/// For options that are no filters, can't be combined, or can't be understood; one line.
+pub fn read_filters(options: Vec<String>) -> Result<(Vec<FlowFilter>, Vec<FlowFilter>), String> {
+    let command = Command::new("filter").no_binary_name(true).disable_help_flag(true);
+    let first_line = |error: clap::Error| {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        line.strip_prefix("error: ").unwrap_or(line).to_owned()
+    };
+    let command = FilterArgs::augment_args(command);
+    let matches = command.try_get_matches_from(options).map_err(first_line)?;
+    FilterArgs::from_arg_matches(&matches).map_err(first_line)?.lists()
+}
+
 impl FilterArgs {
     /// Whether there are none.
     #[must_use]

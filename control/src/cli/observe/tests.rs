@@ -291,3 +291,16 @@ fn the_server_is_the_agent_unless_another_is_named() {
     let tls = parse(tls).unwrap().source.client_tls().unwrap();
     assert_eq!((tls.ca.to_str(), tls.server_name.as_deref()), (Some("ca.pem"), Some("b")));
 }
+
+#[test]
+fn filters_alone_are_read_as_on_the_command_line() {
+    let read = |line: &str| read_filters(line.split_whitespace().map(str::to_owned).collect());
+    for line in ["", "--verdict=DROPPED --not --to-port=53 --pod shop/cart", "-t l7 -4"] {
+        assert_eq!(read(line).map(|(allow, deny)| [allow, deny]), Ok(lists(line)), "{line}");
+    }
+    assert_eq!(read("--nonsense=1"), Err("unexpected argument '--nonsense' found".to_owned()));
+    for bad in ["--help", "--last=5", "shop", "--verdict=X", "--not", "--pod", "--port=x"] {
+        let error = read(bad).unwrap_err();
+        assert!(!error.is_empty() && !error.contains('\n'), "{bad}: {error}");
+    }
+}

@@ -5,6 +5,7 @@ use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
+use super::queue::Deferred;
 use super::segment::TcpSegment;
 use super::seq::Seq;
 use super::{Editor, FlowIo, Inspector};
@@ -309,28 +310,37 @@ impl<I: Inspector> Editor<I> {
         self.send(direction.reverse(), at, TcpControl::None, b"", io);
     }
 
-    /// Tells the sender that the segment at `start` waits for others, as the receiver would if it
-    /// had it (RFC 2018 §4): otherwise the sender learns of the loss only by its retransmission
-    /// timeout. Not while the receiver owes acknowledgements of bytes that were forwarded: the
-    /// sender would take these bytes for lost, too.
+    /// Tells the sender that the segment at `start`, which arrived at `since`, is out of order, as
+    /// the receiver would if it had it (RFC 2018 §4): otherwise the sender learns of the loss only
+    /// by its retransmission timeout.
     pub(super) fn acknowledge_out_of_order(
         &mut self,
         direction: FlowDirection,
+        since: Nanos,
         start: Seq,
         io: &mut impl FlowIo,
     ) {
-        let block = self.halves[direction].queue.block_at(start);
+        let half = &mut self.halves[direction];
+        let forwarded = half.released();
+        if half.acked.is_before(forwarded) {
+            return half.queue.defer(Deferred { acked: forwarded, arrived: since });
+        }
+        let block = half.queue.block_at(start);
         self.acknowledge_blocks(direction, block, io);
     }
 
-    /// Tells the sender of all bytes that wait for others, once the receiver owes nothing: they
-    /// were not told while it did, and the sender would take them for lost.
-    pub(super) fn acknowledge_queue(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
-        let half = &self.halves[direction];
-        if half.queue.len() > 0 && !half.acked.is_before(half.released()) {
-            let blocks = half.queue.blocks();
-            self.acknowledge_blocks(direction, blocks.into_iter().flatten(), io);
+    /// Tells the sender of the out-of-order segments that were deferred, once the receiver has
+    /// acknowledged what was forwarded before them.
+    pub(super) fn acknowledge_deferred(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
+        let half = &mut self.halves[direction];
+        let Some(Deferred { acked, arrived }) = half.queue.deferred() else { return };
+        if half.acked.is_before(acked) {
+            return;
         }
+        let blocks = half.queue.blocks(arrived);
+        let forwarded = half.released();
+        half.queue.end_deferral(arrived, forwarded);
+        self.acknowledge_blocks(direction, blocks.into_iter().flatten(), io);
     }
 
     fn acknowledge_blocks(
@@ -339,8 +349,7 @@ impl<I: Inspector> Editor<I> {
         blocks: impl IntoIterator<Item = (Seq, Seq)>,
         io: &mut impl FlowIo,
     ) {
-        let half = &self.halves[direction];
-        if !half.sender.sack || half.acked.is_before(half.released()) {
+        if !self.halves[direction].sender.sack {
             return;
         }
         for (from, to) in blocks {

@@ -314,7 +314,7 @@ impl<I: Inspector> Editor<I> {
         }
         self.take(cx, cx.now, direction, segment, io);
         if progress && self.is_live() {
-            self.acknowledge_queue(direction.reverse(), io);
+            self.acknowledge_deferred(direction.reverse(), io);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Segments that segment before the bytes in front of them.
+//! Out-of-order segments: those that arrived before the bytes in front of them.
 
 use std::collections::VecDeque;
 
@@ -34,6 +34,17 @@ struct Waiting {
     frames: usize,
     /// None came earlier.
     oldest: Nanos,
+    deferred: Option<Deferred>,
+}
+
+/// Segments that the sender is not told of yet: the receiver has not acknowledged bytes that were
+/// forwarded before they arrived, and the sender would take these bytes for lost (RFC 8985 §6.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Deferred {
+    /// Out: until the receiver has acknowledged everything before.
+    pub(super) acked: Seq,
+    /// They arrived at this time or earlier.
+    pub(super) arrived: Nanos,
 }
 
 impl Queue {
@@ -69,7 +80,8 @@ impl Queue {
         segment: TcpSegment,
         io: &mut impl FlowIo,
     ) -> Option<TcpSegment> {
-        let Waiting { segments, frames: held, oldest } = &mut **self.0.get_or_insert_default();
+        let Waiting { segments, frames: held, oldest, deferred } =
+            &mut **self.0.get_or_insert_default();
         let frames = segment.packet.frames();
         let room = *held + frames <= FRAMES_MAX;
         let before = |other: &TcpSegment| other.start().since(segment.start()) <= 0;
@@ -82,7 +94,10 @@ impl Queue {
         if !room || repeats || !io.hold(frames) {
             return Some(segment);
         }
-        *oldest = if segments.is_empty() { since } else { since.min(*oldest) };
+        if segments.is_empty() {
+            (*oldest, *deferred) = (since, None);
+        }
+        *oldest = since.min(*oldest);
         segments.insert(index, (since, segment));
         *held += frames;
         None
@@ -110,10 +125,33 @@ impl Queue {
         Some((from, to))
     }
 
-    /// The last blocks of adjacent bytes, in their order; the rest is [`None`].
-    pub(super) fn blocks(&self) -> [Option<(Seq, Seq)>; BLOCKS_MAX] {
+    /// The segments that the sender is not told of yet; [`None`] if it knows of all.
+    pub(super) fn deferred(&self) -> Option<Deferred> {
+        self.0.as_ref().filter(|waiting| !waiting.segments.is_empty())?.deferred
+    }
+
+    /// Defers what the sender is told. Earlier segments are not deferred further.
+    pub(super) fn defer(&mut self, deferred: Deferred) {
+        if let Some(waiting) = &mut self.0 {
+            waiting.deferred.get_or_insert(deferred);
+        }
+    }
+
+    /// Ends the deferral of segments that arrived at `arrived` or earlier. Those that arrived later
+    /// are deferred until the receiver has acknowledged everything before `acked`.
+    pub(super) fn end_deferral(&mut self, arrived: Nanos, acked: Seq) {
+        let Some(waiting) = &mut self.0 else { return };
+        let latest = waiting.segments.iter().map(|(since, _)| *since).max();
+        let later = latest.filter(|latest| *latest > arrived);
+        waiting.deferred = later.map(|arrived| Deferred { acked, arrived });
+    }
+
+    /// The last blocks of adjacent bytes that arrived at `arrived` or earlier, in their order; the
+    /// rest is [`None`].
+    pub(super) fn blocks(&self, arrived: Nanos) -> [Option<(Seq, Seq)>; BLOCKS_MAX] {
         let mut blocks = [None; BLOCKS_MAX];
-        for (_, segment) in self.segments().into_iter().flatten() {
+        let segments = self.segments().into_iter().flatten();
+        for (_, segment) in segments.filter(|(since, _)| *since <= arrived) {
             match &mut blocks[BLOCKS_MAX - 1] {
                 Some((_, to)) if !segment.start().is_after(*to) => *to = to.later(segment.end()),
                 _ => {
@@ -144,7 +182,9 @@ impl Queue {
         reason: DropReason,
         io: &mut impl FlowIo,
     ) -> usize {
-        let Some(Waiting { segments, frames, oldest }) = self.0.as_deref_mut() else { return 0 };
+        let Some(Waiting { segments, frames, oldest, .. }) = self.0.as_deref_mut() else {
+            return 0;
+        };
         let before = segments.len();
         *oldest = Nanos(u64::MAX);
         for _ in 0..before {

@@ -475,7 +475,7 @@ impl<I: Inspector> Editor<I> {
         let start = segment.start();
         match self.halves[direction].queue.push(since, segment, io) {
             Some(segment) => io.discard(segment.packet, DropReason::L7Limit),
-            None => self.acknowledge_out_of_order(direction, start, io),
+            None => self.acknowledge_out_of_order(direction, since, start, io),
         }
     }
 
