@@ -318,7 +318,7 @@ fn fragments_of_a_removed_link_are_dropped() {
     let mut rig = Rig::with(IngressOfB::Open);
     let fragments = cut(&datagram(true, 80, 3000), 1, 1500);
     send_all(&mut rig, &fragments[1..]);
-    rig.workers[0].remove_port(A);
+    rig.workers[0].remove_queue(A);
     rig.expect_counters(&[(Count::Received, 2), (Count::Dropped(DropReason::LinkGone), 2)]);
     rig.assert_no_frame_is_lost();
 }

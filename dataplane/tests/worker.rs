@@ -676,7 +676,7 @@ fn a_full_flow_table_evicts_or_drops_but_never_grows() {
 fn a_removed_link_leaks_nothing() {
     let mut rig = Rig::with(IngressOfB::Open);
     rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x"));
-    rig.workers[0].remove_port(B);
+    rig.workers[0].remove_queue(B);
     assert!(rig.send(A, &udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x")).is_empty());
     rig.expect_counters(&[
         (Count::Received, 2),

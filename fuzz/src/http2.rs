@@ -3,7 +3,7 @@
 
 use podgate_dataplane::l7::http2::BLOCK_MAX;
 use podgate_dataplane::l7::inspector::Inspector;
-use podgate_dataplane::l7::protocol::Protocol;
+use podgate_dataplane::l7::protocol::FlowInspector;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::tuple::FlowDirection::{self, Original, Reply};
 use podgate_test_support::{Connection, docs_only};
@@ -19,7 +19,7 @@ type Outcome = (Vec<u8>, usize, Vec<bool>, Option<DropReason>);
 /// where it goes on depends on the pieces then.
 fn outcome(sent: &[(FlowDirection, &[u8])], size: usize) -> Option<Outcome> {
     let policy = docs_only();
-    let mut connection = Connection::<Protocol>::default();
+    let mut connection = Connection::<FlowInspector>::default();
     let mut is_stalled = false;
     for (direction, bytes) in sent {
         for piece in bytes.chunks(size) {
@@ -27,7 +27,7 @@ fn outcome(sent: &[(FlowDirection, &[u8])], size: usize) -> Option<Outcome> {
                 Original => connection.requests.undecided.len(),
                 Reply => connection.responses.undecided.len(),
             };
-            let is_first = matches!(connection.inspector, Protocol::Http);
+            let is_first = matches!(connection.inspector, FlowInspector::Http);
             let other = connection.inspector.heap_with(direction.reverse(), 1 << 16);
             let room = connection.inspector.heap_with(*direction, waiting + piece.len());
             connection.send(*direction, piece, &policy);

@@ -4,7 +4,7 @@ use std::iter::zip;
 
 use aya::maps::{MapData, MapError, PerCpuArray};
 
-/// Label of each counter, in the order of `enum drop_reason` in `neighbours.bpf.h`.
+/// Label of each counter, in the order of `enum drop_reason` in `drops.bpf.h`.
 ///
 /// `arp_nd_…` and `not_ip` are for frames from pods, `to_pod_…` for frames that the kernel sends to
 /// a pod's link, `to_node_tunnel` for packets that the kernel delivers to its own sockets.
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn each_drop_reason_of_the_programs_has_a_label() {
-        let header = include_str!("neighbours.bpf.h");
+        let header = include_str!("drops.bpf.h");
         let (_, reasons) = header.split_once("enum drop_reason {").unwrap();
         let (reasons, _) = reasons.split_once("NR_DROP_REASONS").unwrap();
         assert_eq!(reasons.matches("DROP_").count(), LABELS.len());

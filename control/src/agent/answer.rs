@@ -24,8 +24,10 @@ use podgate_xdp_redirect::FrameDrops;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use self::policy::Sides;
 use super::Agent;
 use super::endpoints::{Endpoint, Request as EndpointRequest};
+use super::flow_thread::FlowRange;
 use super::host_network::HOST_SLOT;
 use super::metrics_server::MetricsServer;
 use super::observer::Amount;
@@ -40,7 +42,10 @@ impl Agent {
             Request::PolicyWait { epoch, timeout_s } => {
                 return self.wait_for_epoch(Epoch(epoch), timeout_s, reply);
             }
-            Request::Flows { follow, last } => return self.flows(follow, last, reply),
+            Request::Flows { follow, last } => {
+                let range = if follow { FlowRange::PastAndNew } else { FlowRange::Past };
+                return self.flows(range, last, reply);
+            }
             Request::Capture(request) => return self.start_capture(&request, reply),
             Request::TableFlowList(selector) => {
                 let action = FlowAction::List(FLOWS_LISTED_MAX);
@@ -78,7 +83,8 @@ impl Agent {
             }
             Request::PolicyExplain { query, both_sides } => {
                 self.catch_up();
-                self.explain(&query, both_sides).and_then(|explained| to_reply(&explained))
+                let sides = if both_sides { Sides::Both } else { Sides::OfThisNode };
+                self.explain(&query, sides).and_then(|explained| to_reply(&explained))
             }
             Request::FqdnList { pattern } => {
                 self.fqdn_list(pattern.as_deref()).and_then(|list| to_reply(&list))
@@ -107,10 +113,10 @@ impl Agent {
         self.host.after_routes(move || _ = to.send(answer));
     }
 
-    fn flows(&mut self, follow: bool, last: u32, reply: ReplySender) {
+    fn flows(&mut self, range: FlowRange, last: u32, reply: ReplySender) {
         // Records include what a client has just seen happen.
         let _busy = self.drain_events(Amount::All);
-        self.observer.answer(last.min(LAST_MAX), follow, reply);
+        self.observer.answer(last.min(LAST_MAX), range, reply);
     }
 
     pub(super) fn endpoint_list(&self) -> Vec<EndpointStatus> {

@@ -29,6 +29,15 @@ const MESSAGES_MAX: usize = 8;
 /// Most epochs whose tables are stored. Epochs share what did not change between them.
 const EPOCHS_MAX: usize = 256;
 
+/// Which flow records a client gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FlowRange {
+    /// The last ones.
+    Past,
+    /// The last ones, and new ones as they come.
+    PastAndNew,
+}
+
 /// What the thread does.
 pub(super) enum Message {
     /// Log events.
@@ -37,8 +46,7 @@ pub(super) enum Message {
     Read {
         /// Most past records.
         count: usize,
-        /// Whether it wants new ones, too.
-        follow: bool,
+        range: FlowRange,
         /// Where the answer goes.
         reply: ReplySender,
     },
@@ -140,10 +148,10 @@ async fn take_messages(mut messages: mpsc::Receiver<Message>, log: &SharedLog) {
     while let Some(message) = messages.recv().await {
         match message {
             Message::Events(batch) => log.lock().push(batch),
-            Message::Read { count, follow, reply } => {
+            Message::Read { count, range, reply } => {
                 let mut log = log.lock();
                 let past = log.last(count);
-                let live = follow.then(|| log.log.follow());
+                let live = (range == FlowRange::PastAndNew).then(|| log.log.follow());
                 // A client that left misses the answer only.
                 let _ = reply.send(Ok(Reply::Flows { past, live }));
             }

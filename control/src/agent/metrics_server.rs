@@ -138,10 +138,10 @@ async fn answer(mut stream: TcpStream, service: Arc<Service>, _place: OwnedSemap
         return;
     };
     let response = match asked {
-        Asked::Metrics { head_only } => match service.collect().await {
+        Asked::Metrics(method) => match service.collect().await {
             Ok(text) => {
                 service.counts.scrapes.fetch_add(1, Relaxed);
-                response("200 OK", CONTENT_TYPE, &text, head_only)
+                response("200 OK", CONTENT_TYPE, &text, method)
             }
             Err(reason) => {
                 service.counts.failed.fetch_add(1, Relaxed);
@@ -161,10 +161,18 @@ async fn answer(mut stream: TcpStream, service: Arc<Service>, _place: OwnedSemap
     }
 }
 
+/// Method of a request that is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Method {
+    Get,
+    /// As `GET`, without the body.
+    Head,
+}
+
 /// What a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Asked {
-    Metrics { head_only: bool },
+    Metrics(Method),
     Other,
     Method,
     Malformed,
@@ -197,24 +205,27 @@ fn parse_request(head: &[u8]) -> Option<Asked> {
     }
     let path = request.path.unwrap_or_default().split('?').next();
     Some(match (request.method, path) {
-        (Some("GET"), Some("/metrics")) => Asked::Metrics { head_only: false },
-        (Some("HEAD"), Some("/metrics")) => Asked::Metrics { head_only: true },
+        (Some("GET"), Some("/metrics")) => Asked::Metrics(Method::Get),
+        (Some("HEAD"), Some("/metrics")) => Asked::Metrics(Method::Head),
         (Some("GET" | "HEAD"), _) => Asked::Other,
         _ => Asked::Method,
     })
 }
 
 fn error_response(status: &str, reason: &str) -> String {
-    response(status, "text/plain; charset=utf-8", &format!("{reason}\n"), false)
+    response(status, "text/plain; charset=utf-8", &format!("{reason}\n"), Method::Get)
 }
 
-fn response(status: &str, content_type: &str, body: &str, head_only: bool) -> String {
+fn response(status: &str, content_type: &str, body: &str, method: Method) -> String {
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
          Connection: close\r\n\r\n"
     );
-    if head_only { head } else { head + body }
+    match method {
+        Method::Get => head + body,
+        Method::Head => head,
+    }
 }
 
 impl Service {

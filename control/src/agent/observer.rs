@@ -13,7 +13,7 @@ use podgate_tables::event::Event;
 use super::epochs::Epochs;
 use super::flow_log::is_drop;
 use super::flow_metrics::FlowCounts;
-use super::flow_thread::{Batch, FlowThread, Message};
+use super::flow_thread::{Batch, FlowRange, FlowThread, Message};
 use super::server::ReplySender;
 
 /// Most events of one drain that are logged, so that a flood of dropped packets leaves the flow
@@ -122,9 +122,9 @@ impl Observer {
         });
     }
 
-    /// Answers a client with the last `count` records, and new ones if it follows.
-    pub(super) fn answer(&self, count: u32, follow: bool, reply: ReplySender) {
-        let message = Message::Read { count: count as usize, follow, reply };
+    /// Answers a client with the last `count` records, and new ones if it asks for them.
+    pub(super) fn answer(&self, count: u32, range: FlowRange, reply: ReplySender) {
+        let message = Message::Read { count: count as usize, range, reply };
         if let Err(Message::Read { reply, .. }) = self.thread.send(message) {
             let error = ApiError::failed("the flow log is busy; try again");
             // A client that left misses the answer only.

@@ -10,18 +10,43 @@ use podgate_tables::tuple::Tuple;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FlowKey([u64; 5]);
 
+/// One of the two ends of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum KeyEnd {
+    First,
+    Second,
+}
+
+impl KeyEnd {
+    #[inline]
+    const fn second_if(is_second: bool) -> Self {
+        if is_second { Self::Second } else { Self::First }
+    }
+
+    /// Whether both are the same end.
+    #[inline]
+    pub(super) const fn is(self, other: Self) -> bool {
+        self as u8 == other as u8
+    }
+
+    #[cfg(test)]
+    const fn other(self) -> Self {
+        Self::second_if(self.is(Self::First))
+    }
+}
+
 /// Distinguishes the last word of an IPv6 key from that of an IPv4 key.
 const IS_V6: u64 = 1 << 40;
 
 impl FlowKey {
-    /// The tuple's key, and whether its source is the key's second end.
+    /// The tuple's key, and which of its ends is the tuple's source.
     #[inline]
-    pub(super) fn of(tuple: &Tuple) -> (Self, bool) {
+    pub(super) fn of(tuple: &Tuple) -> (Self, KeyEnd) {
         if let Some(addresses) = Address::v4_header_bits(tuple.src, tuple.dst) {
             let [sport, dport] = [tuple.src_port, tuple.dst_port].map(u16::swap_bytes);
             let ports = u32::from(sport) | u32::from(dport) << 16;
-            let (FlowKeyV4([a, b]), swapped) = FlowKeyV4::of(addresses, ports, tuple.protocol);
-            return (Self([0, 0, 0, a, b]), swapped);
+            let (FlowKeyV4([a, b]), source) = FlowKeyV4::of(addresses, ports, tuple.protocol);
+            return (Self([0, 0, 0, a, b]), source);
         }
         let one = (tuple.src.bits(), tuple.src_port);
         let other = (tuple.dst.bits(), tuple.dst_port);
@@ -31,7 +56,7 @@ impl FlowKey {
         let ports = u64::from(low_port) << 16 | u64::from(high_port);
         let [a, b, c, d] = [low, low >> 64, high, high >> 64].map(|half| half as u64);
         let last = IS_V6 | u64::from(tuple.protocol) << 32 | ports;
-        (Self([a, b, c, d, last]), swapped)
+        (Self([a, b, c, d, last]), KeyEnd::second_if(swapped))
     }
 
     /// Offset of the words of an IPv4 key, bytes.
@@ -53,8 +78,8 @@ impl FlowKey {
         self.0[3] as u32
     }
 
-    /// The tuple; `swapped` as returned by [`FlowKey::of`].
-    pub(super) fn tuple(&self, swapped: bool) -> Tuple {
+    /// The tuple whose source is this end.
+    pub(super) fn tuple(&self, source: KeyEnd) -> Tuple {
         let [a, b, c, d, e] = self.0;
         let (low, high, protocol) = if self.is_v4() {
             let end = |address: u64, port: u64| {
@@ -65,7 +90,10 @@ impl FlowKey {
             let address = |low, high| Address::from_bits(u128::from(low) | u128::from(high) << 64);
             ((address(a, b), (e >> 16) as u16), (address(c, d), e as u16), (e >> 32) as u8)
         };
-        let ((src, src_port), (dst, dst_port)) = if swapped { (high, low) } else { (low, high) };
+        let ((src, src_port), (dst, dst_port)) = match source {
+            KeyEnd::First => (low, high),
+            KeyEnd::Second => (high, low),
+        };
         Tuple { src, dst, src_port, dst_port, protocol }
     }
 }
@@ -81,23 +109,24 @@ impl FlowKeyV4 {
     /// As [`FlowKey::of`], from addresses and ports as in the packet, little-endian. Called for
     /// each packet.
     #[inline]
-    pub(super) const fn of(addresses: u64, ports: u32, protocol: u8) -> (Self, bool) {
+    pub(super) const fn of(addresses: u64, ports: u32, protocol: u8) -> (Self, KeyEnd) {
         let (swapped_addresses, swapped_ports) = (addresses.rotate_left(32), ports.rotate_left(16));
         let swapped = order(swapped_addresses, swapped_ports) < order(addresses, ports);
         let (addresses, ports) =
             if swapped { (swapped_addresses, swapped_ports) } else { (addresses, ports) };
         let last = (protocol as u64) << 32 | ports as u64;
-        (Self([addresses, last]), swapped)
+        (Self([addresses, last]), KeyEnd::second_if(swapped))
     }
 
     /// What policy evaluates of the packet with this key: its addresses as in the packet,
-    /// little-endian, its destination port, and the protocol; `swapped` as returned by
-    /// [`Self::of`].
+    /// little-endian, its destination port, and the protocol. Its source is this end.
     #[inline]
-    pub(super) const fn policy_fields(&self, swapped: bool) -> (u64, u16, u8) {
+    pub(super) const fn policy_fields(&self, source: KeyEnd) -> (u64, u16, u8) {
         let Self([addresses, last]) = *self;
-        let (addresses, port) =
-            if swapped { (addresses.rotate_left(32), last) } else { (addresses, last >> 16) };
+        let (addresses, port) = match source {
+            KeyEnd::First => (addresses, last >> 16),
+            KeyEnd::Second => (addresses.rotate_left(32), last),
+        };
         (addresses, (port as u16).swap_bytes(), (last >> 32) as u8)
     }
 }
@@ -175,10 +204,10 @@ mod tests {
     proptest! {
         #[test]
         fn both_directions_have_one_key_which_yields_the_tuple(tuple in any_tuple()) {
-            let (key, swapped) = FlowKey::of(&tuple);
-            prop_assert_eq!(key.tuple(swapped), tuple);
-            prop_assert_eq!(key.tuple(!swapped), tuple.reversed());
-            prop_assert_eq!(FlowKey::of(&tuple.reversed()), (key, !swapped));
+            let (key, source) = FlowKey::of(&tuple);
+            prop_assert_eq!(key.tuple(source), tuple);
+            prop_assert_eq!(key.tuple(source.other()), tuple.reversed());
+            prop_assert_eq!(FlowKey::of(&tuple.reversed()), (key, source.other()));
         }
     }
 

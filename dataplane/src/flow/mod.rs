@@ -25,8 +25,8 @@ pub use table::{FlowIx, FlowTable, LookupKey};
 use std::mem::offset_of;
 
 use class::Class;
-use key::FlowKey;
 pub(crate) use key::HashKey;
+use key::{FlowKey, KeyEnd};
 use owner::Owner;
 
 use podgate_tables::drop_reason::DropReason;
@@ -61,7 +61,7 @@ pub enum Permission {
 /// One flow.
 ///
 /// The fields that the fast path needs for IPv4 are adjacent, from the last words of the key to
-/// `opener_is_second`: 64 bytes, one cache line of the table.
+/// `opener_end`: 64 bytes, one cache line of the table.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Flow {
@@ -94,13 +94,13 @@ pub struct Flow {
     /// A bit per direction: whether its packets may take the fast path under the flow's epoch.
     /// Derived from the other fields by [`Self::refresh_fast_path`].
     fast_path: u8,
-    /// Whether the opener is the key's second end. The compiler currently uses this `bool` as the
-    /// niche for a free slot, so that checking for one accesses no further cache line.
-    opener_is_second: bool,
+    /// The end of the key that the opener is. The compiler currently uses this as the niche for a
+    /// free slot, so that checking for one accesses no further cache line.
+    opener_end: KeyEnd,
 }
 
 const _: () = {
-    let hot = offset_of!(Flow, key) + FlowKey::V4_OFFSET..offset_of!(Flow, opener_is_second) + 1;
+    let hot = offset_of!(Flow, key) + FlowKey::V4_OFFSET..offset_of!(Flow, opener_end) + 1;
     assert!(hot.end - hot.start == 64);
 };
 
@@ -131,7 +131,7 @@ impl Flow {
     /// A flow opened by this packet, which is counted.
     #[must_use]
     pub fn new(view: &View, epoch: Epoch, links: FlowLinks, now: Nanos) -> Self {
-        let (key, opener_is_second) = FlowKey::of(&view.tuple);
+        let (key, opener_end) = FlowKey::of(&view.tuple);
         let mut flow = Self {
             inspector: NO_INSPECTOR,
             checked_at: now.into(),
@@ -150,7 +150,7 @@ impl Flow {
             links: links.by_direction(),
             checksum: Sum::of_flow(view.tuple.src, view.tuple.dst, view.tuple.protocol),
             fast_path: 0,
-            opener_is_second,
+            opener_end,
         };
         if let L4::Tcp(segment) = view.l4_kind
             && !tcp::opens(segment.flags)
@@ -290,17 +290,13 @@ impl Flow {
     /// The flow's tuple, in the direction of its opener.
     #[must_use]
     pub fn tuple(&self) -> Tuple {
-        self.key.tuple(self.opener_is_second)
+        self.key.tuple(self.opener_end)
     }
 
-    /// The direction of a packet whose source is, or is not, the key's second end.
+    /// The direction of a packet whose source is this end of the key.
     #[inline]
-    const fn direction(&self, from_second: bool) -> FlowDirection {
-        if self.opener_is_second == from_second {
-            FlowDirection::Original
-        } else {
-            FlowDirection::Reply
-        }
+    const fn direction(&self, source: KeyEnd) -> FlowDirection {
+        if self.opener_end.is(source) { FlowDirection::Original } else { FlowDirection::Reply }
     }
 
     /// Epoch of the tables that the flow was last decided by.

@@ -66,15 +66,29 @@ pub(super) struct FlowCount {
     pub(super) inspected: u32,
 }
 
+/// Whether a flow is inspected. The number is what it adds to [`FlowCount::inspected`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum FlowKind {
+    Plain = 0,
+    Inspected = 1,
+}
+
+impl FlowKind {
+    #[inline]
+    const fn of(flow: &Flow) -> Self {
+        if flow.inspector().is_some() { Self::Inspected } else { Self::Plain }
+    }
+}
+
 impl FlowCount {
-    const fn add(&mut self, inspected: bool) {
+    const fn add(&mut self, kind: FlowKind) {
         self.all += 1;
-        self.inspected += inspected as u32;
+        self.inspected += kind as u32;
     }
 
-    const fn sub(&mut self, inspected: bool) {
+    const fn sub(&mut self, kind: FlowKind) {
         self.all -= 1;
-        self.inspected -= inspected as u32;
+        self.inspected -= kind as u32;
     }
 }
 
@@ -195,11 +209,11 @@ impl Owners {
 
     /// Counts a flow that is new or has changed its links.
     pub(super) fn add(&mut self, flow: &Flow) {
-        let inspected = flow.inspector().is_some();
-        of_link(&mut self.opened, flow.link(FlowDirection::Original)).add(inspected);
+        let kind = FlowKind::of(flow);
+        of_link(&mut self.opened, flow.link(FlowDirection::Original)).add(kind);
         let position = self.active.len() as u32;
         let owned = self.get_mut(flow.owner);
-        owned.count.add(inspected);
+        owned.count.add(kind);
         if owned.count.all == 1 {
             owned.active_at = position;
             self.active.push(flow.owner);
@@ -208,10 +222,10 @@ impl Owners {
 
     /// Uncounts a flow that is removed or is about to change its links.
     pub(super) fn remove(&mut self, flow: &Flow) {
-        let inspected = flow.inspector().is_some();
-        of_link(&mut self.opened, flow.link(FlowDirection::Original)).sub(inspected);
+        let kind = FlowKind::of(flow);
+        of_link(&mut self.opened, flow.link(FlowDirection::Original)).sub(kind);
         let owned = self.get_mut(flow.owner);
-        owned.count.sub(inspected);
+        owned.count.sub(kind);
         if owned.count.all == 0 {
             let position = owned.active_at;
             self.active.swap_remove(position as usize);

@@ -72,7 +72,7 @@ impl SavedFlow {
     /// Restores the flow under the tables of `epoch`. `None` if it has timed out.
     #[must_use]
     pub fn restored(&self, epoch: Epoch, now: Nanos) -> Option<Flow> {
-        let (key, opener_is_second) = FlowKey::of(&self.tuple);
+        let (key, opener_end) = FlowKey::of(&self.tuple);
         let idle = Moment::span_ms(self.idle_ms);
         let mut flow = Flow {
             inspector: NO_INSPECTOR,
@@ -93,7 +93,7 @@ impl SavedFlow {
             links: self.links.by_direction(),
             checksum: Sum::of_flow(self.tuple.src, self.tuple.dst, self.tuple.protocol),
             fast_path: 0,
-            opener_is_second,
+            opener_end,
         };
         flow.set_sender(self.sender);
         if let Some(protocol) = self.detached {

@@ -36,7 +36,7 @@ use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use super::class::Class;
 use super::index::Index;
-use super::key::{FlowKey, FlowKeyV4, HashKey};
+use super::key::{FlowKey, FlowKeyV4, HashKey, KeyEnd};
 use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of};
 use super::{Flow, FlowLinks, Moment, tcp};
 use crate::mem::{prefer_huge_pages, prefetch};
@@ -54,14 +54,14 @@ pub struct LookupKey {
     hash: u64,
     /// The likely slot of the flow; [`NONE`] if there is no such flow.
     slot: u32,
-    /// Whether the packet's source is the key's second end.
-    swapped: bool,
+    /// The end of the key that is the packet's source.
+    source: KeyEnd,
 }
 
 impl Default for LookupKey {
     /// A key without a flow.
     fn default() -> Self {
-        Self { key: FlowKeyV4::NONE, hash: 0, slot: NONE, swapped: false }
+        Self { key: FlowKeyV4::NONE, hash: 0, slot: NONE, source: KeyEnd::First }
     }
 }
 
@@ -70,7 +70,7 @@ impl LookupKey {
     /// little-endian.
     #[inline]
     pub const fn set_v4(&mut self, addresses: u64, ports: u32, protocol: u8) {
-        (self.key, self.swapped) = FlowKeyV4::of(addresses, ports, protocol);
+        (self.key, self.source) = FlowKeyV4::of(addresses, ports, protocol);
     }
 
     /// Sets a key without a flow.
@@ -89,7 +89,7 @@ impl LookupKey {
     /// little-endian, destination port, protocol.
     #[inline]
     pub(crate) fn policy_fields(&self) -> (u64, u16, u8) {
-        self.key.policy_fields(self.swapped)
+        self.key.policy_fields(self.source)
     }
 }
 
@@ -114,7 +114,7 @@ impl Slot {
     /// one of them.
     #[inline]
     fn touch(&self) -> u32 {
-        self.flow.as_ref().map_or(0, |flow| flow.key.touch() ^ u32::from(flow.opener_is_second))
+        self.flow.as_ref().map_or(0, |flow| flow.key.touch() ^ flow.opener_end as u32)
     }
 
     /// Prefetches all of its cache lines.
@@ -218,10 +218,10 @@ impl FlowTable {
     #[must_use]
     #[inline]
     pub fn lookup(&self, tuple: &Tuple) -> Option<(FlowIx, FlowDirection)> {
-        let (key, swapped) = FlowKey::of(tuple);
+        let (key, source) = FlowKey::of(tuple);
         let matches = |at| flow_at(&self.slots, at).key == key;
         let index = FlowIx(self.index.find(self.hash_key.hash(&key), matches)?);
-        Some((index, self.get(index).direction(swapped)))
+        Some((index, self.get(index).direction(source)))
     }
 
     /// Does the part of a batch's lookups that is done together before [`Self::lookup_candidate`]:
@@ -250,7 +250,7 @@ impl FlowTable {
     #[inline]
     pub fn lookup_candidate(&mut self, key: &LookupKey) -> Option<(&mut Flow, FlowDirection)> {
         let flow = self.slots.get_mut(key.slot as usize)?.flow.as_mut()?;
-        let direction = flow.direction(key.swapped);
+        let direction = flow.direction(key.source);
         (flow.key == key.key).then_some((flow, direction))
     }
 

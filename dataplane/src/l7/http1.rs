@@ -54,7 +54,7 @@ pub use answer::{FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT, ba
 
 use answer::Answer;
 use request::{Decided, Offered, Requests, Unit, line_of_malformed};
-use response::{ResponseHead, Responses, Upgrade};
+use response::{ResponseBody, ResponseHead, Responses, Upgrade};
 
 /// Places for what the client waits for, at first, and kept while it waits for nothing.
 const OWED_FIRST: usize = 4;
@@ -67,8 +67,7 @@ enum Owed {
     Response {
         /// When the request passed.
         released: Nanos,
-        /// The response to `HEAD` has no body, whatever its head says (RFC 9112 §6.3).
-        head_only: bool,
+        body: ResponseBody,
         /// Version of the request.
         version: HttpVersion,
     },
@@ -203,10 +202,13 @@ impl Http1 {
                 Op::Reset(Denial::NOT_HTTP1.reason)
             }
             None => {
-                let head_only = decided.head_only;
+                let body = match decided.head_only {
+                    true => ResponseBody::None,
+                    false => ResponseBody::ByHead,
+                };
                 if !self.responses.is_untracked() && !self.responses.is_last() {
                     let version = decided.line.version;
-                    self.owed.push_back(Owed::Response { released: now, head_only, version });
+                    self.owed.push_back(Owed::Response { released: now, body, version });
                 }
                 self.offer = decided.offer;
                 Op::Pass(len)
@@ -269,11 +271,9 @@ impl Http1 {
         if stray > 0 {
             return Op::Skip(stray).into();
         }
-        let (released, head_only, version) = match self.owed.front() {
+        let (released, body, version) = match self.owed.front() {
             _ if self.responses.is_untracked() => return Op::Skip(u64::MAX).into(),
-            Some(Owed::Response { released, head_only, version }) => {
-                (*released, *head_only, *version)
-            }
+            Some(Owed::Response { released, body, version }) => (*released, *body, *version),
             // It stands before what comes now.
             Some(Owed::Answer(_)) => return Op::Stall.into(),
             // Line ends behind a response decide nothing (RFC 9112 §2.2); but what nobody asked for
@@ -286,7 +286,7 @@ impl Http1 {
         if self.offers_http2() && !cx.may_buffer {
             return Op::Stall.into();
         }
-        let Some(step) = self.responses.step(bytes, head_only, cx.may_buffer) else {
+        let Some(step) = self.responses.step(bytes, body, cx) else {
             return Op::Stall.into();
         };
         let Ok(step) = step else { return self.lose_track() };

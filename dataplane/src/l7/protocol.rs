@@ -13,7 +13,7 @@ use super::tls::Tls;
 
 /// The inspector of a flow.
 #[derive(Debug, Default)]
-pub enum Protocol {
+pub enum FlowInspector {
     /// HTTP, before the client's first bytes tell the version.
     #[default]
     Http,
@@ -29,7 +29,7 @@ pub enum Protocol {
     Dns(DnsStream),
 }
 
-impl Protocol {
+impl FlowInspector {
     /// The inspector of flows with these rules over TCP. `None` if there is none
     /// ([`L7Policy::has_inspector`]).
     #[must_use]
@@ -63,7 +63,7 @@ impl Protocol {
     }
 }
 
-impl Protocol {
+impl FlowInspector {
     /// Chooses the version of HTTP by the client's first bytes. False if there are too few: they
     /// may be the start of HTTP/2's preface (RFC 9113 §3.4).
     fn choose_version(&mut self, bytes: &[u8]) -> bool {
@@ -89,17 +89,17 @@ impl Protocol {
 macro_rules! dispatch {
     ($self:ident, $before:expr, $inspector:ident => $call:expr) => {
         match $self {
-            Protocol::Http => $before,
-            Protocol::Http1($inspector) => $call,
-            Protocol::Http2($inspector) => $call,
-            Protocol::Kafka($inspector) => $call,
-            Protocol::Tls($inspector) => $call,
-            Protocol::Dns($inspector) => $call,
+            FlowInspector::Http => $before,
+            FlowInspector::Http1($inspector) => $call,
+            FlowInspector::Http2($inspector) => $call,
+            FlowInspector::Kafka($inspector) => $call,
+            FlowInspector::Tls($inspector) => $call,
+            FlowInspector::Dns($inspector) => $call,
         }
     };
 }
 
-impl Inspector for Protocol {
+impl Inspector for FlowInspector {
     /// The protocol stays the same.
     fn restart(&mut self) {
         match self {

@@ -7,6 +7,13 @@ use super::checksum::{self, Sum};
 use super::offset::{ipv4, ipv6};
 use super::{L4, View};
 
+/// The versions of IP, which have different ICMPs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum IpVersion {
+    V4,
+    V6,
+}
+
 /// Errors that podgate sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IcmpError {
@@ -21,18 +28,18 @@ pub enum IcmpError {
 
 impl IcmpError {
     /// Type, code and the four bytes after the checksum.
-    const fn message(self, v4: bool) -> (u8, u8, [u8; 4]) {
-        match (self, v4) {
+    const fn message(self, version: IpVersion) -> (u8, u8, [u8; 4]) {
+        match (self, version) {
             // The field for the MTU has 16 bits.
-            (Self::TooBig(mtu), true) => {
+            (Self::TooBig(mtu), IpVersion::V4) => {
                 let [high, low] = if mtu < 0xffff { mtu as u16 } else { 0xffff }.to_be_bytes();
                 (3, 4, [0, 0, high, low])
             }
-            (Self::TooBig(mtu), false) => (2, 0, mtu.to_be_bytes()),
-            (Self::PortUnreachable, true) => (3, 3, [0; 4]),
-            (Self::PortUnreachable, false) => (1, 4, [0; 4]),
-            (Self::TimeExceeded, true) => (11, 0, [0; 4]),
-            (Self::TimeExceeded, false) => (3, 0, [0; 4]),
+            (Self::TooBig(mtu), IpVersion::V6) => (2, 0, mtu.to_be_bytes()),
+            (Self::PortUnreachable, IpVersion::V4) => (3, 3, [0; 4]),
+            (Self::PortUnreachable, IpVersion::V6) => (1, 4, [0; 4]),
+            (Self::TimeExceeded, IpVersion::V4) => (11, 0, [0; 4]),
+            (Self::TimeExceeded, IpVersion::V6) => (3, 0, [0; 4]),
         }
     }
 }
@@ -77,38 +84,44 @@ pub fn write(
     view: &View,
     packet: &[u8],
 ) -> usize {
-    let v4 = view.is_v4();
-    let (ip_header, length_max) = match v4 {
-        true => (ipv4::HEADER_LEN, LENGTH_MAX_V4),
-        false => (ipv6::HEADER_LEN, LENGTH_MAX_V6),
+    let version = if view.is_v4() { IpVersion::V4 } else { IpVersion::V6 };
+    let (ip_header, length_max) = match version {
+        IpVersion::V4 => (ipv4::HEADER_LEN, LENGTH_MAX_V4),
+        IpVersion::V6 => (ipv6::HEADER_LEN, LENGTH_MAX_V6),
     };
     let end = packet.len().min(view.end as usize);
     let about = &packet[usize::from(view.l3)..end];
     let quote = &about[..about.len().min(length_max - ip_header - ICMP_HEADER)];
-    let (none, ethertype): (Mac, u16) = ([0; 6], if v4 { 0x0800 } else { 0x86dd });
+    let (none, ethertype): (Mac, u16) = (
+        [0; 6],
+        match version {
+            IpVersion::V4 => 0x0800,
+            IpVersion::V6 => 0x86dd,
+        },
+    );
     let total = ip_header + ICMP_HEADER + quote.len();
     let frame = &mut frame[..ETHERNET_HEADER + total];
     frame[..6].copy_from_slice(&none);
     frame[6..12].copy_from_slice(&none);
     frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
     let (ip, message) = frame[ETHERNET_HEADER..].split_at_mut(ip_header);
-    let (kind, code, word) = error.message(v4);
+    let (kind, code, word) = error.message(version);
     message[..4].copy_from_slice(&[kind, code, 0, 0]);
     message[4..8].copy_from_slice(&word);
     message[8..].copy_from_slice(quote);
     // The checksum of ICMPv6 covers the pseudo-header (RFC 4443 §2.3), that of ICMP does not.
-    let mut sum = match v4 {
-        true => Sum::default(),
-        false => {
+    let mut sum = match version {
+        IpVersion::V4 => Sum::default(),
+        IpVersion::V6 => {
             let len = message.len() as u32;
             Sum::pseudo_header(source, view.tuple.src, proto::ICMPV6, len)
         }
     };
     sum.add(message);
     message[2..4].copy_from_slice(&sum.checksum().to_be_bytes());
-    match v4 {
-        true => write_v4(ip, total as u16, source, view.tuple.src),
-        false => write_v6(ip, message.len() as u16, source, view.tuple.src),
+    match version {
+        IpVersion::V4 => write_v4(ip, total as u16, source, view.tuple.src),
+        IpVersion::V6 => write_v6(ip, message.len() as u16, source, view.tuple.src),
     }
     ETHERNET_HEADER + total
 }

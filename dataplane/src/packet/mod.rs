@@ -72,6 +72,16 @@ impl View {
         matches!(self.l4_kind, L4::Tcp(segment) if segment.has(tcp_flags::SYN))
     }
 
+    /// The TCP header, if it is a TCP segment.
+    #[must_use]
+    #[inline]
+    pub const fn tcp(&self) -> Option<Tcp> {
+        match self.l4_kind {
+            L4::Tcp(segment) => Some(segment),
+            _ => None,
+        }
+    }
+
     /// Whether it is an IPv4 packet.
     #[must_use]
     pub const fn is_v4(&self) -> bool {

@@ -88,7 +88,7 @@ pub fn translate_error(
         sum.folded()
     };
     let old = sum(head, (view.tuple.src, view.tuple.dst));
-    translate_quoted(&mut head[l4 + ICMP_HEADER..end], is_v4, quoted);
+    translate_quoted(&mut head[l4 + ICMP_HEADER..end], quoted);
     let new = sum(head, outer);
     let at = l4 + ICMP_CHECKSUM;
     let field = u16::from_be_bytes([head[at], head[at + 1]]);
@@ -97,8 +97,8 @@ pub fn translate_error(
     (view.tuple.src, view.tuple.dst) = outer;
 }
 
-fn translate_quoted(packet: &mut [u8], is_v4: bool, to: &Tuple) {
-    let Ok(ip) = (if is_v4 { ip::v4(packet) } else { ip::v6(packet) }) else { return };
+fn translate_quoted(packet: &mut [u8], to: &Tuple) {
+    let Ok(ip) = (if to.src.is_v4() { ip::v4(packet) } else { ip::v6(packet) }) else { return };
     replace_addresses(packet, to.src, to.dst);
     let Some(header) = packet.get_mut(ip.l4..).filter(|header| header.len() >= PORTS) else {
         return;

@@ -127,17 +127,25 @@ impl Default for Results {
     }
 }
 
+/// Position of a request's protocol in the counters.
+const fn protocol_of(request: &RequestRecord) -> usize {
+    match request {
+        RequestRecord::Http(_) => 0,
+        RequestRecord::Dns(_) => 1,
+        RequestRecord::ServerName(_) => 2,
+        RequestRecord::Kafka(_) => 3,
+    }
+}
+
 impl L7Counters {
-    /// Counts a request that was decided.
-    pub fn count_request(&self, request: &RequestRecord, allowed: bool) {
-        let protocol = match request {
-            RequestRecord::Http(_) => 0,
-            RequestRecord::Dns(_) => 1,
-            RequestRecord::ServerName(_) => 2,
-            RequestRecord::Kafka(_) => 3,
-        };
-        let counters = if allowed { &self.allowed } else { &self.denied };
-        counters[protocol].add(1);
+    /// Counts a request that is allowed.
+    pub fn count_allowed(&self, request: &RequestRecord) {
+        self.allowed[protocol_of(request)].add(1);
+    }
+
+    /// Counts a request that is denied.
+    pub fn count_denied(&self, request: &RequestRecord) {
+        self.denied[protocol_of(request)].add(1);
     }
 
     /// Counts a response that was forwarded `latency_ns` after its request.

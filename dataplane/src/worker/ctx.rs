@@ -1,4 +1,4 @@
-//! What the pipeline needs while it processes a batch: time, tables, ports; and its events.
+//! What the pipeline needs while it processes a batch: time, tables, links; and its events.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
@@ -21,6 +21,28 @@ pub(super) struct PacketCtx<'a> {
     pub(super) egress: &'a mut Egress,
 }
 
+/// Where the packets of a flow's opener are received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OpenerLink {
+    /// On a pod's link.
+    Pod,
+    /// On the host link, whatever their source is.
+    Host,
+}
+
+impl OpenerLink {
+    #[inline]
+    pub(super) fn of(snapshot: &Snapshot, link: LinkId) -> Self {
+        if snapshot.routes.is_host(link) { Self::Host } else { Self::Pod }
+    }
+
+    /// Whether a flow is of a local pod's packets that the kernel sent back.
+    #[inline]
+    pub(super) const fn is_hairpin(self, ends: Ends) -> bool {
+        matches!(self, Self::Host) && ends.src.is_some()
+    }
+}
+
 /// Whether a verdict is a flow's first one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Evaluation {
@@ -41,9 +63,12 @@ impl PacketCtx<'_> {
     ///
     /// Replies to a packet from the kernel go back to the kernel even if its source is a local pod:
     /// the kernel may have translated its addresses and must see the replies.
-    pub(super) fn links(&self, ends: Ends, from_host: bool) -> Option<FlowLinks> {
+    pub(super) fn links(&self, ends: Ends, opener: OpenerLink) -> Option<FlowLinks> {
         let host = self.snapshot.routes.host_link();
-        let opener = if from_host { host? } else { ends.src.or(host)? };
+        let opener = match opener {
+            OpenerLink::Host => host?,
+            OpenerLink::Pod => ends.src.or(host)?,
+        };
         let responder = ends.dst.or(host)?;
         (opener != responder).then_some(FlowLinks { opener, responder })
     }

@@ -1,4 +1,4 @@
-//! A worker's ports and frames: receive, transmit, hand off and drop packets, emit events. Every
+//! A worker's queues and frames: receive, transmit, hand off and drop packets, emit events. Every
 //! packet is transmitted, handed off or dropped, and counted.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::packet::edit;
 use crate::share::{FairShare, Quota};
 use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
-use crate::xsk::{LinkState, Port, XskStatistics};
+use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
 use super::capture::Capturing;
 use super::reply_limit::ReplyLimit;
@@ -39,7 +39,7 @@ pub(super) enum Resource {
     Bytes,
 }
 
-/// A worker's ports and frames.
+/// A worker's queues and frames.
 #[derive(Debug)]
 pub(super) struct Egress {
     index: u16,
@@ -47,8 +47,8 @@ pub(super) struct Egress {
     umem: Arc<Umem>,
     pool: FramePool,
     /// By link.
-    ports: Vec<Option<TxPort>>,
-    /// Counters of closed ports.
+    queues: Vec<Option<TxQueue>>,
+    /// Counters of closed queues.
     closed: XskStatistics,
     /// Links with packets on their transmit ring that the kernel was not notified of, each once.
     unflushed: Vec<LinkId>,
@@ -66,10 +66,10 @@ pub(super) struct Egress {
     capturing: Option<Box<Capturing>>,
 }
 
-/// A port, with its transmit accounting.
+/// A queue, with its transmit accounting.
 #[derive(Debug)]
-struct TxPort {
-    port: Port,
+struct TxQueue {
+    queue: LinkQueue,
     /// Whether the link is in [`Egress::unflushed`].
     unflushed: bool,
     /// Packets put on the transmit ring, wrapping; and how many of them were attributed to the link
@@ -86,10 +86,10 @@ struct TxPort {
 /// Source links that the packets of one round to one link are attributed to, at most.
 const SOURCES: usize = 4;
 
-impl TxPort {
-    const fn new(port: Port) -> Self {
+impl TxQueue {
+    const fn new(queue: LinkQueue) -> Self {
         Self {
-            port,
+            queue,
             unflushed: false,
             sent: 0,
             attributed: 0,
@@ -104,7 +104,7 @@ impl TxPort {
     fn count_sent(&mut self, unflushed: &mut Vec<LinkId>) {
         self.sent = self.sent.wrapping_add(1);
         if !std::mem::replace(&mut self.unflushed, true) {
-            unflushed.push(self.port.link());
+            unflushed.push(self.queue.link());
         }
     }
 
@@ -154,7 +154,7 @@ impl Egress {
             shared: Arc::clone(shared),
             umem: Arc::clone(pool.umem()),
             pool,
-            ports: Vec::new(),
+            queues: Vec::new(),
             closed: XskStatistics::default(),
             unflushed: Vec::new(),
             frame_quota: Quota::new(frames),
@@ -187,54 +187,54 @@ impl Egress {
 
     /// One more than the highest link number.
     pub(super) fn links(&self) -> usize {
-        self.ports.len()
+        self.queues.len()
     }
 
-    pub(super) fn ports(&self) -> impl Iterator<Item = &Port> {
-        self.ports.iter().flatten().map(|tx| &tx.port)
+    pub(super) fn queues(&self) -> impl Iterator<Item = &LinkQueue> {
+        self.queues.iter().flatten().map(|tx| &tx.queue)
     }
 
-    fn port_mut(&mut self, link: LinkId) -> Option<&mut TxPort> {
-        self.ports.get_mut(link.index())?.as_mut()
+    fn queue_mut(&mut self, link: LinkId) -> Option<&mut TxQueue> {
+        self.queues.get_mut(link.index())?.as_mut()
     }
 
-    pub(super) fn add_port(&mut self, mut port: Port) {
-        let slot = port.link().index();
-        if self.ports.len() <= slot {
-            self.ports.resize_with(slot + 1, || None);
+    pub(super) fn add_queue(&mut self, mut queue: LinkQueue) {
+        let slot = queue.link().index();
+        if self.queues.len() <= slot {
+            self.queues.resize_with(slot + 1, || None);
             self.unflushed.reserve(slot + 1);
         }
-        drop(self.take_port(port.link()));
-        port.service(&mut self.pool);
-        self.ports[slot] = Some(TxPort::new(port));
+        drop(self.take_queue(queue.link()));
+        queue.service(&mut self.pool);
+        self.queues[slot] = Some(TxQueue::new(queue));
     }
 
-    /// Removes the port on `link`. Adds up its counters and frees the frames that it holds.
-    pub(super) fn take_port(&mut self, link: LinkId) -> Option<Port> {
+    /// Removes the queue on `link`. Adds up its counters and frees the frames that it holds.
+    pub(super) fn take_queue(&mut self, link: LinkId) -> Option<LinkQueue> {
         self.unflushed.retain(|unflushed| *unflushed != link);
-        let TxPort { mut port, .. } = self.ports.get_mut(link.index()).and_then(Option::take)?;
-        self.closed += port.statistics();
-        port.free_held_frames(&mut self.pool);
-        Some(port)
+        let TxQueue { mut queue, .. } = self.queues.get_mut(link.index()).and_then(Option::take)?;
+        self.closed += queue.statistics();
+        queue.free_held_frames(&mut self.pool);
+        Some(queue)
     }
 
-    /// Sum of the counters of all ports, closed ones included. Two system calls per port.
+    /// Sum of the counters of all queues, closed ones included. Two system calls per queue.
     pub(super) fn port_statistics(&self) -> XskStatistics {
-        self.ports().fold(self.closed, |mut sum, port| {
-            sum += port.statistics();
+        self.queues().fold(self.closed, |mut sum, queue| {
+            sum += queue.statistics();
             sum
         })
     }
 
     /// Receives up to `max` packets from `link` into `batch`, and refills the link's fill ring.
     pub(super) fn receive(&mut self, link: LinkId, batch: &mut Vec<Packet>, max: usize) -> usize {
-        let Some(Some(TxPort { port, received: total, .. })) = self.ports.get_mut(link.index())
+        let Some(Some(TxQueue { queue, received: total, .. })) = self.queues.get_mut(link.index())
         else {
             return 0;
         };
-        let received = port.receive(&mut self.pool, batch, max);
+        let received = queue.receive(&mut self.pool, batch, max);
         if received > 0 {
-            port.service(&mut self.pool);
+            queue.service(&mut self.pool);
             *total += received as u64;
         }
         received
@@ -242,32 +242,32 @@ impl Egress {
 
     /// Whether `link`'s receive ring has packets.
     pub(super) fn has_received(&mut self, link: LinkId) -> bool {
-        self.port_mut(link).is_some_and(|tx| tx.port.has_received())
+        self.queue_mut(link).is_some_and(|tx| tx.queue.has_received())
     }
 
     /// Attributes the packets transmitted since the last call to the link `from`.
     pub(super) fn attribute(&mut self, from: LinkId) {
         for link in &self.unflushed {
-            if let Some(tx) = &mut self.ports[link.index()] {
+            if let Some(tx) = &mut self.queues[link.index()] {
                 tx.attribute(from);
             }
         }
     }
 
-    /// Counters of what `link` was denied by its shares, if it has a port.
+    /// Counters of what `link` was denied by its shares, if it has a queue.
     pub(super) fn over_quota(&mut self, link: LinkId) -> Option<&mut OverQuota> {
-        Some(&mut self.port_mut(link)?.over_quota)
+        Some(&mut self.queue_mut(link)?.over_quota)
     }
 
-    /// Counters of each link. Two system calls per port.
+    /// Counters of each link. Two system calls per queue.
     pub(super) fn link_statistics(&self) -> Vec<LinkStatistics> {
-        let of = |tx: &TxPort| LinkStatistics {
-            link: tx.port.link(),
+        let of = |tx: &TxQueue| LinkStatistics {
+            link: tx.queue.link(),
             received: tx.received,
-            sockets: tx.port.statistics(),
+            sockets: tx.queue.statistics(),
             over_quota: tx.over_quota,
         };
-        self.ports.iter().flatten().map(of).collect()
+        self.queues.iter().flatten().map(of).collect()
     }
 
     pub(super) fn alloc(&mut self) -> Option<Frame> {
@@ -366,19 +366,19 @@ impl Egress {
         if let Some(capturing) = &mut self.capturing {
             capturing.transmitted(&self.umem, next_hop.link, &packet, origin);
         }
-        let Some(Some(tx)) = self.ports.get_mut(next_hop.link.index()) else {
+        let Some(Some(tx)) = self.queues.get_mut(next_hop.link.index()) else {
             self.not_captured(next_hop.link);
             return self.drop_packet(packet, DropReason::LinkGone);
         };
-        let port = &mut tx.port;
-        let sent = port.transmit(&mut self.pool, packet).or_else(|packet| {
+        let queue = &mut tx.queue;
+        let sent = queue.transmit(&mut self.pool, packet).or_else(|packet| {
             // The ring is full of packets that are not flushed or not completed.
-            port.flush();
-            port.service(&mut self.pool);
-            port.transmit(&mut self.pool, packet)
+            queue.flush();
+            queue.service(&mut self.pool);
+            queue.transmit(&mut self.pool, packet)
         });
         if let Err(packet) = sent {
-            let is_up = port.state() == LinkState::Up;
+            let is_up = queue.state() == LinkState::Up;
             let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
             self.not_captured(next_hop.link);
             return self.drop_packet(packet, reason);
@@ -412,8 +412,8 @@ impl Egress {
         frame: Frame,
         csum_partial: CsumPartial,
     ) -> Result<(), Frame> {
-        let Some(Some(tx)) = self.ports.get_mut(link.index()) else { return Err(frame) };
-        tx.port.transmit_frame(&mut self.pool, frame, csum_partial)?;
+        let Some(Some(tx)) = self.queues.get_mut(link.index()) else { return Err(frame) };
+        tx.queue.transmit_frame(&mut self.pool, frame, csum_partial)?;
         tx.count_sent(&mut self.unflushed);
         Ok(())
     }
@@ -431,13 +431,13 @@ impl Egress {
         let mut begun = clock();
         for index in (0..self.unflushed.len()).rev() {
             let link = self.unflushed[index];
-            let Some(tx) = &mut self.ports[link.index()] else { continue };
-            tx.port.flush();
-            tx.port.service(&mut self.pool);
+            let Some(tx) = &mut self.queues[link.index()] else { continue };
+            tx.queue.flush();
+            tx.queue.service(&mut self.pool);
             let done = clock();
             tx.charge_sources(done.since(begun), &mut charge);
             begun = done;
-            if !tx.port.has_unsent() {
+            if !tx.queue.has_unsent() {
                 self.unflushed.swap_remove(index);
                 tx.unflushed = false;
             }
@@ -540,9 +540,9 @@ impl Egress {
         allowed
     }
 
-    /// Frames that are neither free, nor in a ring, nor part of an incomplete packet of a port.
+    /// Frames that are neither free, nor in a ring, nor part of an incomplete packet of a queue.
     pub(super) fn outstanding_frames(&self) -> i64 {
-        let partial: usize = self.ports().map(Port::held_frames).sum();
+        let partial: usize = self.queues().map(LinkQueue::held_frames).sum();
         self.pool.outstanding() - partial as i64
     }
 }

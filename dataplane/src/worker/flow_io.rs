@@ -91,9 +91,13 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         let stats = self.cx.egress.stats();
         match kind {
             EventKind::Request { allowed, ref request, .. } => {
-                let counter = if allowed { &stats.l7_allowed } else { &stats.l7_denied };
-                counter.add(1);
-                stats.l7.count_request(request, allowed);
+                if allowed {
+                    stats.l7_allowed.add(1);
+                    stats.l7.count_allowed(request);
+                } else {
+                    stats.l7_denied.add(1);
+                    stats.l7.count_denied(request);
+                }
             }
             EventKind::Response { status, latency_ns } => {
                 stats.l7.count_response(status, latency_ns);

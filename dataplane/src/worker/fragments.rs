@@ -10,7 +10,8 @@ use crate::packet::{FragmentInfo, L4, View, parse};
 
 use super::ctx::PacketCtx;
 use super::egress::Egress;
-use super::pipeline::{Pipeline, Steering, steer};
+use super::pipeline::Pipeline;
+use super::steering::{Steering, steer};
 
 impl Pipeline {
     /// Processes a fragment whose source was checked. If it completes its datagram, the datagram is

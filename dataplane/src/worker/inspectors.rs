@@ -7,13 +7,13 @@ use podgate_tables::time::Nanos;
 use super::timer_wheel::TimerWheel;
 use crate::flow::FlowIx;
 use crate::l7::editor::Editor;
-use crate::l7::protocol::Protocol;
+use crate::l7::protocol::FlowInspector;
 
 /// State of an inspected flow in addition to its [`Flow`](crate::flow::Flow).
 #[derive(Debug)]
 pub(super) struct Inspected {
     pub(super) flow: FlowIx,
-    pub(super) editor: Editor<Protocol>,
+    pub(super) editor: Editor<FlowInspector>,
     pub(super) policy: L7Policy,
 }
 

@@ -1,12 +1,13 @@
 //! Workers: pinned threads that each own their flows.
 //!
-//! [`Worker`] is the poll loop around the pipeline: it receives batches from its ports, runs each
+//! [`Worker`] is the poll loop around the pipeline: it receives batches from its queues, runs each
 //! packet through the pipeline, and flushes the transmit rings. It opens no files and reads no
 //! clock, so it also runs on memory links, in tests and in `podgate replay`. [`Dataplane`] runs
 //! workers on threads.
 
 mod adaptive_poll;
 mod capture;
+mod checks;
 mod ctx;
 mod datagrams;
 mod decisions;
@@ -17,6 +18,7 @@ mod flow_list;
 mod forward;
 mod fragments;
 mod icmp_reply;
+mod inspect;
 mod inspectors;
 mod live_check;
 mod open;
@@ -33,6 +35,7 @@ mod services;
 mod shared;
 #[cfg(feature = "slowed")]
 mod slowed;
+mod steering;
 mod targets;
 mod timer_wheel;
 
@@ -47,7 +50,7 @@ use podgate_tables::time::Nanos;
 use crate::flow::SavedFlow;
 use crate::mem::{FramePool, Packet};
 use crate::stats::{LinkStatistics, WorkerStats};
-use crate::xsk::{Port, XskStatistics};
+use crate::xsk::{LinkQueue, XskStatistics};
 
 use capture::Capturing;
 pub use capture::{
@@ -60,23 +63,24 @@ use flow_list::FlowListScan;
 pub use flow_list::{FlowAction, FlowFilter, FlowListing, ListedFlow};
 pub use live_check::LiveCheck;
 use live_check::LiveScan;
-use pipeline::{Pipeline, Steering};
+use pipeline::Pipeline;
 use rule_counters::FlowBytesScan;
 pub use rule_counters::{FLOW_BYTES_PERIOD, RuleKey, RuleReport, RuleTally, RuleVerdict};
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 use scheduler::LinkScheduler;
 pub use shared::{Shared, SharedConfig};
+use steering::Steering;
 
-/// Packets received from one port at a time, at most.
+/// Packets received from one queue at a time, at most.
 const BATCH: usize = 64;
-/// Packets after which a round polls the ports no more. Large enough to amortize the fixed cost of
+/// Packets after which a round polls the queues no more. Large enough to amortize the fixed cost of
 /// a round, which is mostly system calls; small enough that other links don't wait long while one
 /// is flooded.
 const ROUND: usize = 4 * BATCH;
 /// Packets taken from each hand-off ring in one round, at most.
 const HANDOFF_BATCH: usize = 64;
 
-/// One worker: its ports, its flows, its frames.
+/// One worker: its queues, its flows, its frames.
 #[derive(Debug)]
 pub struct Worker {
     index: u16,
@@ -94,7 +98,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Worker `index` of `shared`, with an empty flow table and no ports.
+    /// Worker `index` of `shared`, with an empty flow table and no queues.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, index: u16, pool: FramePool) -> Self {
         Self {
@@ -111,33 +115,33 @@ impl Worker {
         }
     }
 
-    /// Adds a port, to be polled in each round.
-    pub fn add_port(&mut self, port: Port) {
-        self.scheduler.add(port.link());
-        self.egress.add_port(port);
+    /// Adds a queue, to be polled in each round.
+    pub fn add_queue(&mut self, queue: LinkQueue) {
+        self.scheduler.add(queue.link());
+        self.egress.add_queue(queue);
     }
 
-    /// Closes the port on `link`, if there is one. Its flows are decided again under the next
+    /// Closes the queue on `link`, if there is one. Its flows are decided again under the next
     /// snapshot.
-    pub fn remove_port(&mut self, link: LinkId) {
-        drop(self.take_port(link));
+    pub fn remove_queue(&mut self, link: LinkId) {
+        drop(self.take_queue(link));
     }
 
-    /// Removes the port on `link`; the caller closes it.
-    pub fn take_port(&mut self, link: LinkId) -> Option<Port> {
+    /// Removes the queue on `link`; the caller closes it.
+    pub fn take_queue(&mut self, link: LinkId) -> Option<LinkQueue> {
         self.pipeline.drop_fragments(&mut self.egress, link);
-        self.egress.take_port(link)
+        self.egress.take_queue(link)
     }
 
-    /// Removes all ports; the caller closes them.
-    pub fn take_ports(&mut self) -> Vec<Port> {
+    /// Removes all queues; the caller closes them.
+    pub fn take_queues(&mut self) -> Vec<LinkQueue> {
         let slots = 0..self.egress.links();
-        slots.filter_map(|slot| self.take_port(LinkId(slot as u16))).collect()
+        slots.filter_map(|slot| self.take_queue(LinkId(slot as u16))).collect()
     }
 
-    /// Closes all ports.
-    pub fn close_ports(&mut self) {
-        drop(self.take_ports());
+    /// Closes all queues.
+    pub fn close_queues(&mut self) {
+        drop(self.take_queues());
     }
 
     /// The flows that can outlive this worker.
@@ -209,13 +213,13 @@ impl Worker {
         self.egress.rule_counters().take()
     }
 
-    /// Sum of the counters of all ports, closed ones included. Two system calls per port.
+    /// Sum of the counters of all queues, closed ones included. Two system calls per queue.
     #[must_use]
     pub fn port_statistics(&self) -> XskStatistics {
         self.egress.port_statistics()
     }
 
-    /// Counters of each link. Two system calls per port.
+    /// Counters of each link. Two system calls per queue.
     #[must_use]
     pub fn link_statistics(&self) -> Vec<LinkStatistics> {
         self.egress.link_statistics()
@@ -321,8 +325,8 @@ impl Worker {
         );
     }
 
-    /// Processes one batch of each port whose link has credit. Returns the number of packets
-    /// processed, and whether a port may have more.
+    /// Processes one batch of each queue whose link has credit. Returns the number of packets
+    /// processed, and whether a queue may have more.
     fn poll_ports(
         &mut self,
         now: Nanos,

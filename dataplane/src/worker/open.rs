@@ -8,16 +8,17 @@ use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::{Flow, FlowIx, tcp};
 use crate::l7::editor::Editor;
-use crate::l7::protocol::Protocol;
+use crate::l7::protocol::FlowInspector;
 use crate::mem::Packet;
 use crate::packet::icmp::{self, Role};
 use crate::packet::{HostFrame, L4, View};
 
-use super::ctx::{Evaluation, PacketCtx};
+use super::checks::is_tunnel_to_node;
+use super::ctx::{Evaluation, OpenerLink, PacketCtx};
 use super::egress::Origin;
 use super::forward::{self, Path};
 use super::inspectors::Inspected;
-use super::pipeline::{Pipeline, is_tunnel_to_node, is_udp, tcp_of};
+use super::pipeline::Pipeline;
 use super::reset::{MidStream, reset_sender};
 use super::services::reset_opener;
 
@@ -36,17 +37,20 @@ impl Pipeline {
         if matches!(icmp::role(view.tuple.protocol, subject.icmp_type), Role::Reply { .. }) {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::IcmpUnrelated);
         }
-        let from_host = cx.snapshot.routes.is_host(link);
-        let sender = if from_host { sender(cx.snapshot, view) } else { Sender::Other };
+        let opener = OpenerLink::of(cx.snapshot, link);
+        let sender = match opener {
+            OpenerLink::Host => sender(cx.snapshot, view),
+            OpenerLink::Pod => Sender::Other,
+        };
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, sender);
-        let Some(links) = cx.links(ends, from_host) else {
+        let Some(links) = cx.links(ends, opener) else {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::Unroutable);
         };
-        if is_tunnel_to_node(cx.snapshot, &view.tuple, from_host) {
+        if is_tunnel_to_node(cx.snapshot, &view.tuple, opener) {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::TunnelToNode);
         }
-        let flags = tcp_of(view).map_or(0, |segment| segment.flags);
-        if tcp_of(view).is_some() && !tcp::opens(flags) {
+        let flags = view.tcp().map_or(0, |segment| segment.flags);
+        if view.tcp().is_some() && !tcp::opens(flags) {
             let action = MidStream::of(cx, &subject, ends, &decision, flags);
             if let (MidStream::Reset, Some(frontend)) = (action, frontend) {
                 return reset_opener(cx, link, view, packet, frontend);
@@ -68,13 +72,13 @@ impl Pipeline {
         if decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(view.tuple.protocol) {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::L7Unsupported);
         }
-        let is_plain_udp = is_udp(&view.tuple) && decision.verdict == Verdict::Allow;
+        let is_plain_udp = view.tuple.is_udp() && decision.verdict == Verdict::Allow;
         if is_plain_udp && cx.decide_reversed(&subject, ends).verdict == Verdict::Inspect {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::DnsUnsolicited);
         }
         let mut flow = Flow::new(view, cx.snapshot.epoch, links, cx.now);
         flow.set_rules([decision.egress, decision.ingress]);
-        flow.set_hairpin(from_host && ends.src.is_some());
+        flow.set_hairpin(opener.is_hairpin(ends));
         flow.set_sender(sender);
         self.forward_first(cx, (link, frontend), flow, decision, view, packet);
     }
@@ -106,14 +110,14 @@ impl Pipeline {
                 let path = Path::of(flow, frontend, FlowDirection::Original, Origin::Received);
                 forward::forward(cx, path, packet, view);
             }
-            Some(slot) if is_udp(&view.tuple) => {
+            Some(slot) if view.tuple.is_udp() => {
                 self.datagrams.put(slot, decision.l7);
                 self.inspect_datagram(cx, (index, slot), FlowDirection::Original, view, packet);
             }
             Some(slot) => {
                 // That there is one, the caller has checked; the default denies other protocols.
                 let inspector =
-                    Protocol::for_rules(&decision.l7, &self.datagrams.dns).unwrap_or_default();
+                    FlowInspector::for_rules(&decision.l7, &self.datagrams.dns).unwrap_or_default();
                 let editor = Editor::new(inspector);
                 let inspected = Inspected { flow: index, editor, policy: decision.l7 };
                 self.inspectors.put(slot, inspected);
@@ -158,7 +162,7 @@ impl Pipeline {
             let victim = self.flows.victim(&opener, cx.now);
             self.evict(cx, victim.ok_or(DropReason::FlowTableFull)?);
         }
-        let is_udp = is_udp(&flow.tuple());
+        let is_udp = flow.tuple().is_udp();
         let slot = match inspected {
             true if self.free_inspectors() == 0 => return Err(DropReason::InspectedFull),
             true if is_udp => Some(self.datagrams.reserve()),

@@ -86,25 +86,23 @@
 
 use std::sync::Arc;
 
-use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
-use podgate_tables::l7::L7Protocol;
-use podgate_tables::policy::{Decision, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Decision, Subject, Verdict};
 use podgate_tables::proto;
-use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::{FlowIx, FlowTable, Permission, tcp};
-use crate::l7::editor::Progress;
 use crate::mem::Packet;
-use crate::packet::icmp;
-use crate::packet::{HostFrame, L4, Tcp, View, parse, quoted};
+#[cfg(doc)]
+use crate::packet::HostFrame;
+use crate::packet::{L4, View, parse, quoted};
 use crate::worker::Shared;
 
-use super::ctx::{Evaluation, PacketCtx};
+use super::checks::{check_addresses, is_detached_from, is_link_scope_icmp, is_tunnel_to_node};
+use super::ctx::{Evaluation, OpenerLink, PacketCtx};
 use super::datagrams::Datagrams;
 use super::decisions::DecisionCache;
 use super::egress::{Egress, Origin};
@@ -114,33 +112,13 @@ use super::forward::{self, Path};
 use super::inspectors::{Inspected, Inspectors};
 use super::reassembly::Reassembly;
 use super::services::{Relation, is_loop, translate_error_back, tuple_of_ends, untranslated};
+use super::steering::{Steering, steer};
 use super::targets::Targets;
 
 /// Flows and owners checked for expiry per round, at most.
 const EXPIRY_BUDGET: usize = 32;
 /// Inspected flows whose timers run per round, at most; the others follow in the next rounds.
 const INSPECTED_BUDGET: usize = 256;
-
-/// Whether a packet is known to be at the worker that owns its flow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Steering {
-    /// It is where the XDP program steered it. An ICMP error is steered by its own addresses, and
-    /// may have to be handed off.
-    Unverified,
-    /// It was handed off to this worker, or steered by the tuple of its flow.
-    Verified,
-    /// The same, and it is translated: it was sent to this address and port of a service.
-    Translated(Frontend),
-}
-
-impl Steering {
-    const fn frontend(self) -> Option<Frontend> {
-        match self {
-            Self::Translated(frontend) => Some(frontend),
-            Self::Unverified | Self::Verified => None,
-        }
-    }
-}
 
 /// The permission of translations, which policy doesn't decide on.
 pub(super) const ALLOWED: Permission = Permission::Allowed;
@@ -363,7 +341,7 @@ impl Pipeline {
     /// Whether a SYN opens a new connection on the tuple of one that is over, or of a detached one:
     /// a server that has lost it may accept the SYN, and what follows must be inspected.
     fn reopens(&self, index: FlowIx, direction: FlowDirection, view: &View) -> bool {
-        tcp_of(view).is_some_and(|segment| {
+        view.tcp().is_some_and(|segment| {
             let flow = self.flows.get(index);
             tcp::reopens(flow.tcp(), segment.flags)
                 || flow.detached().is_some() && !direction.is_reply() && tcp::opens(segment.flags)
@@ -382,7 +360,7 @@ impl Pipeline {
         let tuple = flow.tuple();
         let is_current = flow.epoch() == cx.snapshot.epoch && !flow.revoked();
         let is_plain = flow.inspector().is_none();
-        if is_current || !is_plain || !is_udp(&tuple) || direction.is_reply() {
+        if is_current || !is_plain || !tuple.is_udp() || direction.is_reply() {
             return false;
         }
         let subject = Subject { tuple, icmp_type: 0 };
@@ -419,7 +397,7 @@ impl Pipeline {
                 let path = Path::of(flow, frontend, direction, Origin::Received);
                 forward::forward(cx, path, packet, view);
             }
-            Some(slot) if is_udp(&flow.tuple()) => {
+            Some(slot) if flow.tuple().is_udp() => {
                 self.inspect_datagram(cx, (index, slot), direction, view, packet);
             }
             Some(slot) => self.inspect(cx, slot, direction, view, packet),
@@ -457,7 +435,7 @@ impl Pipeline {
                 cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
             }
             (Verdict::Allow, _) => true,
-            (Verdict::Inspect, Some(_)) if is_udp(&tuple) => decision.l7.has_inspector(proto::UDP),
+            (Verdict::Inspect, Some(_)) if tuple.is_udp() => decision.l7.has_inspector(proto::UDP),
             // An inspector that has followed the connection knows one protocol.
             (Verdict::Inspect, Some(slot)) => {
                 let inspected = self.inspectors.get_mut(slot);
@@ -466,9 +444,9 @@ impl Pipeline {
             }
         };
         let opener = flow.link(FlowDirection::Original);
-        let from_host = cx.snapshot.routes.is_host(opener);
-        let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
-        let (Some(links), true) = (cx.links(ends, from_host), allowed && !is_tunnel) else {
+        let opener_link = OpenerLink::of(cx.snapshot, opener);
+        let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, opener_link);
+        let (Some(links), true) = (cx.links(ends, opener_link), allowed && !is_tunnel) else {
             let denied = Decision { verdict: Verdict::Deny, ..decision };
             cx.emit_verdict(opener, &subject, &denied, (0, frontend), Evaluation::Again, 0);
             return Permission::Revoked;
@@ -476,9 +454,9 @@ impl Pipeline {
         let inspector = flow.inspector();
         self.flows.set_links(index, links);
         let flow = self.flows.get_mut(index);
-        flow.set_hairpin(from_host && ends.src.is_some());
+        flow.set_hairpin(opener_link.is_hairpin(ends));
         flow.set_rules([decision.egress, decision.ingress]);
-        if let Some(slot) = inspector.filter(|_| is_udp(&tuple)) {
+        if let Some(slot) = inspector.filter(|_| tuple.is_udp()) {
             self.datagrams.put(slot, decision.l7);
         } else if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
@@ -489,31 +467,6 @@ impl Pipeline {
             *policy = decision.l7;
         }
         Permission::Allowed
-    }
-
-    /// (4) Processes a segment of an inspected flow.
-    pub(super) fn inspect(
-        &mut self,
-        cx: &mut PacketCtx<'_>,
-        slot: u32,
-        direction: FlowDirection,
-        view: &View,
-        packet: Packet,
-    ) {
-        let Some(inspected) = self.inspectors.get_mut(slot) else {
-            debug_assert!(false, "a flow's inspector lives as long as the flow");
-            return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
-        };
-        let flow = self.flows.get(inspected.flow);
-        let frontend = self.targets.frontend_of(flow);
-        let mut io = InspectedIo { flow, frontend, cx };
-        let now = io.cx.now;
-        inspected.editor.segment(now, direction, view, packet, &inspected.policy, &mut io);
-        let index = inspected.flow;
-        if let Some(ticket) = inspected.editor.inspector().awaited_answer() {
-            self.datagrams.note_stalled(slot, ticket);
-        }
-        self.after_inspection(cx, slot, index);
     }
 
     /// Forwards an ICMP error if it is about a flow of this worker and sent to the quoted sender.
@@ -573,48 +526,6 @@ impl Pipeline {
         }
     }
 
-    /// Runs the timers of an inspected flow, under the current epoch: what waits may be decided
-    /// now.
-    pub(super) fn tick_inspected(&mut self, cx: &mut PacketCtx<'_>, slot: u32) {
-        let Some(inspected) = self.inspectors.get_mut(slot) else { return };
-        let index = inspected.flow;
-        if !self.is_allowed(cx, index) {
-            return self.end_flow(cx, index);
-        }
-        let Some(Inspected { editor, policy, .. }) = self.inspectors.get_mut(slot) else { return };
-        let (now, flow) = (cx.now, self.flows.get(index));
-        let frontend = self.targets.frontend_of(flow);
-        editor.tick(now, policy, &mut InspectedIo { flow, frontend, cx });
-        self.after_inspection(cx, slot, index);
-    }
-
-    /// Follows what has become of a flow's connection.
-    fn after_inspection(&mut self, cx: &mut PacketCtx<'_>, slot: u32, index: FlowIx) {
-        let Some(inspected) = self.inspectors.get_mut(slot) else { return };
-        let (now, requested) = (cx.now, self.flows.get(index).requested());
-        match inspected.editor.progress() {
-            Progress::Opened => {}
-            Progress::Requested if requested => {}
-            Progress::Requested => self.flows.set_requested(index, now),
-            Progress::Detached => return self.detach(cx, slot, index),
-            Progress::Answered => self.flows.set_answered(index, now),
-            Progress::Reset => self.flows.set_reset(index, now),
-            Progress::Over => return self.end_flow(cx, index),
-        }
-        self.inspectors.set_timer(slot);
-    }
-
-    /// Makes a flow plain whose inspector has nothing more to do.
-    fn detach(&mut self, cx: &mut PacketCtx<'_>, slot: u32, index: FlowIx) {
-        let Some(inspected) = self.inspectors.take(slot) else { return };
-        let Inspected { editor, .. } = *inspected;
-        let protocol = editor.inspector().of_rules();
-        let flow = self.flows.get(index);
-        let frontend = self.targets.frontend_of(flow);
-        editor.detach(&mut InspectedIo { flow, frontend, cx });
-        self.flows.set_detached(index, protocol, cx.now);
-    }
-
     /// Ends a flow to make room for another one.
     pub(super) fn evict(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
         cx.egress.stats().flows_evicted.add(1);
@@ -631,7 +542,7 @@ impl Pipeline {
             return;
         }
         let slot = flow.inspector();
-        if let Some(slot) = slot.filter(|_| is_udp(&flow.tuple())) {
+        if let Some(slot) = slot.filter(|_| flow.tuple().is_udp()) {
             self.datagrams.remove(slot);
         } else if let Some(mut inspected) = slot.and_then(|slot| self.inspectors.take(slot)) {
             inspected.editor.close(&mut InspectedIo { flow: &flow, frontend, cx });
@@ -647,73 +558,4 @@ impl Pipeline {
         let (link, tuple) = (flow.link(FlowDirection::Original), tuple_of_ends(&flow, frontend));
         cx.egress.emit_event(cx.event(link, tuple, frontend, kind));
     }
-}
-
-/// Whether a flow is detached from an inspector of the protocol that a decision wants it inspected
-/// by.
-pub(super) fn is_detached_from(detached: Option<L7Protocol>, decision: &Decision) -> bool {
-    detached.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == detached)
-}
-
-/// (1) Checks that a packet from `link` may have its addresses, and was sent from `src`.
-#[inline]
-fn check_addresses(
-    snapshot: &Snapshot,
-    link: LinkId,
-    view: &View,
-    src: Address,
-) -> Result<(), DropReason> {
-    let routes = &snapshot.routes;
-    // A router doesn't forward packets to an Ethernet group address (RFC 1812 §5.3.4).
-    if view.tuple.dst.is_multicast_or_broadcast() || view.eth_dst[0] & 1 == 1 {
-        return Err(DropReason::Multicast);
-    }
-    if routes.is_host(link) {
-        let accepted = matches!(HostFrame::of(view.eth_src), HostFrame::Hairpin { .. })
-            || routes.local_link(src).is_none();
-        return if accepted { Ok(()) } else { Err(DropReason::SpoofedSource) };
-    }
-    let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;
-    let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&src);
-    if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
-}
-
-fn is_link_scope_icmp(view: &View) -> bool {
-    match view.l4_kind {
-        L4::Icmp { kind, .. } | L4::IcmpError { kind, .. } => {
-            icmp::is_link_scope(view.tuple.protocol, kind)
-        }
-        _ => false,
-    }
-}
-
-/// Whether a pod's packets of this flow are sent to a node that would decapsulate them. Of a flow
-/// that is opened `from_host` these are the replies.
-pub(super) fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, from_host: bool) -> bool {
-    let by_pod = if from_host { tuple.reversed() } else { *tuple };
-    let tunnels = snapshot.routes.tunnels();
-    tunnels.would_decapsulate(&by_pod)
-        && (snapshot.policy.is_node(by_pod.dst) || tunnels.is_local(by_pod.dst))
-}
-
-/// The worker that the XDP program steers packets of this tuple to.
-pub(super) fn steer(tuple: &Tuple, workers: u16) -> u16 {
-    let ported = matches!(tuple.protocol, proto::TCP | proto::UDP | proto::SCTP);
-    let (protocol, src_port, dst_port) =
-        if ported { (tuple.protocol, tuple.src_port, tuple.dst_port) } else { (0, 0, 0) };
-    let (src, dst) = (tuple.src.bits(), tuple.dst.bits());
-    let hash = podgate_xdp_redirect::flow_hash(src, dst, protocol, src_port, dst_port);
-    podgate_xdp_redirect::worker_of(hash, workers)
-}
-
-pub(super) fn tcp_of(view: &View) -> Option<Tcp> {
-    match view.l4_kind {
-        L4::Tcp(segment) => Some(segment),
-        _ => None,
-    }
-}
-
-/// Whether a flow's inspection, if it has one, is of datagrams.
-pub(super) fn is_udp(tuple: &Tuple) -> bool {
-    tuple.protocol == proto::UDP
 }

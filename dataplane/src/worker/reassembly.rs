@@ -114,8 +114,9 @@ impl Datagram {
         now >= self.began.plus_secs(self.key.lifetime_secs())
     }
 
-    /// The index at which a fragment is inserted among the parts.
-    fn insert_index(&self, offset: u32, end: u32, more: bool) -> Result<usize, DropReason> {
+    /// The index at which a fragment up to `end` is inserted among the parts.
+    fn insert_index(&self, fragment: FragmentInfo, end: u32) -> Result<usize, DropReason> {
+        let (offset, more) = (u32::from(fragment.offset), fragment.more);
         if let Some(reason) = self.discarded {
             return Err(reason);
         }
@@ -214,7 +215,7 @@ impl Reassembly {
             return Err((packet, DropReason::FragmentLimit));
         };
         let Some(datagram) = &mut self.slots[slot] else { unreachable!("the slot is in use") };
-        let at = match datagram.insert_index(offset, end, fragment.more) {
+        let at = match datagram.insert_index(fragment, end) {
             Ok(at) => at,
             Err(DropReason::FragmentDuplicate) => {
                 return Err((packet, DropReason::FragmentDuplicate));

@@ -7,9 +7,11 @@ use podgate_tables::time::Nanos;
 use crate::flow::{FlowLinks, SavedFlow};
 use crate::packet::icmp::{self, Role};
 
-use super::ctx::PacketCtx;
-use super::pipeline::{Pipeline, is_detached_from, is_tunnel_to_node, steer};
+use super::checks::{is_detached_from, is_tunnel_to_node};
+use super::ctx::{OpenerLink, PacketCtx};
+use super::pipeline::Pipeline;
 use super::services::{destination, is_loop, untranslated};
+use super::steering::steer;
 
 impl Pipeline {
     /// The flows that can outlive this worker ([`SavedFlow::of`]), in no order.
@@ -28,8 +30,8 @@ impl Pipeline {
         let role = icmp::role(tuple.protocol, subject.icmp_type);
         let is_reply = matches!(role, Role::Reply { .. } | Role::Error);
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, saved.sender);
-        let from_host = cx.snapshot.routes.is_host(saved.links.opener);
-        let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, from_host);
+        let opener_link = OpenerLink::of(cx.snapshot, saved.links.opener);
+        let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, opener_link);
         let allowed = match decision.verdict {
             Verdict::Allow if saved.picked_up => {
                 cx.decide_reversed(&subject, ends).verdict == Verdict::Allow
@@ -39,7 +41,7 @@ impl Pipeline {
             Verdict::Deny => false,
         };
         let opener = self.flows.opener(saved.links.opener, tuple.src);
-        let fits = cx.links(ends, from_host) == Some(saved.links)
+        let fits = cx.links(ends, opener_link) == Some(saved.links)
             && steer(&tuple, self.workers) == self.index
             && self.flows.lookup(&tuple).is_none()
             && !self.flows.must_evict(&opener)
@@ -51,7 +53,7 @@ impl Pipeline {
             return false;
         };
         flow.set_rules([decision.egress, decision.ingress]);
-        flow.set_hairpin(from_host && ends.src.is_some());
+        flow.set_hairpin(opener_link.is_hairpin(ends));
         let target = match saved.frontend.map(|frontend| self.targets.acquire(frontend)) {
             Some(None) => return false,
             target => target.flatten(),

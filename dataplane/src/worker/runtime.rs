@@ -20,8 +20,8 @@ use podgate_tables::policy::Snapshot;
 use podgate_tables::time::Nanos;
 
 use super::adaptive_poll::AdaptivePoll;
-use super::pipeline::steer;
 use super::services::untranslated;
+use super::steering::steer;
 use super::{
     Capture, FlowAction, FlowFilter, FlowListing, LiveCheck, RuleReport, Shared, SharedConfig,
     Worker,
@@ -30,7 +30,7 @@ use crate::flow::SavedFlow;
 use crate::l7::dns::learned::DnsAnswer;
 use crate::mem::Umem;
 use crate::stats::LinkStatistics;
-use crate::xsk::{Port, XskStatistics, close_ports};
+use crate::xsk::{LinkQueue, XskStatistics, close_queues};
 
 /// What workers do while there are no packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -74,9 +74,9 @@ const WAKER: Token = Token(usize::MAX);
 #[derive(Debug)]
 enum Command {
     /// The reply lists the links whose sockets can't be polled.
-    AddPorts(Vec<Port>, channel::Sender<Vec<(LinkId, io::Error)>>),
-    /// The reply is the port, so that the worker need not wait for its sockets to close.
-    RemovePort(LinkId, channel::Sender<Option<Box<Port>>>),
+    AddQueues(Vec<LinkQueue>, channel::Sender<Vec<(LinkId, io::Error)>>),
+    /// The reply is the queue, so that the worker need not wait for its sockets to close.
+    RemoveQueue(LinkId, channel::Sender<Option<Box<LinkQueue>>>),
     /// The reply is the number of restored flows.
     RestoreFlows(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
     CheckLive(Arc<LiveCheck>),
@@ -135,13 +135,13 @@ pub struct Dataplane {
     clock: Clock,
     threads: Vec<JoinHandle<Stopped>>,
     /// Ports of workers that have stopped.
-    ports: Vec<Port>,
+    queues: Vec<LinkQueue>,
 }
 
 /// State of a stopped worker.
 struct Stopped {
     flows: Vec<SavedFlow>,
-    ports: Vec<Port>,
+    queues: Vec<LinkQueue>,
 }
 
 impl Dataplane {
@@ -155,8 +155,8 @@ impl Dataplane {
         let stop = Arc::new(AtomicBool::new(false));
         let clock = Clock::start();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let (commands, threads, ports) = Default::default();
-        let mut this = Self { umem, shared, commands, stop, clock, threads, ports };
+        let (commands, threads, queues) = Default::default();
+        let mut this = Self { umem, shared, commands, stop, clock, threads, queues };
         for index in 0..config.shared.workers {
             let poll = Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), WAKER)?;
@@ -247,28 +247,28 @@ impl Dataplane {
         Ok(restored)
     }
 
-    /// Adds one port to each worker, in order; returns when all of them poll it.
+    /// Adds one queue to each worker, in order; returns when all of them poll it.
     ///
     /// # Errors
     /// When a worker fails to; the ones before it may have added theirs.
-    pub fn add_link(&self, ports: Vec<Port>) -> Result<(), LinkError> {
-        self.add_links(vec![ports])
+    pub fn add_link(&self, queues: Vec<LinkQueue>) -> Result<(), LinkError> {
+        self.add_links(vec![queues])
     }
 
     /// The same for many links, with one command per worker.
     ///
     /// # Errors
     /// When a worker fails to add one; it may have added others.
-    pub fn add_links(&self, links: Vec<Vec<Port>>) -> Result<(), LinkError> {
-        let mut of_workers: Vec<Vec<Port>> = Vec::new();
-        for ports in links {
-            for (worker, port) in ports.into_iter().enumerate() {
+    pub fn add_links(&self, links: Vec<Vec<LinkQueue>>) -> Result<(), LinkError> {
+        let mut of_workers: Vec<Vec<LinkQueue>> = Vec::new();
+        for queues in links {
+            for (worker, queue) in queues.into_iter().enumerate() {
                 of_workers.resize_with(of_workers.len().max(worker + 1), Vec::new);
-                of_workers[worker].push(port);
+                of_workers[worker].push(queue);
             }
         }
         let commands =
-            of_workers.into_iter().map(|ports| move |done| Command::AddPorts(ports, done));
+            of_workers.into_iter().map(|queues| move |done| Command::AddQueues(queues, done));
         self.ask_all(commands, |failed| match failed.into_iter().next() {
             Some((link, error)) => Err(LinkError::Poll(link, error)),
             None => Ok(()),
@@ -282,17 +282,17 @@ impl Dataplane {
     /// When a worker doesn't reply.
     pub fn remove_link(&self, link: LinkId) -> Result<(), LinkError> {
         let commands =
-            (0..self.commands.len()).map(|_| move |done| Command::RemovePort(link, done));
-        let mut ports = Vec::new();
-        let replied = self.ask_all(commands, |port| {
-            ports.extend(port);
+            (0..self.commands.len()).map(|_| move |done| Command::RemoveQueue(link, done));
+        let mut queues = Vec::new();
+        let replied = self.ask_all(commands, |queue| {
+            queues.extend(queue);
             Ok(())
         });
-        drop(ports);
+        drop(queues);
         replied
     }
 
-    /// Sum of the port counters of all links and workers since the start.
+    /// Sum of the queue counters of all links and workers since the start.
     ///
     /// Workers run this between two rounds, so that counting costs the packet path nothing.
     ///
@@ -478,7 +478,7 @@ impl Dataplane {
             // The panic of a worker was already reported on standard error.
             let Ok(stopped) = thread.join() else { continue };
             flows.extend(stopped.flows);
-            self.ports.extend(stopped.ports);
+            self.queues.extend(stopped.queues);
         }
         flows
     }
@@ -488,7 +488,7 @@ impl Drop for Dataplane {
     /// Stops the workers and closes all sockets.
     fn drop(&mut self) {
         self.stop();
-        close_ports(std::mem::take(&mut self.ports));
+        close_queues(std::mem::take(&mut self.queues));
     }
 }
 
@@ -525,7 +525,7 @@ impl Thread {
             }
         }
         let flows = self.worker.saved_flows(self.clock.now()).collect();
-        Stopped { flows, ports: self.worker.take_ports() }
+        Stopped { flows, queues: self.worker.take_queues() }
     }
 
     /// Sleeps until a packet, a command or a timer; not at all if there is work already.
@@ -557,13 +557,13 @@ impl Thread {
         while let Some(command) = self.commands.pop() {
             // If the send fails, the caller no longer waits for the reply.
             let _delivered = match command {
-                Command::AddPorts(ports, done) => {
-                    let add = |port: Port| Some((port.link(), self.add(port).err()?));
-                    let failed = ports.into_iter().filter_map(add).collect();
+                Command::AddQueues(queues, done) => {
+                    let add = |queue: LinkQueue| Some((queue.link(), self.add(queue).err()?));
+                    let failed = queues.into_iter().filter_map(add).collect();
                     done.send(failed).is_ok()
                 }
-                Command::RemovePort(link, done) => {
-                    done.send(self.worker.take_port(link).map(Box::new)).is_ok()
+                Command::RemoveQueue(link, done) => {
+                    done.send(self.worker.take_queue(link).map(Box::new)).is_ok()
                 }
                 Command::RestoreFlows(snapshot, flows, done) => {
                     let now = self.clock.now();
@@ -592,14 +592,14 @@ impl Thread {
         }
     }
 
-    fn add(&mut self, port: Port) -> io::Result<()> {
-        if let Some(fd) = port.fd() {
-            let token = Token(port.link().index());
+    fn add(&mut self, queue: LinkQueue) -> io::Result<()> {
+        if let Some(fd) = queue.fd() {
+            let token = Token(queue.link().index());
             let registry = self.poll.registry();
             // Closing the socket removes it from the epoll set (epoll(7)).
             registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         }
-        self.worker.add_port(port);
+        self.worker.add_queue(queue);
         Ok(())
     }
 }

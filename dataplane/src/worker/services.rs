@@ -48,8 +48,9 @@ use crate::packet::{L4, View};
 
 use super::ctx::{Evaluation, PacketCtx};
 use super::icmp_reply::send_icmp_error;
-use super::pipeline::{Pipeline, Steering, steer, tcp_of};
+use super::pipeline::Pipeline;
 use super::reset::reset_sender;
+use super::steering::{Steering, steer};
 
 #[cfg(doc)]
 use super::targets::Targets;
@@ -173,7 +174,7 @@ impl Pipeline {
         view: &View,
     ) -> bool {
         let flow = self.flows.get(index);
-        let opens = tcp_of(view).is_some_and(|segment| tcp::opens(segment.flags));
+        let opens = view.tcp().is_some_and(|segment| tcp::opens(segment.flags));
         let is_over = !matches!(flow.tcp(), tcp::State::SynSent | tcp::State::Established);
         if flow.link(FlowDirection::Original) != link || opens && is_over {
             return true;
@@ -283,8 +284,8 @@ impl Pipeline {
     ) {
         let tuple = Tuple { src: view.tuple.dst, ..view.tuple };
         let subject = Subject { tuple, icmp_type: 0 };
-        let flags = tcp_of(view).map_or(0, |segment| segment.flags);
-        if tcp_of(view).is_some() && !tcp::opens(flags) {
+        let flags = view.tcp().map_or(0, |segment| segment.flags);
+        if view.tcp().is_some() && !tcp::opens(flags) {
             reset_opener(cx, link, view, packet, frontend);
             return;
         }

@@ -1,7 +1,7 @@
-//! Links without a kernel: the same ports, over rings in process memory.
+//! Links without a kernel: the same queues, over rings in process memory.
 //!
 //! [`MemoryLink`] plays the kernel's part. It fills frames as `net/xdp/xsk.c` does in copy mode,
-//! and reclaims them by the same ownership records as a port, so it can't access a frame that
+//! and reclaims them by the same ownership records as a queue, so it can't access a frame that
 //! another party holds. Tests and replay run the dataplane on it, without privileges.
 
 use std::sync::{Arc, Weak};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use podgate_tables::ids::LinkId;
 
 use super::link::{Link, RingSizes};
-use super::port::Port;
+use super::link_queue::LinkQueue;
 use super::ring::{Consumer, Producer, pair};
 use super::sys::{Desc, XDP_PKT_CONTD};
 use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Umem};
@@ -19,7 +19,7 @@ pub const RECEIVE_BYTES: usize = (FRAME_SIZE - FRAME_HEADROOM) as usize;
 
 /// The kernel's part of a memory link.
 pub struct MemoryLink {
-    /// Dead once all ports are closed.
+    /// Dead once all queues are closed.
     link: Weak<Link>,
     fill: Consumer<u64>,
     completion: Producer<u64>,
@@ -34,7 +34,7 @@ struct KernelRings {
     sending: Vec<u8>,
 }
 
-/// A memory link with one port for each worker, its fill ring filled from the free frames.
+/// A memory link with one queue for each worker, its fill ring filled from the free frames.
 ///
 /// # Panics
 /// When a ring size is not a power of two or a link of this number is open.
@@ -44,18 +44,18 @@ pub fn link(
     link: LinkId,
     workers: usize,
     sizes: RingSizes,
-) -> (Vec<Port>, MemoryLink) {
+) -> (Vec<LinkQueue>, MemoryLink) {
     let (fill, kernel_fill) = pair(sizes.fill);
     let (kernel_completion, completion) = pair(sizes.completion);
     let Some(claim) = umem.claim(link) else { panic!("{link:?} is open already") };
     let shared = Arc::new(Link::new(claim, fill, completion, Vec::new()));
     shared.service(&mut umem.pool());
-    let (mut ports, mut kernel_rings) = (Vec::new(), Vec::new());
+    let (mut queues, mut kernel_rings) = (Vec::new(), Vec::new());
     for worker in 0..workers {
         let (kernel_rx, rx) = pair(sizes.rx);
         let (tx, kernel_tx) = pair(sizes.tx);
         kernel_tx.ask_for_wakeup();
-        ports.push(Port::new(worker, rx, tx, Arc::clone(&shared)));
+        queues.push(LinkQueue::new(worker, rx, tx, Arc::clone(&shared)));
         kernel_rings.push(KernelRings { rx: kernel_rx, tx: kernel_tx, sending: Vec::new() });
     }
     let kernel = MemoryLink {
@@ -64,13 +64,13 @@ pub fn link(
         completion: kernel_completion,
         workers: kernel_rings,
     };
-    (ports, kernel)
+    (queues, kernel)
 }
 
 impl MemoryLink {
-    /// Delivers a packet to `worker`'s port. Returns `false` and delivers nothing when the kernel
+    /// Delivers a packet to `worker`'s queue. Returns `false` and delivers nothing when the kernel
     /// would drop it: the fill ring has too few frames, the receive ring too few slots, or all
-    /// ports are closed.
+    /// queues are closed.
     ///
     /// # Panics
     /// When there is no such worker.
@@ -106,7 +106,7 @@ impl MemoryLink {
     fn deliver(&mut self, link: &Link, worker: usize, part: &[u8], options: u32) {
         let frame = self.fill.pop().and_then(|address| link.ownership().reclaim(address));
         let Some(mut frame) = frame else {
-            unreachable!("a port fills its ring with frames that it has given to the link");
+            unreachable!("a queue fills its ring with frames that it has given to the link");
         };
         frame.set_extent(FRAME_HEADROOM, part.len() as u32);
         link.umem().data_mut(&mut frame).copy_from_slice(part);
@@ -116,9 +116,9 @@ impl MemoryLink {
         debug_assert_eq!(put, 1, "the caller checked for room");
     }
 
-    /// Takes the packets that `worker`'s port has flushed, calls `each` with every one and
+    /// Takes the packets that `worker`'s queue has flushed, calls `each` with every one and
     /// completes their frames. Stops early when the completion ring is full. Returns the number of
-    /// packets; zero when all ports are closed.
+    /// packets; zero when all queues are closed.
     ///
     /// # Panics
     /// When there is no such worker.
@@ -130,7 +130,7 @@ impl MemoryLink {
             && let Some(desc) = rings.tx.pop()
         {
             let Some(mut frame) = link.ownership().reclaim(desc.addr) else {
-                unreachable!("a port transmits frames that it has given to the link");
+                unreachable!("a queue transmits frames that it has given to the link");
             };
             frame.set_extent((desc.addr % u64::from(FRAME_SIZE)) as u32, desc.len);
             rings.sending.extend_from_slice(link.umem().data(&frame));

@@ -1,7 +1,8 @@
 //! AF_XDP, thin and safe: rings and sockets over a [`Umem`].
 //!
-//! A [`Port`] (one worker's rings on one link) turns received frames into [`Packet`]s and transmits
-//! packets. Its rings are shared with the kernel ([`open_link`]) or with a test ([`memory`]).
+//! A [`LinkQueue`] (one worker's rings on one link) turns received frames into [`Packet`]s and
+//! transmits packets. Its rings are shared with the kernel ([`open_link`]) or with a test
+//! ([`memory`]).
 //!
 //! Soundness rests on two rules. A frame's bytes are reached only through its one handle
 //! ([`crate::mem`]); a ring's slots are accessed only by the end whose turn it is (`ring`,
@@ -13,14 +14,14 @@
 
 mod assemble;
 mod link;
+mod link_queue;
 pub mod memory;
 mod open;
-mod port;
 mod ring;
 mod socket;
 mod sys;
 
 pub use assemble::PACKET_FRAMES_MAX;
 pub use link::RingSizes;
+pub use link_queue::{LinkQueue, LinkState, XskStatistics, close_queues};
 pub use open::{OpenError, open_link};
-pub use port::{LinkState, Port, XskStatistics, close_ports};

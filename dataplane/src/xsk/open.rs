@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use podgate_tables::ids::LinkId;
 
 use super::link::{Link, RingSizes};
-use super::port::Port;
+use super::link_queue::LinkQueue;
 use super::ring::{Completion, Consumer, Entry, Fill, Producer, RingMemory, Rx, Tx};
 use super::socket::{Socket, Sockets};
 use super::sys::{self, MmapOffsets, RingOffsets, SockaddrXdp, UmemReg};
@@ -30,7 +30,7 @@ pub enum OpenError {
     /// No worker was given.
     #[error("a link needs at least one worker")]
     NoWorker,
-    /// A port of another link with this number is still open.
+    /// A queue of another link with this number is still open.
     #[error("{0:?} is open")]
     Open(LinkId),
     /// A system call failed.
@@ -79,7 +79,7 @@ pub fn open_link(
     link: LinkId,
     workers: usize,
     sizes: RingSizes,
-) -> Result<Vec<Port>, OpenError> {
+) -> Result<Vec<LinkQueue>, OpenError> {
     if !sizes.are_powers_of_two() {
         return Err(OpenError::RingSizes(sizes));
     }
@@ -111,7 +111,9 @@ pub fn open_link(
     }
     shared.service(&mut umem.pool());
     let ports = rings.into_iter().enumerate();
-    Ok(ports.map(|(worker, (rx, tx))| Port::new(worker, rx, tx, Arc::clone(&shared))).collect())
+    Ok(ports
+        .map(|(worker, (rx, tx))| LinkQueue::new(worker, rx, tx, Arc::clone(&shared)))
+        .collect())
 }
 
 /// A failed call or option, and the kernel's error.
@@ -137,7 +139,7 @@ impl Queue {
         let fd = sockets.tx.as_fd();
         sys::set_option(fd, sys::XDP_TX_RING, &sizes.tx).map_err(|e| ("XDP_TX_RING", e))?;
         // One call then transmits the whole ring. Older kernels transmit 32 descriptors per call,
-        // which `Port::flush` handles.
+        // which `LinkQueue::flush` handles.
         let _ = sys::set_option(fd, sys::XDP_MAX_TX_SKB_BUDGET, &sizes.tx);
         let at = offsets(fd)?;
         let tx = map::<sys::Desc>(fd, sys::XDP_PGOFF_TX_RING, at.tx, sizes.tx)?;

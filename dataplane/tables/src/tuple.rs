@@ -1,6 +1,7 @@
 //! The 5-tuple of a flow, and the direction of a packet within its flow.
 
 use crate::address::Address;
+use crate::proto;
 
 /// Direction of a packet within its flow, named as conntrack names it (`enum ip_conntrack_dir` in
 /// `include/uapi/linux/netfilter/nf_conntrack_tuple_common.h`).
@@ -53,6 +54,13 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// Whether the protocol is UDP.
+    #[must_use]
+    #[inline]
+    pub const fn is_udp(&self) -> bool {
+        self.protocol == proto::UDP
+    }
+
     /// The tuple of the opposite direction.
     #[must_use]
     #[inline]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 
 use podgate_dataplane::mem::{FramePool, Packet, Umem};
-use podgate_dataplane::xsk::{LinkState, OpenError, Port, RingSizes, open_link};
+use podgate_dataplane::xsk::{LinkQueue, LinkState, OpenError, RingSizes, open_link};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::proto;
@@ -74,19 +74,19 @@ fn owner(client_port: u16, server_port: u16) -> usize {
 fn ping_and_tcp_pass(mtu: u32) {
     let topology = Topology::new(mtu);
     let node = Node::new(&topology);
-    let forwarder = Forwarder::start(&node.umem, node.ports);
+    let forwarder = Forwarder::start(&node.umem, node.queues);
     for bytes in [0, 56, mtu as usize - 28] {
         ping(&topology, bytes);
     }
     transfer(&topology, 5000, 32 << 20);
-    let (ports, _) = forwarder.stop();
-    for port in &ports {
-        let statistics = port.statistics();
+    let (queues, _) = forwarder.stop();
+    for queue in &queues {
+        let statistics = queue.statistics();
         assert_eq!(statistics.false_descriptors, 0);
         assert_eq!((statistics.rx_invalid, statistics.tx_invalid), (0, 0), "{statistics:?}");
         assert_eq!((statistics.oversized, statistics.wakeup_errors), (0, 0), "{statistics:?}");
     }
-    drop(ports);
+    drop(queues);
     assert_all_frames_are_free(&node.umem);
 }
 
@@ -119,12 +119,12 @@ fn the_largest_packets_pass() {
 fn each_flow_is_steered_to_the_worker_of_its_hash() {
     let topology = Topology::new(1500);
     let node = Node::new(&topology);
-    let mut forwarder = Forwarder::start(&node.umem, node.ports);
+    let mut forwarder = Forwarder::start(&node.umem, node.queues);
     let mut owners = [0; WORKERS as usize];
     // The kernel chooses ephemeral ports: continue until both workers have had a flow.
     for server_port in 5000..5064 {
         let client_port = transfer(&topology, server_port, 100_000);
-        let (ports, received) = forwarder.stop();
+        let (queues, received) = forwarder.stop();
         let owner = owner(client_port, server_port);
         owners[owner] += 1;
         // Each direction has about 70 full segments. The other worker may still receive the end of
@@ -133,7 +133,7 @@ fn each_flow_is_steered_to_the_worker_of_its_hash() {
         if owners.iter().all(|flows| *flows > 0) {
             return;
         }
-        forwarder = Forwarder::start(&node.umem, ports);
+        forwarder = Forwarder::start(&node.umem, queues);
     }
     panic!("all of 64 flows went to one worker: {owners:?}");
 }
@@ -144,27 +144,27 @@ fn a_link_can_be_reopened_and_outlives_the_umems_registrant() {
     let mut node = Node::new(&topology);
     let umem = Arc::clone(&node.umem);
     for round in 0..6 {
-        let forwarder = Forwarder::start(&umem, std::mem::take(&mut node.ports));
+        let forwarder = Forwarder::start(&umem, std::mem::take(&mut node.queues));
         ping(&topology, 56);
-        let (mut ports, _) = forwarder.stop();
+        let (mut queues, _) = forwarder.stop();
         // Link 0 registered the UMEM; in even rounds it is closed while link 1 stays open.
         let closing = LinkId(round % 2);
-        ports.retain(|port| port.link() != closing);
+        queues.retain(|queue| queue.link() != closing);
         assert_eq!(umem.held_by(closing), 0);
-        node.ports = ports;
+        node.queues = queues;
         node.open(&topology, closing);
     }
-    drop(node.ports);
+    drop(node.queues);
     assert_all_frames_are_free(&umem);
 }
 
-/// Transmits a packet that no pod accepts. Returns whether the port accepted it.
-fn transmit(port: &mut Port, pool: &mut FramePool) -> bool {
+/// Transmits a packet that no pod accepts. Returns whether the queue accepted it.
+fn transmit(queue: &mut LinkQueue, pool: &mut FramePool) -> bool {
     let mut frame = pool.alloc().unwrap();
     frame.set_len(60);
     let umem = Arc::clone(pool.umem());
     umem.data_mut(&mut frame).fill(0xee);
-    let result = port.transmit(pool, Packet::single(frame));
+    let result = queue.transmit(pool, Packet::single(frame));
     let taken = result.is_ok();
     result.unwrap_or_else(|packet| pool.free_packet(packet));
     assert_eq!(pool.outstanding(), 0);
@@ -172,16 +172,16 @@ fn transmit(port: &mut Port, pool: &mut FramePool) -> bool {
 }
 
 /// As [`transmit`], with a flush. Returns the link's state, too.
-fn send(port: &mut Port, pool: &mut FramePool) -> (bool, LinkState) {
-    let taken = transmit(port, pool);
-    port.flush();
-    port.service(pool);
+fn send(queue: &mut LinkQueue, pool: &mut FramePool) -> (bool, LinkState) {
+    let taken = transmit(queue, pool);
+    queue.flush();
+    queue.service(pool);
     assert_eq!(pool.outstanding(), 0);
-    (taken, port.state())
+    (taken, queue.state())
 }
 
-fn first_port(node: &mut Node, link: LinkId) -> &mut Port {
-    node.ports.iter_mut().find(|port| port.link() == link).unwrap()
+fn first_queue(node: &mut Node, link: LinkId) -> &mut LinkQueue {
+    node.queues.iter_mut().find(|queue| queue.link() == link).unwrap()
 }
 
 #[test]
@@ -190,36 +190,36 @@ fn a_flush_transmits_the_whole_ring_without_needless_system_calls() {
     let mut node = Node::new(&topology);
     let umem = Arc::clone(&node.umem);
     let mut pool = umem.pool();
-    let port = first_port(&mut node, LinkId(0));
+    let queue = first_queue(&mut node, LinkId(0));
     // The pod's side drops packets while its CPU is busy with other tests, and a drop ends the
     // call. Without one, a call sends everything, before Linux 6.17 everything of 32 packets.
     let sent_at_once = (0..100).any(|_| {
-        let before = port.statistics().wakeups;
+        let before = queue.statistics().wakeups;
         for _ in 0..200 {
-            assert!(transmit(port, &mut pool));
+            assert!(transmit(queue, &mut pool));
         }
-        port.flush();
-        let at_once = !port.has_unsent();
+        queue.flush();
+        let at_once = !queue.has_unsent();
         for _ in 0..200 {
-            port.service(&mut pool);
+            queue.service(&mut pool);
         }
-        assert!(!port.has_unsent(), "a call sends or drops one packet at least");
-        at_once && port.statistics().wakeups - before <= 200_u64.div_ceil(32)
+        assert!(!queue.has_unsent(), "a call sends or drops one packet at least");
+        at_once && queue.statistics().wakeups - before <= 200_u64.div_ceil(32)
     });
     assert!(sent_at_once);
-    let wakeups = port.statistics().wakeups;
+    let wakeups = queue.statistics().wakeups;
     for _ in 0..10 {
-        port.flush();
-        port.service(&mut pool);
+        queue.flush();
+        queue.service(&mut pool);
     }
-    assert_eq!(port.statistics().wakeups, wakeups);
+    assert_eq!(queue.statistics().wakeups, wakeups);
     let fill = RingSizes::default().fill as usize;
     // The pod's kernel may send packets of its own at any time.
     let all_is_reclaimed = (0..100).any(|_| {
         let mut received = Vec::new();
-        port.receive(&mut pool, &mut received, usize::MAX);
+        queue.receive(&mut pool, &mut received, usize::MAX);
         received.drain(..).for_each(|packet| pool.free_packet(packet));
-        port.service(&mut pool);
+        queue.service(&mut pool);
         umem.held_by(LinkId(0)) == fill
     });
     assert!(all_is_reclaimed);
@@ -230,17 +230,17 @@ fn a_link_that_is_down_recovers() {
     let topology = Topology::new(1500);
     let mut node = Node::new(&topology);
     let mut pool = node.umem.pool();
-    let port = first_port(&mut node, LinkId(0));
-    assert_eq!(send(port, &mut pool), (true, LinkState::Up));
+    let queue = first_queue(&mut node, LinkId(0));
+    assert_eq!(send(queue, &mut pool), (true, LinkState::Up));
     topology.node.inside(|| ip("link set pg-0 down"));
-    assert_eq!(send(port, &mut pool), (true, LinkState::Down));
-    assert!(port.has_unsent());
-    assert_eq!(send(port, &mut pool), (false, LinkState::Down));
+    assert_eq!(send(queue, &mut pool), (true, LinkState::Down));
+    assert!(queue.has_unsent());
+    assert_eq!(send(queue, &mut pool), (false, LinkState::Down));
     topology.node.inside(|| ip("link set pg-0 up"));
-    assert_eq!(send(port, &mut pool), (false, LinkState::Up), "what had waited was sent");
-    assert!(!port.has_unsent());
-    assert_eq!(send(port, &mut pool), (true, LinkState::Up));
-    assert_eq!(port.statistics().wakeup_errors, 0);
+    assert_eq!(send(queue, &mut pool), (false, LinkState::Up), "what had waited was sent");
+    assert!(!queue.has_unsent());
+    assert_eq!(send(queue, &mut pool), (true, LinkState::Up));
+    assert_eq!(queue.statistics().wakeup_errors, 0);
 }
 
 #[test]
@@ -249,20 +249,20 @@ fn a_pod_that_drops_packets_costs_one_system_call_per_flush() {
     let mut node = Node::new(&topology);
     let mut pool = node.umem.pool();
     topology.pods[0].inside(|| ip("link set eth0 down"));
-    let port = first_port(&mut node, LinkId(0));
+    let queue = first_queue(&mut node, LinkId(0));
     for _ in 0..100 {
-        assert!(transmit(port, &mut pool));
+        assert!(transmit(queue, &mut pool));
     }
-    port.flush();
-    assert!(port.has_unsent());
-    assert_eq!(port.statistics().wakeups, 1);
+    queue.flush();
+    assert!(queue.has_unsent());
+    assert_eq!(queue.statistics().wakeups, 1);
     topology.pods[0].inside(|| ip("link set eth0 up"));
     // Packets may be dropped one by one until the link has its carrier again.
     for _ in 0..100 {
-        port.service(&mut pool);
+        queue.service(&mut pool);
     }
-    assert!(!port.has_unsent(), "all were sent or dropped");
-    assert_eq!(port.state(), LinkState::Up);
+    assert!(!queue.has_unsent(), "all were sent or dropped");
+    assert_eq!(queue.state(), LinkState::Up);
 }
 
 #[test]
@@ -272,18 +272,18 @@ fn a_removed_link_does_no_harm() {
     let umem = Arc::clone(&node.umem);
     let mut pool = umem.pool();
     topology.pods[0].inside(|| ip("link delete eth0"));
-    let port = first_port(&mut node, LinkId(0));
-    assert_eq!(send(port, &mut pool), (true, LinkState::Gone));
-    assert_eq!(send(port, &mut pool), (false, LinkState::Gone));
-    assert!(!port.has_unsent(), "nothing keeps a worker awake");
-    assert_eq!(port.statistics().wakeup_errors, 0);
-    assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
+    let queue = first_queue(&mut node, LinkId(0));
+    assert_eq!(send(queue, &mut pool), (true, LinkState::Gone));
+    assert_eq!(send(queue, &mut pool), (false, LinkState::Gone));
+    assert!(!queue.has_unsent(), "nothing keeps a worker awake");
+    assert_eq!(queue.statistics().wakeup_errors, 0);
+    assert_eq!(send(first_queue(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
 
     // The removed link had registered the UMEM. Another one can still be opened.
-    node.ports.retain(|port| port.link() != LinkId(1));
+    node.queues.retain(|queue| queue.link() != LinkId(1));
     node.open(&topology, LinkId(1));
-    assert_eq!(send(first_port(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
-    drop((node.ports, pool));
+    assert_eq!(send(first_queue(&mut node, LinkId(1)), &mut pool), (true, LinkState::Up));
+    drop((node.queues, pool));
     assert_all_frames_are_free(&umem);
 }
 
@@ -296,12 +296,12 @@ fn a_flood_without_a_worker_is_dropped_and_counted() {
     let held = umem.held_by(LinkId(0));
     let datagrams = (0..1_000_000).take_while(|_| {
         sender.send_to(&[0; 1000], (ADDRESS[1], 9)).unwrap();
-        first_port(&mut node, LinkId(0)).statistics().fill_ring_empty == 0
+        first_queue(&mut node, LinkId(0)).statistics().fill_ring_empty == 0
     });
     let datagrams = datagrams.count();
     assert!(datagrams < 1_000_000, "the fill ring never ran empty");
     assert_eq!(umem.held_by(LinkId(0)), held, "a link takes no more than its share");
-    let forwarder = Forwarder::start(&umem, node.ports);
+    let forwarder = Forwarder::start(&umem, node.queues);
     ping(&topology, 56);
     drop(forwarder.stop());
     assert_all_frames_are_free(&umem);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use podgate_dataplane::l7::http1::FORBIDDEN;
 use podgate_dataplane::l7::http2::{Http2, PREFACE};
 use podgate_dataplane::l7::inspector::Inspector;
-use podgate_dataplane::l7::protocol::Protocol;
+use podgate_dataplane::l7::protocol::FlowInspector;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, HttpVersion, ResponseStatus};
 use podgate_tables::ids::RuleId;
@@ -22,7 +22,7 @@ use proptest::prelude::*;
 
 use frames::*;
 
-type Http = Connection<Protocol>;
+type Http = Connection<FlowInspector>;
 
 fn connected() -> (Http, Writer, Writer) {
     let (mut http, mut client, mut server) = (Http::default(), Writer::client(), Writer::server());

@@ -65,7 +65,7 @@ impl Rig {
         let mut kernel = Vec::new();
         for slot in 0..links {
             let (ports, link) = memory::link(&umem, LinkId(slot), 1, RINGS);
-            ports.into_iter().for_each(|port| worker.add_port(port));
+            ports.into_iter().for_each(|port| worker.add_queue(port));
             kernel.push(link);
         }
         Ok(Self { shared, worker, links: kernel, now: START })

@@ -107,7 +107,7 @@ impl Bench {
         let mut worker = Worker::new(&shared, 0, umem.pool());
         let kernel = (0..=links.len()).map(|link| {
             let (ports, memory) = memory::link(&umem, LinkId(link as u16), 1, RINGS);
-            ports.into_iter().for_each(|port| worker.add_port(port));
+            ports.into_iter().for_each(|port| worker.add_queue(port));
             memory
         });
         let kernel = kernel.collect();

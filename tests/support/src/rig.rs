@@ -87,7 +87,7 @@ impl Rig {
         let sizes = RingSizes { fill: ring, completion: ring, rx: ring, tx: ring };
         let links = [HOST, A, B].map(|link| {
             let (ports, kernel) = memory::link(&umem, link, usize::from(workers), sizes);
-            all.iter_mut().zip(ports).for_each(|(worker, port)| worker.add_port(port));
+            all.iter_mut().zip(ports).for_each(|(worker, port)| worker.add_queue(port));
             kernel
         });
         let now = Nanos(1_000_000);
@@ -186,7 +186,7 @@ impl Rig {
 
     fn close(&mut self) {
         for mut worker in std::mem::take(&mut self.workers) {
-            worker.close_ports();
+            worker.close_queues();
         }
         self.links.clear();
         // Frees the packets on hand-off rings.

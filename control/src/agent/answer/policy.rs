@@ -22,6 +22,15 @@ use super::super::endpoints::Endpoint;
 use super::super::server::ReplySender;
 use crate::explanation::rejected_note;
 
+/// Whose policy an explanation evaluates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sides {
+    /// That of ends that are ready endpoints of this node.
+    OfThisNode,
+    /// That of both ends, wherever they are.
+    Both,
+}
+
 impl Agent {
     /// Policies with their state, and all rejected fields.
     pub(super) fn policy_list(&self) -> PolicyList {
@@ -85,13 +94,16 @@ impl Agent {
     }
 
     /// Explains a flow by the tables in force.
-    pub(super) fn explain(&self, query: &Query, both_sides: bool) -> Result<Explained, ApiError> {
+    pub(super) fn explain(&self, query: &Query, sides: Sides) -> Result<Explained, ApiError> {
         let (epoch, compiled) = (self.plane.epoch(), self.in_force()?);
         let ready = self.endpoints.iter().filter(|(link, _)| self.why_waiting(link).is_none());
         let endpoints =
             ready.filter_map(|(_, endpoint)| endpoint.addresses(self.plane.store()).ok());
         let endpoints: BTreeSet<_> = endpoints.flatten().copied().collect();
-        let local = if both_sides { Local::Both } else { Local::Endpoints(&endpoints) };
+        let local = match sides {
+            Sides::Both => Local::Both,
+            Sides::OfThisNode => Local::Endpoints(&endpoints),
+        };
         let explanation =
             explain(self.plane.store(), compiled, query, local).map_err(ApiError::failed)?;
         let (source, destination) = (&explanation.source, &explanation.destination);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use podgate_dataplane::flow::SavedFlow;
 use podgate_dataplane::worker::Dataplane;
-use podgate_dataplane::xsk::{Port, RingSizes, open_link};
+use podgate_dataplane::xsk::{LinkQueue, RingSizes, open_link};
 use podgate_hostnet::Link;
 use podgate_tables::ids::LinkId;
 use podgate_tables::route::RouteTable;
@@ -34,7 +34,7 @@ pub(in crate::agent) struct Links {
     /// Whether each slot is in use; the first is the host link's.
     taken: Vec<bool>,
     /// Links that the workers don't serve yet.
-    unserved: Vec<Vec<Port>>,
+    unserved: Vec<Vec<LinkQueue>>,
 }
 
 impl Links {
@@ -174,7 +174,7 @@ impl Links {
         self.dataplane.add_links(links).context("can't serve the links")
     }
 
-    fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<Vec<Port>> {
+    fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<Vec<LinkQueue>> {
         let workers = usize::from(self.workers);
         let umem = self.dataplane.umem();
         let ports = open_link(umem, link.index, slot, workers, self.sizes)?;

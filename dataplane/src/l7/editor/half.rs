@@ -26,7 +26,7 @@ const ROOM_FOR_UNDECIDED: u32 = 4 * 1024;
 
 /// One end of the connection, as its headers describe it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Endpoint {
+pub(super) struct TcpEnd {
     /// Largest payload that it accepts, bytes.
     pub(super) mss: u16,
     /// Shift of its window field.
@@ -37,13 +37,13 @@ pub(super) struct Endpoint {
     pub(super) sack: bool,
 }
 
-impl Default for Endpoint {
+impl Default for TcpEnd {
     fn default() -> Self {
         Self { mss: MSS_DEFAULT, scale: 0, timestamp: None, sack: false }
     }
 }
 
-impl Endpoint {
+impl TcpEnd {
     /// From a SYN. The window scale is returned beside it, because it counts only if both ends have
     /// it.
     pub(super) fn of_syn(segment: &TcpSegment, io: &impl FlowIo) -> (Self, Option<u8>) {
@@ -114,7 +114,7 @@ impl Retransmit {
 #[derive(Debug, Default)]
 pub(super) struct Half {
     /// The sender.
-    pub(super) sender: Endpoint,
+    pub(super) sender: TcpEnd,
     /// In both spaces: the sender's initial sequence number.
     pub(super) isn: Seq,
     /// In: everything before has arrived in order, or was skipped.
@@ -160,7 +160,7 @@ pub(super) struct Half {
 
 impl Half {
     /// A direction that begins with `isn`; its receiver's window ends at `edge`.
-    pub(super) fn new(isn: Seq, acked: Seq, edge: Seq, sender: Endpoint) -> Self {
+    pub(super) fn new(isn: Seq, acked: Seq, edge: Seq, sender: TcpEnd) -> Self {
         let first = isn.plus(1);
         Self {
             sender,

@@ -52,7 +52,7 @@ use crate::mem::Packet;
 use crate::packet::{L4, View, edit};
 pub use take::{MEMORY_MAX, QUEUE_MS, UNDECIDED_MS};
 
-use half::{Endpoint, Halves};
+use half::{Halves, TcpEnd};
 use segment::{Checksum, TcpSegment};
 use seq::Seq;
 
@@ -63,7 +63,7 @@ const DIRECTIONS: [FlowDirection; 2] = [FlowDirection::Original, FlowDirection::
 #[derive(Clone, Copy, Debug)]
 struct Syn {
     isn: Seq,
-    client: Endpoint,
+    client: TcpEnd,
     /// The client's window field, which is not scaled in a SYN.
     window: u16,
     scale: Option<u8>,

@@ -5,7 +5,7 @@ use podgate_tables::event::EventKind;
 use podgate_tables::tcp_flags;
 use podgate_tables::tuple::FlowDirection;
 
-use super::half::{Endpoint, Half, Halves};
+use super::half::{Half, Halves, TcpEnd};
 use super::segment::TcpSegment;
 use super::seq::Seq;
 use super::{Editor, FlowIo, Inspector, Stage, Syn};
@@ -17,7 +17,7 @@ impl<I: Inspector> Editor<I> {
         if segment.tcp.has(tcp_flags::ACK) || segment.tcp.has(tcp_flags::URG) {
             return io.discard(segment.packet, DropReason::Malformed);
         }
-        let (client, scale) = Endpoint::of_syn(&segment, io);
+        let (client, scale) = TcpEnd::of_syn(&segment, io);
         let isn = segment.start();
         self.syn = Some(Syn { isn, client, window: segment.tcp.window, scale });
         if let Stage::Opening = self.stage {
@@ -69,7 +69,7 @@ impl<I: Inspector> Editor<I> {
 
     fn begin(&mut self, syn: &Syn, syn_ack: &TcpSegment, io: &mut impl FlowIo) {
         self.drop_queued(DropReason::L7Closed, io);
-        let (mut server, server_scale) = Endpoint::of_syn(syn_ack, io);
+        let (mut server, server_scale) = TcpEnd::of_syn(syn_ack, io);
         let mut client = syn.client;
         // Windows of SYNs are not scaled; options count if both ends have them (RFC 7323).
         if let (Some(of_client), Some(of_server)) = (syn.scale, server_scale) {

@@ -8,6 +8,7 @@ use memchr::{memchr, memchr_iter};
 use podgate_tables::l7::http1::head::parse_length;
 
 use crate::l7::heap::{self, grown};
+use crate::l7::inspector::InspectCtx;
 
 /// A response head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +51,15 @@ enum State {
     /// The body of the last response, which ends with the connection.
     UntilClose,
     Untracked,
+}
+
+/// Whether a response may have a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ResponseBody {
+    /// Its head says so.
+    ByHead,
+    /// It has none, whatever its head says: the request was `HEAD` (RFC 9112 §6.3).
+    None,
 }
 
 /// The framing is lost.
@@ -132,13 +142,13 @@ impl Responses {
     pub(super) fn step(
         &mut self,
         bytes: &[u8],
-        head_only: bool,
-        may_buffer: bool,
+        body: ResponseBody,
+        cx: &InspectCtx<'_>,
     ) -> Option<Result<Followed, Lost>> {
         let before = self.has_text;
         let end = self.unit_end(bytes);
         if end.is_none() || !self.unit.is_empty() {
-            if !may_buffer {
+            if !cx.may_buffer {
                 self.has_text = before;
                 return None;
             }
@@ -152,7 +162,7 @@ impl Responses {
         };
         let mut pieces = std::mem::take(&mut self.unit);
         let unit = if pieces.is_empty() { &bytes[..end] } else { &pieces };
-        let followed = self.unit_ended(unit, end as u64, head_only);
+        let followed = self.unit_ended(unit, end as u64, body);
         pieces.clear();
         pieces.shrink_to(UNIT_KEPT);
         self.unit = pieces;
@@ -174,11 +184,16 @@ impl Responses {
         None
     }
 
-    fn unit_ended(&mut self, unit: &[u8], len: u64, head_only: bool) -> Result<Followed, Lost> {
+    fn unit_ended(
+        &mut self,
+        unit: &[u8],
+        len: u64,
+        expected: ResponseBody,
+    ) -> Result<Followed, Lost> {
         let followed = Followed { taken: len, head: None, complete: false };
         match self.state {
             State::Head if unit.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => Ok(followed),
-            State::Head => self.head_ended(unit, len, head_only),
+            State::Head => self.head_ended(unit, len, expected),
             State::ChunkSize => {
                 let size = chunk_size(unit).ok_or(Lost)?;
                 self.state = if size == 0 { State::Trailers } else { State::ChunkEnd };
@@ -196,14 +211,19 @@ impl Responses {
         }
     }
 
-    fn head_ended(&mut self, unit: &[u8], len: u64, head_only: bool) -> Result<Followed, Lost> {
+    fn head_ended(
+        &mut self,
+        unit: &[u8],
+        len: u64,
+        expected: ResponseBody,
+    ) -> Result<Followed, Lost> {
         let (head, body) = parse(unit).ok_or(Lost)?;
         let followed = Followed { taken: len, head: Some(head), complete: false };
         self.stray = 0;
         if matches!(head.status, 100..200) {
             return Ok(followed);
         }
-        if head_only || matches!(head.status, 204 | 304) {
+        if expected == ResponseBody::None || matches!(head.status, 204 | 304) {
             if let BodyEnd::Length(length) = body {
                 self.stray = length;
             }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::mem::{FramePool, Packet};
 use crate::xsk::assemble::PACKET_FRAMES_MAX;
-use crate::xsk::port::XskStatistics;
+use crate::xsk::link_queue::XskStatistics;
 
 const SIZES: RingSizes = RingSizes { fill: 64, completion: 64, rx: 64, tx: 64 };
 const LINK: LinkId = LinkId(1);
@@ -16,15 +16,15 @@ const LINK: LinkId = LinkId(1);
 struct Bench {
     umem: Arc<Umem>,
     pool: FramePool,
-    port: Port,
+    queue: LinkQueue,
     kernel: MemoryLink,
 }
 
 impl Bench {
     fn new(frames: u32) -> Self {
         let umem = Umem::new(frames).unwrap();
-        let (mut ports, kernel) = link(&umem, LINK, 1, SIZES);
-        Self { pool: umem.pool(), umem, port: ports.remove(0), kernel }
+        let (mut queues, kernel) = link(&umem, LINK, 1, SIZES);
+        Self { pool: umem.pool(), umem, queue: queues.remove(0), kernel }
     }
 
     /// Puts a part of a packet on the receive ring, not yet published.
@@ -35,7 +35,7 @@ impl Bench {
 
     fn receive(&mut self) -> Vec<Packet> {
         let mut packets = Vec::new();
-        let n = self.port.receive(&mut self.pool, &mut packets, usize::MAX);
+        let n = self.queue.receive(&mut self.pool, &mut packets, usize::MAX);
         assert_eq!(n, packets.len());
         self.check_balance(packets.iter().map(Packet::frames).sum());
         packets
@@ -44,12 +44,12 @@ impl Bench {
     /// Sends packets back and returns what the kernel got.
     fn send(&mut self, packets: Vec<Packet>) -> Vec<Vec<u8>> {
         for packet in packets {
-            self.port.transmit(&mut self.pool, packet).unwrap();
+            self.queue.transmit(&mut self.pool, packet).unwrap();
         }
-        self.port.flush();
+        self.queue.flush();
         let mut sent = Vec::new();
         self.kernel.transmitted(0, &mut |bytes| sent.push(bytes.to_vec()));
-        self.port.service(&mut self.pool);
+        self.queue.service(&mut self.pool);
         self.check_balance(0);
         sent
     }
@@ -61,13 +61,13 @@ impl Bench {
 
     /// Asserts that all frames are accounted for, with `held` by the test.
     fn check_balance(&self, held: usize) {
-        assert_eq!(self.pool.outstanding(), (held + self.port.held_frames()) as i64);
+        assert_eq!(self.pool.outstanding(), (held + self.queue.held_frames()) as i64);
     }
 
     /// Closes everything and asserts that every frame is free.
     fn close(self) {
-        let Self { umem, mut pool, port, kernel } = self;
-        port.close(&mut pool);
+        let Self { umem, mut pool, queue, kernel } = self;
+        queue.close(&mut pool);
         assert_eq!(pool.outstanding(), 0);
         assert_eq!(umem.held_by(LINK), 0, "a closed link holds nothing");
         drop((pool, kernel));
@@ -86,7 +86,7 @@ fn packets_of_every_size_are_forwarded_unchanged() {
         assert!(bench.kernel.inject(0, &bytes(len)));
         assert_eq!(bench.echo(), [bytes(len)], "{len} bytes");
     }
-    assert_eq!(bench.port.statistics(), XskStatistics::default());
+    assert_eq!(bench.queue.statistics(), XskStatistics::default());
     assert_eq!(bench.kernel.fill_level(), SIZES.fill);
     assert_eq!(bench.umem.held_by(LINK), SIZES.fill as usize);
     bench.close();
@@ -101,11 +101,11 @@ fn an_incomplete_packet_is_kept_until_its_last_frame() {
     }
     bench.kernel.workers[0].rx.publish();
     assert_eq!(bench.echo(), [b"before"]);
-    assert_eq!(bench.port.held_frames(), 2);
+    assert_eq!(bench.queue.held_frames(), 2);
     assert!(bench.echo().is_empty());
     bench.kernel.inject(0, b"three");
     assert_eq!(bench.echo(), [b"one two three"]);
-    assert_eq!(bench.port.held_frames(), 0);
+    assert_eq!(bench.queue.held_frames(), 0);
     bench.close();
 }
 
@@ -120,7 +120,7 @@ fn frames_of_an_incomplete_packet_are_freed_when_the_port_closes() {
         if close {
             bench.close();
         } else {
-            drop(bench.port);
+            drop(bench.queue);
             drop(bench.pool);
             assert_eq!(bench.umem.shared_free_frames(), 128);
             let mut pool = bench.umem.pool();
@@ -140,7 +140,7 @@ fn no_more_packets_than_the_limit_are_received_and_none_is_lost() {
     }
     let mut got = Vec::new();
     for expected in [3, 3, 3, 1, 0] {
-        assert_eq!(bench.port.receive(&mut bench.pool, &mut got, 3), expected);
+        assert_eq!(bench.queue.receive(&mut bench.pool, &mut got, 3), expected);
         bench.check_balance(got.len() * 2);
     }
     let expected: Vec<_> = (0..10_u8).map(|i| vec![i; 2]).collect();
@@ -170,7 +170,7 @@ fn false_descriptors_are_counted_and_drop_only_their_own_packet() {
             assert!(bench.kernel.inject(0, b"fine"));
             assert_eq!(bench.echo(), [b"good", b"fine"], "address {address:?}, length {len}");
         }
-        assert_eq!(bench.port.statistics().false_descriptors, 2 * (round as u64 + 1));
+        assert_eq!(bench.queue.statistics().false_descriptors, 2 * (round as u64 + 1));
     }
     elsewhere.free(ours);
     drop(elsewhere);
@@ -186,7 +186,7 @@ fn a_frame_that_is_received_twice_is_received_once() {
     }
     bench.kernel.workers[0].rx.publish();
     assert_eq!(bench.echo().len(), 1);
-    assert_eq!(bench.port.statistics().false_descriptors, 1);
+    assert_eq!(bench.queue.statistics().false_descriptors, 1);
     bench.close();
 }
 
@@ -200,10 +200,10 @@ fn false_completions_are_counted_and_yield_no_frame() {
         bench.kernel.completion.produce(1, || Some(address));
     }
     bench.kernel.completion.publish();
-    bench.port.service(&mut bench.pool);
+    bench.queue.service(&mut bench.pool);
     bench.check_balance(1);
     bench.pool.free(ours);
-    assert_eq!(bench.port.statistics().false_descriptors, 3);
+    assert_eq!(bench.queue.statistics().false_descriptors, 3);
     assert_eq!(bench.umem.held_by(LINK), held + 1, "only the fill ring was topped up");
     assert_eq!(bench.echo(), [b"packet"]);
     bench.close();
@@ -214,10 +214,10 @@ fn a_packet_of_too_many_frames_is_dropped_and_counted() {
     let mut bench = Bench::new(256);
     for (parts, passes) in [(PACKET_FRAMES_MAX, true), (PACKET_FRAMES_MAX + 1, false), (40, false)]
     {
-        let before = bench.port.statistics().oversized;
+        let before = bench.queue.statistics().oversized;
         assert!(bench.kernel.inject_parts(0, vec![&b"part"[..]; parts].into_iter()));
         assert_eq!(bench.echo(), vec![b"part".repeat(parts); usize::from(passes)]);
-        let counted = bench.port.statistics().oversized - before;
+        let counted = bench.queue.statistics().oversized - before;
         assert_eq!(counted, u64::from(!passes));
     }
     bench.close();
@@ -233,8 +233,8 @@ fn packets_are_dropped_when_the_rings_are_full() {
     }
     assert!(!bench.kernel.inject(0, b"x"), "the fill ring is empty");
     // All frames are on the receive ring; none is free for the fill ring.
-    bench.port.service(&mut bench.pool);
-    assert_eq!(bench.port.statistics().starved, 1);
+    bench.queue.service(&mut bench.pool);
+    assert_eq!(bench.queue.statistics().starved, 1);
     assert_eq!(bench.kernel.fill_level(), 0);
     assert_eq!(bench.echo().len(), SIZES.fill as usize);
     assert_eq!(bench.kernel.fill_level(), SIZES.fill);
@@ -256,20 +256,20 @@ fn a_full_transmit_ring_returns_the_packet_unchanged() {
     };
     for _ in 0..31 {
         let packet = packet(&mut bench.pool, 2);
-        bench.port.transmit(&mut bench.pool, packet).unwrap();
+        bench.queue.transmit(&mut bench.pool, packet).unwrap();
     }
     let three = packet(&mut bench.pool, 3);
-    let three = bench.port.transmit(&mut bench.pool, three).unwrap_err();
+    let three = bench.queue.transmit(&mut bench.pool, three).unwrap_err();
     assert_eq!((three.frames(), three.len()), (3, 3));
     bench.check_balance(3);
     let two = packet(&mut bench.pool, 2);
-    bench.port.transmit(&mut bench.pool, two).unwrap();
+    bench.queue.transmit(&mut bench.pool, two).unwrap();
     let one = packet(&mut bench.pool, 1);
-    let one = bench.port.transmit(&mut bench.pool, one).unwrap_err();
+    let one = bench.queue.transmit(&mut bench.pool, one).unwrap_err();
     bench.check_balance(4);
-    bench.port.flush();
+    bench.queue.flush();
     assert_eq!(bench.kernel.transmitted(0, &mut |_| {}), 32);
-    bench.port.service(&mut bench.pool);
+    bench.queue.service(&mut bench.pool);
     let sent = bench.send(vec![three, one]);
     assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1]);
     bench.close();
@@ -280,7 +280,7 @@ fn the_kernel_sees_nothing_before_the_flush() {
     let mut bench = Bench::new(128);
     bench.kernel.inject(0, b"held");
     for packet in bench.receive() {
-        bench.port.transmit(&mut bench.pool, packet).unwrap();
+        bench.queue.transmit(&mut bench.pool, packet).unwrap();
     }
     let mut sent = 0;
     bench.kernel.transmitted(0, &mut |_| sent += 1);
@@ -292,13 +292,13 @@ fn the_kernel_sees_nothing_before_the_flush() {
 fn a_packet_that_the_kernel_would_reject_is_returned() {
     let mut bench = Bench::new(128);
     let empty = Packet::single(bench.pool.alloc().unwrap());
-    let empty = bench.port.transmit(&mut bench.pool, empty).unwrap_err();
+    let empty = bench.queue.transmit(&mut bench.pool, empty).unwrap_err();
     bench.pool.free_packet(empty);
     let mut long = Packet::single(bench.pool.alloc().unwrap());
     long.tail.extend(std::iter::from_fn(|| bench.pool.alloc()).take(PACKET_FRAMES_MAX));
     long.head.set_len(1);
     long.tail.iter_mut().for_each(|frame| frame.set_len(1));
-    let mut long = bench.port.transmit(&mut bench.pool, long).unwrap_err();
+    let mut long = bench.queue.transmit(&mut bench.pool, long).unwrap_err();
     bench.pool.free(long.tail.pop().unwrap());
     assert_eq!(bench.send(vec![long]), [vec![0; PACKET_FRAMES_MAX]]);
     bench.close();
@@ -308,18 +308,18 @@ fn a_packet_that_the_kernel_would_reject_is_returned() {
 fn a_full_completion_ring_stops_the_kernel_until_frames_are_reclaimed() {
     let umem = Umem::new(256).unwrap();
     let sizes = RingSizes { completion: 2, ..SIZES };
-    let (mut ports, mut kernel) = link(&umem, LINK, 1, sizes);
-    let (mut pool, mut port) = (umem.pool(), ports.remove(0));
+    let (mut queues, mut kernel) = link(&umem, LINK, 1, sizes);
+    let (mut pool, mut queue) = (umem.pool(), queues.remove(0));
     assert!(kernel.inject_parts(0, vec![&b"abc"[..]; 5].into_iter()));
     let mut packets = Vec::new();
-    port.receive(&mut pool, &mut packets, 1);
-    port.transmit(&mut pool, packets.remove(0)).unwrap();
-    port.flush();
+    queue.receive(&mut pool, &mut packets, 1);
+    queue.transmit(&mut pool, packets.remove(0)).unwrap();
+    queue.flush();
     let mut sent = Vec::new();
     for calls in 1..=3 {
         let packets = kernel.transmitted(0, &mut |bytes| sent.push(bytes.to_vec()));
         assert_eq!(packets, usize::from(calls == 3));
-        port.service(&mut pool);
+        queue.service(&mut pool);
     }
     assert_eq!(sent, [b"abc".repeat(5)]);
     assert_eq!(pool.outstanding(), 0);
@@ -329,19 +329,19 @@ fn a_full_completion_ring_stops_the_kernel_until_frames_are_reclaimed() {
 fn frames_are_freed_once_when_the_last_port_of_a_link_closes() {
     let umem = Umem::new(512).unwrap();
     let mut pool = umem.pool();
-    let (mut ports, mut kernel) = link(&umem, LINK, 2, SIZES);
+    let (mut queues, mut kernel) = link(&umem, LINK, 2, SIZES);
     let (other, _other_kernel) = link(&umem, LinkId(2), 1, SIZES);
     for worker in [0, 1, 1] {
         assert!(kernel.inject(worker, b"left in a receive ring"));
     }
     let mut packets = Vec::new();
-    ports[1].receive(&mut pool, &mut packets, 1);
-    ports[1].transmit(&mut pool, packets.remove(0)).unwrap();
-    ports[1].flush();
+    queues[1].receive(&mut pool, &mut packets, 1);
+    queues[1].transmit(&mut pool, packets.remove(0)).unwrap();
+    queues[1].flush();
     assert_eq!(umem.held_by(LINK), SIZES.fill as usize);
-    drop(ports.pop());
+    drop(queues.pop());
     assert_eq!(umem.held_by(LINK), SIZES.fill as usize, "the link is still open");
-    drop(ports);
+    drop(queues);
     assert_eq!(umem.held_by(LINK), 0);
     assert!(!kernel.inject(0, b"too late"));
     assert_eq!(kernel.transmitted(1, &mut |_| {}), 0, "what was not sent is lost");
@@ -353,11 +353,11 @@ fn frames_are_freed_once_when_the_last_port_of_a_link_closes() {
 #[test]
 fn a_link_number_is_free_again_when_its_last_port_is_dropped() {
     let umem = Umem::new(128).unwrap();
-    let (mut ports, _kernel) = link(&umem, LINK, 2, SIZES);
+    let (mut queues, _kernel) = link(&umem, LINK, 2, SIZES);
     assert!(umem.claim(LINK).is_none());
-    ports.pop();
+    queues.pop();
     assert!(umem.claim(LINK).is_none());
-    ports.pop();
+    queues.pop();
     assert!(umem.claim(LINK).is_some());
 }
 
@@ -406,38 +406,38 @@ proptest! {
                 }
             }
             let mut packets = Vec::new();
-            bench.port.receive(&mut bench.pool, &mut packets, max);
+            bench.queue.receive(&mut bench.pool, &mut packets, max);
             prop_assert!(packets.len() <= max);
             got.extend(bench.send(packets));
         }
         got.extend(bench.echo());
         prop_assert_eq!(got, expected);
-        let statistics = bench.port.statistics();
+        let statistics = bench.queue.statistics();
         prop_assert_eq!(statistics.false_descriptors, false_descriptors);
         prop_assert_eq!(statistics.oversized, oversized);
         bench.close();
     }
 }
 
-/// Two workers, each with its port, serve one link's fill and completion rings; a third thread
+/// Two workers, each with its queue, serve one link's fill and completion rings; a third thread
 /// plays the kernel.
 #[test]
 fn two_workers_share_a_links_frames_without_losing_any() {
     const PACKETS: u64 = 60_000;
     let umem = Umem::new(256).unwrap();
-    let (ports, mut kernel) = link(&umem, LINK, 2, SIZES);
+    let (queues, mut kernel) = link(&umem, LINK, 2, SIZES);
     let stop = AtomicBool::new(false);
     let sum = [AtomicU64::new(0), AtomicU64::new(0)];
     let sent = std::thread::scope(|scope| {
-        for (worker, mut port) in ports.into_iter().enumerate() {
+        for (worker, mut queue) in queues.into_iter().enumerate() {
             let (umem, stop, sum) = (&umem, &stop, &sum[worker]);
             scope.spawn(move || {
                 let (mut pool, mut packets) = (umem.pool(), Vec::new());
                 while !stop.load(Ordering::Acquire) {
-                    let n = port.receive(&mut pool, &mut packets, 32);
+                    let n = queue.receive(&mut pool, &mut packets, 32);
                     for packet in std::mem::take(&mut packets) {
                         let first = umem.data(&packet.head)[..8].try_into().unwrap();
-                        match port.transmit(&mut pool, packet) {
+                        match queue.transmit(&mut pool, packet) {
                             Ok(()) => sum.fetch_add(u64::from_le_bytes(first), Ordering::Relaxed),
                             Err(packet) => {
                                 packets.push(packet);
@@ -445,16 +445,16 @@ fn two_workers_share_a_links_frames_without_losing_any() {
                             }
                         };
                     }
-                    port.flush();
-                    port.service(&mut pool);
+                    queue.flush();
+                    queue.service(&mut pool);
                     let held = packets.iter().map(Packet::frames).sum::<usize>();
-                    assert_eq!(pool.outstanding(), (held + port.held_frames()) as i64);
+                    assert_eq!(pool.outstanding(), (held + queue.held_frames()) as i64);
                     if n == 0 {
                         std::thread::yield_now();
                     }
                 }
-                assert_eq!(port.statistics().false_descriptors, 0);
-                port.close(&mut pool);
+                assert_eq!(queue.statistics().false_descriptors, 0);
+                queue.close(&mut pool);
                 assert_eq!(pool.outstanding(), 0);
             });
         }

@@ -62,6 +62,15 @@ struct Place {
     key: Option<usize>,
 }
 
+/// Which structures of an answer have the error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Errors {
+    /// This one.
+    Here,
+    /// Those in its lists.
+    Deeper,
+}
+
 struct Encoder<'a> {
     out: Vec<u8>,
     version: i16,
@@ -75,23 +84,24 @@ impl Encoder<'_> {
         let version = self.version;
         let fields = fields.iter().filter(|field| field.is_in(version));
         // The innermost structures that the request names have the error.
-        let has_error = !fields.clone().any(|field| match field.kind {
+        let is_deeper = fields.clone().any(|field| match field.kind {
             Kind::Array { list, fields, .. } => {
                 self.elements(list, place) > 0 && self.can_tell(list, fields)
             }
             _ => false,
         });
+        let errors = if is_deeper { Errors::Deeper } else { Errors::Here };
         for field in fields {
-            self.field(field, place, has_error);
+            self.field(field, place, errors);
         }
         if self.flexible {
             self.out.push(0);
         }
     }
 
-    fn field(&mut self, field: &Field, place: Place, has_error: bool) {
+    fn field(&mut self, field: &Field, place: Place, errors: Errors) {
         match field.kind {
-            Kind::Fixed(len) => self.fixed(field, usize::from(len), place, has_error),
+            Kind::Fixed(len) => self.fixed(field, usize::from(len), place, errors),
             Kind::String => {
                 let names = self.names;
                 let text = match field.role {
@@ -111,14 +121,14 @@ impl Encoder<'_> {
         }
     }
 
-    fn fixed(&mut self, field: &Field, len: usize, place: Place, has_error: bool) {
+    fn fixed(&mut self, field: &Field, len: usize, place: Place, errors: Errors) {
         let topic = place.topic.map(|index| self.names.topic(index));
         let value = match field.role {
             Role::TopicId => {
                 let id = topic.and_then(|topic| topic.id).unwrap_or_default();
                 return self.out.extend_from_slice(&id);
             }
-            Role::Error if has_error => i64::from(self.error),
+            Role::Error if errors == Errors::Here => i64::from(self.error),
             Role::Partition => place.partition.map_or(0, i64::from),
             Role::ResourceType => topic.map_or(0, |topic| i64::from(topic.resource)),
             _ => field.default,

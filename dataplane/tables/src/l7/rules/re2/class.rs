@@ -2,7 +2,7 @@
 
 use super::code_points::CodePoints;
 use super::cursor::{Cursor, PatternError};
-use super::escape::{self, Case};
+use super::escape::{self, Case, Negation};
 
 const RANGE: &str = "invalid character class range";
 const BRACKET: &str = "missing ]";
@@ -30,7 +30,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>, case: Case) -> Result<CodePoints, P
         }
     }
     let points = CodePoints::new(ranges);
-    Ok(escape::group(points, is_negated, case))
+    Ok(escape::group(points, Negation::negated_if(is_negated), case))
 }
 
 /// Reads a code point, or a range of them.
@@ -85,5 +85,6 @@ fn posix_class(cursor: &mut Cursor<'_>, case: Case) -> Result<Option<CodePoints>
         _ => return Err(cursor.error(RANGE, from)),
     };
     let ranges = ranges.iter().map(|(first, last)| (u32::from(*first), u32::from(*last)));
-    Ok(Some(escape::group(CodePoints::new(ranges), is_negated, case)))
+    let negation = Negation::negated_if(is_negated);
+    Ok(Some(escape::group(CodePoints::new(ranges), negation, case)))
 }

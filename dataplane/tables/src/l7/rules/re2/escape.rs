@@ -14,12 +14,28 @@ pub(super) enum Case {
     Ignored,
 }
 
+/// Whether a class stands for its characters or for all others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Negation {
+    Plain,
+    Negated,
+}
+
+impl Negation {
+    pub(super) const fn negated_if(is_negated: bool) -> Self {
+        if is_negated { Self::Negated } else { Self::Plain }
+    }
+}
+
 /// A class that has a name, or its complement.
-pub(super) fn group(mut points: CodePoints, is_negated: bool, case: Case) -> CodePoints {
+pub(super) fn group(mut points: CodePoints, negation: Negation, case: Case) -> CodePoints {
     if case == Case::Ignored {
         unicode::fold_case(&mut points);
     }
-    if is_negated { points.complement() } else { points }
+    match negation {
+        Negation::Plain => points,
+        Negation::Negated => points.complement(),
+    }
 }
 
 /// Reads `\d`, `\s` or `\w`, or the negated ones, if one of them is next.
@@ -36,7 +52,7 @@ pub(super) fn perl_class(cursor: &mut Cursor<'_>, case: Case) -> Option<CodePoin
     };
     cursor.next();
     cursor.next();
-    Some(group(points, name.is_ascii_uppercase(), case))
+    Some(group(points, Negation::negated_if(name.is_ascii_uppercase()), case))
 }
 
 /// Reads `\pN`, `\p{Name}` or `\p{^Name}`, or the negated ones with `\P`, if one of them is next.
@@ -58,7 +74,8 @@ pub(super) fn unicode_class(
     };
     let (name, is_inverted) = name.strip_prefix('^').map_or((name, false), |name| (name, true));
     let points = unicode::named(name).ok_or_else(|| cursor.error(RANGE, from))?;
-    Ok(Some(group(points, sign.starts_with(r"\P") != is_inverted, case)))
+    let negation = Negation::negated_if(sign.starts_with(r"\P") != is_inverted);
+    Ok(Some(group(points, negation, case)))
 }
 
 /// Reads an escaped code point, which begins with a backslash.

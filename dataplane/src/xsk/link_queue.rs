@@ -24,10 +24,10 @@ const WAKEUPS_MAX: u32 = 64;
 
 /// Receives from and transmits to one link, for one worker.
 ///
-/// A round is: [`Port::receive`], [`Port::transmit`] for each packet, [`Port::flush`] and
-/// [`Port::service`]. When the last port of a link is dropped, the link's sockets are closed and
-/// the frames in its rings are freed.
-pub struct Port {
+/// A round is: [`LinkQueue::receive`], [`LinkQueue::transmit`] for each packet,
+/// [`LinkQueue::flush`] and [`LinkQueue::service`]. When the last queue of a link is dropped, the
+/// link's sockets are closed and the frames in its rings are freed.
+pub struct LinkQueue {
     rx: Rx,
     tx: Tx,
     assembler: Assembler,
@@ -39,7 +39,7 @@ pub struct Port {
     /// Copies of the link's number and UMEM, to save an indirection.
     id: LinkId,
     umem: Arc<Umem>,
-    // Dropped after the rings: they must be unmapped before the last port closes the link.
+    // Dropped after the rings: they must be unmapped before the last queue closes the link.
     link: Arc<Link>,
 }
 
@@ -54,7 +54,7 @@ pub enum LinkState {
     Gone,
 }
 
-/// Counters kept by the port itself.
+/// Counters kept by the queue itself.
 #[derive(Default)]
 struct Counters {
     false_completions: u64,
@@ -63,7 +63,7 @@ struct Counters {
     wakeup_errors: u64,
 }
 
-/// Counters of one port: our own, and the kernel's `XDP_STATISTICS` of its sockets (zero on a
+/// Counters of one queue: our own, and the kernel's `XDP_STATISTICS` of its sockets (zero on a
 /// memory link).
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct XskStatistics {
@@ -86,7 +86,7 @@ pub struct XskStatistics {
     pub tx_invalid: u64,
     /// Packets that the kernel dropped because the receive ring was full.
     pub rx_ring_full: u64,
-    /// Times that the kernel found the link's fill ring empty; the first worker's port counts it.
+    /// Times that the kernel found the link's fill ring empty; the first worker's queue counts it.
     pub fill_ring_empty: u64,
     /// Times that the kernel found the transmit ring empty.
     pub tx_ring_empty: u64,
@@ -121,7 +121,7 @@ impl AddAssign for XskStatistics {
     }
 }
 
-impl Port {
+impl LinkQueue {
     pub(super) fn new(worker: usize, rx: Rx, tx: Tx, link: Arc<Link>) -> Self {
         let (assembler, counters) = Default::default();
         let (id, umem) = (link.id(), Arc::clone(link.umem()));
@@ -137,7 +137,7 @@ impl Port {
 
     /// The receiving socket, to put in the XSKMAP and to wait for; `None` on a memory link.
     ///
-    /// It must not be duplicated: with a socket that outlives its ports the kernel could write to
+    /// It must not be duplicated: with a socket that outlives its queues the kernel could write to
     /// frames that were freed.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -151,8 +151,8 @@ impl Port {
     }
 
     /// Whether flushed packets are still on the ring because the kernel was busy or the link is
-    /// down. [`Port::service`] retries. The kernel doesn't notify when a retry would succeed, so
-    /// until then a worker should sleep for milliseconds at most.
+    /// down. [`LinkQueue::service`] retries. The kernel doesn't notify when a retry would succeed,
+    /// so until then a worker should sleep for milliseconds at most.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.unsent
@@ -167,7 +167,7 @@ impl Port {
     /// Appends up to `max` received packets to `out` and returns their number; fewer than `max` if
     /// the ring became empty.
     ///
-    /// An incomplete packet is kept until its last frame is received ([`Port::held_frames`]).
+    /// An incomplete packet is kept until its last frame is received ([`LinkQueue::held_frames`]).
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
         let ownership = self.umem.ownership(self.id);
@@ -190,7 +190,7 @@ impl Port {
         packets
     }
 
-    /// Puts a packet on the transmit ring; [`Port::flush`] transmits it.
+    /// Puts a packet on the transmit ring; [`LinkQueue::flush`] transmits it.
     ///
     /// # Errors
     /// The unchanged packet, when the ring has no room for all its frames, when the link is not
@@ -263,7 +263,7 @@ impl Port {
     }
 
     /// Transmits the packets on the transmit ring, usually with one system call. Packets that a
-    /// busy kernel leaves on the ring are transmitted by a later flush or [`Port::service`].
+    /// busy kernel leaves on the ring are transmitted by a later flush or [`LinkQueue::service`].
     #[inline]
     pub fn flush(&mut self) {
         self.unsent |= self.tx.publish() && self.state != LinkState::Gone;
@@ -319,7 +319,7 @@ impl Port {
         self.assembler.held_frames()
     }
 
-    /// Counters of the port.
+    /// Counters of the queue.
     #[must_use]
     pub fn statistics(&self) -> XskStatistics {
         // The sockets of a removed link still have statistics; on an error, report zeros.
@@ -346,12 +346,12 @@ impl Port {
         }
     }
 
-    /// Closes the port and frees the frames in [`Port::held_frames`].
+    /// Closes the queue and frees the frames in [`LinkQueue::held_frames`].
     pub fn close(mut self, pool: &mut FramePool) {
         self.free_held_frames(pool);
     }
 
-    /// Frees the frames in [`Port::held_frames`], before the port is dropped.
+    /// Frees the frames in [`LinkQueue::held_frames`], before the queue is dropped.
     pub fn free_held_frames(&mut self, pool: &mut FramePool) {
         if let Some(packet) = self.assembler.take_partial() {
             pool.free_packet(packet);
@@ -362,13 +362,13 @@ impl Port {
 /// Threads that close sockets in parallel, at most.
 const CLOSING_THREADS: usize = 128;
 
-/// Drops ports, and so closes the sockets of links that have no other ports.
+/// Drops queues, and so closes the sockets of links that have no other queues.
 ///
 /// Closing a bound socket takes an RCU grace period, some 10 ms (`xsk_unbind_dev`,
 /// `net/xdp/xsk.c`). Parallel closes share one grace period, hence the threads.
-pub fn close_ports(ports: Vec<Port>) {
-    let threads = ports.len().min(CLOSING_THREADS);
-    let waiting = Mutex::new(ports.into_iter());
+pub fn close_queues(queues: Vec<LinkQueue>) {
+    let threads = queues.len().min(CLOSING_THREADS);
+    let waiting = Mutex::new(queues.into_iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     thread::scope(|scope| {
         for _ in 1..threads {
@@ -426,7 +426,7 @@ fn state_after(error: Option<i32>) -> Option<LinkState> {
     }
 }
 
-impl Drop for Port {
+impl Drop for LinkQueue {
     fn drop(&mut self) {
         if let Some(packet) = self.assembler.take_partial() {
             self.umem.free_frames(std::iter::once(packet.head).chain(packet.tail));
@@ -434,8 +434,8 @@ impl Drop for Port {
     }
 }
 
-impl std::fmt::Debug for Port {
+impl std::fmt::Debug for LinkQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Port").field("link", &self.link()).finish_non_exhaustive()
+        f.debug_struct("LinkQueue").field("link", &self.link()).finish_non_exhaustive()
     }
 }
