@@ -3,7 +3,8 @@
 //! Policies isolate, so a policy that is missing for a moment allows traffic for that moment. So
 //! added and changed objects apply at once, and missing objects are deleted only when the file was
 //! unchanged, or gone, for the settle time. The objects of a file that is empty or unreadable stay
-//! until it can be read, or is removed. Time is an argument.
+//! until it can be read, or is removed; an empty file of which nothing is known may have lost some.
+//! Time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,8 @@ pub(super) struct FileState<D> {
     accepted: Option<Stamp>,
     /// Whether this file was whole at any time, in this run or as far as the last good state knows.
     was_whole: bool,
+    /// Whether it may have held objects before the start that nobody knows any more.
+    has_lost_objects: bool,
     /// Whether the objects in force were handed on in this run.
     applied: bool,
     /// Digest of the content that was seen last, if one was.
@@ -108,10 +111,16 @@ impl<D> FileState<D> {
             in_force: Vec::new(),
             accepted: None,
             was_whole: false,
+            has_lost_objects: false,
             applied: true,
             seen: None,
             phase: Phase::Whole,
         }
+    }
+
+    /// A file that may have held objects when the agent stopped, which can't be read any more.
+    pub(super) fn with_lost_objects() -> Self {
+        Self { has_lost_objects: true, ..Self::new() }
     }
 
     /// A file that held these objects when the agent stopped; the hashes are sorted.
@@ -140,9 +149,9 @@ impl<D> FileState<D> {
         self.seen
     }
 
-    /// The file held nothing, because what it held can't be found.
+    /// What the file held can't be read any more.
     pub(super) fn forget_last_good(&mut self) {
-        *self = Self::new();
+        *self = Self::with_lost_objects();
     }
 
     /// Whether it was whole at any time.
@@ -184,7 +193,7 @@ impl<D> FileState<D> {
         match seen {
             // What was said of this content holds, and it has been still.
             Seen::Content(_) if again => Action::Nothing,
-            Seen::Content(content) if content.is_blank && !self.in_force.is_empty() => {
+            Seen::Content(content) if self.is_emptied(&content) => {
                 let reason = "is empty; remove it to remove its objects".to_owned();
                 self.phase = Phase::Broken { reason, is_manifest: true, unread: true };
                 self.apply_last_good()
@@ -195,6 +204,7 @@ impl<D> FileState<D> {
             }
             Seen::Content(content) => self.accept(Some(now + settle), content),
             Seen::Unreadable { reason, is_manifest } => {
+                let is_manifest = is_manifest || self.has_lost_objects;
                 self.phase = Phase::Broken { reason, is_manifest, unread: true };
                 self.apply_last_good()
             }
@@ -271,6 +281,13 @@ impl<D> FileState<D> {
         }
     }
 
+    /// Whether nothing is in the content though the file held objects, or may have: a program that
+    /// writes a file truncates it first, and a crash or a full disk leaves it like that.
+    fn is_emptied(&self, content: &Content<D>) -> bool {
+        let is_doubtful = !self.was_whole && (content.stamp.len == 0 || self.has_lost_objects);
+        content.is_blank && (is_doubtful || !self.in_force.is_empty())
+    }
+
     /// Whether the content was written over a longer one in place: then it may be half-written.
     fn is_cut(&self, content: &Content<D>) -> bool {
         let stamp = content.stamp;
@@ -300,7 +317,7 @@ impl<D> FileState<D> {
             self.phase = Phase::Broken { reason, is_manifest, unread: false };
             return Action::Apply(documents, Missing::Keep);
         }
-        self.was_whole = true;
+        (self.was_whole, self.has_lost_objects) = (true, false);
         self.accepted = Some(stamp);
         match due {
             Some(due) if union.len() > objects.len() => {

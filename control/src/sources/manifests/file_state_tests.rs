@@ -103,7 +103,7 @@ fn a_removed_file_counts_when_it_was_gone_for_the_settle_time() {
 #[test]
 fn a_file_that_was_never_whole_hides_objects() {
     let now = Instant::now();
-    for (seen, hides) in [(unreadable(), true), (broken(&[1]), true), (content(0, 1, &[]), false)] {
+    for (seen, hides) in [(unreadable(), true), (broken(&[1]), true), (content(0, 1, &[]), true)] {
         let mut state = State::new();
         state.observe(now, SETTLE, seen);
         assert_eq!(state.hides_objects(), hides);
@@ -114,6 +114,24 @@ fn a_file_that_was_never_whole_hides_objects() {
     let fifo = Seen::Unreadable { reason: "is a FIFO".into(), is_manifest: false };
     state.observe(now, SETTLE, fifo);
     assert!(!state.hides_objects() && state.problem().is_some());
+}
+
+#[test]
+fn a_file_without_objects_hides_none_unless_it_may_have_lost_some() {
+    let now = Instant::now();
+    let comment = || {
+        let Seen::Content(content) = content(20, 1, &[]) else { unreachable!() };
+        Seen::Content(Content { is_blank: true, ..content })
+    };
+    let fifo = || Seen::Unreadable { reason: "is a FIFO".into(), is_manifest: false };
+    for seen in [comment, fifo] {
+        for (mut state, hides) in [(State::new(), false), (State::with_lost_objects(), true)] {
+            state.observe(now, SETTLE, seen());
+            assert_eq!(state.hides_objects(), hides);
+            state.observe(now, SETTLE, content(100, 1, &[1]));
+            assert!(!state.hides_objects());
+        }
+    }
 }
 
 #[test]

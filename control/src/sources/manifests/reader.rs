@@ -75,6 +75,14 @@ impl File {
         let state = last_good.map_or_else(FileState::new, |header| {
             FileState::from_last_good(header.stamp(), header.objects.clone())
         });
+        Self::with_state(path, state, last_good.map(Header::stamp))
+    }
+
+    const fn with_state(
+        path: Arc<Path>,
+        state: FileState<Arc<[Document]>>,
+        saved: Option<Stamp>,
+    ) -> Self {
         Self {
             path,
             state,
@@ -89,7 +97,7 @@ impl File {
             open_for_writing: false,
             hangs: false,
             must_parse: false,
-            saved: last_good.map(Header::stamp),
+            saved,
             tick_at: None,
         }
     }
@@ -130,6 +138,8 @@ pub(super) struct Reader {
     check_at: Instant,
     batch: Vec<FileUpdate>,
     synced: bool,
+    /// Why some of the last good state can't be used.
+    damaged: Vec<String>,
     /// The status that was reported last.
     last_status: Option<(bool, Vec<String>)>,
 }
@@ -158,7 +168,7 @@ pub(super) fn start(
         let pool = Pool::new(Arc::new(place), sender.clone());
         let saver = Saver::start(last_good, sender);
         let reader = Reader::new(dir, settings, updates, reader_requests, messages, pool, saver);
-        reader.run(&index);
+        reader.run(&index, damaged);
     };
     thread::Builder::new().name("pg-manifests".into()).spawn(run)?;
     Ok(requests)
@@ -235,11 +245,13 @@ impl Reader {
             check_at: now + CHECK_PERIOD,
             batch: Vec::new(),
             synced: false,
+            damaged: Vec::new(),
             last_status: None,
         }
     }
 
-    fn run(mut self, last_good: &BTreeMap<OsString, Header>) {
+    fn run(mut self, last_good: &BTreeMap<OsString, Header>, damaged: Vec<String>) {
+        self.damaged = damaged;
         for (name, header) in last_good {
             let path = self.path(name);
             self.insert(name.clone(), File::new(path, Some(header)));
@@ -270,6 +282,14 @@ impl Reader {
 
     fn path(&self, name: &OsString) -> Arc<Path> {
         if self.is_file { Arc::clone(&self.dir) } else { self.dir.join(name).into() }
+    }
+
+    /// A file of which nothing is known. At the start, a damaged last good state may be its own.
+    fn new_file(&self, path: Arc<Path>) -> File {
+        if self.synced || self.damaged.is_empty() {
+            return File::new(path, None);
+        }
+        File::with_state(path, FileState::with_lost_objects(), None)
     }
 
     fn insert(&mut self, name: OsString, file: File) {
@@ -497,7 +517,7 @@ impl Reader {
                 return self.list_now();
             }
             let path = self.path(&name);
-            self.insert(name.clone(), File::new(path, None));
+            self.insert(name.clone(), self.new_file(path));
         }
         let Some(file) = self.files.get_mut(&name) else { return };
         let now = Instant::now();
@@ -572,7 +592,7 @@ impl Reader {
             gone.remove(&name);
             let path = self.path(&name);
             if !self.files.contains_key(&name) {
-                self.insert(name.clone(), File::new(Arc::clone(&path), None));
+                self.insert(name.clone(), self.new_file(Arc::clone(&path)));
             }
             let Some(file) = self.files.get_mut(&name) else { continue };
             file.path = path;
@@ -832,6 +852,10 @@ impl Reader {
             ));
         }
         problems.extend(self.saver.problem());
+        if !self.synced {
+            let damaged = self.damaged.iter().take(PROBLEMS_MAX);
+            problems.extend(damaged.map(|why| format!("saved objects can't be used: {why}")));
+        }
         for name in self.troubled.iter().take(PROBLEMS_MAX) {
             let Some(file) = self.files.get(name) else { continue };
             let path = file.path.display();

@@ -343,6 +343,41 @@ fn a_start_with_a_broken_file_that_was_never_good_waits() {
 }
 
 #[test]
+fn a_start_waits_for_an_empty_file_of_which_nothing_is_known() {
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    place.write("q.yaml", "");
+    let mut followed = place.follow();
+    followed.until_problem("q.yaml is empty; pods stay cut off until it can be read or is removed");
+    assert!(!followed.manifests.status().synced);
+    place.write("q.yaml", "# no policies yet\n");
+    followed.until_synced();
+    followed.until_no_problem();
+}
+
+#[test]
+fn a_start_with_damaged_last_good_objects_waits_for_files_that_lost_theirs() {
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    place.follow().until_synced();
+    place.wait_for_last_good(1);
+    for entry in fs::read_dir(place.state().join(last_good::DIRECTORY)).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen("podgate-last-good 1", "podgate-last-good 2", 1)).unwrap();
+    }
+    place.write("p.yaml", "# all gone\n");
+    let mut followed = place.follow();
+    followed.until_problem("saved objects can't be used");
+    followed.until_problem("p.yaml is empty");
+    assert!(!followed.manifests.status().synced);
+    place.write("p.yaml", &policy("two"));
+    followed.until_synced();
+    followed.until_no_problem();
+    assert_eq!(names(&followed.store), ["two"]);
+}
+
+#[test]
 fn more_files_than_can_be_read_are_told_of_and_a_start_waits() {
     let place = Place::new();
     let max = manifest::FILES_MAX;
