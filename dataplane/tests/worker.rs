@@ -408,6 +408,17 @@ fn a_pod_reaches_itself_through_a_translating_service_and_no_other_pod_does() {
     assert_eq!(rig.send(B, &reply)[0].0, HOST);
 }
 
+/// The kernel may have removed headers, behind which another pod's address stood.
+#[test]
+fn a_pod_sends_nothing_through_the_kernel_with_the_address_of_another_pod() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let mark = |link: LinkId| HostFrame::Hairpin { sender: NonZeroU16::new(link.0) }.mac();
+    let frame = udp(HOST, ADDRESSES[1], ADDRESSES[2], [7, 80], b"q");
+    assert_eq!(rig.send(HOST, &marked(&frame, mark(B))).len(), 0);
+    assert_eq!(rig.dropped(DropReason::SpoofedSource), 1);
+    assert_eq!(rig.send(HOST, &marked(&frame, mark(A))).len(), 1);
+}
+
 #[test]
 fn a_packet_to_the_host_link_says_from_which_link_it_is() {
     let mut rig = Rig::with(IngressOfB::Open);

@@ -25,8 +25,13 @@ pub(super) fn check_addresses(
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
-        let accepted = matches!(HostFrame::of(view.eth_src), HostFrame::Hairpin { .. })
-            || routes.local_link(src).is_none();
+        // What a pod sent through the kernel has its own address, or one that the kernel gave it:
+        // the kernel may have removed headers, behind which another pod's address stood.
+        let accepted = match (routes.local_link(src), HostFrame::of(view.eth_src)) {
+            (None, _) | (Some(_), HostFrame::Hairpin { sender: None }) => true,
+            (Some(link), HostFrame::Hairpin { sender: Some(slot) }) => link == LinkId(slot.get()),
+            (Some(_), HostFrame::Foreign | HostFrame::Local) => false,
+        };
         return if accepted { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
     let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;

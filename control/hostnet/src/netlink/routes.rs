@@ -9,7 +9,8 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteLwEnCapType, RouteMessage, RouteMetric, RouteScope,
+    RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -35,19 +36,21 @@ pub struct Route {
 pub struct Routes {
     /// Unicast routes.
     pub unicast: Vec<Route>,
-    /// Prefixes that the kernel delivers locally: addresses, broadcast and anycast addresses, and
-    /// routes of type `local`.
+    /// Prefixes whose packets the node itself processes: addresses, broadcast and anycast addresses,
+    /// routes of type `local`, and SRv6 endpoints.
     pub local: Vec<(IpAddr, u8)>,
 }
 
 /// Tables that the default routing rules look up for every packet.
 const DEFAULT_TABLES: [u8; 3] = [libc::RT_TABLE_DEFAULT, libc::RT_TABLE_MAIN, libc::RT_TABLE_LOCAL];
 
-/// The destination prefix of a local route. A default route of a table that is not looked up by
-/// default is left out: it serves a transparent proxy, for packets with a mark.
+/// The destination prefix of a local route, or of one whose packets the node itself processes. A
+/// default route of a table that is not looked up by default is left out: it serves a transparent
+/// proxy, for packets with a mark.
 fn local_prefix(message: &RouteMessage) -> Option<(IpAddr, u8)> {
     use RouteType::{Anycast, Broadcast, Local};
-    if !matches!(message.header.kind, Local | Broadcast | Anycast) {
+    let is_local = matches!(message.header.kind, Local | Broadcast | Anycast);
+    if !is_local && !message.attributes.iter().any(is_processed) {
         return None;
     }
     let length = message.header.destination_prefix_length;
@@ -62,6 +65,22 @@ fn local_prefix(message: &RouteMessage) -> Option<(IpAddr, u8)> {
     }
     (length > 0 || DEFAULT_TABLES.iter().any(|default| table == u32::from(*default)))
         .then_some((to, length))
+}
+
+/// Whether the node may remove headers of the route's packets, or rewrite them, before it forwards
+/// what is inside: SRv6 endpoints (RFC 8986 §4), and encapsulations that are not known. The others
+/// only add headers (`include/uapi/linux/lwtunnel.h`).
+fn is_processed(attribute: &RouteAttribute) -> bool {
+    use RouteLwEnCapType::{Ioam6, Ip, Ip6, Mpls, None, Rpl, Seg6, Xfrm};
+    match attribute {
+        RouteAttribute::EncapType(kind) => {
+            !matches!(kind, None | Ip | Ip6 | Mpls | Seg6 | Rpl | Ioam6 | Xfrm)
+        }
+        RouteAttribute::MultiPath(hops) => {
+            hops.iter().any(|hop| hop.attributes.iter().any(is_processed))
+        }
+        _ => false,
+    }
 }
 
 /// The unspecified address of the route's family: the destination of a default route.
@@ -327,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn local_prefixes_are_addresses_broadcast_addresses_and_local_routes_but_no_proxy_rule() {
+    fn local_prefixes_are_what_the_node_itself_processes_but_no_proxy_rule() {
         in_netns(|netlink| async move {
             netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
             up(&netlink, "pg-t0").await;
@@ -340,6 +359,8 @@ mod tests {
                 "route add local 10.9.0.0/16 dev lo table 77",
                 "route add local 0.0.0.0/0 dev lo table 2004",
                 "route add local fd08::/32 dev lo",
+                "route add fd99::/64 encap seg6local action End.DT6 table 254 dev pg-t0",
+                "route add fd98::/64 encap seg6 mode encap segs fd97::1 dev pg-t0",
             ] {
                 let status = std::process::Command::new("ip").args(line.split(' ')).status();
                 assert!(status.unwrap().success(), "ip {line}");
@@ -350,6 +371,7 @@ mod tests {
             assert!(has("10.8.0.0", 16) && has("10.9.0.0", 16), "{local:?}");
             assert!(has("fd07::1", 128) && has("fd08::", 32), "{local:?}");
             assert!(!has("0.0.0.0", 0) && !has("10.7.0.0", 24), "{local:?}");
+            assert!(has("fd99::", 64) && !has("fd98::", 64), "{local:?}");
         });
     }
 }
