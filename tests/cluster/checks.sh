@@ -18,7 +18,8 @@ the_api_server_accepts_the_crds() {
     local wrong
     $PROGRAMS/podgate crds | kubectl apply --dry-run=server -f - >/dev/null
     kubectl wait --for=condition=Established crd --all --timeout=30s >/dev/null
-    wrong=$(kubectl get crd -o 'jsonpath={.items[*].status.conditions[?(@.type=="NonStructuralSchema")].message}')
+    wrong=$(kubectl get crd -o \
+        'jsonpath={.items[*].status.conditions[?(@.type=="NonStructuralSchema")].message}')
     [ -z "$wrong" ] || fail "$wrong"
 }
 
@@ -108,7 +109,8 @@ policies_apply_behind_services() {
 l7_policies_are_enforced() {
     policy CiliumNetworkPolicy web '{endpointSelector: {matchLabels: {app: web}}, ingress: [
         {fromEndpoints: [{matchLabels: {app: near}}], toPorts: [
-            {ports: [{port: "8080", protocol: TCP}], rules: {http: [{path: "/other|/index.html"}]}}]}]}'
+            {ports: [{port: "8080", protocol: TCP}],
+             rules: {http: [{path: "/other|/index.html"}]}}]}]}'
     await 20 "near to be denied" answers near http://10.96.0.80/ 403
     answers near http://10.96.0.80/other 404 || fail "a permitted request is denied"
     answers near http://10.96.0.80/index.html 200 || fail "a permitted request is denied"
@@ -134,8 +136,8 @@ condition() {
 }
 
 a_rejected_policy_says_why() {
-    policy CiliumNetworkPolicy wrong \
-        '{endpointSelector: {matchLabels: {app: web}}, ingress: [{fromEndpoints: [{}], fromNobody: []}]}'
+    policy CiliumNetworkPolicy wrong '{endpointSelector: {matchLabels: {app: web}},
+        ingress: [{fromEndpoints: [{}], fromNobody: []}]}'
     await 20 "the rejection" rejected
     [ "$(condition wrong Valid status)" = False ] || fail "$(condition wrong Valid status)"
     agent_runs n1 policy list | grep -q fromNobody || fail "policy list"
@@ -152,7 +154,8 @@ rejected() {
 
 # Whether there is an Event: POLICY REASON
 event_of() {
-    kubectl -n shop get events --field-selector "involvedObject.name=$1,reason=$2" -o name | grep -q .
+    kubectl -n shop get events --field-selector "involvedObject.name=$1,reason=$2" -o name |
+        grep -q .
 }
 
 # While there is no agent nothing passes that policy denies, and afterwards neither.
