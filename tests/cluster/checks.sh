@@ -70,8 +70,8 @@ services_and_dns_work() {
 # Changes of a policy that go on permitting the traffic interrupt nothing.
 policies_change_while_traffic_flows() {
     local n
-    start_in steady-near near $CLUSTER/probe.py steady "${IP[web]}"
-    start_in steady-far far $CLUSTER/probe.py steady "${IP[web]}"
+    start_steady near
+    start_steady far
     for n in {1..10}; do
         policy NetworkPolicy web "{podSelector: {matchLabels: {app: web}}, ingress: [
             {from: [{podSelector: {matchLabels: {app: near}}}]},
@@ -79,7 +79,7 @@ policies_change_while_traffic_flows() {
                 {key: app, operator: In, values: [far, other-$n]}]}}]}]}"
     done
     stop_and_expect steady-far ', 0 failures'
-    start_in steady-far far $CLUSTER/probe.py steady "${IP[web]}"
+    start_steady far
     permit_near_only
     stop_and_expect steady-far 'echo: '
     gets near web || fail "near is denied"
@@ -90,6 +90,11 @@ policies_change_while_traffic_flows() {
     pods_ready >/dev/null || fail "a probe of the kubelet is denied"
     delete_policies
     await 20 "far to be allowed" gets far web
+}
+
+start_steady() {
+    start_in "steady-$1" "$1" $CLUSTER/probe.py steady "${IP[web]}"
+    await 20 "$1 to connect" grep -q connected "$LAB/steady-$1.log"
 }
 
 # Egress policy is decided on the backend; each end's node enforces its own.

@@ -61,6 +61,7 @@ def hammer(addresses):
 
 def steady(address):
     echo = socket.create_connection((address, 9000), timeout=2)
+    print("connected", flush=True)
     requests, failures = 0, []
     while running:
         try:
