@@ -1,6 +1,8 @@
 //! Requests to the agent.
 
-use podgate_api::{Client, ClientError, EndpointSpec, EndpointState, EndpointStatus, Request, Status};
+use podgate_api::{
+    Client, ClientError, EndpointSpec, EndpointState, EndpointStatus, Request, Status,
+};
 use serde_json::Value;
 
 use crate::call::Call;

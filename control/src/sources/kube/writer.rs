@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
-use kube::core::{Request, Status};
 use kube::core::params::{Patch, PatchParams, PostParams};
+use kube::core::{Request, Status};
 use podgate_policy::{Kind, ObjectKey};
 use serde_json::Value;
 use tokio::sync::Notify;
