@@ -21,8 +21,12 @@ prepare_kubernetes() {
     rm -rf "$build"
     mkdir -p "$build"
     echo "building Kubernetes $KUBERNETES into $KUBERNETES_BIN; this takes several minutes"
-    build_kubernetes "$build" >"$CLUSTER_CACHE/kubernetes.log" 2>&1 ||
+    # In a shell of its own, because `set -e` has no effect in what a condition or `||` runs.
+    local script='source scripts/cluster.sh; build_kubernetes "$1"'
+    if ! bash -euo pipefail -c "$script" - "$build" >"$CLUSTER_CACHE/kubernetes.log" 2>&1; then
+        tail -n 30 "$CLUSTER_CACHE/kubernetes.log" >&2
         die "can't build Kubernetes: see $CLUSTER_CACHE/kubernetes.log"
+    fi
     chmod -R u+w "$build"
     rm -rf "$build"
 }

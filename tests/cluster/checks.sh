@@ -18,7 +18,8 @@ the_api_server_accepts_the_crds() {
     local wrong
     $PROGRAMS/podgate crds | kubectl apply --dry-run=server -f - >/dev/null
     kubectl wait --for=condition=Established crd --all --timeout=30s >/dev/null
-    wrong=$(kubectl get crd -o 'jsonpath={.items[*].status.conditions[?(@.type=="NonStructuralSchema")].message}')
+    wrong=$(kubectl get crd -o \
+        'jsonpath={.items[*].status.conditions[?(@.type=="NonStructuralSchema")].message}')
     [ -z "$wrong" ] || fail "$wrong"
 }
 
@@ -69,8 +70,8 @@ services_and_dns_work() {
 # Changes of a policy that go on permitting the traffic interrupt nothing.
 policies_change_while_traffic_flows() {
     local n
-    start_in steady-near near $CLUSTER/probe.py steady "${IP[web]}"
-    start_in steady-far far $CLUSTER/probe.py steady "${IP[web]}"
+    start_steady near
+    start_steady far
     for n in {1..10}; do
         policy NetworkPolicy web "{podSelector: {matchLabels: {app: web}}, ingress: [
             {from: [{podSelector: {matchLabels: {app: near}}}]},
@@ -78,7 +79,7 @@ policies_change_while_traffic_flows() {
                 {key: app, operator: In, values: [far, other-$n]}]}}]}]}"
     done
     stop_and_expect steady-far ', 0 failures'
-    start_in steady-far far $CLUSTER/probe.py steady "${IP[web]}"
+    start_steady far
     permit_near_only
     stop_and_expect steady-far 'echo: '
     gets near web || fail "near is denied"
@@ -89,6 +90,11 @@ policies_change_while_traffic_flows() {
     pods_ready >/dev/null || fail "a probe of the kubelet is denied"
     delete_policies
     await 20 "far to be allowed" gets far web
+}
+
+start_steady() {
+    start_in "steady-$1" "$1" $CLUSTER/probe.py steady "${IP[web]}"
+    await 20 "$1 to connect" grep -q connected "$LAB/steady-$1.log"
 }
 
 # Egress policy is decided on the backend; each end's node enforces its own.
@@ -108,7 +114,8 @@ policies_apply_behind_services() {
 l7_policies_are_enforced() {
     policy CiliumNetworkPolicy web '{endpointSelector: {matchLabels: {app: web}}, ingress: [
         {fromEndpoints: [{matchLabels: {app: near}}], toPorts: [
-            {ports: [{port: "8080", protocol: TCP}], rules: {http: [{path: "/other|/index.html"}]}}]}]}'
+            {ports: [{port: "8080", protocol: TCP}],
+             rules: {http: [{path: "/other|/index.html"}]}}]}]}'
     await 20 "near to be denied" answers near http://10.96.0.80/ 403
     answers near http://10.96.0.80/other 404 || fail "a permitted request is denied"
     answers near http://10.96.0.80/index.html 200 || fail "a permitted request is denied"
@@ -134,8 +141,8 @@ condition() {
 }
 
 a_rejected_policy_says_why() {
-    policy CiliumNetworkPolicy wrong \
-        '{endpointSelector: {matchLabels: {app: web}}, ingress: [{fromEndpoints: [{}], fromNobody: []}]}'
+    policy CiliumNetworkPolicy wrong '{endpointSelector: {matchLabels: {app: web}},
+        ingress: [{fromEndpoints: [{}], fromNobody: []}]}'
     await 20 "the rejection" rejected
     [ "$(condition wrong Valid status)" = False ] || fail "$(condition wrong Valid status)"
     agent_runs n1 policy list | grep -q fromNobody || fail "policy list"
@@ -152,7 +159,8 @@ rejected() {
 
 # Whether there is an Event: POLICY REASON
 event_of() {
-    kubectl -n shop get events --field-selector "involvedObject.name=$1,reason=$2" -o name | grep -q .
+    kubectl -n shop get events --field-selector "involvedObject.name=$1,reason=$2" -o name |
+        grep -q .
 }
 
 # While there is no agent nothing passes that policy denies, and afterwards neither.

@@ -7,7 +7,7 @@ usage:
   probe.py silent ADDRESS PORT       connection attempts; prints how many were answered
   probe.py latency PID ADDRESS COUNT of policy changes: the time until they are in force, seen by
                                      connection attempts from the network namespace of PID
-Each prints one line at the end. Exit code 1: `steady` had a failure, `silent` had an answer.
+Each prints what it saw at the end. Exit code 1: `steady` had a failure, `silent` had an answer.
 """
 import ctypes
 import errno
@@ -61,6 +61,7 @@ def hammer(addresses):
 
 def steady(address):
     echo = socket.create_connection((address, 9000), timeout=2)
+    print("connected", flush=True)
     requests, failures = 0, []
     while running:
         try:
@@ -178,6 +179,7 @@ class Attempts:
 def one_change(changer, attempts, permitted):
     begin = time.monotonic()
     changer.set(permitted)
+    stored = time.monotonic()
     if permitted:
         def seen():
             return min((at for at in attempts.answered() if at >= begin), default=None)
@@ -187,7 +189,7 @@ def one_change(changer, attempts, permitted):
             return min(attempts.expire(0.2), default=None)
     at = attempts.until(seen, begin)
     attempts.clear()
-    return at - begin
+    return at - begin, stored - begin, at - stored
 
 
 def latency(pid, address, count):
@@ -200,10 +202,13 @@ def latency(pid, address, count):
     attempts = Attempts(address)
     one_change(changer, attempts, True)
     one_change(changer, attempts, False)
-    times = sorted(one_change(changer, attempts, bool(n % 2 == 0)) for n in range(count))
-    shown = [times[int(len(times) * share)] * 1000 for share in (0.5, 0.9, 0.99)]
-    print("{} changes, from the request until in force: p50 {:.1f} ms, p90 {:.1f} ms, "
-          "p99 {:.1f} ms, longest {:.1f} ms".format(count, *shown, times[-1] * 1000))
+    times = [one_change(changer, attempts, bool(n % 2 == 0)) for n in range(count)]
+    print(f"{count} changes")
+    for what, column in (("until in force", 0), ("the API server's answer", 1),
+                         ("from its answer until in force", 2)):
+        column = sorted(entry[column] * 1000 for entry in times)
+        shown = [column[int(count * share)] for share in (0.5, 0.9, 0.99)]
+        print("    {}: p50 {:.1f} ms, p90 {:.1f} ms, p99 {:.1f} ms".format(what, *shown))
     return 0
 
 
