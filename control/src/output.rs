@@ -1,6 +1,7 @@
 //! How answers look on a terminal.
 
 mod explain;
+mod flow_table;
 mod fqdn;
 mod inventory;
 mod policy;
@@ -14,6 +15,7 @@ pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
 
 pub(crate) use self::explain::explained;
+pub(crate) use self::flow_table::{endpoint_health, endpoint_log, flow_table};
 pub(crate) use self::fqdn::fqdns;
 pub(crate) use self::inventory::{addresses, identities, nodes};
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};

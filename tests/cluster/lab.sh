@@ -7,9 +7,11 @@
 
 LAB=/var/tmp/podgate-cluster
 LAN=pgc-lan
+# Where podgate and podgate-cni were built.
+PROGRAMS=${PODGATE_PROGRAMS:-$PWD/target/debug}
 API=192.168.77.1
-NODE_FOLDERS=(/etc/cni /opt /var/lib/kubelet /var/lib/containerd /var/lib/cni /run/containerd
-    /run/netns /run/podgate /var/log/pods /var/log/containers)
+NODE_FOLDERS=(/etc/cni /opt /var/lib/kubelet /var/lib/containerd /var/lib/cni /run /var/log/pods
+    /var/log/containers)
 # What kubelet sets on the machine itself.
 KUBELET_SYSCTLS=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops
     kernel.keys.root_maxkeys kernel.keys.root_maxbytes)
@@ -25,13 +27,15 @@ await() {
 }
 
 fail() {
-    echo "FAILED: $*" >&2
+    # What the cluster says of it comes first, so that the reason is the last line.
     if [ -e $LAB/apiserver.pid ]; then
-        kubectl get pods --all-namespaces -o wide >&2
-        kubectl get events --all-namespaces 2>&1 | tail -15 >&2
+        kubectl get pods --all-namespaces -o wide
+        kubectl get events --all-namespaces | tail -n 15
         kubectl -n kube-system logs -l app.kubernetes.io/name=podgate --all-containers --prefix \
-            --tail=10 >&2
-    fi
+            --tail=20
+    fi >&2 || true
+    tail -n 3 $LAB/*.log $LAB/n?/*.log >&2 || true
+    echo "FAILED: $*" >&2
     exit 1
 }
 
@@ -58,7 +62,7 @@ start() {
 stop() {
     local pid
     pid=$(cat "$LAB/$1.pid" 2>/dev/null) || return 0
-    kill "${2--TERM}" "$pid" 2>/dev/null
+    kill "${2--TERM}" "$pid" 2>/dev/null || true
     while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
     rm -f "$LAB/$1.pid"
 }
@@ -120,7 +124,7 @@ start_control_plane() {
         --kubeconfig=$LAB/admin.kubeconfig --root-ca-file=$LAB/ca.crt \
         --service-account-private-key-file=$LAB/accounts.key \
         --use-service-account-credentials=true --cluster-cidr=10.244.0.0/16 \
-        --allocate-node-cidrs=true --node-cidr-mask-size=24 --leader-elect=false
+        --allocate-node-cidrs=true --node-cidr-mask-size=27 --leader-elect=false
     start scheduler nsenter --net=/run/netns/$LAN "$KUBERNETES_BIN/kube-scheduler" \
         --kubeconfig=$LAB/admin.kubeconfig --leader-elect=false
 }
@@ -186,6 +190,8 @@ cgroupDriver: cgroupfs
 cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failSwapOn: false
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
 address: 192.168.77.1${1#n}
 healthzBindAddress: 127.0.0.1
 evictionHard: {memory.available: 1Mi, nodefs.available: 0%, nodefs.inodesFree: 0%}
@@ -229,7 +235,7 @@ kill_node() {
     local dir=$LAB/$1 holder namespace pid found=()
     holder=$(cat "$dir/holder.pid" 2>/dev/null) || return 0
     namespace=$(readlink "/proc/$holder/ns/mnt")
-    on "$1" ctr -n k8s.io containers ls -q >>$LAB/containers 2>/dev/null
+    on "$1" ctr -n k8s.io containers ls -q >>$LAB/containers 2>/dev/null || true
     for pid in /proc/[0-9]*; do
         [ "$(readlink "$pid/ns/mnt" 2>/dev/null)" = "$namespace" ] || continue
         found+=("${pid#/proc/}")
@@ -238,14 +244,14 @@ kill_node() {
     local all
     all=$(for pid in "${found[@]}"; do descendants "$pid"; done | sort -u)
     # shellcheck disable=SC2086
-    kill -KILL "${found[@]}" $all 2>/dev/null
+    kill -KILL "${found[@]}" $all 2>/dev/null || true
     for pid in "${found[@]}" $all; do
         while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
     done
     # What a machine has in memory only.
     rm -rf "$dir"/*.pid "$dir/fs/run"
-    ip netns del "pgc-$1" 2>/dev/null
-    ip -n $LAN link del "pgc${1#n}" 2>/dev/null
+    ip netns del "pgc-$1" 2>/dev/null || true
+    ip -n $LAN link del "pgc${1#n}" 2>/dev/null || true
 }
 
 # Ends everything that the lab started, by its own names and process ids.
@@ -276,22 +282,27 @@ lab_up() {
     start_control_plane
 }
 
-# Images of podgate, with its libraries, and of busybox for pods.
+# Images of podgate, with its libraries, and of busybox, curl and dnsmasq for pods.
 make_images() {
     local root=$LAB/root program
     mkdir -p $LAB/images "$root/usr/bin" "$root/var" "$root/run" "$root/tmp"
     ln -s /run "$root/var/run"
     for program in podgate podgate-cni; do
-        strip -o "$root/usr/bin/$program" "target/debug/$program"
-        ldd "target/debug/$program" | grep -o '/[^ ]*' | xargs -I{} cp --parents -L {} "$root"
+        strip -o "$root/usr/bin/$program" "$PROGRAMS/$program"
+        ldd "$PROGRAMS/$program" | grep -o '/[^ ]*' | xargs -I{} cp --parents -L {} "$root"
     done
     tests/cluster/image.py $LAB/images/podgate.tar docker.io/library/podgate:0.1.0 "$root" podgate
-    root=$LAB/busybox
-    mkdir -p "$root/bin" "$root/www" "$root/tmp" "$root/etc"
+    root=$LAB/pods
+    mkdir -p "$root/bin" "$root/www" "$root/tmp" "$root/etc" "$root/var"
     cp /bin/busybox "$root/bin/"
-    for program in sh sleep nc httpd hostname printf timeout cat ping; do
+    for program in sh sleep nc httpd head cat; do
         ln -s busybox "$root/bin/$program"
     done
-    tests/cluster/image.py $LAB/images/busybox.tar localhost/busybox:1 "$root"
+    for program in /usr/bin/curl /usr/sbin/dnsmasq; do
+        cp "$program" "$root/bin/"
+        ldd "$program" | grep -o '/[^ ]*' | xargs -I{} cp --parents -L {} "$root"
+    done
+    echo root:x:0:0:root:/:/bin/sh >"$root/etc/passwd"
+    tests/cluster/image.py $LAB/images/pods.tar localhost/pods:1 "$root"
     tests/cluster/image.py $LAB/images/pause.tar localhost/pause:1 "$root" sleep infinity
 }

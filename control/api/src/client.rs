@@ -157,7 +157,7 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
 /// Timeout for the answer to `request`; `None` if there may be none for any time.
 fn answer_timeout(request: &Request) -> Option<Duration> {
     match request {
-        Request::Flows { follow: true, .. } => None,
+        Request::Flows { follow: true, .. } | Request::Capture(_) => None,
         Request::PolicyWait { timeout_s, .. } => {
             Some(ANSWER_TIMEOUT + Duration::from_secs((*timeout_s).into()))
         }

@@ -18,9 +18,11 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod capture;
 pub mod client;
 mod config;
 mod endpoint;
+mod flow_table;
 mod fqdn;
 mod health;
 mod inventory;
@@ -32,9 +34,16 @@ mod status;
 pub use podgate_policy::PodName;
 
 pub use answer::{Answer, ApiError, ErrorCode, FlowItem};
+pub use capture::{
+    CAPTURE_FILTERS_MAX, CAPTURE_PODS_MAX, CAPTURE_SECONDS_MAX, CaptureItem, CaptureRequest,
+    CaptureSide, PacketCopy, PacketFilter, SNAP_LEN_MAX, protocol_number,
+};
 pub use client::{Client, ClientError};
 pub use config::{ConfigOption, Origin};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
+pub use flow_table::{
+    EndpointLogEntry, FLOWS_LISTED_MAX, FlowEnd, FlowEntry, FlowSelector, FlowTable,
+};
 pub use fqdn::{FqdnEntry, FqdnSource};
 pub use health::{
     CertificateStatus, EndpointNotReady, Health, MemoryUse, RejectedObject, ServiceStatus,

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::VERSION;
 use crate::answer::{ApiError, ErrorCode};
+use crate::capture::CaptureRequest;
 use crate::endpoint::EndpointSpec;
+use crate::flow_table::FlowSelector;
 use crate::policy::PolicyFilter;
 
 /// Declares [`Request`] and the list of its commands.
@@ -38,6 +40,11 @@ requests! {
     },
     /// Answered by a list of [`EndpointStatus`](crate::EndpointStatus).
     "endpoint-list": EndpointList {},
+    /// Answered by a list of [`EndpointLogEntry`](crate::EndpointLogEntry)s, oldest first.
+    "endpoint-log": EndpointLog {
+        /// The endpoint's link, or its pod as `NAMESPACE/NAME`.
+        endpoint: String,
+    },
     /// Answered by a [`PolicyList`](crate::PolicyList).
     "policy-list": PolicyList {},
     /// Answered by a list of [`PolicyDetail`](crate::PolicyDetail).
@@ -57,6 +64,12 @@ requests! {
         /// The endpoint's link, or its pod as `NAMESPACE/NAME`.
         endpoint: String,
     },
+    /// Answered by a [`FlowTable`](crate::FlowTable).
+    "table-flow-list": TableFlowList(FlowSelector),
+    /// Removes entries of the flow tables; answered by their number.
+    "table-flow-flush": TableFlowFlush(FlowSelector),
+    /// Answered by [`CaptureItem`](crate::CaptureItem)s.
+    "capture": Capture(CaptureRequest),
     /// Answered by [`PolicyWaited`](crate::PolicyWaited).
     "policy-wait": PolicyWait {
         /// The epoch to wait for.
@@ -112,11 +125,13 @@ impl Request {
             self,
             Self::Status {}
                 | Self::EndpointList {}
+                | Self::EndpointLog { .. }
                 | Self::PolicyList {}
                 | Self::PolicyGet(_)
                 | Self::PolicyExplain { .. }
                 | Self::PolicySelectors {}
                 | Self::TablePolicyGet { .. }
+                | Self::TableFlowList(_)
                 | Self::PolicyWait { .. }
                 | Self::Flows { .. }
                 | Self::FqdnList { .. }
@@ -202,6 +217,10 @@ mod tests {
         }
     }
 
+    fn selector() -> FlowSelector {
+        FlowSelector { endpoint: Some("shop/cart-0".into()), port: Some(80), ..Default::default() }
+    }
+
     /// Seeds of the fuzz target for requests (`fuzz/src/requests.rs`).
     #[test]
     fn every_command_has_a_seed_for_fuzzing() {
@@ -229,6 +248,7 @@ mod tests {
             Request::EndpointAdd(spec),
             Request::EndpointRemove { link: "veth0".into() },
             Request::EndpointList {},
+            Request::EndpointLog { endpoint: "shop/cart-0".into() },
             Request::PolicyList {},
             Request::PolicyGet(PolicyFilter {
                 kind: Some("NetworkPolicy".into()),
@@ -238,6 +258,16 @@ mod tests {
             Request::PolicyExplain { query: query(), both_sides: true },
             Request::PolicySelectors {},
             Request::TablePolicyGet { endpoint: "veth0".into() },
+            Request::TableFlowList(selector()),
+            Request::TableFlowFlush(selector()),
+            Request::Capture(CaptureRequest {
+                pods: vec!["shop/cart-0".parse().unwrap()],
+                filters: vec!["protocol=tcp,port=80".parse().unwrap()],
+                snap_len: 65_535,
+                packets: 10_000,
+                bytes: 1 << 28,
+                seconds: 60,
+            }),
             Request::PolicyWait { epoch: 7, timeout_s: 60 },
             Request::Flows { follow: true, last: 7 },
             Request::FqdnList { pattern: Some("*.example".into()) },

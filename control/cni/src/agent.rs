@@ -1,6 +1,6 @@
 //! Requests to the agent.
 
-use podgate_api::{Client, EndpointSpec, EndpointState, EndpointStatus, Request, Status};
+use podgate_api::{Client, ClientError, EndpointSpec, EndpointState, EndpointStatus, Request, Status};
 use serde_json::Value;
 
 use crate::call::Call;
@@ -38,13 +38,21 @@ pub(crate) fn list(agent: &mut Client) -> Result<Vec<EndpointStatus>, CniError> 
     Ok(agent.call(&Request::EndpointList {})?)
 }
 
-/// Removes the endpoint on a link, which may be gone.
+/// Removes the endpoint on a link, which may be gone. One that somebody else has removed meanwhile,
+/// as another DEL of the same container does, is as good as removed.
 ///
 /// # Errors
-/// When the agent does not answer, or there is no such endpoint.
+/// When the agent does not answer, or refuses.
 pub(crate) fn remove(agent: &mut Client, link: &str) -> Result<(), CniError> {
-    let _: Value = agent.call(&Request::EndpointRemove { link: link.to_owned() })?;
-    Ok(())
+    let removed: Result<Value, _> = agent.call(&Request::EndpointRemove { link: link.to_owned() });
+    match removed {
+        Err(ClientError::Denied(_)) if !exists(agent, link)? => Ok(()),
+        removed => Ok(removed.map(drop)?),
+    }
+}
+
+fn exists(agent: &mut Client, link: &str) -> Result<bool, CniError> {
+    Ok(list(agent)?.iter().any(|endpoint| endpoint.spec.link == link))
 }
 
 /// The agent's state.
@@ -53,4 +61,44 @@ pub(crate) fn remove(agent: &mut Client, link: &str) -> Result<(), CniError> {
 /// When the agent does not answer.
 pub(crate) fn status(agent: &mut Client) -> Result<Status, CniError> {
     Ok(agent.call(&Request::Status {})?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use podgate_api::{Answer, ApiError};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_another_del_has_removed_is_no_failure() {
+        let endpoint = json!({
+            "pod": null, "state": "ready", "addresses": [], "identity": null,
+            "ingress_enforced": false, "egress_enforced": false,
+        });
+        let refused = || Answer::Error(ApiError::failed("there is no endpoint on link pgp1"));
+        for (present, succeeds) in [("other", true), ("pgp1", false)] {
+            let mut endpoint = endpoint.clone();
+            endpoint["link"] = json!(present);
+            let answers = [refused(), Answer::Result(json!([endpoint]))];
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("s.sock");
+            let listener = UnixListener::bind(&path).unwrap();
+            let agent = thread::spawn(move || {
+                let mut stream = BufReader::new(listener.accept().unwrap().0);
+                for answer in answers {
+                    stream.read_line(&mut String::new()).unwrap();
+                    stream.get_mut().write_all(answer.to_line().as_bytes()).unwrap();
+                }
+            });
+            let removed = remove(&mut Client::connect(&path).unwrap(), "pgp1");
+            assert_eq!(removed.is_ok(), succeeds, "{removed:?}");
+            agent.join().unwrap();
+        }
+    }
 }

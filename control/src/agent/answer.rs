@@ -11,10 +11,10 @@ use jiff::Timestamp;
 
 use podgate_api::{
     ApiError, ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, EndpointState,
-    EndpointStatus, Family, LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
+    EndpointStatus, FLOWS_LISTED_MAX, Family, LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
 };
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
-use podgate_dataplane::worker::Dataplane;
+use podgate_dataplane::worker::{Dataplane, FlowAction};
 use podgate_dataplane::xsk::XskStatistics;
 use podgate_policy::PolicyState as StoreState;
 use podgate_tables::address::Address;
@@ -41,6 +41,14 @@ impl Agent {
                 return self.wait_for_epoch(Epoch(epoch), timeout_s, reply);
             }
             Request::Flows { follow, last } => return self.flows(follow, last, reply),
+            Request::Capture(request) => return self.start_capture(&request, reply),
+            Request::TableFlowList(selector) => {
+                let action = FlowAction::List(FLOWS_LISTED_MAX);
+                return self.request_flows(&selector, action, reply);
+            }
+            Request::TableFlowFlush(selector) => {
+                return self.request_flows(&selector, FlowAction::Flush, reply);
+            }
             Request::EndpointAdd(spec) => {
                 return self.request_endpoint(EndpointRequest::Add(spec, reply));
             }
@@ -49,6 +57,9 @@ impl Agent {
             }
             Request::Status {} => to_reply(&self.status()),
             Request::EndpointList {} => to_reply(&self.endpoint_list()),
+            Request::EndpointLog { endpoint } => {
+                self.endpoint_changes(&endpoint).and_then(|entries| to_reply(&entries))
+            }
             Request::PolicyList {} => {
                 self.catch_up();
                 to_reply(&self.policy_list())

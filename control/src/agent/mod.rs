@@ -16,8 +16,10 @@
 //! snapshots.
 
 mod answer;
+mod captures;
 mod confine;
 mod debounce;
+mod endpoint_log;
 mod endpoint_requests;
 mod endpoints;
 mod endpoints_file;
@@ -25,6 +27,7 @@ mod epochs;
 mod flow_log;
 mod flow_metrics;
 mod flow_requests;
+mod flow_tables;
 mod flow_thread;
 mod flows_file;
 mod group_socket;
@@ -71,7 +74,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use self::captures::Captures;
+use self::endpoint_log::EndpointLog;
 use self::endpoints::{COMPLETED_MAX, Completed, Endpoints, Links, Preparer};
+use self::flow_tables::FlowListings;
 use self::group_socket::GroupSocket;
 use self::health::HealthWatch;
 use self::host_network::{HostLink, HostNetwork, Observed};
@@ -128,6 +134,9 @@ struct Agent {
     latency: Latency,
     earlier_flows: EarlierFlows,
     health: HealthWatch,
+    captures: Captures,
+    flow_listings: FlowListings,
+    endpoint_log: EndpointLog,
     /// What the command line, the environment and the file of options say.
     options: Vec<ConfigOption>,
     started: std::time::Instant,
@@ -263,6 +272,9 @@ impl Agent {
             latency: Latency::default(),
             earlier_flows: EarlierFlows::read(&state),
             health,
+            captures: Captures::default(),
+            flow_listings: FlowListings::default(),
+            endpoint_log: EndpointLog::default(),
             options: args.options.clone(),
             started: std::time::Instant::now(),
             files: StateFiles::new(state, call_sender),
@@ -366,11 +378,12 @@ impl Agent {
                 Some(change) = inputs.changes.next() => self.on_change(change),
                 () = sleep(IN_FORCE_PERIOD), if self.latency.is_pending() => {}
                 () = sleep(MORE_EVENTS_AFTER), if many_events => {
-                    many_events = self.drain_events(Amount::AFew);
+                    many_events = self.drain_events(Amount::AFew) | self.pass_captured();
+                    self.answer_flow_listings();
                 }
                 _ = drain.tick() => {
                     self.periodic_work().await?;
-                    many_events = self.drain_events(Amount::All);
+                    many_events = self.drain_events(Amount::All) | self.pass_captured();
                 }
             }
         }
@@ -391,6 +404,8 @@ impl Agent {
         let dataplane = self.endpoints.links().dataplane();
         self.health.check(&mut self.plane, dataplane, Instant::now());
         self.answer_waiting();
+        self.answer_flow_listings();
+        self.log_endpoints();
         self.maintain_names();
         self.request_periodic_reads();
         self.files.check(&self.endpoints).await;

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use podgate_api::{Answer, ApiError, ErrorCode, Family, FlowItem, REQUEST_MAX, Request};
+use podgate_api::{
+    Answer, ApiError, CaptureItem, ErrorCode, Family, FlowItem, REQUEST_MAX, Request,
+};
 use podgate_hubble::Observed;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -73,6 +75,8 @@ pub(crate) enum Reply {
     Value(Value),
     /// Metrics.
     Metrics(Vec<Family>),
+    /// Captured packets.
+    Capture(mpsc::Receiver<CaptureItem>),
     /// Past records and, for a client that follows, new ones.
     Flows {
         /// Oldest first.
@@ -238,7 +242,7 @@ impl Client {
         }
         // Held until the request is done.
         let place = match request {
-            Request::Flows { .. } | Request::PolicyWait { .. } => {
+            Request::Flows { .. } | Request::PolicyWait { .. } | Request::Capture(_) => {
                 Some(Arc::clone(&self.lasting).try_acquire_owned())
             }
             _ => None,
@@ -246,7 +250,8 @@ impl Client {
         if matches!(place, Some(Err(_))) {
             self.counts.rejected.fetch_add(1, Relaxed);
             let message = format!(
-                "{LASTING_MAX} clients follow flows or wait for an epoch already; stop one of them"
+                "{LASTING_MAX} clients follow flows, capture or wait for an epoch already; stop one of \
+                 them"
             );
             return self.send(Answer::Error(ApiError::new(ErrorCode::Busy, message))).await;
         }
@@ -259,6 +264,7 @@ impl Client {
         match outcome {
             Ok(Reply::Value(value)) => self.send(Answer::Result(value)).await,
             Ok(Reply::Metrics(families)) => self.send(Answer::Result(json!(families))).await,
+            Ok(Reply::Capture(copies)) => self.stream_capture(copies).await,
             Ok(Reply::Flows { past, live }) => self.stream_flows(past, live).await,
             Err(error) => self.send(Answer::Error(error)).await,
         }
@@ -290,6 +296,21 @@ impl Client {
             }
         }
         self.send(Answer::End(true)).await
+    }
+
+    async fn stream_capture(&mut self, mut copies: mpsc::Receiver<CaptureItem>) -> io::Result<()> {
+        let mut unused = [0];
+        loop {
+            let received = tokio::select! {
+                received = copies.recv() => received,
+                // A client that captures sends nothing more, unless it disconnects.
+                _ = self.read.read(&mut unused) => return Ok(()),
+            };
+            match received {
+                Some(item) => self.send(Answer::Item(json!(item))).await?,
+                None => return self.send(Answer::End(true)).await,
+            }
+        }
     }
 
     /// Sends one line.

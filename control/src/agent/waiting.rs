@@ -52,7 +52,7 @@ mod tests {
     fn told(mut waits: oneshot::Receiver<Result<Reply, ApiError>>) -> Option<PolicyWaited> {
         match waits.try_recv().ok()?.unwrap() {
             Reply::Value(value) => Some(serde_json::from_value(value).unwrap()),
-            Reply::Flows { .. } | Reply::Metrics(_) => None,
+            Reply::Flows { .. } | Reply::Capture(_) | Reply::Metrics(_) => None,
         }
     }
 

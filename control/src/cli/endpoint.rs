@@ -22,6 +22,12 @@ pub enum EndpointCommand {
     /// Show one endpoint.
     #[command(after_help = ENDPOINT_GET_EXAMPLES)]
     Get(EndpointGetArgs),
+    /// Show whether an endpoint is attached and under policy.
+    #[command(after_help = ENDPOINT_HEALTH_EXAMPLES)]
+    Health(EndpointGetArgs),
+    /// Show the last changes of an endpoint's state.
+    #[command(after_help = ENDPOINT_LOG_EXAMPLES)]
+    Log(EndpointGetArgs),
 }
 
 const ENDPOINT_ADD_ABOUT: &str = "\
@@ -52,7 +58,15 @@ const ENDPOINT_GET_EXAMPLES: &str = examples! {
     "podgate endpoint get veth1a -o json"
 };
 
-/// Arguments of `podgate endpoint get`.
+const ENDPOINT_HEALTH_EXAMPLES: &str = examples! {
+    "podgate endpoint health shop/cart-0"
+};
+
+const ENDPOINT_LOG_EXAMPLES: &str = examples! {
+    "podgate endpoint log shop/cart-0"
+};
+
+/// Arguments of `podgate endpoint get`, `health` and `log`.
 #[derive(Args, Debug, Clone)]
 pub struct EndpointGetArgs {
     /// Shared arguments.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use podgate_policy::explain::{EndName, HttpSpec, KafkaSpec, RequestSpec, Transport};
 
-use super::{ClientArgs, Output, examples};
+use super::{ClientArgs, Output, TableFlowCommand, examples};
 
 /// `podgate policy …`.
 #[derive(Subcommand, Debug)]
@@ -130,6 +130,9 @@ pub enum TableCommand {
     /// Policy tables.
     #[command(subcommand)]
     Policy(TablePolicyCommand),
+    /// Flow tables: tracked connections.
+    #[command(subcommand)]
+    Flow(TableFlowCommand),
 }
 
 /// `podgate table policy …`.

@@ -1,8 +1,10 @@
 //! What each subcommand does.
 
+mod capture;
 mod fqdn;
 mod inventory;
 mod manual;
+mod monitor;
 mod observe;
 mod policy;
 mod sysdump;
@@ -16,15 +18,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use podgate_api::{Client, ClientError};
-use podgate_api::{ConfigOption, EndpointStatus, Family, Request, Status};
+use podgate_api::{ConfigOption, EndpointStatus, Family, FlowTable, Request, Status};
 use podgate_hubble::client::ClientError as HubbleError;
 use podgate_hubble::print::Shown;
 use podgate_policy::explain::ServiceEntry;
 use serde::Serialize;
 
 use crate::cli::{
-    Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, MetricsArgs,
-    Output, RunArgs, ServiceCommand, StatusArgs, TableCommand, TablePolicyCommand,
+    Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, EndpointGetArgs,
+    MetricsArgs, Output, RunArgs, ServiceCommand, StatusArgs, TableCommand, TableFlowCommand,
+    TablePolicyCommand,
 };
 use crate::error::describe;
 use crate::log::LogFilter;
@@ -50,6 +53,9 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Table(TableCommand::Policy(TablePolicyCommand::Get(args))) => {
             policy::get_table(&args).map(|()| ExitCode::SUCCESS)
         }
+        Command::Table(TableCommand::Flow(command)) => {
+            flow_table(command).map(|()| ExitCode::SUCCESS)
+        }
         Command::Fqdn(command) => fqdn::run(command).map(|()| ExitCode::SUCCESS),
         Command::Service(ServiceCommand::List(args)) => {
             let table = |list: &Vec<ServiceEntry>| output::services(list);
@@ -57,6 +63,8 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Observe(args) => observe::run(&args, Shown::No).map(|()| ExitCode::SUCCESS),
         Command::Flows(args) => observe::run(&args, Shown::Yes).map(|()| ExitCode::SUCCESS),
+        Command::Monitor(args) => monitor::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Capture(args) => capture::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Ui(args) => ui::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Metrics(args) => metrics(&args).map(|()| ExitCode::SUCCESS),
@@ -180,19 +188,46 @@ fn endpoint(command: EndpointCommand) -> Result<()> {
             show(&args.client, &request, |(): &()| String::new())
         }
         EndpointCommand::Get(args) => {
-            let mut client = Client::connect(&args.client.socket.socket)?;
-            let list: Vec<EndpointStatus> = client.call(&Request::EndpointList {})?;
-            let is_meant = |endpoint: &EndpointStatus| {
-                let pod = endpoint.spec.pod.as_ref().map(ToString::to_string);
-                endpoint.spec.link == args.endpoint || pod.as_ref() == Some(&args.endpoint)
-            };
-            let Some(found) = list.into_iter().find(is_meant) else {
-                bail!("{} is neither the pod nor the link of an endpoint", args.endpoint);
-            };
+            let found = find_endpoint(&args)?;
             print_as(args.client.output, &found, table)
+        }
+        EndpointCommand::Health(args) => {
+            let found = find_endpoint(&args)?;
+            print_as(args.client.output, &found, output::endpoint_health)
+        }
+        EndpointCommand::Log(args) => {
+            let request = Request::EndpointLog { endpoint: args.endpoint };
+            show(&args.client, &request, |log: &Vec<_>| output::endpoint_log(log))
         }
         EndpointCommand::List(args) => {
             show(&args, &Request::EndpointList {}, |list: &Vec<_>| output::endpoints(list))
+        }
+    }
+}
+
+/// The endpoint that is named by its pod or link.
+fn find_endpoint(args: &EndpointGetArgs) -> Result<EndpointStatus> {
+    let mut client = Client::connect(&args.client.socket.socket)?;
+    let list: Vec<EndpointStatus> = client.call(&Request::EndpointList {})?;
+    let is_meant = |endpoint: &EndpointStatus| {
+        let pod = endpoint.spec.pod.as_ref().map(ToString::to_string);
+        endpoint.spec.link == args.endpoint || pod.as_ref() == Some(&args.endpoint)
+    };
+    match list.into_iter().find(is_meant) {
+        Some(found) => Ok(found),
+        None => bail!("{} is neither the pod nor the link of an endpoint", args.endpoint),
+    }
+}
+
+fn flow_table(command: TableFlowCommand) -> Result<()> {
+    match command {
+        TableFlowCommand::List(args) => {
+            let request = Request::TableFlowList(args.which.selector());
+            show(&args.client, &request, |list: &FlowTable| output::flow_table(list))
+        }
+        TableFlowCommand::Flush(args) => {
+            let request = Request::TableFlowFlush(args.which.selector());
+            show(&args.client, &request, |removed: &u64| format!("{removed} entries removed\n"))
         }
     }
 }

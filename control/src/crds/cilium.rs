@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{integer, list, map, merge, object, object_with, selector, status, string};
+use super::{any, integer, list, map, merge, object, object_with, selector, status, string};
 
 /// Properties of both kinds of policy.
 pub(super) fn policy() -> Value {
@@ -92,8 +92,7 @@ fn port() -> Value {
 }
 
 fn icmps() -> Value {
-    let of = json!({"x-kubernetes-int-or-string": true});
-    let field = object_with(&["type"], json!({"family": string(), "type": of}));
+    let field = object_with(&["type"], json!({"family": string(), "type": any()}));
     json!({"icmps": list(object(json!({"fields": list(field)})))})
 }
 

@@ -162,6 +162,13 @@ fn integer() -> Value {
     json!({"type": "integer"})
 }
 
+/// A value of any type. For an integer or a string there is `x-kubernetes-int-or-string`, but API
+/// servers such as Kubernetes 1.20's can't merge objects whose schema has it: a server-side apply
+/// of one condition would remove the others.
+fn any() -> Value {
+    json!({"x-kubernetes-preserve-unknown-fields": true})
+}
+
 /// A map of texts.
 fn map() -> Value {
     json!({"type": "object", "additionalProperties": {"type": "string"}})

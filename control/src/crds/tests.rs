@@ -33,7 +33,7 @@ fn word(schema: &Value) -> &str {
         Some("array") => "list",
         Some("object") if schema.get("additionalProperties").is_some() => "map",
         Some(other) => other,
-        None if schema["x-kubernetes-int-or-string"] == true => "integer or string",
+        None if schema["x-kubernetes-preserve-unknown-fields"] == true => "integer or string",
         None => "nothing",
     }
 }
@@ -84,7 +84,6 @@ fn check_structural(schema: &Value, path: &str) {
         "enum",
         "format",
         "x-kubernetes-preserve-unknown-fields",
-        "x-kubernetes-int-or-string",
         "x-kubernetes-list-type",
         "x-kubernetes-list-map-keys",
     ]
@@ -92,8 +91,9 @@ fn check_structural(schema: &Value, path: &str) {
     for member in schema.as_object().unwrap().keys() {
         assert!(known.contains(member.as_str()), "{path} has {member}");
     }
-    let is_int_or_string = schema["x-kubernetes-int-or-string"] == true;
-    assert_eq!(schema["type"].is_string(), !is_int_or_string, "{path}");
+    let is_any = schema.as_object().unwrap().len() == 1
+        && schema["x-kubernetes-preserve-unknown-fields"] == true;
+    assert_eq!(schema["type"].is_string(), !is_any, "{path}");
     let (properties, map) = (schema.get("properties"), schema.get("additionalProperties"));
     assert!(properties.is_none() || map.is_none(), "{path}");
     assert_eq!(schema["type"] == "array", schema.get("items").is_some(), "{path}");

@@ -33,16 +33,22 @@ fn table_families(tables: &[TableFill]) -> Vec<Family> {
     };
     let pressure =
         Family::gauge("podgate_table_pressure_ratio", "Part of a table's entries in use, 0 to 1");
-    let pressure = tables.iter().fold(pressure, |family, table| {
-        let part = table.used as f64 / table.capacity.max(1) as f64;
-        family.with(&[("table", &table.name)], part)
-    });
+    let part = |table: &TableFill| table.used as f64 / table.capacity.max(1) as f64;
+    let pressure = tables
+        .iter()
+        .fold(pressure, |family, table| family.with(&[("table", &table.name)], part(table)));
+    let by_map =
+        Family::gauge("cilium_bpf_map_pressure", "The same, under the name that Cilium has for it");
+    let by_map = tables
+        .iter()
+        .fold(by_map, |family, table| family.with(&[("map_name", &table.name)], part(table)));
     vec![
         family("podgate_table_entries", "Entries in use", |table| table.used),
         family("podgate_table_entries_max", "Entries that a table has room for", |table| {
             table.capacity
         }),
         pressure,
+        by_map,
     ]
 }
 

@@ -20,6 +20,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("kind", "4"),
     ("link,pod", "one for each link: `--max-endpoints` and one"),
     ("link,pod,resource", "five for each link, from the first excess on"),
+    ("map_name", "6"),
     ("method", "10"),
     ("outcome", "3"),
     ("outcome,what", "6"),

@@ -411,6 +411,13 @@ impl Flow {
         Moment::from(now).since(self.last_seen) >= Class::of(self).timeout()
     }
 
+    /// Milliseconds until it expires, if no packet comes.
+    #[must_use]
+    pub fn expires_ms(&self, now: Nanos) -> u64 {
+        let idle = Moment::from(now).since(self.last_seen);
+        Moment::millis(Class::of(self).timeout().saturating_sub(idle)).into()
+    }
+
     /// Whether a [`FastPathPacket`](crate::packet::fast::FastPathPacket) of `direction` changes
     /// nothing but counters: policy of `epoch` allows the flow plainly, and the packet is not the
     /// first reply.

@@ -325,7 +325,19 @@ impl FlowTable {
         slots.filter_map(|slot| slot.flow.as_ref())
     }
 
-    /// The same, to change what their keys don't depend on.
+    /// The indices of the flows in `slots`, to remove some: an index may be of a removed flow then.
+    pub(crate) fn indices_in(&self, slots: Range<u32>) -> Vec<FlowIx> {
+        let slots = slots.start..slots.end.min(self.slots());
+        let is_used = |index: &u32| self.slots[*index as usize].flow.is_some();
+        slots.filter(is_used).map(FlowIx).collect()
+    }
+
+    /// The flow at `index`, if it was not removed.
+    pub(crate) fn get_if(&self, index: FlowIx) -> Option<&Flow> {
+        self.slots.get(index.0 as usize)?.flow.as_ref()
+    }
+
+    /// As [`Self::in_slots`], to change what their keys don't depend on.
     pub(crate) fn in_slots_mut(
         &mut self,
         first: u32,

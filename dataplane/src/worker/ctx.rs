@@ -73,6 +73,9 @@ impl PacketCtx<'_> {
         let causes = [decision.egress, decision.ingress];
         let counters = self.egress.rule_counters();
         counters.decided(self.snapshot.epoch, causes, denied_bytes, self.now);
+        if let Some(capturing) = self.egress.capturing() {
+            capturing.decided(causes);
+        }
         let kind = EventKind::Verdict {
             verdict: decision.verdict,
             egress: decision.egress,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::Event;
-use podgate_tables::ids::LinkId;
+use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::route::NextHop;
 use podgate_tables::service::Frontend;
@@ -19,6 +19,7 @@ use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
 use crate::xsk::{LinkState, Port, XskStatistics};
 
+use super::capture::Capturing;
 use super::reply_limit::ReplyLimit;
 use super::rule_counters::RuleCounters;
 
@@ -62,6 +63,7 @@ pub(super) struct Egress {
     /// Packets on our hand-off ring to each worker, by link.
     handoff_shares: Vec<FairShare>,
     rule_counters: RuleCounters,
+    capturing: Option<Box<Capturing>>,
 }
 
 /// A port, with its transmit accounting.
@@ -162,6 +164,7 @@ impl Egress {
             event_share: FairShare::default(),
             handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
             rule_counters: RuleCounters::default(),
+            capturing: None,
         }
     }
 
@@ -318,12 +321,53 @@ impl Egress {
         &mut self.byte_quota
     }
 
+    /// Copies packets for this capture, or for none.
+    pub(super) fn set_capturing(&mut self, capturing: Option<Capturing>) {
+        self.capturing = capturing.map(Box::new);
+    }
+
+    /// Whether packets are copied.
+    #[inline]
+    pub(super) fn is_capturing(&self) -> bool {
+        self.capturing.is_some()
+    }
+
+    /// The capture that packets are copied for.
+    pub(super) fn capturing(&mut self) -> Option<&mut Capturing> {
+        self.capturing.as_deref_mut()
+    }
+
+    /// Sets the time and epoch of copies.
+    pub(super) fn begin_capture_round(&mut self, now: Nanos, epoch: Epoch) {
+        if let Some(capturing) = &mut self.capturing {
+            capturing.begin_round(now, epoch);
+        }
+    }
+
+    /// Copies a received packet.
+    pub(super) fn capture_received(&mut self, link: LinkId, packet: &Packet) {
+        if let Some(capturing) = &mut self.capturing {
+            capturing.received(&self.umem, link, packet);
+        }
+    }
+
+    /// Copies a packet that another worker received.
+    pub(super) fn capture_handed_over(&mut self, link: LinkId, packet: &Packet) {
+        if let Some(capturing) = &mut self.capturing {
+            capturing.handed_over(&self.umem, link, packet);
+        }
+    }
+
     /// Transmits `packet` to `next_hop`, with its Ethernet addresses.
     #[inline]
     pub(super) fn transmit(&mut self, next_hop: &NextHop, mut packet: Packet, origin: Origin) {
         let bytes = u64::from(packet.len());
         edit::set_macs(self.umem.data_mut(&mut packet.head), next_hop.mac, next_hop.link_mac);
+        if let Some(capturing) = &mut self.capturing {
+            capturing.transmitted(&self.umem, next_hop.link, &packet, origin);
+        }
         let Some(Some(tx)) = self.ports.get_mut(next_hop.link.index()) else {
+            self.not_captured(next_hop.link);
             return self.drop_packet(packet, DropReason::LinkGone);
         };
         let port = &mut tx.port;
@@ -336,6 +380,7 @@ impl Egress {
         if let Err(packet) = sent {
             let is_up = port.state() == LinkState::Up;
             let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
+            self.not_captured(next_hop.link);
             return self.drop_packet(packet, reason);
         }
         tx.count_sent(&mut self.unflushed);
@@ -345,6 +390,14 @@ impl Egress {
             Origin::Own => &stats.originated,
         };
         counter.count(1, bytes);
+    }
+
+    /// The packet that was copied last was not transmitted.
+    #[cold]
+    fn not_captured(&mut self, link: LinkId) {
+        if let Some(capturing) = &mut self.capturing {
+            capturing.not_transmitted(link);
+        }
     }
 
     /// Transmits the frame of a received single-frame packet, whose Ethernet addresses are already
@@ -399,6 +452,9 @@ impl Egress {
     /// Drops a packet without an event.
     pub(super) fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
         self.stats().dropped[reason as usize].count(1, u64::from(packet.len()));
+        if let Some(capturing) = &mut self.capturing {
+            capturing.dropped(reason);
+        }
         self.pool.free_packet(packet);
     }
 
@@ -434,6 +490,9 @@ impl Egress {
             Ok(()) => {
                 self.pool.account_sent(frames);
                 self.stats().handed_off.add(1);
+                if let Some(capturing) = &mut self.capturing {
+                    capturing.handed_off();
+                }
             }
             Err(packet) => self.drop_packet(packet, DropReason::HandoffFull),
         }
@@ -455,6 +514,9 @@ impl Egress {
 
     /// The same for an event that may be about a request.
     pub(super) fn emit_event_with_request(&mut self, event: Event) {
+        if let Some(capturing) = &mut self.capturing {
+            capturing.event(&event.kind);
+        }
         if !self.take_event_share(event.link) || !self.events().push_with_request(event) {
             self.stats().events_lost.add(1);
         }

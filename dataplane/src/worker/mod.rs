@@ -6,12 +6,14 @@
 //! workers on threads.
 
 mod adaptive_poll;
+mod capture;
 mod ctx;
 mod datagrams;
 mod decisions;
 mod egress;
 mod fast_path;
 mod flow_io;
+mod flow_list;
 mod forward;
 mod fragments;
 mod icmp_reply;
@@ -38,7 +40,7 @@ use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::ids::LinkId;
+use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Snapshot;
 use podgate_tables::time::Nanos;
 
@@ -47,8 +49,15 @@ use crate::mem::{FramePool, Packet};
 use crate::stats::{LinkStatistics, WorkerStats};
 use crate::xsk::{Port, XskStatistics};
 
+use capture::Capturing;
+pub use capture::{
+    Capture, CaptureFilter, CapturePoint, CaptureSpec, CapturedPacket, CapturedPod,
+    CapturedVerdict, Fate,
+};
 use ctx::PacketCtx;
 use egress::Egress;
+use flow_list::FlowListScan;
+pub use flow_list::{FlowAction, FlowFilter, FlowListing, ListedFlow};
 pub use live_check::LiveCheck;
 use live_check::LiveScan;
 use pipeline::{Pipeline, Steering};
@@ -79,6 +88,8 @@ pub struct Worker {
     scheduler: LinkScheduler,
     /// Checks of live flows that this worker has not answered yet.
     scans: Vec<LiveScan>,
+    /// The same of requests about flows.
+    flow_scans: Vec<FlowListScan>,
     flow_bytes: FlowBytesScan,
 }
 
@@ -95,6 +106,7 @@ impl Worker {
             batch: Vec::with_capacity(BATCH),
             scheduler: LinkScheduler::default(),
             scans: Vec::new(),
+            flow_scans: Vec::new(),
             flow_bytes: FlowBytesScan::default(),
         }
     }
@@ -153,7 +165,7 @@ impl Worker {
     /// Whether [`Self::continue_checks`] has work to do.
     #[must_use]
     pub fn has_checks(&self) -> bool {
-        !self.scans.is_empty() || self.flow_bytes.is_running()
+        !self.scans.is_empty() || !self.flow_scans.is_empty() || self.flow_bytes.is_running()
     }
 
     /// Starts to count the bytes of live flows for their rules, see [`Self::continue_checks`].
@@ -165,6 +177,31 @@ impl Worker {
     pub fn continue_checks(&mut self, now: Nanos) {
         self.scans.retain_mut(|scan| !scan.advance(&self.pipeline.flows, now));
         self.flow_bytes.advance(&mut self.pipeline.flows, self.egress.rule_counters());
+        if !self.flow_scans.is_empty() {
+            self.continue_flow_scans(now);
+        }
+    }
+
+    fn continue_flow_scans(&mut self, now: Nanos) {
+        let Some(snapshot) = self.snapshot.load().clone() else {
+            // There are no flows before the first tables.
+            return self.flow_scans.drain(..).for_each(FlowListScan::end);
+        };
+        let mut cx = PacketCtx { now, snapshot: &snapshot, egress: &mut self.egress };
+        let pipeline = &mut self.pipeline;
+        self.flow_scans.retain_mut(|scan| !scan.advance(pipeline, &mut cx));
+        pipeline.finish_capture(&mut self.egress);
+    }
+
+    /// Starts to list or remove flows, see [`Self::continue_checks`].
+    pub fn start_flow_listing(&mut self, listing: Arc<FlowListing>) {
+        self.flow_scans.push(FlowListScan::new(listing));
+    }
+
+    /// Copies packets to this capture, or to none.
+    pub fn set_capture(&mut self, capture: Option<Arc<Capture>>) {
+        let capturing = capture.map(|capture| Capturing::new(capture, self.index));
+        self.egress.set_capturing(capturing);
     }
 
     /// Takes what was counted of policy rules since the last call.
@@ -236,6 +273,8 @@ impl Worker {
         if let Some(snapshot) = snapshot.as_deref() {
             self.pipeline.flows.set_outside(snapshot.routes.host_link());
         }
+        let epoch = snapshot.as_ref().map_or(Epoch::default(), |snapshot| snapshot.epoch);
+        self.egress.begin_capture_round(now, epoch);
         let mut processed = 0;
         loop {
             let (packets, more) = self.poll_ports(now, snapshot.as_deref(), clock);
@@ -250,6 +289,7 @@ impl Worker {
             self.pipeline.run_timers(&mut cx);
             self.pipeline.release_answers(&mut cx, &self.shared);
         }
+        self.pipeline.finish_capture(&mut self.egress);
         let scheduler = &mut self.scheduler;
         self.egress.flush(clock, |link, nanos| scheduler.record_time(link, nanos));
         scheduler.end_round();
@@ -346,7 +386,7 @@ impl Worker {
                 match snapshot {
                     Some(snapshot) => {
                         let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
-                        self.pipeline.process(&mut cx, link, packet, steering);
+                        self.pipeline.process_handed_off(&mut cx, link, packet, steering);
                         self.egress.attribute(link);
                     }
                     // Counted as received by the other worker.

@@ -107,7 +107,7 @@ use crate::worker::Shared;
 use super::ctx::{Evaluation, PacketCtx};
 use super::datagrams::Datagrams;
 use super::decisions::DecisionCache;
-use super::egress::Origin;
+use super::egress::{Egress, Origin};
 use super::fast_path::{FastPath, Ingress};
 use super::flow_io::InspectedIo;
 use super::forward::{self, Path};
@@ -212,6 +212,9 @@ impl Pipeline {
         link: LinkId,
         batch: &mut Vec<Packet>,
     ) {
+        if cx.egress.is_capturing() {
+            return self.process_captured_batch(cx, link, batch);
+        }
         let received = batch.len();
         let ingress = Ingress::new(link, &cx.snapshot.routes);
         let bytes = self.fast_path.read(cx.egress.umem(), ingress, batch);
@@ -231,6 +234,48 @@ impl Pipeline {
             if let Some(packet) = packets.next() {
                 self.process(cx, link, packet, Steering::Unverified);
             }
+        }
+    }
+
+    /// The same on the slow path only, with copies for a capture.
+    #[cold]
+    fn process_captured_batch(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        batch: &mut Vec<Packet>,
+    ) {
+        let bytes = batch.iter().map(|packet| u64::from(packet.len())).sum();
+        cx.egress.stats().received.count(batch.len() as u64, bytes);
+        for packet in batch.drain(..) {
+            cx.egress.capture_received(link, &packet);
+            self.process(cx, link, packet, Steering::Unverified);
+            self.finish_capture(cx.egress);
+        }
+    }
+
+    /// Processes a packet that another worker received.
+    pub(super) fn process_handed_off(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        packet: Packet,
+        steering: Steering,
+    ) {
+        cx.egress.capture_handed_over(link, &packet);
+        self.process(cx, link, packet, steering);
+        self.finish_capture(cx.egress);
+    }
+
+    /// Ends the processing of a packet, for a capture.
+    pub(super) fn finish_capture(&self, egress: &mut Egress) {
+        let rules_of = |tuple: &Tuple| {
+            let (index, _) = self.flows.lookup(tuple)?;
+            let flow = self.flows.get(index);
+            (!flow.is_translation()).then(|| flow.rules())
+        };
+        if let Some(capturing) = egress.capturing() {
+            capturing.finish(rules_of);
         }
     }
 

@@ -22,7 +22,10 @@ use podgate_tables::time::Nanos;
 use super::adaptive_poll::AdaptivePoll;
 use super::pipeline::steer;
 use super::services::untranslated;
-use super::{LiveCheck, RuleReport, Shared, SharedConfig, Worker};
+use super::{
+    Capture, FlowAction, FlowFilter, FlowListing, LiveCheck, RuleReport, Shared, SharedConfig,
+    Worker,
+};
 use crate::flow::SavedFlow;
 use crate::l7::dns::learned::DnsAnswer;
 use crate::mem::Umem;
@@ -81,6 +84,9 @@ enum Command {
     LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
     RuleReport(channel::Sender<RuleReport>),
     CountFlowBytes,
+    Flows(Arc<FlowListing>),
+    /// The reply says that the worker copies no packets to another capture any more.
+    Capture(Option<Arc<Capture>>, channel::Sender<()>),
 }
 
 /// The clock of the workers and the control thread.
@@ -365,6 +371,38 @@ impl Dataplane {
         Ok(check)
     }
 
+    /// Has the workers list or remove flows. Returns at once; the answer is in
+    /// [`FlowListing::take`] later.
+    ///
+    /// # Errors
+    /// When a worker takes no commands. The listing never ends then.
+    pub fn list_flows(
+        &self,
+        filter: FlowFilter,
+        action: FlowAction,
+    ) -> Result<Arc<FlowListing>, LinkError> {
+        let workers = self.shared.config.workers;
+        let listing = Arc::new(FlowListing::new(filter, action, workers));
+        for (index, queue) in self.commands.iter().enumerate() {
+            let command = Command::Flows(Arc::clone(&listing));
+            queue.push(command).map_err(|_| LinkError::Unresponsive(index))?;
+            self.shared.sleepers[index].wake_if_asleep();
+        }
+        Ok(listing)
+    }
+
+    /// Has the workers copy packets to `capture`, or to none; it replaces the one before.
+    ///
+    /// # Errors
+    /// When a worker doesn't reply; others may have started or ended.
+    pub fn set_capture(&self, capture: Option<&Arc<Capture>>) -> Result<(), LinkError> {
+        let commands = (0..self.commands.len()).map(|_| {
+            let capture = capture.map(Arc::clone);
+            move |done| Command::Capture(capture, done)
+        });
+        self.ask_all(commands, |()| Ok(()))
+    }
+
     /// Takes what the workers counted of policy rules since the last call.
     ///
     /// # Errors
@@ -541,6 +579,14 @@ impl Thread {
                 Command::CountFlowBytes => {
                     self.worker.count_flow_bytes();
                     true
+                }
+                Command::Flows(listing) => {
+                    self.worker.start_flow_listing(listing);
+                    true
+                }
+                Command::Capture(capture, done) => {
+                    self.worker.set_capture(capture);
+                    done.send(()).is_ok()
                 }
             };
         }

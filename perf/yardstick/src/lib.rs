@@ -17,6 +17,7 @@ mod load;
 pub mod measure;
 mod memory;
 mod node;
+mod observe;
 mod peers;
 mod plot;
 mod pods;

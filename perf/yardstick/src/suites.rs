@@ -11,7 +11,7 @@ use crate::memory::instructions::{self, INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::memory::release::{self, RELEASE};
 use crate::node::{self, ATTACH, IDLE};
-use crate::{fairness, l7, restart, tcp, udp64};
+use crate::{fairness, l7, observe, restart, tcp, udp64};
 
 /// A group of measurements that run together.
 pub struct Suite {
@@ -34,6 +34,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: udp64::IDS, run: udp64::measure },
     Suite { ids: tcp::IDS, run: tcp::measure },
     Suite { ids: &[fairness::VICTIM], run: fairness::measure },
+    Suite { ids: &[observe::OVERHEAD], run: observe::measure },
     Suite { ids: l7::IDS, run: l7::measure },
     Suite { ids: l7::grpc::IDS, run: l7::grpc::measure },
     Suite { ids: l7::dns::IDS, run: l7::dns::measure },

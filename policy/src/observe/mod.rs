@@ -8,10 +8,12 @@
 //! | module | topic |
 //! |---|---|
 //! | `record` | the record's types and their JSON |
+//! | `cause` | what decided a flow, in words |
 //! | `names` | names of policies and rules |
 //! | `resolve` | from an event to a record |
 //! | `text` | what a record is about, in words |
 
+mod cause;
 mod names;
 mod record;
 mod resolve;
@@ -19,6 +21,7 @@ mod resolve;
 mod tests;
 mod text;
 
+pub use cause::{cause_words, rule_name};
 pub use names::{PolicyName, RuleName};
 pub use record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpProtocol,

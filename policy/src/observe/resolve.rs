@@ -12,6 +12,7 @@ use podgate_tables::proto;
 use podgate_tables::service::Frontend;
 use podgate_tables::tuple::Tuple;
 
+use super::cause::rule_name;
 use super::names::{PolicyName, RuleName};
 use super::record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
@@ -304,19 +305,7 @@ impl NameResolver<'_> {
     }
 
     pub(crate) fn rule(&self, rule: RuleId) -> RuleName {
-        match self.compiled.catalog.rule(rule) {
-            Some(origin) => {
-                RuleName { policy: PolicyName::from(&*origin.key), path: origin.field.clone() }
-            }
-            None => {
-                let policy = PolicyName {
-                    kind: "unknown".into(),
-                    namespace: None,
-                    name: format!("rule {}", rule.0),
-                };
-                RuleName { policy, path: String::new() }
-            }
-        }
+        rule_name(rule, self.compiled)
     }
 }
 

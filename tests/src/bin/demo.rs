@@ -2,12 +2,13 @@
 //! what was seen. Exits with 1 when they differ.
 #![forbid(unsafe_code)]
 
+use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use podgate_tests::lab::{Agent, Lab, Outcome, interrupted, wait_for};
+use podgate_tests::lab::{Agent, Lab, Outcome, interrupted, program, wait_for};
 use podgate_tests::scenario::{Expected, MANIFESTS, Probe, ROWS, Row};
 
 /// Runs podgate between pods in network namespaces and shows what passes.
@@ -16,6 +17,10 @@ struct Options {
     /// Worker threads of the dataplane.
     #[arg(long, default_value_t = 2)]
     workers: u16,
+    /// Then open a shell on the node, in which `podgate` reaches the agent and
+    /// `pod NAMESPACE/NAME COMMAND` runs a command in a pod. The lab is removed when it ends.
+    #[arg(long)]
+    shell: bool,
 }
 
 fn main() -> ExitCode {
@@ -56,8 +61,37 @@ fn demo(options: &Options) -> Result<usize> {
         ensure!(!interrupted(), "interrupted");
         differing += show(&lab, row)?;
     }
+    if options.shell {
+        shell(&lab)?;
+    }
     agent.assert_alive()?;
     Ok(differing)
+}
+
+/// Runs a shell on the node until the user leaves it.
+fn shell(lab: &Lab) -> Result<()> {
+    let podgate = program()?;
+    let folder = podgate.parent().context("podgate is in no folder")?;
+    let mut text = format!(
+        "export PODGATE_SOCKET={} MANIFESTS={}\nPATH={}:$PATH\nPS1='node# '\n\
+         pod() {{ local name=$1 netns; shift\n  case $name in\n",
+        lab.state_dir().join("podgate.sock").display(),
+        lab.manifests().display(),
+        folder.display(),
+    );
+    println!("\nA shell on the node; exit ends the lab. The policies are in $MANIFESTS. Pods:\n");
+    for pod in lab.pods() {
+        println!("  {:<15} {}", pod.name, pod.addresses.v4);
+        writeln!(text, "    {}) netns={} ;;", pod.name, pod.netns.path().display())?;
+    }
+    text += "    *) echo \"there is no pod $name\" >&2; return 1 ;;\n  esac\n\
+             nsenter --net=\"$netns\" \"$@\"; }\n";
+    let commands = lab.file("shell");
+    std::fs::write(&commands, text)?;
+    let mut bash = lab.node().netns.daemon("bash".as_ref());
+    // How the last command in it ended doesn't matter.
+    bash.arg("--rcfile").arg(commands).arg("-i").status().context("can't run bash")?;
+    Ok(())
 }
 
 /// Runs and prints one row, and below it, if podgate denied it, the line of `podgate flows`.

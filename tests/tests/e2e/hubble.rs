@@ -276,11 +276,28 @@ fn a_flooding_pod_leaves_the_flows_of_others_and_its_losses_are_told() -> Result
     })?;
     ensure!(lost[0]["lost_events"]["source"] == "OBSERVER_EVENTS_QUEUE", "{lost:?}");
     get(&lab, "user/userapp", "backend/nginx", "/api/v1/users", 403)?;
+    drops_of_another_pod_are_all_there(&lab)?;
     for path in ["/secret", "/api/v1/users"] {
         let request = json!({"number": 1, "whitelist": [{"http_path": [path]}]});
         flows_at_least(&lab, 1, &request).context(path)?;
     }
     flood.stop()
+}
+
+/// During another pod's flood.
+fn drops_of_another_pod_are_all_there(lab: &Lab) -> Result<()> {
+    const DENIED: u16 = 40;
+    let (user, store) = (lab.host("user/userapp")?, lab.host("backend/store")?);
+    let frames = udp_frames(lab, [user, store], 2000..2000 + DENIED, 53)?;
+    user.injector()?.send(frames.iter().map(Vec::as_slice))?;
+    let request = json!({"whitelist": [{"source_pod": ["user/userapp"], "verdict": ["DROPPED"],
+                                        "event_type": [{"type": 5}]}]});
+    let flows = flows_at_least(lab, DENIED.into(), &request)?;
+    let port = |flow: &Value| flow["l4"]["UDP"]["source_port"].as_u64();
+    let ports: std::collections::BTreeSet<_> = flows.iter().filter_map(port).collect();
+    let all = (2000..2000 + u64::from(DENIED)).collect();
+    ensure!(ports == all, "{ports:?}");
+    Ok(())
 }
 
 #[test]

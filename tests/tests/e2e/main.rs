@@ -2,6 +2,7 @@
 //!
 //! Each test builds its own lab, which takes half a second. Only one lab exists at a time.
 
+mod capture;
 mod cni;
 mod confined;
 mod cut_off;
@@ -28,6 +29,7 @@ mod metrics;
 mod mtu;
 mod network_changes;
 mod node;
+mod operate;
 mod packets;
 mod peers;
 mod policy_change;

@@ -157,6 +157,12 @@ impl Cluster {
             }
         }
         problems.extend(self.writer.iter().flat_map(Writer::problems));
+        let given_up = self.policies.values().filter(|present| present.is_given_up()).count();
+        if given_up > 0 {
+            problems.push(format!(
+                "the conditions of {given_up} policies are not written: others' writes remove them"
+            ));
+        }
         SourceStatus {
             name: format!("kubernetes {}", self.server),
             synced: self.kinds.values().all(|watched| watched.synced),

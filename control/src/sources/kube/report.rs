@@ -23,6 +23,9 @@ const MESSAGE_MAX: usize = 1000;
 /// Longest name of an object, bytes (RFC 1123 subdomain).
 const NAME_MAX: usize = 253;
 
+/// Times that a condition may vanish before it is written no more, at one generation of a policy.
+const LOST_MAX: u32 = 3;
+
 /// A condition in a policy's status.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Condition {
@@ -43,6 +46,8 @@ pub(super) struct Present {
     node: Option<Condition>,
     /// The event that this agent wrote of the object last.
     told: Option<u64>,
+    /// Times that a condition of this generation vanished.
+    lost: u32,
 }
 
 impl Present {
@@ -50,13 +55,28 @@ impl Present {
     pub(super) fn read(object: &Object, node: &str, former: Option<&Self>) -> Self {
         let uid = object.metadata("uid").unwrap_or_default().to_owned();
         let own = node_condition(node);
-        Self {
+        let former = former.filter(|former| former.uid == uid);
+        let mut present = Self {
             generation: object.generation(),
             valid: condition(object, VALID),
             node: condition(object, &own),
-            told: former.filter(|former| former.uid == uid).and_then(|former| former.told),
+            told: former.and_then(|former| former.told),
             uid,
+            lost: 0,
+        };
+        if let Some(former) = former.filter(|former| former.generation == present.generation) {
+            let lost = (former.valid.is_some() && present.valid.is_none())
+                || (former.node.is_some() && present.node.is_none());
+            present.lost = former.lost + u32::from(lost);
         }
+        present
+    }
+
+    /// Whether the policy's conditions are written no more, because others' writes remove them: each
+    /// write would cause another one, for ever. API servers do that to a kind whose schema they
+    /// can't merge by.
+    pub(super) const fn is_given_up(&self) -> bool {
+        self.lost >= LOST_MAX
     }
 }
 
@@ -118,7 +138,7 @@ pub(super) fn writes(
     let key = policy.key;
     let reasons = reasons(policy);
     let rejected = policy.state != PolicyState::Enforced;
-    if key.kind != Kind::NetworkPolicy {
+    if key.kind != Kind::NetworkPolicy && !present.is_given_up() {
         let valid = wanted_valid(rejected, &reasons, author.node);
         if must_write_valid(&valid, present, author) {
             let body = valid.to_json(VALID, present.valid.as_ref(), present, key, author);
@@ -455,6 +475,27 @@ mod tests {
         let message = &mut object["status"]["conditions"][0]["message"];
         *message = message.as_str().unwrap().replace("n2", "n3").into();
         assert!(is_valid(&writes_of(&enforced, &object, "n1", present)));
+    }
+
+    #[test]
+    fn conditions_that_vanish_again_and_again_are_written_no_more() {
+        let mut object = policy("CiliumNetworkPolicy", &good());
+        let store = store(&object);
+        let mut present = Present::default();
+        for _ in 0..LOST_MAX {
+            let writes = writes_of(&store, &object, "n1", &mut present);
+            assert_eq!(writes.len(), 2);
+            apply(&mut object, &writes);
+            assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
+            // The server drops them when another node writes.
+            object["status"]["conditions"] = json!([]);
+        }
+        assert!(!present.is_given_up());
+        assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
+        assert!(present.is_given_up());
+        // A new generation is tried again.
+        object["metadata"]["generation"] = 4.into();
+        assert_eq!(writes_of(&store, &object, "n1", &mut present).len(), 2);
     }
 
     #[test]

@@ -357,3 +357,40 @@ async fn what_is_forbidden_is_named_and_not_asked_again() {
     .unwrap();
     assert_eq!(writer.counts().waiting, 0);
 }
+
+#[tokio::test]
+async fn a_namespace_that_is_being_deleted_is_no_missing_right() {
+    let refusal = json!({
+        "kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden",
+        "message": "forbidden: unable to create new content in namespace a",
+        "details": {"causes": [{"reason": "NamespaceTerminating", "message": "is terminating"}]},
+    });
+    let refused = Answer::Whole(403, refusal.to_string());
+    let mut server = Server::start(vec![refused, Answer::Whole(201, "{}".into())]).await;
+    let writer = Writer::start(server.client.clone());
+    for answered in 1..=2 {
+        writer.submit(&key(), vec![event()], Duration::ZERO);
+        assert!(server.request().await.starts_with("POST"));
+        timeout(BOUND, async {
+            while writer.counts().gone + writer.counts().events < answered {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+    assert_eq!(writer.problems(), Vec::<String>::new());
+    assert_eq!((writer.counts().gone, writer.counts().events), (1, 1));
+}
+
+#[tokio::test]
+async fn an_event_waits_until_it_is_written_though_the_status_changes() {
+    let created = || Answer::Whole(201, "{}".into());
+    let mut server = Server::start(vec![created(), created()]).await;
+    let writer = Writer::start(server.client.clone());
+    writer.submit(&key(), vec![valid(), event()], Duration::from_millis(50));
+    // What the server has is seen, and nothing more is to be written.
+    writer.submit(&key(), vec![valid()], Duration::from_millis(50));
+    writer.submit(&key(), vec![], Duration::ZERO);
+    assert!(server.request().await.starts_with("POST"));
+}

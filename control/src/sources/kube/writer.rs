@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
-use kube::core::Request;
+use kube::core::{Request, Status};
 use kube::core::params::{Patch, PatchParams, PostParams};
 use podgate_policy::{Kind, ObjectKey};
 use serde_json::Value;
@@ -107,21 +107,22 @@ impl Writer {
         Self { shared, task: Some(task) }
     }
 
-    /// Has `writes` sent after `delay`, instead of what still waits for the policy.
-    pub(super) fn submit(&self, key: &ObjectKey, writes: Vec<Write>, delay: Duration) {
+    /// Has `writes` sent after `delay`, instead of the statuses that still wait for the policy, and
+    /// of its Event unless there is no other one.
+    pub(super) fn submit(&self, key: &ObjectKey, mut writes: Vec<Write>, delay: Duration) {
         let mut queue = self.shared.queue();
-        if writes.is_empty() {
-            queue.jobs.remove(key);
-            return;
-        }
-        if queue.jobs.len() >= JOBS_MAX && !queue.jobs.contains_key(key) {
-            queue.counts.dropped += 1;
-            return;
-        }
         let mut due = Instant::now() + delay;
         // What waits already, waits no longer because it changed.
-        if let Some(former) = queue.jobs.get(key) {
+        if let Some(former) = queue.jobs.remove(key) {
             due = due.min(former.due);
+            add_events(&mut writes, former.writes);
+        }
+        if writes.is_empty() {
+            return;
+        }
+        if queue.jobs.len() >= JOBS_MAX {
+            queue.counts.dropped += 1;
+            return;
         }
         queue.jobs.insert(key.clone(), Job { writes, due, tries: 0 });
         drop(queue);
@@ -266,9 +267,20 @@ fn take_answer(
             queue.failure = Some((now, text));
         }
     }
-    // A later state of the policy replaces what is left of this one.
-    if !job.writes.is_empty() {
-        queue.jobs.entry(key).or_insert(job);
+    // A later state of the policy replaces what is left of this one, except an Event: what was
+    // written of the status has been seen as a change, and that change has no Event.
+    match queue.jobs.get_mut(&key) {
+        Some(later) => add_events(&mut later.writes, job.writes),
+        None if job.writes.is_empty() => {}
+        None => drop(queue.jobs.insert(key, job)),
+    }
+}
+
+/// Adds the Events of an earlier state of a policy to the writes of a later one that has none.
+fn add_events(later: &mut Vec<Write>, earlier: Vec<Write>) {
+    let is_event = |write: &Write| matches!(write, Write::Event { .. });
+    if !later.iter().any(is_event) {
+        later.extend(earlier.into_iter().filter(is_event));
     }
 }
 
@@ -286,10 +298,18 @@ async fn send(client: &Client, key: &ObjectKey, write: &Write) -> Answer {
     };
     match client.request::<Value>(request).await {
         Ok(_) => Answer::Written,
+        Err(kube::Error::Api(status)) if is_terminating(&status) => Answer::Gone,
         Err(kube::Error::Api(status)) => answer(status.code, status.message, write),
         Err(kube::Error::SerdeError(_)) => Answer::Written,
         Err(error) => Answer::Again(describe(&error)),
     }
+}
+
+/// Whether a refusal says that the object's namespace is being deleted, and not that the agent has
+/// no right.
+fn is_terminating(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 fn status_request(
@@ -316,5 +336,31 @@ fn answer(code: u16, message: String, write: &Write) -> Answer {
         (403, _) => Answer::Forbidden(message),
         (409 | 429 | 500..=599, _) => Answer::Again(message),
         _ => Answer::Failed(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_stays_when_a_later_state_of_its_policy_waits() {
+        let key = ObjectKey {
+            kind: Kind::CiliumNetworkPolicy,
+            namespace: Some("a".into()),
+            name: "x".into(),
+        };
+        let status = || Write::Status { manager: "podgate".into(), body: Value::Null };
+        let event = || Write::Event { namespace: "a".into(), body: Value::Null };
+        let job = |writes| Job { writes, due: Instant::now(), tries: 0 };
+        let mut queue = Queue::default();
+        queue.jobs.insert(key.clone(), job(vec![status()]));
+        let rest = job(vec![status(), event()]);
+        take_answer(&mut queue, key.clone(), status(), rest, Answer::Written, Instant::now());
+        assert_eq!(queue.jobs[&key].writes, [status(), event()]);
+        // The later state has an Event of its own.
+        let rest = job(vec![event()]);
+        take_answer(&mut queue, key.clone(), status(), rest, Answer::Written, Instant::now());
+        assert_eq!(queue.jobs[&key].writes.len(), 2);
     }
 }

@@ -80,7 +80,7 @@ fn run_in(netns: &Netns, program: &str, args: &[&str]) -> Result<String> {
 }
 
 /// Runs `work` on the forwarders' core, to which the processes that it starts are pinned, too.
-fn on_forwarder_core<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(crate) fn on_forwarder_core<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let outcome = thread::scope(|scope| {
         let pinned = || {
             pin(FORWARDER_CORE)?;
