@@ -2,7 +2,7 @@
 
 import "./app.css";
 import { render } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Status } from "./types";
 import { SECONDS, store } from "./store";
 import { type Asked, useAnswer } from "./api";
@@ -68,7 +68,8 @@ function App() {
     else if (focus.open) setFocus({ ...focus, open: false });
     else if (pause) toggle();
   };
-  useEffect(() => {
+  // Before the next key: an effect after painting would let two quick keys meet the same state.
+  useLayoutEffect(() => {
     const keyed = (event: KeyboardEvent) => {
       const target = event.target as HTMLElement;
       if (event.key === "Escape" && target.tagName !== "INPUT") return escape();
