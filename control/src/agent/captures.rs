@@ -259,7 +259,7 @@ mod tests {
         let dropped = CapturePoint::Received(Fate::Dropped(DropReason::PolicyDeny));
         let causes = [Some(Cause::Unenforced), Some(Cause::Denied(RuleId(7)))];
         let text = comment(&packet(dropped, causes), Some(&tables));
-        let expected = "before policy: DROPPED, policy_deny; \
+        let expected = "before policy: DROPPED, policy_deny_rule; \
                         egress allowed, as no policy selects the pod; \
                         ingress denied by unknown rule 7 ; worker 1, epoch 3";
         assert_eq!(text, expected);

@@ -84,7 +84,7 @@ fn comments_say_what_decided(lab: &Lab, file: &str) -> Result<()> {
         &["after policy: made by podgate"],
         &["request allowed by CiliumNetworkPolicy backend/allow-api-from-admin"],
         &["request DENIED"],
-        &["before policy: DROPPED, policy_default_deny", "ingress denied by default"],
+        &["before policy: DROPPED, policy_denied", "ingress denied by default"],
     ] {
         ensure!(has(parts), "{parts:?} is missing in {comments:#?}");
     }
