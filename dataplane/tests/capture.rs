@@ -62,7 +62,7 @@ fn a_forwarded_packet_is_copied_before_and_after_policy_with_the_rule_that_allow
     }
     // The flow is known: what allowed it is, too.
     rig.send(B, &reply("S", Some(101)));
-    rig.send(A, &segment("A", Some(901), b"hello"));
+    rig.send(A, &segment("", Some(901), b"hello"));
     let copied = copies(&capture);
     assert_eq!(copied.len(), 4);
     for copy in &copied {
@@ -93,8 +93,8 @@ fn only_what_was_asked_for_is_copied_and_the_same_is_forwarded_and_counted() {
     let packets = [
         (A, segment("S", None, b"")),
         (B, reply("S", Some(101))),
-        (A, segment("A", Some(901), b"hello")),
-        (A, segment("A", Some(901), b"hello again")),
+        (A, segment("", Some(901), b"hello")),
+        (A, segment("", Some(901), b"hello again")),
         (A, vec![0; 20]),
     ];
     for (link, packet) in &packets {
@@ -105,10 +105,10 @@ fn only_what_was_asked_for_is_copied_and_the_same_is_forwarded_and_counted() {
     // Without a capture nothing is copied any more.
     let capture = start(&mut with, CaptureSpec { snap_len: 64, ..spec(A, &[]) });
     with.workers.iter_mut().for_each(|worker| worker.set_capture(None));
-    with.send(A, &segment("A", Some(901), b"hello"));
+    with.send(A, &segment("", Some(901), b"hello"));
     assert!(copies(&capture).is_empty());
     let capture = start(&mut with, CaptureSpec { snap_len: 64, ..spec(A, &[]) });
-    with.send(A, &segment("A", Some(901), &[7; 100]));
+    with.send(A, &segment("", Some(901), &[7; 100]));
     let copied = copies(&capture);
     assert_eq!(copied.len(), 2);
     assert!(copied.iter().all(|copy| copy.data.len() == 64 && copy.len == 154), "{copied:?}");
