@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    fn record(detail: serde_json::Value) -> FlowRecord {
+    fn record(detail: &serde_json::Value) -> FlowRecord {
         let mut record = json!({
             "time": "2026-01-02T03:04:05Z",
             "verdict": "DROPPED",
@@ -198,7 +198,7 @@ mod tests {
     }
 
     fn verdict() -> FlowRecord {
-        record(json!({
+        record(&json!({
             "type": "policy-verdict",
             "egress": {"allowed": true, "by": "unenforced"},
             "ingress": {"allowed": false, "by": "default-deny", "policies": [
@@ -213,11 +213,11 @@ mod tests {
         let expected = "Policy verdict log: link 3, identity 300->301, proto tcp, ingress, \
                         action deny, match none, 10.0.0.1:4000 -> 10.0.0.2:80 tcp SYN";
         assert_eq!(line(&verdict()), expected);
-        let drop = record(json!({"type": "drop"}));
+        let drop = record(&json!({"type": "drop"}));
         let expected = "xx drop (policy_default_deny) link 3, identity 300->301: \
                         10.0.0.1:4000 -> 10.0.0.2:80 tcp";
         assert_eq!(line(&drop), expected);
-        let end = record(json!({"type": "end", "packets": [3, 2], "bytes": [180, 120]}));
+        let end = record(&json!({"type": "end", "packets": [3, 2], "bytes": [180, 120]}));
         let expected = "-> end of flow link 3, identity 300->301: 10.0.0.1:4000 -> 10.0.0.2:80 \
                         TCP packets 3/2 bytes 180/120";
         assert_eq!(line(&end), expected);

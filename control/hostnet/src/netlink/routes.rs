@@ -36,8 +36,8 @@ pub struct Route {
 pub struct Routes {
     /// Unicast routes.
     pub unicast: Vec<Route>,
-    /// Prefixes whose packets the node itself processes: addresses, broadcast and anycast addresses,
-    /// routes of type `local`, and SRv6 endpoints.
+    /// Prefixes whose packets the node itself processes: addresses, broadcast and anycast
+    /// addresses, routes of type `local`, and SRv6 endpoints.
     pub local: Vec<(IpAddr, u8)>,
 }
 

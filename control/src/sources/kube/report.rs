@@ -72,9 +72,9 @@ impl Present {
         present
     }
 
-    /// Whether the policy's conditions are written no more, because others' writes remove them: each
-    /// write would cause another one, for ever. API servers do that to a kind whose schema they
-    /// can't merge by.
+    /// Whether the policy's conditions are written no more, because others' writes remove them:
+    /// each write would cause another one, for ever. API servers do that to a kind whose schema
+    /// they can't merge by.
     pub(super) const fn is_given_up(&self) -> bool {
         self.lost >= LOST_MAX
     }

@@ -194,7 +194,11 @@ impl<D> FileState<D> {
             // What was said of this content holds, and it has been still.
             Seen::Content(_) if again => Action::Nothing,
             Seen::Content(content) if self.is_emptied(&content) => {
-                let reason = "is empty; remove it to remove its objects".to_owned();
+                let reason = match self.in_force.is_empty() {
+                    true => "is empty",
+                    false => "is empty; remove it to remove its objects",
+                };
+                let reason = reason.to_owned();
                 self.phase = Phase::Broken { reason, is_manifest: true, unread: true };
                 self.apply_last_good()
             }

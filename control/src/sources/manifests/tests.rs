@@ -383,7 +383,7 @@ fn more_files_than_can_be_read_are_told_of_and_a_start_waits() {
     let max = manifest::FILES_MAX;
     place.write("z.yaml", &policy("one"));
     for number in 0..max - 1 {
-        place.write(&format!("{number:05}.yaml"), "");
+        place.write(&format!("{number:05}.yaml"), "#");
     }
     let mut followed = place.follow();
     followed.until_synced();

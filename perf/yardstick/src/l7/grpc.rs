@@ -1,5 +1,5 @@
-//! gRPC calls from h2load to nghttpd: through an HTTP rule for the method, and through Envoy with an
-//! equivalent rule.
+//! gRPC calls from h2load to nghttpd: through an HTTP rule for the method, and through Envoy with
+//! an equivalent rule.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
