@@ -364,7 +364,11 @@ impl Agent {
             tokio::select! {
                 signal = &mut signals.stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
-                    info!("{signal}: stopping; pods stay cut off until podgate runs again");
+                    let pods = match self.files.pins_outlast_agent() {
+                        true => "pods stay cut off until podgate runs again",
+                        false => "pods may be without policy until podgate runs again",
+                    };
+                    info!("{signal}: stopping; {pods}");
                     return Ok(());
                 }
                 Some(()) = signals.reload.recv() => self.reload(log),

@@ -38,13 +38,16 @@ pub(crate) fn require_root(command: &str, why: &str) -> Result<()> {
     Ok(())
 }
 
-/// Warns of a mount namespace of its own: its bpffs ends with the process, the pinned programs are
-/// detached, and pods are without policy when the agent stops.
-pub(crate) fn warn_of_private_mounts() {
+/// Whether the agent has a mount namespace of its own: its bpffs ends with the process, the pinned
+/// programs are detached, and pods are without policy when the agent stops.
+pub(crate) fn has_private_mounts() -> bool {
     let [own, first] = ["/proc/self/ns/mnt", "/proc/1/ns/mnt"].map(|path| fs::read_link(path).ok());
-    if let (Some(own), Some(first)) = (own, first)
-        && own != first
-    {
+    own.zip(first).is_some_and(|(own, first)| own != first)
+}
+
+/// Warns of a mount namespace of its own.
+pub(crate) fn warn_of_private_mounts() {
+    if has_private_mounts() {
         warn!(
             "the agent has a mount namespace of its own (`ip netns exec` makes one; use `nsenter \
              --net`): when it ends, its XDP programs may be detached, and pods are without policy"

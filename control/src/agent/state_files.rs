@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use super::endpoints::Endpoints;
 use super::group_socket::GroupSocket;
+use super::preflight;
 use super::server::{Call, ClientCounts, Server};
 use super::state::{Loaded, Remembered, StateDir, StateError};
 use crate::error::describe;
@@ -190,6 +191,11 @@ impl StateFiles {
             broken.extend(served.err().map(|error| describe(error.as_ref())));
         }
         broken
+    }
+
+    /// Whether pods stay under the pinned programs when the agent stops.
+    pub(super) fn pins_outlast_agent(&self) -> bool {
+        !self.state.mounts_bpffs() || !preflight::has_private_mounts()
     }
 
     fn restore_pins(&self, endpoints: &Endpoints) -> Result<usize> {

@@ -332,7 +332,11 @@ impl Pair {
                 self.end(side, text, [|f| &mut f.source_label, |f| &mut f.destination_label]);
             }
             "ip" => self.end(side, text, [|f| &mut f.source_ip, |f| &mut f.destination_ip]),
-            "port" => self.end(side, text, [|f| &mut f.source_port, |f| &mut f.destination_port]),
+            "port" => {
+                let port: u16 = value.parse().map_err(|_| "is no port from 0 to 65535")?;
+                let port = port.to_string();
+                self.end(side, port, [|f| &mut f.source_port, |f| &mut f.destination_port]);
+            }
             "service" => {
                 self.end(side, text, [|f| &mut f.source_service, |f| &mut f.destination_service]);
             }
