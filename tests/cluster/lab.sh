@@ -260,6 +260,8 @@ lab_down() {
     local node name
     for node in n1 n2; do kill_node $node; done
     for name in scheduler controllers apiserver etcd; do stop $name -KILL; done
+    # Probes of a check that failed.
+    for name in "$LAB"/*.pid; do stop "$(basename "$name" .pid)" -KILL; done
     ip netns del $LAN 2>/dev/null
     [ -e $LAB/sysctls ] && sysctl -q -p $LAB/sysctls
     for name in $(sort -u $LAB/containers 2>/dev/null); do
