@@ -111,18 +111,30 @@ for future in admin.create_topics(topics).values():
     future.result()
 print('created')";
 
+/// The pods of the scenario under [`POLICY`].
+fn lab() -> Result<Lab> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    lab.write_manifest("topics.yaml", POLICY)?;
+    Ok(lab)
+}
+
+/// Starts the broker, and creates the topics from a pod that is not inspected. The agent must run.
+fn serve(lab: &Lab, environment: &Path) -> Result<(Daemon, IpAddr)> {
+    let server = lab.host("other/stranger")?;
+    let broker = broker(lab, server, environment)?;
+    let address = server.addresses.v4.into();
+    let created = python(lab.host("user/userapp")?, environment, address, CREATE)?;
+    ensure!(created.contains("created"), "{created}");
+    Ok((broker, address))
+}
+
 #[test]
 fn a_client_produces_and_consumes_allowed_topics_only() -> Result<()> {
     let environment = environment()?;
-    let lab = Lab::new(MANIFESTS.as_ref())?;
-    lab.write_manifest("topics.yaml", POLICY)?;
+    let lab = lab()?;
     let agent = Agent::start(&lab, 2)?;
-    let (client, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
-    let server = lab.host("other/stranger")?;
-    let _broker = broker(&lab, server, &environment)?;
-    let address = server.addresses.v4.into();
-    // Not inspected.
-    ensure!(python(user, &environment, address, CREATE)?.contains("created"));
+    let client = lab.host("admin/adminapp")?;
+    let (_broker, address) = serve(&lab, &environment)?;
 
     let script = "
 producer = Producer({'bootstrap.servers': broker, 'acks': 'all', 'linger.ms': 0})
@@ -184,14 +196,10 @@ const values = [];
 #[test]
 fn kafkajs_produces_and_consumes_in_a_group_beside_a_denied_topic() -> Result<()> {
     let environment = environment()?;
-    let lab = Lab::new(MANIFESTS.as_ref())?;
-    lab.write_manifest("topics.yaml", POLICY)?;
+    let lab = lab()?;
     let agent = Agent::start(&lab, 2)?;
-    let (client, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
-    let server = lab.host("other/stranger")?;
-    let _broker = broker(&lab, server, &environment)?;
-    let address = server.addresses.v4.into();
-    python(user, &environment, address, CREATE)?;
+    let client = lab.host("admin/adminapp")?;
+    let (_broker, address) = serve(&lab, &environment)?;
     let mut node = client.netns.bounded("node", BOUND);
     node.args(["-e", KAFKAJS]).arg(&environment).arg(format!("{address}:{PORT}"));
     let seen = run(&mut node)?;
@@ -218,14 +226,10 @@ print(consume('orders', 2))";
 #[test]
 fn a_transaction_with_a_denied_topic_is_aborted_and_the_next_one_committed() -> Result<()> {
     let environment = environment()?;
-    let lab = Lab::new(MANIFESTS.as_ref())?;
-    lab.write_manifest("topics.yaml", POLICY)?;
+    let lab = lab()?;
     let agent = Agent::start(&lab, 1)?;
-    let (client, user) = (lab.host("admin/adminapp")?, lab.host("user/userapp")?);
-    let server = lab.host("other/stranger")?;
-    let _broker = broker(&lab, server, &environment)?;
-    let address = server.addresses.v4.into();
-    python(user, &environment, address, CREATE)?;
+    let client = lab.host("admin/adminapp")?;
+    let (_broker, address) = serve(&lab, &environment)?;
     let seen = python(client, &environment, address, TRANSACTIONS)?;
     let expected = "committed\nTOPIC_AUTHORIZATION_FAILED\ncommitted\n[b'orders', b'orders']\n";
     ensure!(seen == expected, "{seen}");
