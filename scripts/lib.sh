@@ -56,8 +56,10 @@ prepare_tools() {
     local wanted="${CARGO_TOOLS[*]} ${PYTHON_TOOLS[*]}"
     [ "$(cat "$TOOLS/versions" 2>/dev/null)" = "$wanted" ] && return
     echo "installing $wanted"
-    # One build folder for both: they share dependencies.
-    CARGO_TARGET_DIR=$TOOLS/build cargo install --quiet --locked --root "$TOOLS" "${CARGO_TOOLS[@]}"
+    # One build folder for both: they share dependencies. They run for moments, and optimizing them
+    # takes minutes.
+    CARGO_TARGET_DIR=$TOOLS/build CARGO_PROFILE_DEV_DEBUG=0 \
+        cargo install --debug --quiet --locked --root "$TOOLS" "${CARGO_TOOLS[@]}"
     rm -rf "$TOOLS/build"
     python3 -m venv "$TOOLS/python"
     "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_TOOLS[@]}"
