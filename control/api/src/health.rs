@@ -66,6 +66,9 @@ pub struct MemoryUse {
     pub frames: u64,
     /// Rings of the AF_XDP sockets, in the kernel.
     pub rings: u64,
+    /// What the kernel keeps for each frame and link, computed. Zero from older agents.
+    #[serde(default)]
+    pub pools: u64,
     /// BPF programs and maps, in the kernel.
     pub bpf: u64,
 }

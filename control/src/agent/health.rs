@@ -200,6 +200,7 @@ impl Agent {
             resident: process::resident_bytes(),
             frames: u64::from(self.dataplane().umem().frames()) * FRAME,
             rings: self.endpoints.links().ring_bytes(),
+            pools: self.endpoints.links().pool_bytes(),
             bpf: process::bpf_bytes(),
         }
     }

@@ -69,15 +69,16 @@ fn thread_families(health: &Health) -> [Family; 2] {
 }
 
 fn memory_family(memory: &MemoryUse) -> Family {
-    let MemoryUse { resident, frames, rings, bpf } = *memory;
+    let MemoryUse { resident, frames, rings, pools, bpf } = *memory;
     Family::gauge(
         "podgate_memory_bytes",
-        "Memory: resident in the process, of it frames of packets; rings and BPF objects in the \
-         kernel",
+        "Memory: resident in the process, of it frames of packets; rings, pools of AF_XDP and BPF \
+         objects in the kernel",
     )
     .with(&[("kind", "resident")], resident)
     .with(&[("kind", "frames")], frames)
     .with(&[("kind", "rings")], rings)
+    .with(&[("kind", "pools")], pools)
     .with(&[("kind", "bpf")], bpf)
 }
 

@@ -17,7 +17,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("direction,reason", "one for each reason of the program, about 60"),
     ("endpoint_state", "3"),
     ("enforcement", "4"),
-    ("kind", "4"),
+    ("kind", "5"),
     ("link,pod", "one for each link: `--max-endpoints` and one"),
     ("link,pod,resource", "five for each link, from the first excess on"),
     ("map_name", "6"),
@@ -159,7 +159,13 @@ mod sample {
         Health {
             threads: vec![thread("control"), thread("pg-worker-0")],
             tables: vec![table("flows", 100, 400)],
-            memory: MemoryUse { resident: 1 << 28, frames: 1 << 27, rings: 1 << 20, bpf: 1 << 16 },
+            memory: MemoryUse {
+                resident: 1 << 28,
+                frames: 1 << 27,
+                rings: 1 << 20,
+                pools: 1 << 23,
+                bpf: 1 << 16,
+            },
             certificates: vec![CertificateStatus {
                 name: "hubble-server".into(),
                 expires_s: Some(2_000_000_000),

@@ -85,7 +85,7 @@ fn facts(status: &Status) -> Vec<Vec<String>> {
     }
     let memory = &health.memory;
     if memory.resident > 0 {
-        let kernel = memory.rings + memory.bpf;
+        let kernel = memory.rings + memory.pools + memory.bpf;
         let text =
             format!("{} MiB resident, {} MiB in the kernel", mib(memory.resident), mib(kernel));
         facts.push(row(&["memory", &text]));
@@ -339,6 +339,7 @@ mod tests {
                 resident: 300 << 20,
                 frames: 256 << 20,
                 rings: 5 << 20,
+                pools: 40 << 20,
                 bpf: 1 << 20,
             },
             certificates: vec![CertificateStatus {

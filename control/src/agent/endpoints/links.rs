@@ -24,6 +24,10 @@ use crate::agent::host_network::{HOST_SLOT, HostLink};
 /// Prefix of the names of pinned programs; the link's index follows.
 pub(crate) const PIN_PREFIX: &str = "link-";
 
+/// Bytes of the kernel's record of a frame, in each link's pool (`struct xdp_buff_xsk`,
+/// `include/net/xsk_buff_pool.h`).
+const POOL_BYTES_OF_FRAME: u64 = 128;
+
 /// All links of the agent.
 pub(in crate::agent) struct Links {
     dataplane: Dataplane,
@@ -78,8 +82,20 @@ impl Links {
         let RingSizes { fill, completion, rx, tx } = self.sizes;
         let of_link = 8 * (u64::from(fill) + u64::from(completion));
         let of_worker = 16 * (u64::from(rx) + u64::from(tx));
-        let links = self.taken.iter().filter(|taken| **taken).count() as u64;
-        links * (of_link + of_worker * u64::from(self.workers))
+        self.attached() * (of_link + of_worker * u64::from(self.workers))
+    }
+
+    /// Memory of the links' buffer pools in the kernel, bytes (`xp_create_and_assign_umem`,
+    /// `net/xdp/xsk_buff_pool.c`): for each link, a record of every frame of the UMEM, and a copy
+    /// of the descriptors of one transmit ring.
+    pub(in crate::agent) fn pool_bytes(&self) -> u64 {
+        let frames = u64::from(self.dataplane.umem().frames());
+        self.attached() * (frames * POOL_BYTES_OF_FRAME + 16 * u64::from(self.sizes.tx))
+    }
+
+    /// Links with programs, the host link included.
+    fn attached(&self) -> u64 {
+        self.taken.iter().filter(|taken| **taken).count() as u64
     }
 
     /// A free slot.
