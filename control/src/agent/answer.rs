@@ -16,7 +16,6 @@ use podgate_api::{
 use podgate_dataplane::stats::{LinkStatistics, WorkerStats};
 use podgate_dataplane::worker::{Dataplane, FlowAction};
 use podgate_dataplane::xsk::XskStatistics;
-use podgate_policy::PolicyState as StoreState;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::Epoch;
@@ -220,7 +219,7 @@ impl Agent {
     }
 
     pub(super) fn policies_in_force(&self) -> usize {
-        self.plane.store().policies().filter(|policy| policy.state != StoreState::Rejected).count()
+        self.plane.store().policies_in_force()
     }
 
     /// Drops of the BPF programs; none if the counters can't be read.

@@ -187,7 +187,7 @@ impl PolicyPlane {
     /// packets are dropped until then.
     pub(super) fn begin(&mut self) -> Option<Begun> {
         let begin = self.debounce.begin();
-        self.source.status().synced.then_some(Begun(begin))
+        self.source.is_synced().then_some(Begun(begin))
     }
 
     /// Compiles what changed. Returns the snapshot to publish, unless nothing changed.

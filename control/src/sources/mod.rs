@@ -84,6 +84,14 @@ impl Source {
         }
     }
 
+    /// Whether everything was read once.
+    pub(crate) fn is_synced(&self) -> bool {
+        match self {
+            Self::Manifests(source) => source.is_synced(),
+            Self::Cluster(source) => source.is_synced(),
+        }
+    }
+
     /// Whether everything was read once, and current problems.
     #[must_use]
     pub(crate) fn status(&self) -> SourceStatus {

@@ -97,7 +97,7 @@ fn idle(context: &Context, agent: &Agent<'_>) -> Result<Measurement> {
 }
 
 /// CPU time of all threads of a process.
-fn cpu_time(pid: u32) -> Result<Duration> {
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     let mut total = Duration::ZERO;
     for task in tasks(pid)? {
         // The first field is nanoseconds on a CPU (Documentation/scheduler/sched-stats.rst).

@@ -80,6 +80,12 @@ impl Store {
         keys.into_iter().map(|key| self.policy_status(key))
     }
 
+    /// How many policies are in force, in their last version or an earlier one.
+    #[must_use]
+    pub fn policies_in_force(&self) -> usize {
+        self.policies.len()
+    }
+
     /// A policy that is in force or rejected.
     #[must_use]
     pub fn policy<'s>(&'s self, key: &'s ObjectKey) -> Option<PolicyStatus<'s>> {

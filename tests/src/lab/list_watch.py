@@ -7,9 +7,17 @@ OBJECTS holds a list of objects, and is read again when it changes. Every kind i
 the path that its apiVersion and kind give it; the paths of other kinds hold empty lists. Conditions
 that are applied to an object's status are part of it from then on. What is written is appended to
 OBJECTS.writes, one JSON object a line.
+
+If OBJECTS is a directory, it holds a cluster too large to be read again and again: the objects of
+the path /api/v1/pods are in the file `api.v1.pods`, one JSON object a line, of resource version 1,
+and all changes in the file `changes`, which grows: lines of a version (2, 3, …), a type, a path
+and an object, separated by spaces. They are served in pages (there are no streaming lists); what is
+written is accepted and forgotten. When the last page of a path has been sent, that path and the
+time are appended to `listed`.
 """
 
 import http.server
+import itertools
 import json
 import os
 import re
@@ -23,6 +31,9 @@ from urllib.parse import parse_qs, urlsplit
 OBJECTS, CERTIFICATE, KEY, TOKEN, PORT = sys.argv[1:]
 # Interval at which the file is read, seconds.
 PERIOD = 0.05
+# The same for the changes of a large cluster.
+PERIOD_LARGE = 0.01
+IS_LARGE = os.path.isdir(OBJECTS)
 
 
 # Conditions that were applied, by path, namespace and name; events by namespace and name.
@@ -62,6 +73,11 @@ def objects(path):
     return now, {name(item): item for item in items}
 
 
+def listing(items, version, token=""):
+    return {"kind": "List", "apiVersion": "v1", "items": items,
+            "metadata": {"resourceVersion": version, "continue": token}}
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -70,12 +86,48 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.fail(401, "Unauthorized")
         url = urlsplit(self.path)
         query = parse_qs(url.query)
-        if query.get("watch") in (["1"], ["true"]):
+        watches = query.get("watch") in (["1"], ["true"])
+        if IS_LARGE:
+            return self.follow(url.path, query) if watches else self.page(url.path, query)
+        if watches:
             return self.watch(url.path, query)
         now, found = objects(url.path)
-        self.answer(200, {"kind": "List", "apiVersion": "v1",
-                          "metadata": {"resourceVersion": str(now)},
-                          "items": list(found.values())})
+        self.answer(200, listing(list(found.values()), str(now)))
+
+    def page(self, path, query):
+        """A page of a large list; its continue token is a place in the file."""
+        file = os.path.join(OBJECTS, path.strip("/").replace("/", "."))
+        if not os.path.exists(file):
+            return self.answer(200, listing([], "1"))
+        with open(file, "rb") as file:
+            file.seek(int(query.get("continue", ["0"])[0]))
+            lines = list(itertools.islice(file, int(query.get("limit", ["500"])[0])))
+            place = file.tell()
+            more = file.read(1) != b""
+        empty = json.dumps(listing([], "1", str(place) if more else "")).encode()
+        begin, end = empty.split(b"[]")
+        self.answer_bytes(200, b"%s[%s]%s" % (begin, b",".join(lines), end))
+        if not more:
+            with LOCK, open(os.path.join(OBJECTS, "listed"), "a", encoding="utf-8") as file:
+                file.write(f"{time.time()} {path}\n")
+        return None
+
+    def follow(self, path, query):
+        """The changes of a large cluster after a version, and those to come."""
+        if query.get("sendInitialEvents") == ["true"]:
+            return self.fail(422, "sendInitialEvents is forbidden for watch")
+        after = int(query.get("resourceVersion", ["1"])[0])
+        self.begin_events()
+        with open(os.path.join(OBJECTS, "changes"), "rb") as file:
+            rest = b""
+            while True:
+                # A line may be incomplete.
+                *lines, rest = (rest + file.read()).split(b"\n")
+                for line in lines:
+                    version, kind, of, item = line.split(b" ", 3)
+                    if of == path.encode() and int(version) > after:
+                        self.event_bytes(b'{"type":"%s","object":%s}\n' % (kind, item))
+                time.sleep(PERIOD_LARGE)
 
     def written(self):
         """The body of a request that may write; None if it may not."""
@@ -93,6 +145,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         parts = re.fullmatch(r"(/apis/[^/]+/[^/]+)(?:/namespaces/([^/]+))?/([^/]+)/([^/]+)/status",
                              url.path)
         path, name = f"{parts[1]}/{parts[3]}", (parts[2], parts[4])
+        if IS_LARGE:
+            return self.answer(200, body)
         if name not in objects(path)[1]:
             return self.fail(404, "not found")
         manager = parse_qs(url.query)["fieldManager"][0]
@@ -108,6 +162,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.written()
         if body is None:
             return None
+        if IS_LARGE:
+            return self.answer(201, body)
         name = (body["metadata"]["namespace"], body["metadata"]["name"])
         with LOCK:
             if name in EVENTS:
@@ -121,7 +177,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                            "message": message, "code": code})
 
     def answer(self, code, body):
-        body = json.dumps(body).encode()
+        self.answer_bytes(code, json.dumps(body).encode())
+
+    def answer_bytes(self, code, body):
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -134,10 +192,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not streams and query.get("resourceVersion") != [str(seen)]:
             # There is no history of objects: the client has to list again.
             return self.fail(410, "too old resource version")
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.begin_events()
         if streams:
             for item in known.values():
                 self.event("ADDED", item)
@@ -158,8 +213,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.event("DELETED", known[name])
             known = found
 
+    def begin_events(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
     def event(self, kind, item):
-        line = json.dumps({"type": kind, "object": item}).encode() + b"\n"
+        self.event_bytes(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+
+    def event_bytes(self, line):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
 
 

@@ -22,6 +22,8 @@ const BOUND: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct ListWatchServer<'lab> {
     lab: &'lab Lab,
+    /// The file or directory of objects.
+    objects: PathBuf,
     server: Option<Daemon>,
 }
 
@@ -31,18 +33,36 @@ impl<'lab> ListWatchServer<'lab> {
     /// # Errors
     /// When it doesn't start.
     pub fn start(lab: &'lab Lab) -> Result<Self> {
+        let objects = lab.file("api/objects.json");
+        Self::launch(lab, objects.clone(), || set(&objects, &from_manifests(lab)))
+    }
+
+    /// Starts it with a large cluster, whose files are in the directory `objects` (their format is
+    /// in `list_watch.py`), and waits until it answers.
+    ///
+    /// # Errors
+    /// When it doesn't start.
+    pub fn start_large(lab: &'lab Lab, objects: PathBuf) -> Result<Self> {
+        Self::launch(lab, objects, || Ok(()))
+    }
+
+    fn launch(
+        lab: &'lab Lab,
+        objects: PathBuf,
+        write: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         let folder = lab.file("api");
         fs::create_dir(&folder)?;
-        let [program, objects, certificate, key] =
-            ["server.py", "objects.json", "server.crt", "server.key"].map(|file| folder.join(file));
+        let [program, certificate, key] =
+            ["server.py", "server.crt", "server.key"].map(|file| folder.join(file));
         fs::write(&program, PROGRAM)?;
         let mut openssl = bounded("openssl", BOUND);
         openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=lab"]);
         openssl.args(["-addext", "subjectAltName=DNS:localhost"]);
         openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         run(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
-        set(&objects, &from_manifests(lab))?;
-        let mut server = Self { lab, server: None };
+        write()?;
+        let mut server = Self { lab, objects, server: None };
         server.restart()?;
         Ok(server)
     }
@@ -56,7 +76,7 @@ impl<'lab> ListWatchServer<'lab> {
         let (folder, netns) = (self.lab.file("api"), &self.lab.node().netns);
         let certificate = folder.join("server.crt");
         let mut command = netns.daemon("python3".as_ref());
-        command.arg(folder.join("server.py")).arg(folder.join("objects.json")).arg(&certificate);
+        command.arg(folder.join("server.py")).arg(&self.objects).arg(&certificate);
         command.arg(folder.join("server.key")).arg(TOKEN).arg(API_SERVER_PORT.to_string());
         let mut server =
             Daemon::start("the minimal API server", command, folder.join("server.log"))?;

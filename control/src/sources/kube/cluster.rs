@@ -145,6 +145,11 @@ impl Cluster {
         self.kinds.values().map(|watched| watched.unreadable).sum()
     }
 
+    /// Whether every kind was listed once, or can be done without.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.kinds.values().all(|watched| watched.synced)
+    }
+
     /// Whether every kind was listed once, and what is wrong now.
     #[must_use]
     pub(crate) fn status(&self) -> SourceStatus {
@@ -165,7 +170,7 @@ impl Cluster {
         }
         SourceStatus {
             name: format!("kubernetes {}", self.server),
-            synced: self.kinds.values().all(|watched| watched.synced),
+            synced: self.is_synced(),
             problems,
             current: self.kinds.values().all(Watched::is_current),
         }

@@ -110,6 +110,11 @@ impl Manifests {
         }
     }
 
+    /// Whether everything was read once.
+    pub(crate) const fn is_synced(&self) -> bool {
+        self.synced
+    }
+
     /// Whether all that there is can be known, and what is wrong.
     #[must_use]
     pub(crate) fn status(&self) -> SourceStatus {

@@ -1,11 +1,15 @@
-//! Policy at a cluster's size: the measurements of `yardstick policy`.
+//! A cluster's size: the measurements of `yardstick policy`, and the real agent with as many objects
+//! from an API server (`agent`) and from files (`manifests`).
 
+mod agent;
 mod changes;
 mod cluster;
 mod control;
 mod decisions;
+mod manifests;
 mod names;
 mod node;
+mod objects;
 mod policies;
 mod policy;
 mod report;
@@ -17,7 +21,9 @@ use std::io;
 
 use podgate_tables::route::AddressTaken;
 
+pub(crate) use agent::{IDS as AGENT_IDS, measure as measure_agent};
 pub use cluster::{Labels, Size};
+pub(crate) use manifests::{IDS as MANIFESTS_IDS, measure as measure_manifests};
 pub(crate) use names::NameControl;
 pub use node::Node;
 pub use policy::{Args, measure, run};
