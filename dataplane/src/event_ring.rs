@@ -14,7 +14,7 @@ pub struct EventRing {
 }
 
 impl EventRing {
-    /// Room for so many events.
+    /// Room for this many events.
     ///
     /// # Panics
     /// When it is none.

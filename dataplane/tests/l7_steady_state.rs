@@ -69,21 +69,21 @@ impl FlowIo for Io {
         panic!("nothing of our own is due");
     }
 
-    fn discard(&mut self, _: Packet, reason: DropReason) {
+    fn drop_packet(&mut self, _: Packet, reason: DropReason) {
         panic!("dropped for {reason:?}");
     }
 
-    fn hold(&mut self, _: usize) -> bool {
+    fn reserve_frames(&mut self, _: usize) -> bool {
         panic!("nothing arrives early");
     }
 
-    fn release(&mut self, _: usize) {}
+    fn release_frames(&mut self, _: usize) {}
 
-    fn keep(&mut self, _: usize) -> bool {
+    fn reserve_bytes(&mut self, _: usize) -> bool {
         true
     }
 
-    fn forget(&mut self, _: usize) {}
+    fn release_bytes(&mut self, _: usize) {}
 
     fn event(&mut self, kind: EventKind) {
         self.requests += u32::from(matches!(kind, EventKind::Request { allowed: true, .. }));

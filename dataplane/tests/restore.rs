@@ -10,7 +10,7 @@ use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Rules;
-use podgate_tables::policy::{Sender, Snapshot};
+use podgate_tables::policy::{ProvenSender, Snapshot};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use podgate_test_support::*;
@@ -104,8 +104,8 @@ fn a_restored_flow_has_the_sender_that_it_had() {
     let mut rig = Rig::with(IngressOfB::Open);
     let to_self = HostFrame::Hairpin { sender: NonZeroU16::new(B.0) };
     let senders = [
-        (7, HostFrame::Local, Some(Sender::Node)),
-        (8, to_self, Some(Sender::Destination)),
+        (7, HostFrame::Local, Some(ProvenSender::Node)),
+        (8, to_self, Some(ProvenSender::Destination)),
         (9, HostFrame::Foreign, None),
     ];
     for (port, mark, _) in senders {
@@ -245,7 +245,7 @@ proptest! {
         protocol in prop_oneof![Just(proto::TCP), Just(proto::UDP), Just(proto::ICMP), any::<u8>()],
         (opener, responder) in (0..4u16, 0..4u16),
         (picked_up, idle_ms) in (any::<bool>(), any::<u32>()),
-        sender in prop::sample::select(vec![Sender::Node, Sender::Destination, Sender::Other]),
+        sender in prop::sample::select(vec![ProvenSender::Node, ProvenSender::Destination, ProvenSender::Unknown]),
     ) {
         let tuple = podgate_tables::tuple::Tuple { src, dst, src_port, dst_port, protocol };
         let links = FlowLinks::new(LinkId(opener), LinkId(responder));
@@ -257,8 +257,8 @@ proptest! {
             [Address::v4(ADDRESSES[*pod]), Address::v6(ADDRESSES_V6[*pod])].contains(&dst)
         });
         let nodes = [Address::v4(ADDRESSES[0]), Address::v6(ADDRESSES_V6[0])];
-        let exempt = sender == Sender::Destination
-            || sender == Sender::Node && nodes.contains(&src);
+        let exempt = sender == ProvenSender::Destination
+            || sender == ProvenSender::Node && nodes.contains(&src);
         prop_assert!(!(restored == 1 && to_b && !exempt), "pod B is closed: {flow:?}");
         rig.now = Nanos(rig.now.0 + 1_000_000);
         rig.run();

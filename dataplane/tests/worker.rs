@@ -808,10 +808,10 @@ proptest! {
             (stats.forwarded.packets.get(), stats.flows_opened.get(), stats.flows.get(), dropped)
         };
         prop_assert_eq!(counted(&together), counted(&apart));
-        let told = |rig: &Rig| -> Vec<_> {
+        let events = |rig: &Rig| -> Vec<_> {
             rig.events().iter().map(|event| format!("{event:?}")).collect()
         };
-        prop_assert_eq!(told(&together), told(&apart));
+        prop_assert_eq!(events(&together), events(&apart));
         together.assert_no_frame_is_lost();
         apart.assert_no_frame_is_lost();
     }

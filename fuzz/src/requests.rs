@@ -10,7 +10,7 @@ pub fn requests(data: &[u8]) {
             assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
         }
         Err(refused) => {
-            // What a client did wrong is told to it in one line.
+            // A client gets its error in one line.
             assert!(!refused.message.is_empty());
             let line = Answer::Error(refused.clone()).to_line();
             assert_eq!(line.matches('\n').count(), 1, "{line:?}");

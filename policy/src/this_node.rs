@@ -18,7 +18,7 @@ use crate::store::Store;
 /// A node that is taken to be this one, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ThisNode {
-    /// Its name; an address of it where the objects tell none.
+    /// Its name; an address of it where the objects have none.
     pub name: Arc<str>,
     /// Why.
     pub reason: Reason,
@@ -105,7 +105,7 @@ impl Store {
         Ok(this)
     }
 
-    /// The node of a pod, as far as the objects tell.
+    /// The node of a pod, as far as the objects say.
     #[must_use]
     pub fn node_of(&self, pod: &PodName) -> Option<Arc<str>> {
         self.node_of_pod(self.pod(&pod.namespace, &pod.name)?)

@@ -101,7 +101,7 @@ pub struct EndpointTable {
     pub identity: u32,
     /// Generation of the table.
     pub epoch: u32,
-    /// Its rows, in the order in which workers look at them.
+    /// Its rows, in the order in which workers match them.
     pub rows: Vec<TableRow>,
 }
 

@@ -68,7 +68,7 @@ impl Translator {
         &self.node
     }
 
-    /// The flows of a record, in the order of what they tell.
+    /// The flows of a record, in order of time.
     #[must_use]
     pub fn flows(&self, observed: &Observed, record: &FlowRecord) -> Vec<Flow> {
         let common = self.common(record);

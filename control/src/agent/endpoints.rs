@@ -548,7 +548,7 @@ impl Endpoints {
     }
 
     /// Notes a link with pinned programs that no endpoint names.
-    pub(super) fn note_unknown(&mut self, link: Link) {
+    pub(super) fn record_unknown(&mut self, link: Link) {
         // The link of an endpoint that could not be attached is that endpoint's.
         if !self.by_link.contains_key(&link.name) {
             self.unknown.insert(link);

@@ -28,7 +28,7 @@ use podgate_dataplane::flow::{FlowLinks, SavedFlow, tcp};
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Protocol;
-use podgate_tables::policy::Sender;
+use podgate_tables::policy::ProvenSender;
 use podgate_tables::service::Frontend;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
@@ -43,7 +43,7 @@ const FRONTENDS: u16 = 3;
 const FLOW_LEN: usize = 80;
 /// Flag of a flow: [`SavedFlow::picked_up`].
 const PICKED_UP: u8 = 1;
-/// Where the flags of a flow have [`Sender::number`]: the number of bits below it.
+/// Where the flags of a flow have [`ProvenSender::number`]: the number of bits below it.
 const SENDER_SHIFT: u32 = 1;
 /// Where they have the position of [`SavedFlow::detached`] in [`L7Protocol::ALL`] plus one, or
 /// zero: the number of bits below it, and its bits.
@@ -391,7 +391,7 @@ impl<'b> Reader<'b> {
         let (src, dst) = (self.address()?, self.address()?);
         let (src_port, dst_port) = (self.u16()?, self.u16()?);
         let [protocol, _icmp_type, tcp, flags] = self.array()?;
-        let sender = Sender::from_number(flags >> SENDER_SHIFT & Sender::BITS);
+        let sender = ProvenSender::from_number(flags >> SENDER_SHIFT & ProvenSender::BITS);
         let detached = usize::from(flags >> DETACHED_SHIFT & DETACHED_BITS);
         let detached = detached.checked_sub(1).and_then(|at| L7Protocol::ALL.get(at).copied());
         let tcp = TCP_STATES.get(usize::from(tcp)).copied();
@@ -438,7 +438,7 @@ mod tests {
         });
         let link = move || (0..=links).prop_map(LinkId);
         let links = (link(), link()).prop_map(|(a, b)| FlowLinks::new(a, b));
-        let senders = vec![Sender::Node, Sender::Destination, Sender::Other];
+        let senders = vec![ProvenSender::Node, ProvenSender::Destination, ProvenSender::Unknown];
         let detached = prop::option::of(prop::sample::select(&L7Protocol::ALL[..]));
         let opened = (any::<bool>(), prop::sample::select(senders), detached);
         let frontend = (any::<u128>(), any::<u16>())
@@ -488,7 +488,7 @@ mod tests {
             tcp: tcp::State::Established,
             picked_up: false,
             detached: None,
-            sender: Sender::Other,
+            sender: ProvenSender::Unknown,
             idle_ms: 250,
             packets: [3, 4],
             bytes: [180, 240],

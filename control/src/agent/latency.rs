@@ -15,7 +15,7 @@ pub(crate) const BOUNDS_US: [u64; 12] = [
 /// Most changes whose arrival is stored; further ones of the same publication are not measured.
 const CHANGES_MAX: usize = 4096;
 
-/// Changes of which percentiles are told.
+/// Changes that the percentiles are taken over.
 const RECENT_MAX: usize = 1024;
 
 /// Measured latencies.

@@ -340,7 +340,7 @@ impl Agent {
         attached.extend(self.host.own());
         for index in indices.difference(&attached) {
             match netlink.link_at(*index).await {
-                Ok(Some(link)) => self.endpoints.note_unknown(link),
+                Ok(Some(link)) => self.endpoints.record_unknown(link),
                 Ok(None) => self.endpoints.links().unpin(*index),
                 Err(error) => warn!("{error}"),
             }

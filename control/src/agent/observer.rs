@@ -20,7 +20,7 @@ use super::server::ReplySender;
 /// thread time for other work; the rest is counted as lost. Each link has its share of them.
 const RECORDS_PER_DRAIN: usize = 2048;
 
-/// How many of these are for drops and denials, if there are so many: the rest is for what was
+/// How many of these are for drops and denials, if there are that many: the rest is for what was
 /// forwarded.
 const DROPS_PER_DRAIN: usize = RECORDS_PER_DRAIN / 2;
 /// Events of each worker that are passed on at a time while many come, at most. What becomes of

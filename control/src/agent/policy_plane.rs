@@ -33,7 +33,7 @@ pub(super) struct PolicyPlane {
     /// Why endpoints were not ready in the last publication, by link.
     not_ready: BTreeMap<String, String>,
     forced: bool,
-    /// Whether policies may have changed of which the source was not told that they are in force.
+    /// Whether policies may have changed that were not reported to the source as in force.
     unreported: bool,
     rule_totals: RuleTotals,
 }

@@ -433,8 +433,8 @@ mod tests {
         assert!(state.is_there());
         fs::remove_dir(&path).unwrap();
         assert!(!state.is_there());
-        let anew = StateDir::open(&path, None).unwrap();
-        assert!(anew.is_there() && !state.is_there());
-        assert_eq!(anew.made(), [path]);
+        let reopened = StateDir::open(&path, None).unwrap();
+        assert!(reopened.is_there() && !state.is_there());
+        assert_eq!(reopened.made(), [path]);
     }
 }

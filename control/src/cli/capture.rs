@@ -47,13 +47,13 @@ pub struct CaptureArgs {
     #[arg(short, long, value_name = "BYTES", default_value_t = SNAP_LEN_MAX,
           value_parser = clap::value_parser!(u32).range(64..=i64::from(SNAP_LEN_MAX)))]
     pub snap_length: u32,
-    /// End after so many copies of packets.
+    /// End after this many copies of packets.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub packets: u64,
-    /// End after so many bytes of packets.
+    /// End after this many bytes of packets.
     #[arg(long, value_name = "N", default_value_t = 256 << 20)]
     pub bytes: u64,
-    /// End after so many seconds.
+    /// End after this many seconds.
     #[arg(long, value_name = "N", default_value_t = 60,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(CAPTURE_SECONDS_MAX)))]
     pub seconds: u32,

@@ -41,7 +41,7 @@ pub struct MonitorArgs {
     /// Print pods, labels and rules, too.
     #[arg(short, long)]
     pub verbose: bool,
-    /// Print so many past events first.
+    /// Print this many past events first.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub last: u32,
 }

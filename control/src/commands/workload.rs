@@ -79,7 +79,7 @@ impl<'a> Workload<'a> {
             let has = |key: &str, value: &Value| {
                 object.labels.get(key).is_some_and(|have| value.as_str() == Some(&**have))
             };
-            // Without labels, its pods can't be told from others.
+            // Without labels, its pods can't be distinguished from others.
             *pod.namespace == *self.namespace
                 && !object.addresses().is_empty()
                 && self.labels.is_some_and(|labels| {

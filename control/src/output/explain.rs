@@ -54,7 +54,7 @@ pub(crate) fn explained(explained: &Explained) -> String {
 fn verdict_line(explanation: &Explanation) -> String {
     let verdict = match explanation.verdict {
         Outcome::Allowed => "ALLOWED",
-        Outcome::Inspected => "OPEN, EACH REQUEST IS JUDGED",
+        Outcome::Inspected => "OPEN, EACH REQUEST IS DECIDED BY L7 RULES",
         Outcome::Denied => "DENIED",
     };
     // Policy may allow it; who reads one line only must not miss why it is denied all the same.
@@ -98,7 +98,7 @@ fn backend_lines(service: &CalledService) -> Vec<String> {
     lines.extend(verdicts.iter().map(|BackendVerdict { backend, verdict }| {
         let verdict = match verdict {
             Outcome::Allowed => "allowed",
-            Outcome::Inspected => "open, each request is judged",
+            Outcome::Inspected => "open, each request is decided by L7 rules",
             Outcome::Denied => "denied",
         };
         let address = backend.peer.address;

@@ -32,7 +32,7 @@ use owner::Owner;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId, RuleId};
 use podgate_tables::l7::L7Protocol;
-use podgate_tables::policy::{Cause, Sender};
+use podgate_tables::policy::{Cause, ProvenSender};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
@@ -124,7 +124,7 @@ const REQUESTED: u8 = 2;
 const HAIRPIN: u8 = 8;
 /// Flag: the entry is the translation of a service's flow, not a flow.
 const TRANSLATION: u8 = 64;
-/// Where [`Sender::number`] is stored: the number of bits below it.
+/// Where [`ProvenSender::number`] is stored: the number of bits below it.
 const SENDER_SHIFT: u32 = 4;
 
 impl Flow {
@@ -200,15 +200,15 @@ impl Flow {
     }
 
     /// Sets who sent the first packet.
-    pub const fn set_sender(&mut self, sender: Sender) {
-        let others = self.flags & !(Sender::BITS << SENDER_SHIFT);
+    pub const fn set_sender(&mut self, sender: ProvenSender) {
+        let others = self.flags & !(ProvenSender::BITS << SENDER_SHIFT);
         self.flags = others | sender.number() << SENDER_SHIFT;
     }
 
     /// Who sent the first packet.
     #[must_use]
-    pub const fn sender(&self) -> Sender {
-        Sender::from_number(self.flags >> SENDER_SHIFT & Sender::BITS)
+    pub const fn sender(&self) -> ProvenSender {
+        ProvenSender::from_number(self.flags >> SENDER_SHIFT & ProvenSender::BITS)
     }
 
     /// IP protocol number.

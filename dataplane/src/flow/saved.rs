@@ -2,7 +2,7 @@
 
 use podgate_tables::ids::Epoch;
 use podgate_tables::l7::L7Protocol;
-use podgate_tables::policy::Sender;
+use podgate_tables::policy::ProvenSender;
 use podgate_tables::proto;
 use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
@@ -29,7 +29,7 @@ pub struct SavedFlow {
     /// [`Flow::detached`].
     pub detached: Option<L7Protocol>,
     /// Who sent its first packet.
-    pub sender: Sender,
+    pub sender: ProvenSender,
     /// Milliseconds since its last packet.
     pub idle_ms: u32,
     /// Packets from the opener and to it.

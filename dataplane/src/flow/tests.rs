@@ -537,9 +537,9 @@ proptest! {
         table.lookup_batch(&mut batch);
         for (at, key) in batch.iter().enumerate() {
             let tuple = tuples[at / 2];
-            let told = |(flow, way): (&mut Flow, FlowDirection)| (flow.tuple(), way);
-            let at_once = table.lookup_candidate(key).map(told);
-            let found = at_once.or_else(|| table.lookup_slow(key).map(told));
+            let found_flow = |(flow, way): (&mut Flow, FlowDirection)| (flow.tuple(), way);
+            let at_once = table.lookup_candidate(key).map(found_flow);
+            let found = at_once.or_else(|| table.lookup_slow(key).map(found_flow));
             let expected = table.lookup(&tuple).map(|(index, way)| (table.get(index).tuple(), way));
             let is_v4_key = at % 2 == 0 && lookup_key_v4(&tuple).is_some();
             prop_assert_eq!(found, expected.filter(|_| is_v4_key));

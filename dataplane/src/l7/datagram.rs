@@ -160,7 +160,7 @@ impl Held {
 }
 
 /// Builds, in `frame`, the answer to a datagram whose headers are `view` and whose first frame is
-/// `head`. Ethernet addresses are swapped; whoever sends the packet writes those of its link.
+/// `head`. Ethernet addresses are swapped; the sender of the packet writes those of its link.
 pub fn answer(view: &View, head: &[u8], reply: &Reply, umem: &Umem, mut frame: Frame) -> Packet {
     let (tuple, payload) = (view.tuple.reversed(), reply.message());
     let l2 = usize::from(view.l3);

@@ -53,16 +53,16 @@ use super::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op, Ste
 pub use answer::{FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT, bad_request};
 
 use answer::Answer;
-use request::{Decided, Offered, Requests, Unit, line_of_malformed};
+use request::{Decided, Offered, RequestParser, Unit, line_of_malformed};
 use response::{ResponseBody, ResponseHead, Responses, Upgrade};
 
-/// Places for what the client waits for, at first, and kept while it waits for nothing.
-const OWED_FIRST: usize = 4;
-const OWED_KEPT: usize = 32;
+/// Capacity for outstanding responses: at first, and at most while there are none.
+const OUTSTANDING_FIRST: usize = 4;
+const OUTSTANDING_IDLE: usize = 32;
 
 /// What a client waits for.
 #[derive(Clone, Copy, Debug)]
-enum Owed {
+enum Outstanding {
     /// The server's response.
     Response {
         /// When the request passed.
@@ -78,9 +78,9 @@ enum Owed {
 /// The state of one connection, both directions.
 #[derive(Debug, Default)]
 pub struct Http1 {
-    requests: Requests,
+    requests: RequestParser,
     responses: Responses,
-    owed: VecDeque<Owed>,
+    outstanding: VecDeque<Outstanding>,
     /// What the last request offered, while it is not answered.
     offer: Option<Offered>,
     /// The server has accepted HTTP/2. Boxed, because few connections have it, and for a moment.
@@ -118,8 +118,8 @@ impl Inspector for Http1 {
     }
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
-        match self.owed.front() {
-            Some(Owed::Answer(answer))
+        match self.outstanding.front() {
+            Some(Outstanding::Answer(answer))
                 if direction.is_reply() && self.responses.is_between_messages() =>
             {
                 Some(Injection { bytes: answer.text, then: answer.then })
@@ -129,27 +129,28 @@ impl Inspector for Http1 {
     }
 
     fn injected(&mut self, _: FlowDirection) {
-        self.owed.pop_front();
+        self.outstanding.pop_front();
     }
 
     fn heap(&self) -> usize {
-        self.responses.heap() + self.owed.capacity() * size_of::<Owed>()
+        self.responses.heap() + self.outstanding.capacity() * size_of::<Outstanding>()
     }
 
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize {
         match direction {
             FlowDirection::Original => {
-                self.responses.heap() + self.owed_capacity() * size_of::<Owed>()
+                self.responses.heap() + self.outstanding_capacity() * size_of::<Outstanding>()
             }
             FlowDirection::Reply => {
-                self.responses.heap_with(bytes) + self.owed.capacity() * size_of::<Owed>()
+                self.responses.heap_with(bytes)
+                    + self.outstanding.capacity() * size_of::<Outstanding>()
             }
         }
     }
 
-    fn release_unused(&mut self) {
-        self.owed.shrink_to_fit();
-        self.responses.release_unused();
+    fn shrink_to_fit(&mut self) {
+        self.outstanding.shrink_to_fit();
+        self.responses.shrink_to_fit();
     }
 }
 
@@ -166,14 +167,14 @@ impl Http1 {
     }
 
     /// Places with room for the next request's response and for an answer of ours.
-    fn owed_capacity(&self) -> usize {
-        let (capacity, len) = (self.owed.capacity(), self.owed.len() + 2);
-        if len <= capacity { capacity } else { len.next_power_of_two().max(OWED_FIRST) }
+    fn outstanding_capacity(&self) -> usize {
+        let (capacity, len) = (self.outstanding.capacity(), self.outstanding.len() + 2);
+        if len <= capacity { capacity } else { len.next_power_of_two().max(OUTSTANDING_FIRST) }
     }
 
     fn inspect_request(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
-        self.owed.reserve_exact(self.owed_capacity() - self.owed.len());
-        let is_full = self.owed.len() >= usize::from(cx.http.requests);
+        self.outstanding.reserve_exact(self.outstanding_capacity() - self.outstanding.len());
+        let is_full = self.outstanding.len() >= usize::from(cx.http.requests);
         let must_wait = (is_full && !self.responses.is_last()) || self.offer.is_some();
         if self.requests.is_between_messages() && must_wait {
             return Op::Stall.into();
@@ -197,7 +198,7 @@ impl Http1 {
         let verdict = decided.verdict.map_err(|denial| denial.reason);
         let event = Some(EventKind::decided(verdict, RequestRecord::Http(decided.line)));
         let op = match denial {
-            // What comes back can't be told from HTTP.
+            // What comes back can't be distinguished from HTTP.
             None if decided.offer.is_some() && self.responses.is_untracked() => {
                 Op::Reset(Denial::NOT_HTTP1.reason)
             }
@@ -208,7 +209,11 @@ impl Http1 {
                 };
                 if !self.responses.is_untracked() && !self.responses.is_last() {
                     let version = decided.line.version;
-                    self.owed.push_back(Owed::Response { released: now, body, version });
+                    self.outstanding.push_back(Outstanding::Response {
+                        released: now,
+                        body,
+                        version,
+                    });
                 }
                 self.offer = decided.offer;
                 Op::Pass(len)
@@ -223,12 +228,12 @@ impl Http1 {
         if denial.response == DenialResponse::Reset || self.responses.is_untracked() {
             return Op::Reset(denial.reason);
         }
-        let then = if decided.is_last { AfterInjection::Close } else { AfterInjection::GoOn };
+        let then = if decided.is_last { AfterInjection::Close } else { AfterInjection::Continue };
         if !self.responses.is_last() {
-            self.owed.push_back(Owed::Answer(Answer::to(denial, then)));
+            self.outstanding.push_back(Outstanding::Answer(Answer::to(denial, then)));
         }
         match then {
-            AfterInjection::GoOn => Op::Drop(len as u64),
+            AfterInjection::Continue => Op::Drop(len as u64),
             AfterInjection::Close => Op::Drop(u64::MAX),
         }
     }
@@ -248,19 +253,21 @@ impl Http1 {
         });
         let begun = !self.responses.is_between_messages();
         let in_message = !self.requests.is_at_head();
-        let is_only = self.owed.len() == 1;
+        let is_only = self.outstanding.len() == 1;
         let reset = Step { op: Op::Reset(denial.reason), event };
         if denial.response == DenialResponse::Reset || self.responses.is_untracked() {
             return reset;
         }
         let answer = Answer::to(denial, AfterInjection::Close);
-        match self.owed.back_mut() {
-            _ if !in_message => self.owed.push_back(Owed::Answer(answer)),
-            Some(Owed::Answer(own)) if self.requests.is_denied() => {
+        match self.outstanding.back_mut() {
+            _ if !in_message => self.outstanding.push_back(Outstanding::Answer(answer)),
+            Some(Outstanding::Answer(own)) if self.requests.is_denied() => {
                 own.then = AfterInjection::Close;
             }
-            _ if self.requests.is_denied() => self.owed.push_back(Owed::Answer(Answer::NONE)),
-            Some(last) if !(begun && is_only) => *last = Owed::Answer(answer),
+            _ if self.requests.is_denied() => {
+                self.outstanding.push_back(Outstanding::Answer(Answer::NONE))
+            }
+            Some(last) if !(begun && is_only) => *last = Outstanding::Answer(answer),
             _ => return reset,
         }
         Step { op: Op::Drop(u64::MAX), event }
@@ -271,13 +278,13 @@ impl Http1 {
         if stray > 0 {
             return Op::Skip(stray).into();
         }
-        let (released, body, version) = match self.owed.front() {
+        let (released, body, version) = match self.outstanding.front() {
             _ if self.responses.is_untracked() => return Op::Skip(u64::MAX).into(),
-            Some(Owed::Response { released, body, version }) => (*released, *body, *version),
+            Some(Outstanding::Response { released, body, version }) => (*released, *body, *version),
             // It stands before what comes now.
-            Some(Owed::Answer(_)) => return Op::Stall.into(),
+            Some(Outstanding::Answer(_)) => return Op::Stall.into(),
             // Line ends behind a response decide nothing (RFC 9112 §2.2); but what nobody asked for
-            // (a 408 before the server closes, say) can't be told from the next response.
+            // (a 408 before the server closes, say) can't be distinguished from the next response.
             None if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {
                 return Op::Skip(bytes.len() as u64).into();
             }
@@ -295,7 +302,7 @@ impl Http1 {
             latency_ns: cx.now.since(released),
         });
         // The offer is in the last request.
-        let offer = self.offer.filter(|_| self.owed.len() == 1);
+        let offer = self.offer.filter(|_| self.outstanding.len() == 1);
         match (step.head, offer) {
             (
                 Some(ResponseHead { status: 101, upgrade: Upgrade::WebSocket }),
@@ -317,11 +324,11 @@ impl Http1 {
             _ => {}
         }
         if step.complete {
-            self.owed.pop_front();
-            if self.owed.is_empty() {
+            self.outstanding.pop_front();
+            if self.outstanding.is_empty() {
                 self.offer = None;
-                if self.owed.capacity() > OWED_KEPT {
-                    self.owed.shrink_to(OWED_FIRST);
+                if self.outstanding.capacity() > OUTSTANDING_IDLE {
+                    self.outstanding.shrink_to(OUTSTANDING_FIRST);
                 }
             }
         }
@@ -332,9 +339,9 @@ impl Http1 {
     /// whose answer can't be recognized, ends the connection.
     fn lose_track(&mut self) -> Step {
         self.responses.lose_track();
-        let waits =
-            self.offer.is_some() || self.owed.iter().any(|owed| matches!(owed, Owed::Answer(_)));
-        self.owed = VecDeque::new();
+        let waits = self.offer.is_some()
+            || self.outstanding.iter().any(|next| matches!(next, Outstanding::Answer(_)));
+        self.outstanding = VecDeque::new();
         if !waits {
             return Op::Skip(u64::MAX).into();
         }

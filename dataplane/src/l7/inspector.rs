@@ -69,8 +69,8 @@ pub struct Injection<'a> {
 /// What follows injected bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AfterInjection {
-    /// The connection goes on.
-    GoOn,
+    /// The connection continues.
+    Continue,
     /// Both directions are closed by FIN, and what arrives from now on is dropped.
     Close,
 }
@@ -122,6 +122,6 @@ pub trait Inspector: Default {
     /// The same after [`Self::inspect`] has seen `bytes` more of a direction, at most.
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize;
 
-    /// Gives back all memory that is not in use: the connection is idle.
-    fn release_unused(&mut self) {}
+    /// Releases unused capacity: the connection is idle.
+    fn shrink_to_fit(&mut self) {}
 }

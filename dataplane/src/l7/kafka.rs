@@ -28,17 +28,17 @@ use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
 use super::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op, Step};
-use request::Requests;
+use request::RequestParser;
 use response::Responses;
 
 /// Requests that may wait for their responses at once; further ones are not read meanwhile.
-const OWED_MAX: usize = 256;
+const OUTSTANDING_MAX: usize = 256;
 /// Bytes of answers that wait for their turn; while there are more, no request is read.
 const ANSWERS_MAX: usize = 64 * 1024;
 
 /// What a client waits for.
 #[derive(Debug)]
-enum Owed {
+enum Outstanding {
     /// The broker's response.
     Response(Expected),
     /// A response of ours.
@@ -59,10 +59,10 @@ struct Expected {
 /// The state of one connection, both directions.
 #[derive(Debug, Default)]
 pub struct Kafka {
-    requests: Requests,
+    requests: RequestParser,
     responses: Responses,
-    owed: VecDeque<Owed>,
-    /// Bytes of the answers in `owed`.
+    outstanding: VecDeque<Outstanding>,
+    /// Bytes of the answers in `outstanding`.
     answers: usize,
 }
 
@@ -97,13 +97,15 @@ impl Inspector for Kafka {
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
         let bytes = match direction {
             FlowDirection::Original => self.requests.released()?,
-            FlowDirection::Reply => match (self.responses.edited(), self.owed.front()) {
+            FlowDirection::Reply => match (self.responses.edited(), self.outstanding.front()) {
                 (Some(edited), _) => edited,
-                (None, Some(Owed::Answer(answer))) if self.responses.is_between_frames() => answer,
+                (None, Some(Outstanding::Answer(answer))) if self.responses.is_between_frames() => {
+                    answer
+                }
                 _ => return None,
             },
         };
-        Some(Injection { bytes, then: AfterInjection::GoOn })
+        Some(Injection { bytes, then: AfterInjection::Continue })
     }
 
     fn injected(&mut self, direction: FlowDirection) {
@@ -113,14 +115,14 @@ impl Inspector for Kafka {
                 self.responses.was_edited();
             }
             FlowDirection::Reply => {
-                if let Some(Owed::Answer(answer)) = self.owed.pop_front() {
+                if let Some(Outstanding::Answer(answer)) = self.outstanding.pop_front() {
                     self.answers -= answer.capacity();
                 }
             }
         }
     }
 
-    /// What is noted of requests that are owed a response is not counted: 16 KiB, if there are as
+    /// What is stored of outstanding requests is not counted: 16 KiB, if there are as
     /// many as there may be.
     fn heap(&self) -> usize {
         self.answers + self.requests.heap() + self.responses.heap()
@@ -137,19 +139,19 @@ impl Inspector for Kafka {
 
 impl Kafka {
     fn inspect_request(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
-        let must_wait = self.owed.len() >= OWED_MAX || self.answers >= ANSWERS_MAX;
+        let must_wait = self.outstanding.len() >= OUTSTANDING_MAX || self.answers >= ANSWERS_MAX;
         if self.requests.is_between_frames() && must_wait {
             return Op::Stall.into();
         }
-        let (step, owed) = self.requests.inspect(cx, bytes);
-        if self.responses.is_lost() && matches!(owed, Some(Owed::Answer(_))) {
+        let (step, outstanding) = self.requests.inspect(cx, bytes);
+        if self.responses.is_lost() && matches!(outstanding, Some(Outstanding::Answer(_))) {
             // There is no place for an answer.
             return Step { op: Op::Reset(DropReason::L7Denied), event: step.event };
         }
-        if let Some(Owed::Answer(answer)) = &owed {
+        if let Some(Outstanding::Answer(answer)) = &outstanding {
             self.answers += answer.capacity();
         }
-        self.owed.extend(owed);
+        self.outstanding.extend(outstanding);
         step
     }
 
@@ -157,13 +159,13 @@ impl Kafka {
         if !self.responses.is_between_frames() {
             return self.responses.read_on(cx.now, bytes);
         }
-        match self.owed.front() {
+        match self.outstanding.front() {
             // It stands in front of what has arrived.
-            Some(Owed::Answer(_)) => Op::Stall.into(),
-            Some(Owed::Response(expected)) => match self.responses.begin(expected, bytes) {
+            Some(Outstanding::Answer(_)) => Op::Stall.into(),
+            Some(Outstanding::Response(expected)) => match self.responses.begin(expected, bytes) {
                 None => Op::More.into(),
                 Some(op) => {
-                    self.owed.pop_front();
+                    self.outstanding.pop_front();
                     op.into()
                 }
             },

@@ -14,7 +14,7 @@ use super::tls::Tls;
 /// The inspector of a flow.
 #[derive(Debug, Default)]
 pub enum FlowInspector {
-    /// HTTP, before the client's first bytes tell the version.
+    /// HTTP, before the client's first bytes show the version.
     #[default]
     Http,
     /// HTTP/1.0 and HTTP/1.1.
@@ -189,7 +189,7 @@ impl Inspector for FlowInspector {
         }
     }
 
-    fn release_unused(&mut self) {
-        dispatch!(self, (), inspector => inspector.release_unused());
+    fn shrink_to_fit(&mut self) {
+        dispatch!(self, (), inspector => inspector.shrink_to_fit());
     }
 }

@@ -98,7 +98,7 @@ pub enum L4 {
     Udp,
     /// SCTP: ports only.
     Sctp,
-    /// ICMP or ICMPv6 that is not an error; [`icmp::role`] tells queries from replies.
+    /// ICMP or ICMPv6 that is not an error; [`icmp::role`] distinguishes queries from replies.
     Icmp {
         /// Type.
         kind: u8,

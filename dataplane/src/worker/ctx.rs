@@ -3,7 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Decision, Sender, Snapshot, Subject};
+use podgate_tables::policy::{Decision, ProvenSender, Snapshot, Subject};
 use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
@@ -56,7 +56,7 @@ impl PacketCtx<'_> {
     /// the destination port is usually a client's, so other flows rarely share it.
     pub(super) fn decide_reversed(&self, subject: &Subject, ends: Ends) -> Decision {
         let (subject, local) = (subject.reversed(), ends.reversed().local());
-        self.snapshot.policy.decide_from(&subject, local, Sender::Other)
+        self.snapshot.policy.decide_from(&subject, local, ProvenSender::Unknown)
     }
 
     /// The links of a flow's opener and responder. `None` if no link leads to the responder.

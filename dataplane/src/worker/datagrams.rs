@@ -117,7 +117,7 @@ impl Datagrams {
 
     /// The connection of `slot` waits for the release of an answer. If too many do, it is resumed
     /// by its timer.
-    pub(super) fn note_stalled(&mut self, slot: u32, ticket: u64) {
+    pub(super) fn mark_stalled(&mut self, slot: u32, ticket: u64) {
         let stalled = Stalled { ticket, slot };
         if self.stalled.back() != Some(&stalled) && self.stalled.len() < WAITING_MAX {
             self.stalled.push_back(stalled);

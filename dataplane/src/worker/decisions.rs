@@ -7,9 +7,9 @@
 //! An entry holds the result of
 //! [`PolicyTables::decide_from`](podgate_tables::policy::PolicyTables::decide_from) with its
 //! causes, and the links of both ends. It is valid for one epoch. Flows to be inspected are always
-//! decided again, since their rules are part of the decision. So are flows of [`Sender::Node`] and
-//! [`Sender::Destination`]: nearly all of them are exempt from policy, which is decided before any
-//! rule is evaluated.
+//! decided again, since their rules are part of the decision. So are flows of
+//! [`ProvenSender::Node`] and [`ProvenSender::Destination`]: nearly all of them are exempt from
+//! policy, which is decided before any rule is evaluated.
 //!
 //! A pod that scans may displace other pods' entries. That costs them time and nothing else, so
 //! there are no fair shares of the cache and no counters.
@@ -17,7 +17,9 @@
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Policy;
-use podgate_tables::policy::{Cause, Decision, LocalEnds, Sender, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{
+    Cause, Decision, LocalEnds, ProvenSender, Snapshot, Subject, Verdict,
+};
 
 use crate::flow::{HashKey, LookupKey};
 use crate::mem::{prefer_huge_pages, prefetch};
@@ -166,9 +168,9 @@ impl DecisionCache {
         &mut self,
         snapshot: &Snapshot,
         subject: &Subject,
-        sender: Sender,
+        sender: ProvenSender,
     ) -> (Ends, Decision) {
-        if sender != Sender::Other {
+        if sender != ProvenSender::Unknown {
             let ends = Ends::of(snapshot, subject);
             return (ends, snapshot.policy.decide_from(subject, ends.local(), sender));
         }
@@ -276,8 +278,12 @@ mod tests {
         )
     }
 
-    fn any_sender() -> impl Strategy<Value = Sender> {
-        prop::sample::select(vec![Sender::Node, Sender::Destination, Sender::Other])
+    fn any_sender() -> impl Strategy<Value = ProvenSender> {
+        prop::sample::select(vec![
+            ProvenSender::Node,
+            ProvenSender::Destination,
+            ProvenSender::Unknown,
+        ])
     }
 
     proptest! {
@@ -331,7 +337,7 @@ mod tests {
         let subject = |src_port| Subject { tuple: tuple(src_port), icmp_type: 0 };
         let mut decisions = DecisionCache::new(64);
         let mut rule_of = |src_port, snapshot: &Snapshot| {
-            decisions.decide(snapshot, &subject(src_port), Sender::Other).1.ingress
+            decisions.decide(snapshot, &subject(src_port), ProvenSender::Unknown).1.ingress
         };
         let rule = |number| Cause::Allowed(RuleId(number));
         assert_eq!(rule_of(40_000, &snapshot(1)), rule(1));

@@ -63,23 +63,23 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         self.parse_and_send(direction, packet, Origin::Own);
     }
 
-    fn discard(&mut self, packet: Packet, reason: DropReason) {
+    fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
         self.cx.egress.drop_packet(packet, reason);
     }
 
-    fn hold(&mut self, frames: usize) -> bool {
+    fn reserve_frames(&mut self, frames: usize) -> bool {
         self.cx.egress.reserve(self.flow.link(FlowDirection::Original), Resource::Frames, frames)
     }
 
-    fn release(&mut self, frames: usize) {
+    fn release_frames(&mut self, frames: usize) {
         self.cx.egress.frame_quota().release(self.flow.link(FlowDirection::Original), frames);
     }
 
-    fn keep(&mut self, bytes: usize) -> bool {
+    fn reserve_bytes(&mut self, bytes: usize) -> bool {
         self.cx.egress.reserve(self.flow.link(FlowDirection::Original), Resource::Bytes, bytes)
     }
 
-    fn forget(&mut self, bytes: usize) {
+    fn release_bytes(&mut self, bytes: usize) {
         self.cx.egress.byte_quota().release(self.flow.link(FlowDirection::Original), bytes);
     }
 

@@ -41,7 +41,7 @@ impl Pipeline {
         inspected.editor.segment(now, direction, view, packet, &inspected.policy, &mut io);
         let index = inspected.flow;
         if let Some(ticket) = inspected.editor.inspector().awaited_answer() {
-            self.datagrams.note_stalled(slot, ticket);
+            self.datagrams.mark_stalled(slot, ticket);
         }
         self.after_inspection(cx, slot, index);
     }
@@ -127,7 +127,7 @@ impl Pipeline {
         }
         match step.op {
             DatagramOp::Pass => io.forward(direction, packet, view),
-            DatagramOp::Drop(reason) => io.discard(packet, reason),
+            DatagramOp::Drop(reason) => io.drop_packet(packet, reason),
             DatagramOp::Answer => {
                 if let Some(frame) = io.alloc() {
                     let umem = io.umem();
@@ -135,7 +135,7 @@ impl Pipeline {
                         datagram::answer(view, umem.data(&packet.head), &reply, umem, frame);
                     io.originate(direction.reverse(), answer);
                 }
-                io.discard(packet, DropReason::L7Denied);
+                io.drop_packet(packet, DropReason::L7Denied);
             }
             DatagramOp::Hold(held) => self.hold_answer(cx, index, held, packet),
         }
@@ -206,7 +206,7 @@ impl Pipeline {
         // If it could not be resumed, its timer does it.
         let in_force = self.datagrams.dns.answers.in_force();
         match inspected.editor.inspector().awaited_answer() {
-            Some(ticket) if ticket > in_force => self.datagrams.note_stalled(slot, ticket),
+            Some(ticket) if ticket > in_force => self.datagrams.mark_stalled(slot, ticket),
             _ => {}
         }
     }

@@ -78,7 +78,7 @@ impl LiveScan {
 #[cfg(test)]
 mod tests {
     use podgate_tables::ids::{Epoch, LinkId};
-    use podgate_tables::policy::Sender;
+    use podgate_tables::policy::ProvenSender;
     use podgate_tables::proto;
     use podgate_tables::tuple::Tuple;
 
@@ -102,7 +102,7 @@ mod tests {
                 tcp: tcp::State::Established,
                 picked_up: false,
                 detached: None,
-                sender: Sender::Other,
+                sender: ProvenSender::Unknown,
                 idle_ms: 0,
                 packets: [1; 2],
                 bytes: [60; 2],

@@ -2,7 +2,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Cause, Decision, Sender, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Cause, Decision, ProvenSender, Snapshot, Subject, Verdict};
 use podgate_tables::service::Frontend;
 use podgate_tables::tuple::FlowDirection;
 
@@ -40,7 +40,7 @@ impl Pipeline {
         let opener = OpenerLink::of(cx.snapshot, link);
         let sender = match opener {
             OpenerLink::Host => sender(cx.snapshot, view),
-            OpenerLink::Pod => Sender::Other,
+            OpenerLink::Pod => ProvenSender::Unknown,
         };
         let (ends, decision) = self.decisions.decide(cx.snapshot, &subject, sender);
         let Some(links) = cx.links(ends, opener) else {
@@ -186,15 +186,15 @@ impl Pipeline {
 }
 
 /// Who sent a packet from the host link, beyond what its source address says.
-fn sender(snapshot: &Snapshot, view: &View) -> Sender {
+fn sender(snapshot: &Snapshot, view: &View) -> ProvenSender {
     match HostFrame::of(view.eth_src) {
-        HostFrame::Local => Sender::Node,
+        HostFrame::Local => ProvenSender::Node,
         HostFrame::Hairpin { sender: Some(slot) }
             if snapshot.routes.local_link(view.tuple.dst) == Some(LinkId(slot.get())) =>
         {
-            Sender::Destination
+            ProvenSender::Destination
         }
-        HostFrame::Hairpin { .. } | HostFrame::Foreign => Sender::Other,
+        HostFrame::Hairpin { .. } | HostFrame::Foreign => ProvenSender::Unknown,
     }
 }
 

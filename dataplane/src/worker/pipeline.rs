@@ -76,7 +76,7 @@
 //! - *A pod that reaches itself through a service* is masqueraded by the kernel. The mark of a
 //!   hairpin names the link of the pod that sent the packet; if that is the destination's link, the
 //!   flow is exempt from policy whatever its source is
-//!   ([`Sender::Destination`](podgate_tables::policy::Sender::Destination)).
+//!   ([`ProvenSender::Destination`](podgate_tables::policy::ProvenSender::Destination)).
 //! - *ICMP of link scope* (neighbour and router discovery, redirects) never crosses links: the
 //!   kernels at both ends of a link exchange it past the workers.
 //! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate

@@ -25,9 +25,9 @@
 //!   is replaced, too, by the service's address. The pod's replies are sent to that address and
 //!   find the flow. Such a flow is exempt from policy, as a pod may always reach itself.
 //! - *Conflicts.* A client may use one port for a service and for its backend directly, or for two
-//!   services with one backend. The flows have the same tuple then, and replies could not be told
-//!   apart. The second TCP connection is dropped as long as the first one is open, and a UDP flow
-//!   ends when the client sends the other way.
+//!   services with one backend. The flows have the same tuple then, and replies could not be
+//!   assigned apart. The second TCP connection is dropped as long as the first one is open, and a
+//!   UDP flow ends when the client sends the other way.
 //! - *Existing flows to an address that becomes a cluster IP*: TCP connections go on as they are,
 //!   others are translated.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
@@ -35,7 +35,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Sender, Subject, Verdict};
+use podgate_tables::policy::{ProvenSender, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::service::{ClusterIp, Frontend, ServicePort, WithoutBackends, is_translated};
 use podgate_tables::tuple::{FlowDirection, Tuple};
@@ -289,7 +289,7 @@ impl Pipeline {
             reset_opener(cx, link, view, packet, frontend);
             return;
         }
-        let (_, decision) = self.decisions.decide(cx.snapshot, &subject, Sender::Other);
+        let (_, decision) = self.decisions.decide(cx.snapshot, &subject, ProvenSender::Unknown);
         cx.emit_verdict(link, &subject, &decision, (flags, Some(frontend)), Evaluation::First, 0);
         if decision.verdict != Verdict::Allow {
             return cx.egress.drop_packet(packet, DropReason::PolicyDeny);

@@ -42,8 +42,8 @@ impl FrameOwner {
         self.0.load(Ordering::Relaxed) == USERSPACE
     }
 
-    /// Gives the frame to `rings`. What the caller wrote to the frame is visible to whoever takes
-    /// it back.
+    /// Gives the frame to `rings`. What the caller wrote to the frame is visible to the one that
+    /// takes it back.
     #[inline]
     pub fn give(&self, rings: RingId) {
         self.0.store(rings.0, Ordering::Release);

@@ -4,9 +4,9 @@ use crate::atomic::{AtomicBool, Ordering, fence};
 
 /// Whether a worker is asleep, or about to be.
 ///
-/// The worker announces that it will sleep and then looks for work once more; whoever queues work
-/// then asks whether to wake it. The two fences order the store before the load on each side, so at
-/// least one of the two sees the other (Dekker's algorithm).
+/// The worker announces that it will sleep and then checks for work once more; a thread that queues
+/// work then asks whether to wake it. The two fences order the store before the load on each side,
+/// so at least one of the two sees the other (Dekker's algorithm).
 #[derive(Debug, Default)]
 pub struct SleepFlag {
     asleep: AtomicBool,

@@ -1,4 +1,4 @@
-//! Refusing: what the client is told, and what the server never sees.
+//! Denials: what the client receives, and what the server never sees.
 
 use super::*;
 
@@ -373,7 +373,7 @@ fn denied_requests_in_two_segments_do_not_fill_the_memory() {
         lab.request(&head.as_bytes()[..700]);
         lab.request(&head.as_bytes()[700..]);
     }
-    assert!(lab.editor.remembered_bytes() < 2_000);
+    assert!(lab.editor.history_bytes() < 2_000);
     lab.request(DOCS);
     assert_eq!(lab.server.received, DOCS);
     assert!(lab.client.received.ends_with(RESPONSE));

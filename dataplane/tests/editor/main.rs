@@ -9,7 +9,7 @@ mod lab;
 mod opening;
 mod stream;
 
-use podgate_dataplane::l7::editor::{MEMORY_MAX, QUEUE_MS, UNDECIDED_MS};
+use podgate_dataplane::l7::editor::{HISTORY_MAX, QUEUE_MS, UNDECIDED_MS};
 use podgate_dataplane::l7::http1::{
     FORBIDDEN, FORBIDDEN_CLOSE, HEAD_TOO_LARGE, REQUEST_TIMEOUT, bad_request,
 };

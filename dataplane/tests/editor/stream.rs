@@ -262,7 +262,7 @@ fn the_client_is_told_which_bytes_arrived_out_of_order() {
     }
 }
 
-/// What came while the server owed an acknowledgement was not told one by one.
+/// Segments that came while the server had not acknowledged were not reported one by one.
 #[test]
 fn the_client_is_told_all_that_arrived_once_the_server_has_acknowledged() {
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -390,7 +390,7 @@ fn a_large_packet_of_many_frames_is_cut_in_the_right_place() {
 }
 
 #[test]
-fn remembered_bytes_are_bounded() {
+fn history_is_bounded() {
     let mut lab = lab();
     (lab.serves, lab.acks) = (false, false);
     let request = format!("GET /docs?{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(1300));
@@ -402,9 +402,9 @@ fn remembered_bytes_are_bounded() {
         lab.client_sends(offset, request.as_bytes(), 0);
         lab.exchange();
     }
-    assert!(lab.editor.remembered_bytes() <= MEMORY_MAX + 16 * 1024);
+    assert!(lab.editor.history_bytes() <= HISTORY_MAX + 16 * 1024);
     lab.server_sends(0, b"", 0);
-    assert_eq!(lab.editor.remembered_bytes(), 0, "acknowledged");
+    assert_eq!(lab.editor.history_bytes(), 0, "acknowledged");
 }
 
 #[test]

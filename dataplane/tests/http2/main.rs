@@ -432,7 +432,7 @@ fn an_idle_connection_gives_back_what_it_does_not_use() {
         }
     }
     assert_eq!(http.reset, None);
-    http.inspector.release_unused();
+    http.inspector.shrink_to_fit();
     let idle = http.inspector.heap();
     println!("{} bytes of the inspector, {idle} in all", size_of::<Http2>());
     assert!(size_of::<Http2>() <= 1024, "{}", size_of::<Http2>());

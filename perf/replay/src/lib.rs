@@ -205,7 +205,7 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
     let compiled = compiler.compiled();
     let plan = Plan::new(&capture, &compiled.catalog)?;
     for step in plan.steps.iter().filter(|step| step.link == HOST) {
-        // A capture does not tell who sent a packet: the node's address is taken for the node.
+        // A capture does not show who sent a packet: the node's address is taken for the node.
         let mark =
             if step.hairpin { HostFrame::Hairpin { sender: None } } else { HostFrame::Local };
         capture.set_source(&step.packet, mark.mac());

@@ -98,7 +98,7 @@ pub(super) fn split_json(text: &str) -> Vec<Cut<'_>> {
     }
 }
 
-/// Where after so many lines the next value is likely to begin.
+/// The number of lines after which the next value is likely to begin.
 fn next_object(text: &str, line: usize) -> usize {
     let mut offset = 0;
     let mut before = "";

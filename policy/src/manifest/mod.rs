@@ -323,9 +323,9 @@ fn parse_json(part: &Cut<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
             let before = before.take_while(|(at, _)| at + 1 < error.column());
             let column = 1 + before.count() as u32;
             let at = part.start.then(Position { line: error.line() as u32, column });
-            let told = error.to_string();
+            let message = error.to_string();
             let suffix = format!(" at line {} column {}", error.line(), error.column());
-            let reason = told.strip_suffix(&suffix).unwrap_or(&told);
+            let reason = message.strip_suffix(&suffix).unwrap_or(&message);
             documents.push(broken(file, at, reason.to_owned()));
         }
     }
@@ -368,7 +368,7 @@ fn is_template_line(line: &str) -> bool {
     !line.starts_with('#') && (line.starts_with("{{") || value.starts_with("{{"))
 }
 
-/// What is wrong, without places: those that the library tells begin to count with the document,
+/// What is wrong, without places: those of the library count from the start of the document,
 /// not with the file.
 fn in_words(error: &serde_saphyr::Error) -> String {
     let formatter = UserMessageFormatter.with_localizer(&Placeless);

@@ -168,7 +168,7 @@ proptest! {
     #[test]
     fn bounds_hold_and_changes_are_complete(steps in vec((step(), 0..40u64), 1..60)) {
         let mut table = table(5, 4, 9);
-        let (mut seconds, mut told) = (0, BTreeMap::new());
+        let (mut seconds, mut sent) = (0, BTreeMap::new());
         for (step, pause) in steps {
             seconds += pause;
             let now = at(seconds);
@@ -186,15 +186,15 @@ proptest! {
             }
             for (name, addresses) in table.take_changes() {
                 match addresses.is_empty() {
-                    true => drop(told.remove(&name)),
-                    false => drop(told.insert(name, addresses)),
+                    true => drop(sent.remove(&name)),
+                    false => drop(sent.insert(name, addresses)),
                 }
             }
             let mut now_there: BTreeMap<Arc<str>, Vec<IpAddr>> = BTreeMap::new();
             for (name, address, _) in table.iter() {
                 now_there.entry(name.into()).or_default().push(address);
             }
-            prop_assert_eq!(&now_there, &told);
+            prop_assert_eq!(&now_there, &sent);
             let counts = table.counts();
             prop_assert!(counts.addresses <= 9 && counts.deferred <= 4, "{:?}", counts);
             prop_assert_eq!(counts.addresses, table.iter().count());

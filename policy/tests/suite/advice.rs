@@ -1,4 +1,4 @@
-//! What messages advise: it never changes what was meant, and all that is wrong is told at once.
+//! What messages advise: it never changes what was meant, and all errors are reported at once.
 
 use std::path::Path;
 
@@ -54,7 +54,7 @@ fn what_needs_quotes_is_quoted_as_it_is_written() {
         "1E400",
         ".5",
     ] {
-        let told = [
+        let messages = [
             rejections(&network_policy(&format!(
                 "{{podSelector: {{matchLabels: {{version: {written}}}}}}}"
             ))),
@@ -67,16 +67,17 @@ fn what_needs_quotes_is_quoted_as_it_is_written() {
                  {written}   # as released\n"
             )),
         ];
-        for told in told {
+        for messages in messages {
             // What YAML reads as text needs no quotes.
-            let Some(told) = told.first() else { continue };
-            let is_quoted = told.ends_with(&format!("write it with quotes: \"{written}\""));
-            let is_no_number = told.contains("finite number") || told.contains("no label value");
-            assert!(is_quoted || is_no_number, "{told}");
+            let Some(messages) = messages.first() else { continue };
+            let is_quoted = messages.ends_with(&format!("write it with quotes: \"{written}\""));
+            let is_no_number =
+                messages.contains("finite number") || messages.contains("no label value");
+            assert!(is_quoted || is_no_number, "{messages}");
         }
     }
-    let told = rejections(&network_policy("{podSelector: {matchLabels: {version: 1.10}}}"));
-    assert_eq!(told.len(), 1);
+    let messages = rejections(&network_policy("{podSelector: {matchLabels: {version: 1.10}}}"));
+    assert_eq!(messages.len(), 1);
 }
 
 #[test]
@@ -86,7 +87,11 @@ fn a_port_with_quotes_is_told_to_lose_them_only_if_nothing_else_changes() {
     };
     assert!(port("\"80\"")[0].ends_with("write the number 80 without quotes"));
     for other in ["\"080\"", "\"+80\"", "\"0x50\""] {
-        assert!(!port(other).iter().any(|told| told.contains("write")), "{:?}", port(other));
+        assert!(
+            !port(other).iter().any(|messages| messages.contains("write")),
+            "{:?}",
+            port(other)
+        );
     }
 }
 
@@ -152,9 +157,12 @@ fn a_wrong_field_is_named_with_the_right_one() {
         ),
     ];
     for (text, field, advice) in cases {
-        let told = rejections(&text);
-        let [told] = told.as_slice() else { panic!("{told:?}") };
-        assert!(told.contains(&format!(" {field}: ")) && told.contains(advice), "{told}");
+        let messages = rejections(&text);
+        let [messages] = messages.as_slice() else { panic!("{messages:?}") };
+        assert!(
+            messages.contains(&format!(" {field}: ")) && messages.contains(advice),
+            "{messages}"
+        );
     }
 }
 
@@ -178,13 +186,13 @@ fn nobody_is_advised_to_select_every_pod_or_to_drop_a_condition() {
          {name: a}, spec: {tier: Admin, priority: 1, subject: {pods: {}}}}"
             .to_owned(),
     ] {
-        let told = rejections(&text);
-        assert!(!told.is_empty(), "{text}");
-        for told in told {
+        let messages = rejections(&text);
+        assert!(!messages.is_empty(), "{text}");
+        for messages in messages {
             for bad in
                 ["{} to", "every pod", "all pods", "leave", "disabled", "only one", "every name"]
             {
-                assert!(!told.contains(bad), "{told}");
+                assert!(!messages.contains(bad), "{messages}");
             }
         }
     }
@@ -202,11 +210,11 @@ fn policies_of_other_kinds_get_the_way_out() {
         ("crd.antrea.io/v1beta1", "NetworkPolicy", "write it anew"),
     ];
     for (version, kind, advice) in cases {
-        let told = rejections(&format!(
+        let messages = rejections(&format!(
             "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{order: 1}}\n"
         ));
-        let [told] = told.as_slice() else { panic!("{told:?}") };
-        assert!(told.contains(advice) && !told.contains("write apiVersion"), "{told}");
+        let [messages] = messages.as_slice() else { panic!("{messages:?}") };
+        assert!(messages.contains(advice) && !messages.contains("write apiVersion"), "{messages}");
     }
     let old = "apiVersion: extensions/v1beta1\nkind: NetworkPolicy\nmetadata: {name: a}\n";
     assert!(rejections(old)[0].ends_with("write apiVersion: networking.k8s.io/v1"));
@@ -222,17 +230,17 @@ fn an_unrendered_template_is_called_that() {
         "apiVersion: v1\nkind: \"{{ .Values.kind }}\"\nmetadata: {name: a}\n",
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {matchLabels: {app: '{{ .Values.app }}'}}}\n",
     ] {
-        let told = rejections(text);
-        let [told] = told.as_slice() else { panic!("{told:?}") };
+        let messages = rejections(text);
+        let [messages] = messages.as_slice() else { panic!("{messages:?}") };
         assert!(
-            told.contains("unrendered Helm template") && told.contains("helm template"),
-            "{told}"
+            messages.contains("unrendered Helm template") && messages.contains("helm template"),
+            "{messages}"
         );
     }
     // Templates in texts that are nobody's business here are left alone, and hide no other fault.
-    let told =
+    let messages =
         rejections("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: '{{ x }}'}, name: [}\n");
-    assert!(!told[0].contains("Helm"), "{told:?}");
+    assert!(!messages[0].contains("Helm"), "{messages:?}");
 }
 
 #[test]
@@ -341,10 +349,10 @@ status: {podIPs: [{ip: x}], hostIP: y}
 #[test]
 fn problems_beyond_those_that_are_kept_are_counted() {
     let bad: Vec<_> = (0..40).map(|port| format!("{{port: {}}}", 70_000 + port)).collect();
-    let told =
+    let messages =
         rejections(&network_policy(&format!("{{ingress: [{{ports: [{}]}}]}}", bad.join(", "))));
-    assert_eq!(told.len(), 33);
-    assert!(told[32].ends_with("8 more problems are not listed"), "{}", told[32]);
+    assert_eq!(messages.len(), 33);
+    assert!(messages[32].ends_with("8 more problems are not listed"), "{}", messages[32]);
 }
 
 #[test]
@@ -352,9 +360,12 @@ fn three_policy_types_are_rejected_and_two_are_not() {
     let types = |types: &str| rejections(&network_policy(&format!("{{policyTypes: [{types}]}}")));
     assert_eq!(types("Ingress, Egress"), [""; 0]);
     assert_eq!(types("Ingress, Ingress"), [""; 0]);
-    let [told] = types("Ingress, Egress, Ingress").try_into().unwrap();
-    let told: String = told;
-    assert!(told.contains("spec.policyTypes: has 3 elements, but may have at most 2"), "{told}");
+    let [messages] = types("Ingress, Egress, Ingress").try_into().unwrap();
+    let messages: String = messages;
+    assert!(
+        messages.contains("spec.policyTypes: has 3 elements, but may have at most 2"),
+        "{messages}"
+    );
 }
 
 #[test]
@@ -392,9 +403,12 @@ fn what_is_hardly_meant_gets_a_hint_and_is_in_force() {
             "Cilium gives this label",
         ),
     ] {
-        let told = hints(&text);
-        let [told] = told.as_slice() else { panic!("{text}: {told:?}") };
-        assert!(told.contains(&format!(" {field}: ")) && told.contains(reason), "{told}");
+        let messages = hints(&text);
+        let [messages] = messages.as_slice() else { panic!("{text}: {messages:?}") };
+        assert!(
+            messages.contains(&format!(" {field}: ")) && messages.contains(reason),
+            "{messages}"
+        );
     }
     for text in [
         cilium(

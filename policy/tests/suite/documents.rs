@@ -60,13 +60,13 @@ fn an_element_that_says_another_kind_has_it() {
     let list = "kind: NetworkPolicyList\napiVersion: networking.k8s.io/v1\nitems:\n- kind: Pod\n  \
                 metadata: {name: web}\n- apiVersion: v1\n  metadata: {name: a}\n";
     let (_, _, rejections) = synced(&documents("x.yaml", list));
-    let told = [
+    let message = [
         "x.yaml:4: Pod web: kind: Pod of apiVersion \"\" is not enforced; write apiVersion: v1",
         "x.yaml:6: NetworkPolicy a: kind: NetworkPolicy of apiVersion \"v1\" is not enforced; \
          write it anew",
     ];
     assert_eq!(rejections.len(), 2);
-    assert_eq!(rejections[0], told[0]);
+    assert_eq!(rejections[0], message[0]);
     assert!(rejections[1].starts_with("x.yaml:6: NetworkPolicy a: kind: "), "{}", rejections[1]);
 }
 
@@ -137,8 +137,8 @@ fn identical_doubles_are_one_object_and_others_an_error_with_both_places() {
     let mut both = documents("x.yaml", &policy("a"));
     both.extend(documents("y.yaml", &format!("\n{other}")));
     let (_, counts, rejections) = synced(&both);
-    let told = "y.yaml:2: NetworkPolicy shop/a: is defined otherwise at x.yaml:1, which counts";
-    assert_eq!((counts.policies, rejections), (2, vec![told.to_owned()]));
+    let message = "y.yaml:2: NetworkPolicy shop/a: is defined otherwise at x.yaml:1, which counts";
+    assert_eq!((counts.policies, rejections), (2, vec![message.to_owned()]));
 
     let broken = policy("a").replace("podSelector", "podselector");
     let (_, _, rejections) = synced(&documents("x.yaml", &format!("{broken}---\n{broken}")));

@@ -659,15 +659,15 @@ fn a_cluster_ip_is_told_with_its_service_and_what_stands_behind_it() {
 #[test]
 fn the_name_of_a_service_or_of_a_deployment_leads_to_what_can_be_asked_for() {
     let store = shop_with_services();
-    let told = |to: &str| asked(&store, "shop/cli", to).unwrap_err().to_string();
+    let message = |to: &str| asked(&store, "shop/cli", to).unwrap_err().to_string();
     assert_eq!(
-        told("shop/web"),
+        message("shop/web"),
         "there is no pod shop/web, but a Service: ask for its cluster IP 10.96.0.10 or its cluster \
          IP fd00:96::10 or shop/web-7d9f-a behind it or shop/web-7d9f-b behind it"
     );
     assert_eq!(
-        told("web-7d9f"),
+        message("web-7d9f"),
         "there is no pod web-7d9f; is shop/web-7d9f-a or shop/web-7d9f-b meant?"
     );
-    assert_eq!(told("shop/nobody"), "there is no pod shop/nobody");
+    assert_eq!(message("shop/nobody"), "there is no pod shop/nobody");
 }

@@ -1,4 +1,4 @@
-//! Files that change one by one: the store holds what reading all of them anew would give.
+//! Files that change one by one: the store holds what a first read of all of them would give.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -94,7 +94,7 @@ fn change() -> impl Strategy<Value = (usize, Option<Vec<(usize, u16)>>)> {
 
 proptest! {
     #[test]
-    fn one_file_after_the_other_is_the_same_as_all_anew(changes in vec(change(), 1..24)) {
+    fn one_file_after_the_other_is_the_same_as_all_fresh(changes in vec(change(), 1..24)) {
         const FILES: [&str; 3] = ["a.yaml", "b.yaml", "c.yaml"];
         let mut store = Store::new();
         let mut texts: BTreeMap<&str, String> = BTreeMap::new();
@@ -124,11 +124,11 @@ proptest! {
             }
         }
         let all: Vec<_> = texts.iter().flat_map(|(name, text)| documents(name, text)).collect();
-        let mut anew = Store::new();
-        anew.sync(&all);
-        prop_assert_eq!(content(&store), content(&anew));
+        let mut fresh = Store::new();
+        fresh.sync(&all);
+        prop_assert_eq!(content(&store), content(&fresh));
         store.sync(&all);
-        prop_assert_eq!(content(&store), content(&anew));
+        prop_assert_eq!(content(&store), content(&fresh));
         store.sync(&[]);
         prop_assert_eq!(content(&store), (vec![], BTreeSet::new()));
     }

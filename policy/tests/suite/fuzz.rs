@@ -19,7 +19,7 @@ use crate::by_names::by_names;
 use crate::mutate::{Stock, damage_bytes, tests_folder, write};
 
 /// Reads, checks and compiles a manifest, decides a few flows, and checks what must be true of any.
-/// Returns what tells this input from others: the distinct reasons of rejections.
+/// Returns what distinguishes this input from others: the distinct reasons of rejections.
 fn run(name: &str, bytes: &[u8]) -> BTreeSet<String> {
     let documents = manifest::load_from(bytes, Path::new(name));
     let lines = 1 + bytes.iter().filter(|b| b"\r\n".contains(b)).count();
@@ -42,7 +42,7 @@ fn run(name: &str, bytes: &[u8]) -> BTreeSet<String> {
         assert!(source.column > 0, "{rejection}");
         assert!(!rejection.reason.is_empty());
         assert!(!rejection.to_string().chars().any(char::is_control), "{rejection:?}");
-        // Neither what is quoted, with all that comes after, nor numbers tell reasons apart.
+        // Neither what is quoted, with all that comes after, nor numbers distinguish reasons.
         let kind = rejection.object.split_once(' ').map_or("", |(kind, _)| kind);
         let kind = Kind::by_name(kind).map_or("", Kind::name);
         let words = rejection.reason.split(['"', '`', '\'']).next().unwrap_or_default();

@@ -241,10 +241,10 @@ proptest! {
         let mut store = Store::new();
         let outcome = store.apply(&policy, None);
         if policy["kind"] == "ClusterNetworkPolicy" && is_peer(place) {
-            // A peer that isn't known makes its rule fail closed, and is told of.
+            // A peer that isn't known makes its rule fail closed, and is reported.
             prop_assert!(outcome.is_ok());
-            let told = store.policies().any(|status| !status.warnings.is_empty());
-            prop_assert!(told && store.rejections().next().is_some());
+            let warned = store.policies().any(|status| !status.warnings.is_empty());
+            prop_assert!(warned && store.rejections().next().is_some());
         } else {
             let rejections = outcome.unwrap_err();
             prop_assert_eq!(rejections.len(), 1, "{:?}", rejections);
@@ -264,7 +264,7 @@ proptest! {
     }
 }
 
-/// A CiliumNetworkPolicy with `peers` and so many ranges of ports, one within the other.
+/// A CiliumNetworkPolicy with `peers` and this many ranges of ports, one within the other.
 fn nested_ranges(name: &str, peers: &Value, ranges: std::ops::Range<u16>) -> Value {
     let ports: Vec<Value> = ranges
         .map(|n| json!({"port": n.to_string(), "endPort": u16::MAX - n, "protocol": "TCP"}))

@@ -120,7 +120,7 @@ proptest! {
             if *ends_batch {
                 let changed = compiler.update(&store);
                 let now = by_names(&compiler.compiled());
-                prop_assert!(changed || now == last, "a change was not told");
+                prop_assert!(changed || now == last, "a change was not reported");
                 prop_assert_eq!(&now, &by_names(&compile(&store)));
                 last = now;
             }
@@ -172,7 +172,7 @@ proptest! {
         let former = by_names(&compiler.compiled());
         let changed = compiler.update_names(&store);
         let now = by_names(&compiler.compiled());
-        prop_assert!(changed || now == former, "a change was not told");
+        prop_assert!(changed || now == former, "a change was not reported");
         prop_assert_eq!(now, by_names(&compile(&earlier)));
         prop_assert!(!compiler.update_names(&store));
         compiler.update(&store);

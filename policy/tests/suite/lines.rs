@@ -130,10 +130,10 @@ fn each_document_and_each_element_of_a_list() {
         })
         .map(|(_, line)| line)
         .collect();
-    let mut told = yaml(&text);
-    told.sort_unstable_by_key(|place| place.split(':').next().unwrap().parse::<u32>().unwrap());
+    let mut messages = yaml(&text);
+    messages.sort_unstable_by_key(|place| place.split(':').next().unwrap().parse::<u32>().unwrap());
     assert_eq!(
-        told,
+        messages,
         [
             format!("{}:14 {place}", lines[0]),
             format!("{}:16 {place}", lines[1]),
@@ -177,26 +177,26 @@ fn fields_of_json() {
 
 #[test]
 fn broken_text_is_told_where_it_breaks() {
-    let told = |name: &str, text: &str| {
+    let messages = |name: &str, text: &str| {
         let mut store = Store::new();
         store.sync(&manifest::parse(text, Path::new(name)));
-        let told: Vec<_> = store.rejections().map(ToString::to_string).collect();
-        told.join("\n")
+        let messages: Vec<_> = store.rejections().map(ToString::to_string).collect();
+        messages.join("\n")
     };
     insta::assert_snapshot!(
         [
-            told("x.yaml", "a: 1\n---\nb: [1\n---\nc: {\n"),
-            told("x.yaml", "a: 1\n---\nb: 1\nb: 2\n---\n  - x\n  y: 1\n"),
-            told(
+            messages("x.yaml", "a: 1\n---\nb: [1\n---\nc: {\n"),
+            messages("x.yaml", "a: 1\n---\nb: 1\nb: 2\n---\n  - x\n  y: 1\n"),
+            messages(
                 "x.yaml",
                 "a:\n\tb: 1\n---\na: *b\n---\n\"a\n---\n%YAML 3.0\n--- x\n---\na: \u{0}\n"
             ),
-            told("x.yaml", "a: .inf\n---\na: {b: 1, ? [x] : 2}\n---\na: 1e999\n---\na\n...\nb\n"),
-            told("x.yaml", "kind: List\nitems: {}\n---\nkind: List\n---\n{kind: List,\n items: [{kind: PodList, items: 1}]}"),
-        told("x.json", "{}\n{\"a\": }"),
-            told("x.json", "{\"a\": 1, \"b\": 2,\n \"a\": 3}"),
-            told("x.json", "{\"a\": 1e999}"),
-            told("x.json", "{\"a\": \"\u{1}\"}"),
+            messages("x.yaml", "a: .inf\n---\na: {b: 1, ? [x] : 2}\n---\na: 1e999\n---\na\n...\nb\n"),
+            messages("x.yaml", "kind: List\nitems: {}\n---\nkind: List\n---\n{kind: List,\n items: [{kind: PodList, items: 1}]}"),
+        messages("x.json", "{}\n{\"a\": }"),
+            messages("x.json", "{\"a\": 1, \"b\": 2,\n \"a\": 3}"),
+            messages("x.json", "{\"a\": 1e999}"),
+            messages("x.json", "{\"a\": \"\u{1}\"}"),
         ]
         .join("\n")
     );

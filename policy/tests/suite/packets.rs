@@ -130,7 +130,7 @@ impl Bench {
             proto::UDP => self.send(links[0], &udp(subject.tuple, &query(name))),
             _ => self.send(links[0], &opening(subject)),
         };
-        let (verdict, is_readable) = self.told();
+        let (verdict, is_readable) = self.reported();
         let passes = verdict != Verdict::Deny && is_readable;
         let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
         if passes && verdict == Verdict::Inspect && subject.tuple.protocol == proto::UDP {
@@ -203,17 +203,17 @@ impl Bench {
         left
     }
 
-    /// The verdict that the worker told, and whether it has an inspector for the flow.
-    fn told(&self) -> (Verdict, bool) {
-        let (mut told, mut is_readable) = (None, true);
+    /// The verdict that the worker reported, and whether it has an inspector for the flow.
+    fn reported(&self) -> (Verdict, bool) {
+        let (mut reported, mut is_readable) = (None, true);
         while let Some(event) = self.shared.events[0].pop() {
             match event.kind {
-                EventKind::Verdict { verdict, .. } => told = Some(verdict),
+                EventKind::Verdict { verdict, .. } => reported = Some(verdict),
                 EventKind::Drop { reason: DropReason::L7Unsupported } => is_readable = false,
                 _ => {}
             }
         }
-        (told.expect("a worker tells what it decides"), is_readable)
+        (reported.expect("a worker reports what it decides"), is_readable)
     }
 
     /// Ends the handshake, which was answered already, and sends the request. Whether it reached

@@ -321,11 +321,15 @@ fn explain_shows_the_verdict_on_each_backend() {
     assert_eq!(mixed.verdict, Outcome::Denied, "that of the backend that is denied");
     let verdicts: Vec<_> = mixed.service.unwrap().verdicts.iter().map(|it| it.verdict).collect();
     assert_eq!(verdicts, [Outcome::Denied, Outcome::Allowed]);
-    let told = |to: &str, port: &str| ask(to, port).unwrap_err().to_string();
-    assert!(told("shop/none:80", "80").contains("no ready backend for port 80/TCP"));
-    assert!(told("shop/web:81", "81").contains("has no such port"), "{}", told("web:81", "81"));
-    assert!(told(IP, "53/UDP").contains("it has 80/TCP"));
-    assert_eq!(told("shop/nobody:80", "80"), "there is no Service shop/nobody");
+    let message = |to: &str, port: &str| ask(to, port).unwrap_err().to_string();
+    assert!(message("shop/none:80", "80").contains("no ready backend for port 80/TCP"));
+    assert!(
+        message("shop/web:81", "81").contains("has no such port"),
+        "{}",
+        message("web:81", "81")
+    );
+    assert!(message(IP, "53/UDP").contains("it has 80/TCP"));
+    assert_eq!(message("shop/nobody:80", "80"), "there is no Service shop/nobody");
     let text = "shop/web:http";
     assert_eq!(text.parse::<EndName>().unwrap().to_string(), text);
     assert!("shop/web:".parse::<EndName>().is_err() && "a:b:c".parse::<EndName>().is_err());

@@ -1,4 +1,4 @@
-//! What the store keeps, what files do to it, and what is told of it.
+//! What the store keeps, what files do to it, and what it reports.
 
 use std::fs;
 use std::path::Path;
@@ -193,7 +193,7 @@ items:
 #[test]
 fn documents_know_their_lines_and_a_broken_one_takes_no_other_with_it() {
     let documents = manifest::parse(FILE, Path::new("x.yaml"));
-    let told: Vec<(u32, Option<String>)> = documents
+    let messages: Vec<(u32, Option<String>)> = documents
         .iter()
         .map(|document| {
             let value = document.value.as_ref().ok();
@@ -203,7 +203,7 @@ fn documents_know_their_lines_and_a_broken_one_takes_no_other_with_it() {
         .collect();
     let kind = |kind: &str| Some(kind.to_owned());
     assert_eq!(
-        told,
+        messages,
         [
             (2, kind("NetworkPolicy")),
             (7, kind("ConfigMap")),
@@ -274,7 +274,7 @@ fn files_that_change_break_and_go_are_followed() {
         (vec!["other".into(), "web".into()], 1)
     );
 
-    // The same object twice: the first counts, and it is told of where they differ.
+    // The same object twice: the first counts, and a difference is reported.
     fs::write(file("a.yaml"), WEB).unwrap();
     fs::write(file("c.yaml"), WEB.replace("{}", "{policyTypes: [Egress]}")).unwrap();
     store.sync(&manifest::load(folder.path()));
@@ -325,10 +325,10 @@ fn a_rule_with_an_unknown_peer_is_in_force_and_told_of_until_it_is_mended() {
     store.apply(&cluster_policy(&spec(json!({"planets": {}}))), None).unwrap();
     let name = "ClusterNetworkPolicy web".to_owned();
     assert_eq!(state(&store), [(name.clone(), PolicyState::Enforced, 0)]);
-    let told: Vec<String> = store.rejections().map(ToString::to_string).collect();
+    let messages: Vec<String> = store.rejections().map(ToString::to_string).collect();
     let expected = "ClusterNetworkPolicy web: spec.egress[0].to[1]: is no kind of peer that is \
                     known here, so the rule allows nobody";
-    assert_eq!(told, [expected]);
+    assert_eq!(messages, [expected]);
     assert_eq!(store.policies().next().unwrap().warnings.len(), 1);
     assert_eq!(store.rejected_objects(), 1);
 

@@ -173,7 +173,7 @@ impl FlowIo for RecordingIo {
     fn forward(&mut self, direction: FlowDirection, packet: Packet, view: &View) {
         let sent = parse(self.umem.data(&packet.head), packet.len()).unwrap();
         let layout = |view: &View| (view.tuple, view.l3, view.l4, view.payload, view.end);
-        assert_eq!(layout(view), layout(&sent), "what the worker is told of the packet");
+        assert_eq!(layout(view), layout(&sent), "what the worker gets with the packet");
         self.record(direction, false, packet);
     }
 
@@ -181,28 +181,28 @@ impl FlowIo for RecordingIo {
         self.record(direction, true, packet);
     }
 
-    fn discard(&mut self, packet: Packet, reason: DropReason) {
+    fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
         self.pool.free_packet(packet);
         self.dropped.push(reason);
     }
 
-    fn hold(&mut self, frames: usize) -> bool {
+    fn reserve_frames(&mut self, frames: usize) -> bool {
         let fits = frames <= self.held_frames_max.saturating_sub(self.held_frames);
         self.held_frames += if fits { frames } else { 0 };
         fits
     }
 
-    fn release(&mut self, frames: usize) {
+    fn release_frames(&mut self, frames: usize) {
         self.held_frames -= frames;
     }
 
-    fn keep(&mut self, bytes: usize) -> bool {
+    fn reserve_bytes(&mut self, bytes: usize) -> bool {
         let fits = bytes <= self.kept_bytes_max.saturating_sub(self.kept_bytes);
         self.kept_bytes += if fits { bytes } else { 0 };
         fits
     }
 
-    fn forget(&mut self, bytes: usize) {
+    fn release_bytes(&mut self, bytes: usize) {
         self.kept_bytes -= bytes;
     }
 

@@ -196,7 +196,7 @@ fn the_nodes_address_from_outside_is_not_the_node() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let mut agent = Agent::start(&lab, 2)?;
     let (store, guest) = (lab.host("backend/store")?, lab.host("guest")?);
-    // Over IPv4 the kernel drops such packets unless it is told otherwise.
+    // Over IPv4 the kernel drops such packets unless it is configured otherwise.
     lab.node().netns.sysctl(&[
         ("ipv4/conf/all/accept_local", "1"),
         ("ipv4/conf/out-guest/accept_local", "1"),

@@ -79,10 +79,10 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 def produce(producer, topic, value, outcomes):
-    def told(error, message):
+    def delivered(error, message):
         outcomes.append(error.name() if error else 'delivered')
     try:
-        producer.produce(topic, value, partition=0, callback=told)
+        producer.produce(topic, value, partition=0, callback=delivered)
     except KafkaException as known:
         # The client remembers what the broker said of the topic.
         outcomes.append(known.args[0].name())

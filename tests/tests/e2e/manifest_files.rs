@@ -74,7 +74,7 @@ fn a_briefly_truncated_or_missing_file_lifts_no_policy() -> Result<()> {
     fs::remove_dir(&path)?;
     fs::write(&path, ISOLATED)?;
     wait_for_no_problem(&mut agent)?;
-    assert_isolated(&lab, "removed and made anew")?;
+    assert_isolated(&lab, "removed and recreated")?;
 
     let away = lab.file("manifests-away");
     fs::rename(lab.manifests(), &away)?;

@@ -83,8 +83,8 @@ fn only_packets_whose_hash_names_another_worker_are_handed_to_the_flows_worker()
             wait_for("the error to find its flow, whichever worker it came to", BOUND, || {
                 let refused =
                     |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
-                let told = client.send(b"anyone?").is_err_and(refused);
-                Ok((told || client.recv(&mut [0; 16]).is_err_and(refused)).then_some(()))
+                let is_refused = client.send(b"anyone?").is_err_and(refused);
+                Ok((is_refused || client.recv(&mut [0; 16]).is_err_and(refused)).then_some(()))
             })?;
         }
     }

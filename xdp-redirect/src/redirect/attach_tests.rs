@@ -56,7 +56,8 @@ impl Drop for Pins {
     }
 }
 
-/// Id and mode of the program on a netdev as netlink tells: mode 1 is native (`XDP_ATTACHED_DRV`).
+/// Id and mode of the program on a netdev as netlink reports them: mode 1 is native
+/// (`XDP_ATTACHED_DRV`).
 fn attached(name: &str) -> Option<(u64, u64)> {
     let links: serde_json::Value =
         serde_json::from_str(&ip(&format!("-j -d link show {name}"))).unwrap();

@@ -36,10 +36,10 @@ pub enum Change {
 /// socket serves all pods and keeps none of their namespaces alive, as a socket inside would. It is
 /// a socket of its own, so that a pod which changes its links all the time overruns nothing else. A
 /// message doesn't say which namespace it is from, and a pod may number its links as it likes: so
-/// whoever gets a hint looks for itself.
+/// the receiver of a hint reads the state itself.
 ///
 /// # Errors
-/// When no socket can be had.
+/// When no socket can be opened.
 pub fn changes() -> Result<impl Stream<Item = Change> + Unpin, NetlinkError> {
     let groups = [
         MulticastGroup::Link,

@@ -108,7 +108,7 @@ impl Agent {
             explain(self.plane.store(), compiled, query, local).map_err(ApiError::failed)?;
         let (source, destination) = (&explanation.source, &explanation.destination);
         let mut notes: Vec<String> =
-            [source, destination].into_iter().filter_map(|end| self.note_on_end(end)).collect();
+            [source, destination].into_iter().filter_map(|end| self.hint_about_end(end)).collect();
         if !source.local && !destination.local {
             let hint = "ask the agent of a node that has one of them, or add --both-sides";
             let why = notes.first().map(|note| format!(" ({note})")).unwrap_or_default();
@@ -123,7 +123,7 @@ impl Agent {
     }
 
     /// A note on an end that is a pod but no ready endpoint of this node.
-    fn note_on_end(&self, end: &End) -> Option<String> {
+    fn hint_about_end(&self, end: &End) -> Option<String> {
         let pod = PodName {
             namespace: end.peer.namespace.as_deref()?.into(),
             name: end.peer.pod.as_deref()?.into(),

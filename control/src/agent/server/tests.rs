@@ -214,7 +214,7 @@ fn followers_leave_places_to_commands() {
         while publisher.receiver_count() < LASTING_MAX {
             tokio::task::yield_now().await;
         }
-        // One more is rejected and told why, and commands are carried out.
+        // One more is rejected with a reason, and commands are carried out.
         let mut rejected = BufReader::new(follow(&path).await).lines();
         assert_eq!(code(&rejected.next_line().await.unwrap().unwrap()), ErrorCode::Busy);
         assert_eq!(counts.rejected(), 1);

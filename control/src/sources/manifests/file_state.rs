@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use podgate_policy::Missing;
 
-/// What tells one content of a file from another, and where it is stored.
+/// What distinguishes contents of a file, and where it is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stamp {
     /// Hash of the content.
@@ -44,7 +44,7 @@ pub(super) struct Content<D> {
     pub(super) objects: Vec<u64>,
     /// Neither an object nor anything else is in it.
     pub(super) is_blank: bool,
-    /// Why some part of it can't be told to be any object.
+    /// Why some part of it could not be recognised as an object.
     pub(super) doubt: Option<UnknownPart>,
     pub(super) documents: D,
 }

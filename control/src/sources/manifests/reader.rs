@@ -267,7 +267,7 @@ impl Reader {
             let list_at = (!self.listing).then_some(self.list_at);
             let due = due.map(|(at, _)| *at).chain([self.check_at]).chain(list_at).min();
             let wait = due.map_or(CHECK_PERIOD, |due| due.saturating_duration_since(now));
-            // What was due and waits for a job is looked at again with the next check.
+            // What was due and waits for a job is checked again with the next check.
             match self.messages.recv_timeout(wait.clamp(Duration::from_millis(1), CHECK_PERIOD)) {
                 Ok(message) => self.on_message(message),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -604,7 +604,7 @@ impl Reader {
             }
         }
         for name in gone {
-            // Reading tells for sure, and brings the last good objects.
+            // A read makes sure, and brings the last good objects.
             self.read_at(&name, now);
         }
     }

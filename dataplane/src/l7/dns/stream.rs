@@ -169,7 +169,7 @@ impl Inspector for DnsStream {
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
         let reply = self.replies.front().filter(|_| direction.is_reply())?;
-        Some(Injection { bytes: reply.with_length(), then: AfterInjection::GoOn })
+        Some(Injection { bytes: reply.with_length(), then: AfterInjection::Continue })
     }
 
     fn injected(&mut self, _: FlowDirection) {

@@ -11,15 +11,14 @@ use super::seq::Seq;
 use super::{Editor, FlowIo, Inspector};
 use crate::l7::reply::{PAYLOAD_MAX, Segment};
 
-/// Segments of own bytes that are sent at a time. An acknowledgement lets the next ones go.
-const OWN_SEGMENTS_MAX: usize = 8;
+/// Segments of inserted bytes that are sent at a time. An acknowledgement releases the next.
+const INSERTED_SEGMENTS_MAX: usize = 8;
 /// Bytes of a timestamp option, padded.
 const TIMESTAMP_LEN: usize = 12;
 
 impl<I: Inspector> Editor<I> {
-    /// Forwards the decided part of a segment, and before it the bytes from `decided` on that had
-    /// waited in memory.
-    pub(super) fn release(
+    /// Forwards the decided part of a segment, and before it the buffered bytes from `decided` on.
+    pub(super) fn flush_decided(
         &mut self,
         direction: FlowDirection,
         decided: Seq,
@@ -28,7 +27,7 @@ impl<I: Inspector> Editor<I> {
     ) {
         if segment.start().is_after(decided) {
             let to = segment.start().earlier(self.halves[direction].decided);
-            self.send_remembered(direction, decided, to, io);
+            self.send_from_history(direction, decided, to, io);
         }
         self.forward_decided(direction, segment, io);
     }
@@ -43,7 +42,7 @@ impl<I: Inspector> Editor<I> {
         let half = &self.halves[direction];
         let (start, end) = (segment.start(), segment.end());
         let to = end.earlier(half.decided).earlier(half.limit());
-        let with_fin = half.own_fin.is_none()
+        let with_fin = half.our_fin.is_none()
             && segment.has_fin()
             && to == end
             && !half.decided.is_before(segment.end_with_fin());
@@ -54,16 +53,16 @@ impl<I: Inspector> Editor<I> {
             }
             None if with_fin => {
                 let at = half.splices.to_out(end);
-                io.discard(segment.packet, DropReason::L7Closed);
+                io.drop_packet(segment.packet, DropReason::L7Closed);
                 self.send(direction, at, TcpControl::Fin, b"", io);
             }
             None if segment.len() > 0 && !half.decided.is_before(end) => {
                 let is_open = matches!(self.stage, super::Stage::Open);
                 let reason = if is_open { DropReason::L7Denied } else { DropReason::L7Closed };
-                io.discard(segment.packet, reason);
+                io.drop_packet(segment.packet, reason);
             }
             None => {
-                let at = half.released();
+                let at = half.decided_out();
                 segment.cut(start, 0, io);
                 self.forward(direction, segment, at, io);
             }
@@ -83,7 +82,7 @@ impl<I: Inspector> Editor<I> {
             Some(_) => {
                 let fin_at = with_fin.then(|| half.splices.to_out(end));
                 self.send_pieces(direction, start, to, Some(&segment), fin_at, io);
-                io.discard(segment.packet, DropReason::L7Closed);
+                io.drop_packet(segment.packet, DropReason::L7Closed);
             }
         }
     }
@@ -103,7 +102,7 @@ impl<I: Inspector> Editor<I> {
         let is_identity = other.splices.is_identity();
         if segment.tcp.has(super::tcp_flags::ACK)
             && self.is_live()
-            && (!is_identity || other.owned.is_after(ack) || other.was_told_more())
+            && (!is_identity || other.early_acked.is_after(ack) || other.is_over_advertised())
         {
             (ack, window) = (other.ack(), other.window(scale));
             if !is_identity {
@@ -111,11 +110,11 @@ impl<I: Inspector> Editor<I> {
                 segment.translate_sack(|block| splices.block_to_in(block), io.umem());
             }
         }
-        if self.repeats(direction, &segment, ack, io) {
-            return io.discard(segment.packet, DropReason::L7Closed);
+        if self.is_misleading_duplicate(direction, &segment, ack, io) {
+            return io.drop_packet(segment.packet, DropReason::L7Closed);
         }
         segment.renumber(at, ack, window, io.umem());
-        self.halves[direction.reverse()].told(ack);
+        self.halves[direction.reverse()].record_ack_sent(ack);
         if segment.start() != segment.end_with_fin() {
             let half = &mut self.halves[direction];
             half.sent = half.sent.later(segment.end_with_fin());
@@ -124,9 +123,9 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// Whether a bare acknowledgement, translated to `ack`, says nothing new while the sender has
-    /// bytes under way: the receiver opens its window, but not as far as the sender was told. The
+    /// bytes in flight: a window update below the window that the sender was advertised. The
     /// sender would take it for a sign of loss (RFC 5681 §3.2).
-    fn repeats(
+    fn is_misleading_duplicate(
         &self,
         direction: FlowDirection,
         segment: &TcpSegment,
@@ -136,8 +135,8 @@ impl<I: Inspector> Editor<I> {
         let other = &self.halves[direction.reverse()];
         segment.start() == segment.end_with_fin()
             && !segment.tcp.has(super::tcp_flags::RST)
-            && other.only_opened
-            && other.was_told_more()
+            && other.only_window_update
+            && other.is_over_advertised()
             && ack == other.acked_to_sender
             && ack != other.next
             && segment.options(io.umem()).sack_blocks().is_none()
@@ -164,7 +163,7 @@ impl<I: Inspector> Editor<I> {
             half.sent = half.sent.later(end);
         }
         let other = &mut self.halves[direction.reverse()];
-        other.told(other.ack());
+        other.record_ack_sent(other.ack());
     }
 
     /// A segment without payload that acknowledges what is to be acknowledged.
@@ -204,8 +203,8 @@ impl<I: Inspector> Editor<I> {
         mss.min(PAYLOAD_MAX).saturating_sub(TIMESTAMP_LEN)
     }
 
-    /// Sends remembered bytes of the sender, as far as they may be forwarded now.
-    pub(super) fn send_remembered(
+    /// Sends bytes of the sender from the history, as far as they may be forwarded now.
+    pub(super) fn send_from_history(
         &mut self,
         direction: FlowDirection,
         from: Seq,
@@ -216,8 +215,8 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// Sends the forwarded parts of the sender's bytes from `from` to `to` in segments of our own,
-    /// as far as they may be forwarded now. The bytes lie in `segment`, or else in memory. A FIN at
-    /// `fin_at` of the receiver's space follows them.
+    /// as far as they may be forwarded now. The bytes lie in `segment`, or else in the history. A
+    /// FIN at `fin_at` of the receiver's space follows them.
     fn send_pieces(
         &mut self,
         direction: FlowDirection,
@@ -237,11 +236,11 @@ impl<I: Inspector> Editor<I> {
                 let half = &self.halves[direction];
                 let bytes = match segment {
                     Some(segment) => segment.bytes(io.umem(), at.count_since(segment.start())),
-                    None => half.memory.slice(at, end),
+                    None => half.history.slice(at, end),
                 };
                 let len = bytes.len().min(max).min(end.count_since(at) as usize);
                 if len == 0 {
-                    debug_assert!(false, "undecided bytes are remembered");
+                    debug_assert!(false, "undecided bytes are in the history");
                     return io.free(frame);
                 }
                 let at_out = half.splices.to_out(at);
@@ -265,9 +264,9 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    /// Sends own bytes from `from` on, and our FIN, as far as the receiver's window allows, but at
-    /// least `probe` bytes; a few segments at a time.
-    pub(super) fn send_own(
+    /// Sends inserted bytes from `from` on, and our FIN, as far as the receiver's window allows,
+    /// but at least `probe` bytes; a few segments at a time.
+    pub(super) fn send_inserted(
         &mut self,
         direction: FlowDirection,
         from: Seq,
@@ -276,15 +275,15 @@ impl<I: Inspector> Editor<I> {
     ) {
         let max = self.payload_max(direction);
         let mut at = from.later(self.halves[direction].acked);
-        for _ in 0..OWN_SEGMENTS_MAX {
+        for _ in 0..INSERTED_SEGMENTS_MAX {
             let half = &self.halves[direction];
             // Forwarded bytes may lie between, which their sender retransmits.
-            let fin = half.own_fin.filter(|fin| !fin.is_before(at)).unwrap_or(at);
-            let (start, bytes) = half.own.first_from(at).unwrap_or((fin, b""));
+            let fin = half.our_fin.filter(|fin| !fin.is_before(at)).unwrap_or(at);
+            let (start, bytes) = half.inserted.first_from(at).unwrap_or((fin, b""));
             let room = (half.edge.count_since(start) as usize).max(probe);
             let len = bytes.len().min(max).min(room);
             let end = start.plus(len as u32);
-            let is_fin = half.own_fin == Some(end);
+            let is_fin = half.our_fin == Some(end);
             if len == 0 && !is_fin {
                 return;
             }
@@ -297,7 +296,7 @@ impl<I: Inspector> Editor<I> {
             self.was_sent(direction, start, len as u32, control);
             at = end.plus(u32::from(is_fin));
             let half = &mut self.halves[direction];
-            half.own_sent = half.own_sent.later(at);
+            half.inserted_sent = half.inserted_sent.later(at);
             if is_fin {
                 return;
             }
@@ -310,9 +309,9 @@ impl<I: Inspector> Editor<I> {
         self.send(direction.reverse(), at, TcpControl::None, b"", io);
     }
 
-    /// Tells the sender that the segment at `start`, which arrived at `since`, is out of order, as
-    /// the receiver would if it had it (RFC 2018 §4): otherwise the sender learns of the loss only
-    /// by its retransmission timeout.
+    /// Reports the out-of-order segment at `start`, which arrived at `since`, to its sender by
+    /// SACK, as the receiver would (RFC 2018 §4): otherwise the sender detects the loss only by its
+    /// retransmission timeout.
     pub(super) fn acknowledge_out_of_order(
         &mut self,
         direction: FlowDirection,
@@ -321,7 +320,7 @@ impl<I: Inspector> Editor<I> {
         io: &mut impl FlowIo,
     ) {
         let half = &mut self.halves[direction];
-        let forwarded = half.released();
+        let forwarded = half.decided_out();
         if half.acked.is_before(forwarded) {
             return half.queue.defer(Deferred { acked: forwarded, arrived: since });
         }
@@ -329,8 +328,8 @@ impl<I: Inspector> Editor<I> {
         self.acknowledge_blocks(direction, block, io);
     }
 
-    /// Tells the sender of the out-of-order segments that were deferred, once the receiver has
-    /// acknowledged what was forwarded before them.
+    /// Sends the deferred SACKs of out-of-order segments, once the receiver has acknowledged what
+    /// was forwarded before them.
     pub(super) fn acknowledge_deferred(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
         let half = &mut self.halves[direction];
         let Some(Deferred { acked, arrived }) = half.queue.deferred() else { return };
@@ -338,7 +337,7 @@ impl<I: Inspector> Editor<I> {
             return;
         }
         let blocks = half.queue.blocks(arrived);
-        let forwarded = half.released();
+        let forwarded = half.decided_out();
         half.queue.end_deferral(arrived, forwarded);
         self.acknowledge_blocks(direction, blocks.into_iter().flatten(), io);
     }
@@ -362,22 +361,27 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    /// Retransmits own bytes, and those that we acknowledged, that the receiver has not
-    /// acknowledged.
-    pub(super) fn tick_own(&mut self, now: Nanos, direction: FlowDirection, io: &mut impl FlowIo) {
+    /// Retransmits inserted bytes, and those that we acknowledged early, until the receiver has
+    /// acknowledged them.
+    pub(super) fn tick_retransmit(
+        &mut self,
+        now: Nanos,
+        direction: FlowDirection,
+        io: &mut impl FlowIo,
+    ) {
         let half = &mut self.halves[direction];
         half.set_retransmit(now);
         let Some(timer) = &mut half.retransmit else { return };
-        let (due, hopeless) = (timer.is_due(now), timer.is_hopeless());
-        if hopeless {
+        let (due, exhausted) = (timer.is_due(now), timer.is_exhausted());
+        if exhausted {
             return self.reset_with_event(DropReason::L7Timeout, io);
         }
         if due {
             if let Some((from, to)) = self.halves[direction].to_retransmit() {
-                self.send_remembered(direction, from, to, io);
+                self.send_from_history(direction, from, to, io);
             }
             let from = self.halves[direction].acked;
-            self.send_own(direction, from, 1, io);
+            self.send_inserted(direction, from, 1, io);
         }
     }
 }

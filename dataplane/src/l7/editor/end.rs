@@ -17,7 +17,7 @@ const CLOSING_MS: u64 = 30_000;
 impl<I: Inspector> Editor<I> {
     /// A RST. Nothing ends by it here: if its receiver does not accept it, the connection lives
     /// and is followed.
-    pub(super) fn abort(
+    pub(super) fn receive_rst(
         &mut self,
         direction: FlowDirection,
         mut segment: TcpSegment,
@@ -27,7 +27,7 @@ impl<I: Inspector> Editor<I> {
         let half = &self.halves[direction];
         let first = half.splices.to_in(half.acked);
         if at.is_before(first) || at.is_after(half.edge_in().later(half.next)) {
-            return io.discard(segment.packet, DropReason::Malformed);
+            return io.drop_packet(segment.packet, DropReason::Malformed);
         }
         let is_exact = at == half.decided || at == half.next;
         if let Stage::Closing { until, .. } = self.stage {
@@ -41,13 +41,13 @@ impl<I: Inspector> Editor<I> {
                 }
                 FlowDirection::Original => {}
             }
-            return io.discard(segment.packet, DropReason::L7Closed);
+            return io.drop_packet(segment.packet, DropReason::L7Closed);
         }
         self.aborted |= is_exact;
         // The receiver expects the first byte that was not forwarded; only the exact number ends a
         // connection at once (RFC 5961 §3.2).
         let half = &self.halves[direction];
-        let at_out = if at == half.next { half.released() } else { half.splices.to_out(at) };
+        let at_out = if at == half.next { half.decided_out() } else { half.splices.to_out(at) };
         if segment.len() > 0 {
             segment.cut(at, 0, io);
         }
@@ -65,9 +65,9 @@ impl<I: Inspector> Editor<I> {
 
     /// Resets a server that has not closed, though the client has and got everything: nobody reads
     /// what the server still sends.
-    pub(super) fn release_server(&mut self, io: &mut impl FlowIo) {
+    pub(super) fn reset_unread_server(&mut self, io: &mut impl FlowIo) {
         if let Stage::Closing { until, server_gone: false } = self.stage
-            && self.client_is_done()
+            && self.client_is_finished()
             && !self.is_over()
         {
             self.reset_receiver(FlowDirection::Original, io);
@@ -75,7 +75,7 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    fn client_is_done(&self) -> bool {
+    fn client_is_finished(&self) -> bool {
         self.halves.original.fin.is_some() && self.halves.reply.is_finished()
     }
 
@@ -113,23 +113,23 @@ impl<I: Inspector> Editor<I> {
         if segment.tcp.has(tcp_flags::ACK) && !segment.tcp.has(tcp_flags::RST) {
             self.send_reset(direction.reverse(), Seq(segment.tcp.ack), io);
         }
-        io.discard(segment.packet, DropReason::L7Closed);
+        io.drop_packet(segment.packet, DropReason::L7Closed);
     }
 
     pub(super) fn drop_queued(&mut self, reason: DropReason, io: &mut impl FlowIo) {
         for direction in DIRECTIONS {
             while let Some(segment) = self.halves[direction].queue.pop(io) {
-                io.discard(segment.packet, reason);
+                io.drop_packet(segment.packet, reason);
             }
         }
     }
 
-    /// Ends the flow: gives back everything held, and resets the ends that don't know yet.
+    /// Ends the flow: releases all frames and bytes, and resets the ends that don't know yet.
     pub fn close(&mut self, io: &mut impl FlowIo) {
         match self.stage {
             Stage::Closed => {}
-            // Who was sent a reset may not have accepted it.
-            _ if self.syn.is_none() || self.is_finished() || self.was_rejected() => {
+            // An end that was sent a reset may not have accepted it.
+            _ if self.syn.is_none() || self.is_finished() || self.was_refused() => {
                 self.drop_queued(DropReason::L7Closed, io);
             }
             _ => self.reset(io),
@@ -139,7 +139,7 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// Whether the server answered the SYN by a reset, or the client took the SYN back.
-    fn was_rejected(&self) -> bool {
+    fn was_refused(&self) -> bool {
         self.aborted && matches!(self.stage, Stage::Opening)
     }
 
@@ -151,12 +151,12 @@ impl<I: Inspector> Editor<I> {
     /// Whether both ends have closed, and know that the other one has.
     pub(super) fn is_finished(&self) -> bool {
         let super::Halves { original, reply } = &self.halves;
-        let server_is_done = match self.stage {
+        let server_is_finished = match self.stage {
             Stage::Closing { server_gone: true, .. } => true,
             Stage::Opening => false,
             _ => reply.fin.is_some() && original.is_finished(),
         };
-        self.client_is_done() && server_is_done
+        self.client_is_finished() && server_is_finished
     }
 }
 
@@ -164,10 +164,10 @@ impl Half {
     /// Ends the stream where it stands, unless it has ended, and drops what follows.
     fn close(&mut self) {
         if !self.has_ended() {
-            self.own_fin = Some(self.released());
+            self.our_fin = Some(self.decided_out());
             self.splices.edit(self.decided, 0, 1);
         }
         self.mode = Mode::Drop(u64::MAX);
-        (self.stalled, self.shown) = (false, false);
+        (self.stalled, self.needs_more) = (false, false);
     }
 }

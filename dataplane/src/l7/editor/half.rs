@@ -5,11 +5,11 @@ use std::ops::{Index, IndexMut};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
-use super::memory::{Memory, RareMemory};
-use super::queue::Queue;
+use super::queue::OutOfOrderQueue;
 use super::segment::TcpSegment;
 use super::seq::Seq;
 use super::splice::Splices;
+use super::stream_buffer::{LazyStreamBuffer, StreamBuffer};
 use crate::l7::io::FlowIo;
 
 /// Payload of a segment when the receiver named no maximum (RFC 9293 §3.7.1).
@@ -68,9 +68,9 @@ pub(super) enum Mode {
     /// The inspector decides.
     #[default]
     Inspect,
-    /// So many bytes pass; `u64::MAX` is all.
+    /// This many bytes pass; `u64::MAX` is all.
     Skip(u64),
-    /// So many bytes are dropped and acknowledged; `u64::MAX` is all.
+    /// This many bytes are dropped and acknowledged; `u64::MAX` is all.
     Drop(u64),
 }
 
@@ -102,7 +102,7 @@ impl Retransmit {
     }
 
     /// Whether the receiver has not answered for so long that it is given up.
-    pub(super) const fn is_hopeless(&self) -> bool {
+    pub(super) const fn is_exhausted(&self) -> bool {
         self.done > RETRANSMITS_MAX
     }
 }
@@ -110,7 +110,7 @@ impl Retransmit {
 /// One direction. Positions are in the sender's sequence space (*in*) or in the receiver's (*out*),
 /// see [`Splices`].
 ///
-/// In the sender's space `decided <= next` and `owned <= next`.
+/// In the sender's space `decided <= next` and `early_acked <= next`.
 #[derive(Debug, Default)]
 pub(super) struct Half {
     /// The sender.
@@ -121,8 +121,8 @@ pub(super) struct Half {
     pub(super) next: Seq,
     /// In: everything before was decided: forwarded or dropped.
     pub(super) decided: Seq,
-    /// In: we have acknowledged everything before of our own accord.
-    pub(super) owned: Seq,
+    /// In: we have acknowledged everything before ourselves, ahead of the receiver.
+    pub(super) early_acked: Seq,
     /// In: the highest acknowledgement that the sender was sent.
     pub(super) acked_to_sender: Seq,
     /// In: position of the sender's FIN, once it has arrived in order.
@@ -133,28 +133,28 @@ pub(super) struct Half {
     pub(super) sent: Seq,
     /// Out: right edge of the widest window that the receiver has announced.
     pub(super) edge: Seq,
-    /// In: right edge of the widest window that the sender was told.
-    pub(super) edge_told: Seq,
-    /// The receiver's last segment opened its window, and acknowledged nothing new.
-    pub(super) only_opened: bool,
-    /// Out: position of our own FIN.
-    pub(super) own_fin: Option<Seq>,
-    /// Out: own bytes before were sent at least once.
-    pub(super) own_sent: Seq,
+    /// In: right edge of the widest window that was advertised to the sender.
+    pub(super) advertised_edge: Seq,
+    /// The receiver's last segment was a window update: it acknowledged nothing new.
+    pub(super) only_window_update: bool,
+    /// Out: position of the FIN that we sent in the sender's place.
+    pub(super) our_fin: Option<Seq>,
+    /// Out: inserted bytes before were sent at least once.
+    pub(super) inserted_sent: Seq,
     pub(super) splices: Splices,
     /// In: undecided bytes, and bytes that decided something and are not acknowledged.
-    pub(super) memory: Memory,
-    /// Out: bytes that we have to retransmit: inserted ones, and those that we acknowledged.
-    pub(super) own: RareMemory,
-    pub(super) queue: Queue,
+    pub(super) history: StreamBuffer,
+    /// Out: inserted bytes that are not acknowledged, which we have to retransmit.
+    pub(super) inserted: LazyStreamBuffer,
+    pub(super) queue: OutOfOrderQueue,
     pub(super) mode: Mode,
     /// Since when there are undecided bytes.
     pub(super) undecided_since: Nanos,
     /// The inspector waits for the other direction.
     pub(super) stalled: bool,
     /// The undecided bytes were shown to the inspector, which needs more of them.
-    pub(super) shown: bool,
-    /// When to send own bytes again that the receiver has not acknowledged.
+    pub(super) needs_more: bool,
+    /// The retransmission timer of what we inserted or acknowledged early.
     pub(super) retransmit: Option<Retransmit>,
 }
 
@@ -167,13 +167,13 @@ impl Half {
             isn,
             next: first,
             decided: first,
-            owned: first,
+            early_acked: first,
             acked_to_sender: first,
             acked,
             sent: first,
             edge,
-            edge_told: edge,
-            own_sent: first,
+            advertised_edge: edge,
+            inserted_sent: first,
             splices: Splices::new(first),
             ..Self::default()
         }
@@ -185,13 +185,13 @@ impl Half {
     }
 
     /// Out: behind the last byte that was decided.
-    pub(super) fn released(&self) -> Seq {
+    pub(super) fn decided_out(&self) -> Seq {
         self.splices.to_out(self.decided)
     }
 
-    /// In: what the sender is told to have arrived.
+    /// In: the acknowledgement number that the sender gets.
     pub(super) fn ack(&self) -> Seq {
-        self.acked_in().later(self.owned)
+        self.acked_in().later(self.early_acked)
     }
 
     /// In: the first byte that the receiver has not acknowledged.
@@ -199,77 +199,77 @@ impl Half {
         self.splices.to_in(self.acked.later(self.isn.plus(1)))
     }
 
-    /// In: right edge of the window that the sender is told. It is the receiver's, but bytes that
-    /// have to be decided together need not fit into that. It never moves back, though there is
-    /// less room where we insert bytes: what the receiver has no room for, it drops.
+    /// In: right edge of the window that the sender is advertised. It is the receiver's, but bytes
+    /// that have to be decided together need not fit into that. It never moves back, though there
+    /// is less room where we insert bytes: what the receiver has no room for, it drops.
     pub(super) fn edge_in(&self) -> Seq {
-        let edge = self.splices.to_in(self.edge).later(self.edge_told);
-        let is_ours = self.shown && self.undecided() > 0 && self.owned == self.next;
+        let edge = self.splices.to_in(self.edge).later(self.advertised_edge);
+        let is_ours = self.needs_more && self.undecided() > 0 && self.early_acked == self.next;
         if is_ours { edge.later(self.next.plus(ROOM_FOR_UNDECIDED)) } else { edge }
     }
 
     /// In: behind the last byte that may be forwarded now. The receiver's window counts only where
-    /// the sender was told another one; one byte is allowed always, as a probe.
+    /// the sender was advertised another one; one byte is always allowed, as a probe.
     pub(super) fn limit(&self) -> Seq {
-        match self.was_told_more() {
+        match self.is_over_advertised() {
             true => self.splices.to_in(self.edge).later(self.acked_in().plus(1)),
             false => self.decided,
         }
     }
 
-    /// Whether the sender was told a larger window than the receiver's.
-    pub(super) fn was_told_more(&self) -> bool {
-        self.edge_told.is_after(self.splices.to_in(self.edge))
+    /// Whether the sender was advertised a larger window than the receiver's.
+    pub(super) fn is_over_advertised(&self) -> bool {
+        self.advertised_edge.is_after(self.splices.to_in(self.edge))
     }
 
     /// In: the bytes that we have to retransmit, as far as the receiver's window lets them: those
-    /// that we acknowledged; where the sender was told a larger window, all that are remembered.
+    /// that we acknowledged; where the sender was advertised a larger window, all of the history.
     pub(super) fn to_retransmit(&self) -> Option<(Seq, Seq)> {
         let from = self.acked_in();
-        let remembered = match self.was_told_more().then(|| self.memory.first_from(from)) {
+        let in_history = match self.is_over_advertised().then(|| self.history.first_from(from)) {
             Some(Some((start, bytes))) if start == from => start.plus(bytes.len() as u32),
             _ => from,
         };
-        let to = self.owned.later(remembered).earlier(self.decided);
+        let to = self.early_acked.later(in_history).earlier(self.decided);
         let edge = self.splices.to_in(self.edge).later(from.plus(1));
         to.is_after(from).then(|| (from, to.earlier(edge)))
     }
 
     /// Starts the retransmission timer if something of ours is not acknowledged, or stops it.
     pub(super) fn set_retransmit(&mut self, now: Nanos) {
-        if self.lacks_own() || self.to_retransmit().is_some() {
+        if self.lacks_inserted() || self.to_retransmit().is_some() {
             self.retransmit.get_or_insert(Retransmit::after(now));
         } else {
             self.retransmit = None;
         }
     }
 
-    /// The window that the sender is told, for a window field with this shift.
+    /// The window advertised to the sender, for a window field with this shift.
     pub(super) fn window(&self, scale: u8) -> u16 {
         u16::try_from(self.edge_in().count_since(self.ack()) >> scale).unwrap_or(u16::MAX)
     }
 
     /// Whether anything of the sender's was forwarded, or anything inserted.
     pub(super) fn has_forwarded(&self) -> bool {
-        self.released() != self.isn.plus(1)
+        self.decided_out() != self.isn.plus(1)
     }
 
-    /// The sender was told what is acknowledged, and the window.
-    pub(super) fn told(&mut self, ack: Seq) {
+    /// Records that the sender was sent `ack` and the window.
+    pub(super) fn record_ack_sent(&mut self, ack: Seq) {
         self.acked_to_sender = self.acked_to_sender.later(ack);
-        self.edge_told = self.edge_told.later(self.edge_in());
+        self.advertised_edge = self.advertised_edge.later(self.edge_in());
     }
 
-    /// Whether the first byte that the receiver lacks is one of our own, or our FIN.
-    pub(super) fn lacks_own(&self) -> bool {
+    /// Whether the first byte that the receiver lacks is an inserted one, or our FIN.
+    pub(super) fn lacks_inserted(&self) -> bool {
         let acked = self.acked.later(self.isn.plus(1));
-        let is_own = self.own.first_from(acked).is_some_and(|(start, _)| start == acked);
-        is_own || self.own_fin == Some(acked)
+        let is_inserted = self.inserted.first_from(acked).is_some_and(|(start, _)| start == acked);
+        is_inserted || self.our_fin == Some(acked)
     }
 
     /// Whether the receiver has acknowledged the end of the stream.
     pub(super) fn is_finished(&self) -> bool {
-        match (self.own_fin, self.fin) {
+        match (self.our_fin, self.fin) {
             (Some(fin), _) => self.acked.is_after(fin),
             (None, Some(fin)) => self.acked.is_after(self.splices.to_out(fin)),
             (None, None) => false,
@@ -278,7 +278,7 @@ impl Half {
 
     /// Whether nothing may be inserted: a FIN was forwarded or sent.
     pub(super) fn has_ended(&self) -> bool {
-        self.own_fin.is_some() || self.fin.is_some_and(|fin| self.decided.is_after(fin))
+        self.our_fin.is_some() || self.fin.is_some_and(|fin| self.decided.is_after(fin))
     }
 
     /// Whether nothing of the direction needs the editor any more: all that follows passes, as it
@@ -286,29 +286,29 @@ impl Half {
     pub(super) fn is_plain(&self) -> bool {
         self.mode == Mode::Skip(u64::MAX)
             && self.splices.is_identity()
-            && self.memory.len() + self.own.len() + self.queue.len() == 0
-            && !self.owned.is_after(self.acked)
+            && self.history.len() + self.inserted.len() + self.queue.len() == 0
+            && !self.early_acked.is_after(self.acked)
             && self.undecided() == 0
-            && !self.was_told_more()
+            && !self.is_over_advertised()
             && self.fin.is_none()
-            && self.own_fin.is_none()
+            && self.our_fin.is_none()
     }
 
-    /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
-        self.memory.release_unused();
-        self.own.release_unused();
-        self.queue.release_unused();
-        self.splices.release_unused();
+    /// Releases unused capacity.
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.history.shrink_to_fit();
+        self.inserted.shrink_to_fit();
+        self.queue.shrink_to_fit();
+        self.splices.shrink_to_fit();
     }
 
     /// Bytes on the heap that depend on the stream.
     pub(super) fn heap(&self) -> usize {
-        self.memory.heap() + self.own.heap()
+        self.history.heap() + self.inserted.heap()
     }
 
-    /// Takes up to `count` bytes, which must be `next` or lie behind a gap of skipped bytes, in
-    /// accord with `mode`. Returns how many.
+    /// Advances over up to `count` bytes, which must be `next` or lie behind a gap of skipped
+    /// bytes, in accord with `mode`. Returns how many.
     pub(super) fn advance(&mut self, count: u32) -> u32 {
         match &mut self.mode {
             Mode::Inspect => 0,
@@ -341,11 +341,11 @@ impl Half {
         self.decided = self.decided.plus(count);
         self.next = self.next.later(self.decided);
         self.splices.collapse(self.acked);
-        self.memory.forget_before(self.acked_in());
+        self.history.discard_before(self.acked_in());
     }
 }
 
-/// Takes up to `count` from `left`, where `u64::MAX` is without end.
+/// Subtracts up to `count` from `left`, where `u64::MAX` is unlimited.
 fn count_down(left: &mut u64, count: u32) -> u32 {
     let taken = u64::from(count).min(*left);
     if *left != u64::MAX {

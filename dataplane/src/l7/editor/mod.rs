@@ -12,31 +12,31 @@
 //! 1. Only bytes in order are inspected. A segment that arrives out of order waits in a bounded
 //!    queue; only bytes that decide nothing ([`Op::Skip`]) may be passed over.
 //! 2. A segment that ends in undecided bytes (an incomplete head, say) is cut: what is decided is
-//!    forwarded, and the rest stays in memory until the segment that completes it, and is then
-//!    forwarded before it. A segment of decided bytes is forwarded as it came.
-//! 3. Bytes that decided something stay in memory until the receiver has acknowledged them, and a
-//!    segment that differs from them is dropped. So it does not matter which packets the receiver
-//!    ignores for reasons that we can't see.
+//!    forwarded, and the rest is buffered until the segment that completes it arrives, and is
+//!    forwarded before that. A segment of decided bytes is forwarded unchanged.
+//! 3. Bytes that decided something stay in the history until the receiver has acknowledged them,
+//!    and a segment that differs from them is dropped. So it does not matter which packets the
+//!    receiver ignores for reasons that we can't see.
 //! 4. Following begins with the SYN and the SYN-ACK that answers it, and never anywhere else.
 //!
 //! # What we acknowledge
 //! A client may not send the rest of a head before the first part is acknowledged (Nagle's
 //! algorithm, a congestion window of one segment after a timeout). So when bytes stay undecided for
 //! some milliseconds, we acknowledge them. From then on we have to deliver them, and retransmit
-//! them from memory until the receiver has them. Dropped bytes are acknowledged at once, but not
-//! before the forwarded bytes in front of them.
+//! them from the history until the receiver has acknowledged them. Dropped bytes are acknowledged
+//! at once, but not before the forwarded bytes in front of them.
 
 mod emit;
 mod end;
 mod half;
-mod memory;
 mod open;
-mod pass;
 mod queue;
+mod receive;
 mod segment;
 mod seq;
 mod splice;
-mod take;
+mod stream_buffer;
+mod unedited;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
@@ -50,7 +50,7 @@ use super::io::FlowIo;
 use super::reply::Template;
 use crate::mem::Packet;
 use crate::packet::{L4, View, edit};
-pub use take::{MEMORY_MAX, QUEUE_MS, UNDECIDED_MS};
+pub use receive::{HISTORY_MAX, QUEUE_MS, UNDECIDED_MS};
 
 use half::{Halves, TcpEnd};
 use segment::{Checksum, TcpSegment};
@@ -119,20 +119,19 @@ pub struct Editor<I> {
     buffered: usize,
     /// When the last segment came.
     active: Nanos,
-    /// Memory was released since then, because the connection was idle.
-    released: bool,
-    /// There was no memory for something that waits for it now.
-    refused: bool,
+    /// Unused capacity was released since then, because the connection was idle.
+    shrunk: bool,
+    /// A reservation of memory failed, so something is retried.
+    out_of_memory: bool,
     /// More can be done, beyond the bound of work for one segment.
     unfinished: bool,
-    /// When to go on with what is refused, unfinished or stalled.
+    /// When to retry what lacked memory, is unfinished or stalled.
     retry: Option<Nanos>,
 }
 
 /// Time without a segment after which memory that is not in use is released.
 const IDLE_MS: u64 = 1_000;
-/// Time until the next attempt to do what there was no memory for, or what the inspector waits
-/// with.
+/// Time until the next attempt of what lacked memory, or of what the inspector has stalled.
 const RETRY_MS: u64 = 20;
 
 impl<I: Inspector> Editor<I> {
@@ -154,16 +153,16 @@ impl<I: Inspector> Editor<I> {
         DIRECTIONS.iter().map(|direction| self.halves[*direction].queue.frames()).sum()
     }
 
-    /// Bytes of memory that are reserved for the streams ([`FlowIo::keep`]).
+    /// Bytes of memory that are reserved for the streams ([`FlowIo::reserve_bytes`]).
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.buffered
     }
 
-    /// Bytes of the client's stream that are remembered ([`MEMORY_MAX`]).
+    /// Bytes of the client's stream in the history ([`HISTORY_MAX`]).
     #[must_use]
-    pub fn remembered_bytes(&self) -> usize {
-        self.halves.original.memory.len()
+    pub fn history_bytes(&self) -> usize {
+        self.halves.original.history.len()
     }
 
     /// Whether both ends were reset: nothing of it is forwarded any more.
@@ -193,10 +192,10 @@ impl<I: Inspector> Editor<I> {
         })
     }
 
-    /// Ends the editor of a detached connection, which goes on as a plain flow.
+    /// Ends the editor of a detached connection, which continues as a plain flow.
     pub fn detach(self, io: &mut impl FlowIo) {
         debug_assert!(self.progress() == Progress::Detached && self.held_frames() == 0);
-        io.forget(self.buffered);
+        io.release_bytes(self.buffered);
     }
 
     const fn is_live(&self) -> bool {
@@ -207,28 +206,27 @@ impl<I: Inspector> Editor<I> {
         self.halves.original.heap() + self.halves.reply.heap() + self.inspector.heap()
     }
 
-    /// Reserves memory for `bytes` in all. What is not needed in the end is given back by
-    /// [`Self::trim`].
+    /// Reserves memory for `bytes` in total. [`Self::trim`] releases what is not used.
     fn reserve(&mut self, bytes: usize, io: &mut impl FlowIo) -> bool {
         let more = bytes.saturating_sub(self.buffered);
-        let reserved = more == 0 || io.keep(more);
+        let reserved = more == 0 || io.reserve_bytes(more);
         self.buffered += if reserved { more } else { 0 };
-        self.refused |= !reserved;
+        self.out_of_memory |= !reserved;
         reserved
     }
 
-    /// Gives back memory that was reserved and not used, and what a closed connection had.
+    /// Releases memory that was reserved and not used, and that of a closed connection.
     fn trim(&mut self, io: &mut impl FlowIo) {
         if self.is_closed() {
             for direction in DIRECTIONS {
                 let half = &mut self.halves[direction];
-                (half.memory, half.own) = Default::default();
+                (half.history, half.inserted) = Default::default();
             }
             self.inspector.restart();
         }
         let heap = self.heap();
         debug_assert!(heap <= self.buffered, "{heap} bytes are used of {}", self.buffered);
-        io.forget(self.buffered.saturating_sub(heap));
+        io.release_bytes(self.buffered.saturating_sub(heap));
         self.buffered = self.buffered.min(heap);
     }
 
@@ -246,21 +244,21 @@ impl<I: Inspector> Editor<I> {
         io: &mut impl FlowIo,
     ) {
         let L4::Tcp(tcp) = view.l4_kind else {
-            return io.discard(packet, DropReason::Malformed);
+            return io.drop_packet(packet, DropReason::Malformed);
         };
         let checksum = match edit::csum_partial(io.umem().data(&packet.head), view) {
             Some(_) => Checksum::Partial,
             None if edit::l4_checksum_is_right(io.umem().bytes(&packet), view) => {
                 Checksum::Complete
             }
-            None => return io.discard(packet, DropReason::BadChecksum),
+            None => return io.drop_packet(packet, DropReason::BadChecksum),
         };
         let segment = TcpSegment { view: *view, tcp, packet, checksum };
-        (self.active, self.released) = (now, false);
-        let Some(segment) = self.pass_on(now, direction, segment, io) else { return };
+        (self.active, self.shrunk) = (now, false);
+        let Some(segment) = self.forward_unedited(now, direction, segment, io) else { return };
         let cx = InspectCtx { now, policy, http: io.http_limits(), may_buffer: true };
         self.receive(&cx, direction, segment, io);
-        self.proceed(&cx, io);
+        self.resume_all(&cx, io);
         self.set_timers(now);
         self.trim(io);
     }
@@ -272,13 +270,13 @@ impl<I: Inspector> Editor<I> {
             }
         }
         // What an inspector waits for may come from outside of the connection.
-        let waits = self.refused || self.halves.original.stalled || self.halves.reply.stalled;
+        let waits = self.out_of_memory || self.halves.original.stalled || self.halves.reply.stalled;
         self.retry = match (self.unfinished, waits) {
             (true, _) => Some(now),
             (false, true) => Some(now.plus_millis(RETRY_MS)),
             (false, false) => None,
         };
-        (self.unfinished, self.refused) = (false, false);
+        (self.unfinished, self.out_of_memory) = (false, false);
     }
 
     fn receive(
@@ -290,29 +288,29 @@ impl<I: Inspector> Editor<I> {
     ) {
         if segment.tcp.has(tcp_flags::SYN) {
             return match direction {
-                FlowDirection::Original => self.client_opens(segment, io),
-                FlowDirection::Reply => self.server_opens(segment, io),
+                FlowDirection::Original => self.receive_syn(segment, io),
+                FlowDirection::Reply => self.receive_syn_ack(segment, io),
             };
         }
         match self.stage {
-            Stage::Opening => return self.before_opening(direction, segment, io),
+            Stage::Opening => return self.receive_before_open(direction, segment, io),
             Stage::Closed => return self.reset_sender(direction, segment, io),
             _ => {}
         }
         if segment.tcp.has(tcp_flags::RST) {
-            return self.abort(direction, segment, io);
+            return self.receive_rst(direction, segment, io);
         }
         let progress = match self.update_ack(cx.now, direction, &segment, io) {
             Ok(progress) => progress,
-            Err(reason) => return io.discard(segment.packet, reason),
+            Err(reason) => return io.drop_packet(segment.packet, reason),
         };
         let inspected = matches!(self.stage, Stage::Open) && direction == FlowDirection::Original;
         if inspected && segment.tcp.has(tcp_flags::URG) {
             // The urgent byte leaves the stream, or not, as the server's program likes.
-            io.discard(segment.packet, DropReason::L7Unsupported);
+            io.drop_packet(segment.packet, DropReason::L7Unsupported);
             return self.reset_with_event(DropReason::L7Unsupported, io);
         }
-        self.take(cx, cx.now, direction, segment, io);
+        self.receive_data(cx, cx.now, direction, segment, io);
         if progress && self.is_live() {
             self.acknowledge_deferred(direction.reverse(), io);
         }
@@ -326,7 +324,7 @@ impl<I: Inspector> Editor<I> {
         }
         let mut earliest = Nanos(u64::MAX);
         let mut at = |deadline: Nanos| earliest = earliest.min(deadline);
-        if !self.released {
+        if !self.shrunk {
             at(self.active.plus_millis(IDLE_MS));
         }
         for direction in DIRECTIONS {
@@ -359,22 +357,22 @@ impl<I: Inspector> Editor<I> {
                 self.tick_undecided(now, direction, io);
             }
             if self.is_live() {
-                self.tick_own(now, direction, io);
+                self.tick_retransmit(now, direction, io);
             }
         }
         match self.stage {
             Stage::Closing { until, .. } if now >= until => self.close(io),
             Stage::Open | Stage::Closing { .. } => {
                 let http = io.http_limits();
-                self.proceed(&InspectCtx { now, policy, http, may_buffer: true }, io);
+                self.resume_all(&InspectCtx { now, policy, http, may_buffer: true }, io);
             }
             _ => {}
         }
         if now >= self.active.plus_millis(IDLE_MS) {
-            self.halves.original.release_unused();
-            self.halves.reply.release_unused();
-            self.inspector.release_unused();
-            self.released = true;
+            self.halves.original.shrink_to_fit();
+            self.halves.reply.shrink_to_fit();
+            self.inspector.shrink_to_fit();
+            self.shrunk = true;
         }
         self.set_timers(now);
         self.trim(io);

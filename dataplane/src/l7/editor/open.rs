@@ -13,9 +13,9 @@ use crate::l7::reply::Template;
 
 impl<I: Inspector> Editor<I> {
     /// A SYN of the client. It begins nothing before the server has answered it.
-    pub(super) fn client_opens(&mut self, mut segment: TcpSegment, io: &mut impl FlowIo) {
+    pub(super) fn receive_syn(&mut self, mut segment: TcpSegment, io: &mut impl FlowIo) {
         if segment.tcp.has(tcp_flags::ACK) || segment.tcp.has(tcp_flags::URG) {
-            return io.discard(segment.packet, DropReason::Malformed);
+            return io.drop_packet(segment.packet, DropReason::Malformed);
         }
         let (client, scale) = TcpEnd::of_syn(&segment, io);
         let isn = segment.start();
@@ -36,13 +36,13 @@ impl<I: Inspector> Editor<I> {
     /// A SYN of the server. If it answers the client's last SYN, a connection begins, also in
     /// place of one that is over. One that is not over is reset: a server that answers by SYN
     /// cookies may still have it.
-    pub(super) fn server_opens(&mut self, mut segment: TcpSegment, io: &mut impl FlowIo) {
+    pub(super) fn receive_syn_ack(&mut self, mut segment: TcpSegment, io: &mut impl FlowIo) {
         let isn = segment.start();
         let answered = self.syn.filter(|syn| {
             segment.tcp.has(tcp_flags::ACK) && Seq(segment.tcp.ack) == syn.isn.plus(1)
         });
         let Some(syn) = answered else {
-            return io.discard(segment.packet, DropReason::Malformed);
+            return io.drop_packet(segment.packet, DropReason::Malformed);
         };
         if segment.len() > 0 {
             segment.cut(isn, 0, io);
@@ -56,10 +56,10 @@ impl<I: Inspector> Editor<I> {
                 _ => return self.reset_sender(FlowDirection::Reply, segment, io),
             },
             (true, false) if opened => {
-                return io.discard(segment.packet, DropReason::Malformed);
+                return io.drop_packet(segment.packet, DropReason::Malformed);
             }
             (false, _) if opened && self.is_live() && !self.is_finished() => {
-                io.discard(segment.packet, DropReason::L7Closed);
+                io.drop_packet(segment.packet, DropReason::L7Closed);
                 return self.reset(io);
             }
             _ => self.begin(&syn, &segment, io),
@@ -96,7 +96,7 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// A segment without SYN before a connection began.
-    pub(super) fn before_opening(
+    pub(super) fn receive_before_open(
         &mut self,
         direction: FlowDirection,
         segment: TcpSegment,
@@ -109,7 +109,7 @@ impl<I: Inspector> Editor<I> {
             || segment.has_fin()
             || (is_reset && direction == FlowDirection::Reply && !answers)
         {
-            return io.discard(segment.packet, DropReason::Malformed);
+            return io.drop_packet(segment.packet, DropReason::Malformed);
         }
         self.aborted |= is_reset;
         io.forward(direction, segment.packet, &segment.view);
@@ -124,7 +124,7 @@ impl<I: Inspector> Editor<I> {
     ) {
         let reason = DropReason::L7Unsupported;
         if segment.tcp.has(tcp_flags::RST) {
-            return io.discard(segment.packet, reason);
+            return io.drop_packet(segment.packet, reason);
         }
         let head = io.umem().data(&segment.packet.head);
         self.template = Some(Template::new(direction, &segment.view, head));
@@ -132,6 +132,6 @@ impl<I: Inspector> Editor<I> {
         self.send_reset(direction, segment.start(), io);
         self.send_reset(direction.reverse(), Seq(segment.tcp.ack), io);
         self.stage = Stage::Closed;
-        io.discard(segment.packet, reason);
+        io.drop_packet(segment.packet, reason);
     }
 }

@@ -12,24 +12,24 @@ use crate::l7::io::FlowIo;
 /// Frames of out-of-order segments that one flow may hold: what a sender has in flight behind a
 /// segment that was lost. Less than that, and one loss becomes many, because the segments that are
 /// dropped here have to be retransmitted, too. All flows together are bounded by
-/// [`FlowIo::hold`].
+/// [`FlowIo::reserve_frames`].
 const FRAMES_MAX: usize = 4096;
-/// Capacity that is kept while the queue is empty, until the connection is idle, segments.
-const CAPACITY_KEPT: usize = 4;
+/// Capacity of an empty queue until the connection is idle, segments.
+const IDLE_CAPACITY: usize = 4;
 
-/// Segments on either side of one that a block is looked for in.
+/// Segments on either side of one that are searched for the edges of its block.
 const BLOCK_REACH: usize = 32;
 
-/// Blocks that are told at once. With timestamps an acknowledgement has room for three.
+/// SACK blocks that are reported at once. With timestamps an acknowledgement has room for three.
 pub(super) const BLOCKS_MAX: usize = 3;
 
 /// Segments in the order of their positions, bounded. Most connections never need one, so its
 /// memory is allocated when they do.
 #[derive(Debug, Default)]
-pub(super) struct Queue(Option<Box<Waiting>>);
+pub(super) struct OutOfOrderQueue(Option<Box<Queued>>);
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Queued {
     segments: VecDeque<(Nanos, TcpSegment)>,
     frames: usize,
     /// None came earlier.
@@ -37,7 +37,7 @@ struct Waiting {
     deferred: Option<Deferred>,
 }
 
-/// Segments that the sender is not told of yet: the receiver has not acknowledged bytes that were
+/// Segments whose SACK is deferred: the receiver has not acknowledged bytes that were
 /// forwarded before they arrived, and the sender would take these bytes for lost (RFC 8985 §6.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Deferred {
@@ -47,7 +47,7 @@ pub(super) struct Deferred {
     pub(super) arrived: Nanos,
 }
 
-impl Queue {
+impl OutOfOrderQueue {
     fn segments(&self) -> Option<&VecDeque<(Nanos, TcpSegment)>> {
         self.0.as_deref().map(|waiting| &waiting.segments)
     }
@@ -72,15 +72,15 @@ impl Queue {
         self.0.as_ref().filter(|waiting| !waiting.segments.is_empty()).map(|waiting| waiting.oldest)
     }
 
-    /// Keeps a segment that came at `since`, or gives it back if there is no room or an equal one
-    /// waits already.
+    /// Enqueues a segment that came at `since`, or returns it if there is no room or an equal one
+    /// is queued.
     pub(super) fn push(
         &mut self,
         since: Nanos,
         segment: TcpSegment,
         io: &mut impl FlowIo,
     ) -> Option<TcpSegment> {
-        let Waiting { segments, frames: held, oldest, deferred } =
+        let Queued { segments, frames: held, oldest, deferred } =
             &mut **self.0.get_or_insert_default();
         let frames = segment.packet.frames();
         let room = *held + frames <= FRAMES_MAX;
@@ -91,7 +91,7 @@ impl Queue {
             other.start() == segment.start()
                 && !other.end_with_fin().is_before(segment.end_with_fin())
         });
-        if !room || repeats || !io.hold(frames) {
+        if !room || repeats || !io.reserve_frames(frames) {
             return Some(segment);
         }
         if segments.is_empty() {
@@ -104,7 +104,7 @@ impl Queue {
     }
 
     /// The block of adjacent bytes around the segment at `start` (RFC 2018 §4). Of a long block
-    /// only the part near the segment, because the other parts were told before.
+    /// only the part near the segment, because the other parts were reported before.
     pub(super) fn block_at(&self, start: Seq) -> Option<(Seq, Seq)> {
         let segments = self.segments()?;
         let index = segments.partition_point(|(_, other)| other.start().since(start) < 0);
@@ -125,12 +125,12 @@ impl Queue {
         Some((from, to))
     }
 
-    /// The segments that the sender is not told of yet; [`None`] if it knows of all.
+    /// The segments whose SACK is deferred; [`None`] if all were reported.
     pub(super) fn deferred(&self) -> Option<Deferred> {
         self.0.as_ref().filter(|waiting| !waiting.segments.is_empty())?.deferred
     }
 
-    /// Defers what the sender is told. Earlier segments are not deferred further.
+    /// Defers the SACK of segments. Earlier segments are not deferred further.
     pub(super) fn defer(&mut self, deferred: Deferred) {
         if let Some(waiting) = &mut self.0 {
             waiting.deferred.get_or_insert(deferred);
@@ -182,7 +182,7 @@ impl Queue {
         reason: DropReason,
         io: &mut impl FlowIo,
     ) -> usize {
-        let Some(Waiting { segments, frames, oldest, .. }) = self.0.as_deref_mut() else {
+        let Some(Queued { segments, frames, oldest, .. }) = self.0.as_deref_mut() else {
             return 0;
         };
         let before = segments.len();
@@ -195,8 +195,8 @@ impl Queue {
                 continue;
             }
             *frames -= segment.packet.frames();
-            io.release(segment.packet.frames());
-            io.discard(segment.packet, reason);
+            io.release_frames(segment.packet.frames());
+            io.drop_packet(segment.packet, reason);
         }
         before - segments.len()
     }
@@ -207,8 +207,8 @@ impl Queue {
         Some(self.0.as_mut()?.remove(last, io)?.1)
     }
 
-    /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
+    /// Releases unused capacity.
+    pub(super) fn shrink_to_fit(&mut self) {
         match &mut self.0 {
             Some(waiting) if !waiting.segments.is_empty() => waiting.segments.shrink_to_fit(),
             _ => self.0 = None,
@@ -216,14 +216,14 @@ impl Queue {
     }
 }
 
-impl Waiting {
+impl Queued {
     fn remove(&mut self, index: usize, io: &mut impl FlowIo) -> Option<(Nanos, TcpSegment)> {
         let (since, segment) = self.segments.remove(index)?;
         let frames = segment.packet.frames();
         self.frames -= frames;
-        io.release(frames);
+        io.release_frames(frames);
         if self.segments.is_empty() {
-            self.segments.shrink_to(CAPACITY_KEPT);
+            self.segments.shrink_to(IDLE_CAPACITY);
         }
         Some((since, segment))
     }

@@ -107,8 +107,8 @@ impl Splices {
         self.list.push(Splice { at_in, removed, at_out, inserted });
     }
 
-    /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
+    /// Releases unused capacity.
+    pub(super) fn shrink_to_fit(&mut self) {
         self.list.shrink_to_fit();
     }
 

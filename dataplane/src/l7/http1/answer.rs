@@ -30,7 +30,7 @@ macro_rules! response {
 }
 
 /// A denied request, with the connection going on. The body is Cilium's (proxy
-/// `cilium/l7policy.cc`), so clients that look at it need no change; `server` says who answered.
+/// `cilium/l7policy.cc`), so clients that check it need no change; `server` says who answered.
 pub const FORBIDDEN: &[u8] = response!("403 Forbidden", 15, "", "Access denied");
 
 /// A denied request, behind which the connection ends.
@@ -86,7 +86,7 @@ impl Answer {
     /// The response to a denial, without the body if the request was `HEAD`.
     pub(super) fn to(denial: Denial, then: AfterInjection) -> Self {
         let whole = match (denial.response, then) {
-            (DenialResponse::Forbidden, AfterInjection::GoOn) => FORBIDDEN,
+            (DenialResponse::Forbidden, AfterInjection::Continue) => FORBIDDEN,
             (DenialResponse::Forbidden, AfterInjection::Close) => FORBIDDEN_CLOSE,
             (DenialResponse::BadRequest(flaw), _) => bad_request(flaw),
             (DenialResponse::Timeout, _) => REQUEST_TIMEOUT,
@@ -132,7 +132,7 @@ mod tests {
             assert_eq!(length, (response.len() - head).to_string());
         }
         let head_only = Denial { head_only: true, ..Denial::BY_RULES };
-        let answer = Answer::to(head_only, AfterInjection::GoOn);
+        let answer = Answer::to(head_only, AfterInjection::Continue);
         assert_eq!(answer.text, &FORBIDDEN[..FORBIDDEN.len() - 15]);
     }
 }

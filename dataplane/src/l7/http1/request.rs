@@ -70,7 +70,7 @@ pub(super) enum Unit {
 
 /// Where the client's stream is.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(super) struct RequestParser {
     /// `None` is at a head.
     body: Option<Body>,
     body_start: BodyStart,
@@ -84,7 +84,7 @@ pub(super) struct Requests {
     empty_lines: u8,
 }
 
-impl Requests {
+impl RequestParser {
     pub(super) const fn is_between_messages(&self) -> bool {
         self.body.is_none() && self.scanned == 0
     }

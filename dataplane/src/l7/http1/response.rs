@@ -128,7 +128,7 @@ impl Responses {
     }
 
     /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
+    pub(super) fn shrink_to_fit(&mut self) {
         self.unit.shrink_to_fit();
     }
 

@@ -1,4 +1,4 @@
-//! Header blocks: put together from frames, decoded to a list of fields, written anew.
+//! Header blocks: put together from frames, decoded to a list of fields, re-encoded.
 
 use std::cell::RefCell;
 
@@ -32,7 +32,7 @@ pub(super) struct Scratch {
     pub(super) list: FieldList,
     /// The values of several `cookie` fields, joined.
     pub(super) cookies: Vec<u8>,
-    /// A block that is written anew.
+    /// A re-encoded block.
     pub(super) written: Vec<u8>,
 }
 

@@ -87,14 +87,14 @@ impl Client {
         if self.control.take(now) { Ok(()) } else { Err(DropReason::L7Limit) }
     }
 
-    /// Whether the next header block may have to be written anew.
+    /// Whether the next header block may have to be re-encoded.
     pub(super) const fn writes_blocks(&self) -> bool {
         self.tables_differ || self.lost_sizes.is_some()
     }
 
     /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
-        self.decoder.release_unused();
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.decoder.shrink_to_fit();
     }
 
     pub(super) fn heap(&self) -> usize {

@@ -15,7 +15,7 @@
 //!   is. A frame of it would be an error then, so frames of streams that are neither open nor new
 //!   are dropped. No list of denied streams is needed.
 //! - *Header compression.* A dropped block may have added entries to the client's table that the
-//!   server's lacks. From then on, blocks that refer to entries are written anew without
+//!   server's lacks. From then on, blocks that refer to entries are re-encoded without
 //!   references. Others pass, as it does not matter which entries the server's table has.
 //! - *Flow control.* Credit for dropped content is returned by us. Credit that the client returns
 //!   for content of ours is taken off its next WINDOW_UPDATE frames; until then, no frame of the
@@ -120,7 +120,7 @@ impl Inspector for Http2 {
             FlowDirection::Original => (&self.to_server, true),
             FlowDirection::Reply => (&self.to_client, self.server.is_between_frames()),
         };
-        let then = AfterInjection::GoOn;
+        let then = AfterInjection::Continue;
         (may_stand && !bytes.is_empty()).then_some(Injection { bytes, then })
     }
 
@@ -162,10 +162,10 @@ impl Inspector for Http2 {
         }
     }
 
-    fn release_unused(&mut self) {
-        self.client.release_unused();
-        self.server.release_unused();
-        self.streams.release_unused();
+    fn shrink_to_fit(&mut self) {
+        self.client.shrink_to_fit();
+        self.server.shrink_to_fit();
+        self.streams.shrink_to_fit();
         self.to_client.shrink_to_fit();
         self.to_server.shrink_to_fit();
     }

@@ -101,7 +101,7 @@ impl Http2 {
             return write(&mut self.to_client, |out| frame::write_rst_stream(out, id, refused));
         }
         let form = match form {
-            Form::Whole if !self.window.take_own(answer::body_len(denial)) => Form::Empty,
+            Form::Whole if !self.window.reserve_own(answer::body_len(denial)) => Form::Empty,
             form => form,
         };
         write(&mut self.to_client, |out| answer::write(out, id, denial, form));

@@ -115,10 +115,10 @@ impl Server {
     }
 
     /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
+    pub(super) fn shrink_to_fit(&mut self) {
         self.payload.shrink_to_fit();
         if let Some(decoder) = &mut self.decoder {
-            decoder.release_unused();
+            decoder.shrink_to_fit();
         }
     }
 
@@ -207,7 +207,7 @@ impl Http2 {
         }
         match header.kind {
             kind::DATA => {
-                if !self.window.take(header.len) {
+                if !self.window.reserve(header.len) {
                     return Op::Stall.into();
                 }
                 self.client.earn(EARNED_BY_CONTENT);

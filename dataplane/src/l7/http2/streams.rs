@@ -117,7 +117,7 @@ impl Streams {
     }
 
     /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
+    pub(super) fn shrink_to_fit(&mut self) {
         self.list.shrink_to_fit();
     }
 

@@ -3,7 +3,7 @@
 use super::frame::DEFAULT_WINDOW;
 
 /// The client's window for the whole connection. Content of ours makes it smaller than the server
-/// knows, by [`Self::owed`].
+/// knows, by [`Self::hidden`].
 #[derive(Debug)]
 pub(super) struct Window {
     /// SETTINGS_INITIAL_WINDOW_SIZE of the client: the window of a new stream, bytes.
@@ -11,31 +11,31 @@ pub(super) struct Window {
     /// Bytes that may be sent to the client.
     room: i64,
     /// Bytes of ours that the client will return credit for, of which the server must not know.
-    owed: u32,
+    hidden: u32,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { initial: DEFAULT_WINDOW, room: i64::from(DEFAULT_WINDOW), owed: 0 }
+        Self { initial: DEFAULT_WINDOW, room: i64::from(DEFAULT_WINDOW), hidden: 0 }
     }
 }
 
 impl Window {
     /// Takes room for content of ours on a new stream. False if there is none.
-    pub(super) fn take_own(&mut self, bytes: u32) -> bool {
+    pub(super) fn reserve_own(&mut self, bytes: u32) -> bool {
         if self.initial < bytes || self.room < i64::from(bytes) {
             return false;
         }
         self.room -= i64::from(bytes);
-        self.owed += bytes;
+        self.hidden += bytes;
         true
     }
 
     /// Takes room for content of the server. False if it has to wait, because the server does not
     /// know of ours.
-    pub(super) fn take(&mut self, bytes: u32) -> bool {
+    pub(super) fn reserve(&mut self, bytes: u32) -> bool {
         let room = self.room - i64::from(bytes);
-        if self.owed > 0 && room < 0 {
+        if self.hidden > 0 && room < 0 {
             return false;
         }
         self.room = room;
@@ -46,8 +46,8 @@ impl Window {
     /// server.
     pub(super) fn add(&mut self, increment: u32) -> u32 {
         self.room += i64::from(increment);
-        let own = self.owed.min(increment);
-        self.owed -= own;
+        let own = self.hidden.min(increment);
+        self.hidden -= own;
         own
     }
 }

@@ -8,7 +8,7 @@ use podgate_tables::l7::kafka::{self, ANSWER_HEAP, Found, Header, Names, Walker}
 use podgate_tables::l7::{KafkaRequest, L7Policy, L7Request, L7Verdict};
 use podgate_tables::time::Nanos;
 
-use super::{Expected, Owed};
+use super::{Expected, Outstanding};
 use crate::l7::heap::{self, grown};
 use crate::l7::inspector::{InspectCtx, Op, Step};
 
@@ -70,7 +70,7 @@ struct Current {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(super) struct RequestParser {
     current: Option<Current>,
     client_id: Vec<u8>,
     names: Names,
@@ -87,7 +87,7 @@ enum Verdict {
     Invalid(DropReason),
 }
 
-impl Requests {
+impl RequestParser {
     pub(super) const fn is_between_frames(&self) -> bool {
         self.current.is_none()
     }
@@ -128,8 +128,13 @@ impl Requests {
             + ANSWER_HEAP
     }
 
-    /// Decides about the bytes at the front of the stream. Returns what the client is owed for it.
-    pub(super) fn inspect(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> (Step, Option<Owed>) {
+    /// Decides about the bytes at the front of the stream. Returns what the client
+    /// waits for after it.
+    pub(super) fn inspect(
+        &mut self,
+        cx: &InspectCtx<'_>,
+        bytes: &[u8],
+    ) -> (Step, Option<Outstanding>) {
         if self.current.is_none() {
             match kafka::header(bytes) {
                 Ok(Some(header)) => self.begin(&header),
@@ -174,15 +179,15 @@ impl Requests {
         });
     }
 
-    fn undecided(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> (Step, Option<Owed>) {
+    fn undecided(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> (Step, Option<Outstanding>) {
         match self.walk(cx.policy, &bytes[..bytes.len().min(HELD_MAX)]) {
             Verdict::Allowed => {
                 let Some(current) = self.current.take() else { return (Op::Stall.into(), None) };
                 let step = Step { op: Op::Pass(0), event: Some(self.event(&current, Ok(()))) };
                 let passed = current.walker.at().min(current.frame).min(bytes.len());
                 self.rest = (current.frame - passed) as u64;
-                let owed = self.expected(&current, cx.now);
-                (Step { op: Op::Pass(passed), ..step }, owed)
+                let outstanding = self.expected(&current, cx.now);
+                (Step { op: Op::Pass(passed), ..step }, outstanding)
             }
             Verdict::Denied(reason) => self.deny(reason, bytes),
             Verdict::Invalid(reason) => (Step::reset(reason), None),
@@ -203,7 +208,7 @@ impl Requests {
         cx: &InspectCtx<'_>,
         since: Nanos,
         bytes: &[u8],
-    ) -> (Step, Option<Owed>) {
+    ) -> (Step, Option<Outstanding>) {
         let Some(current) = &mut self.current else { return (Op::Stall.into(), None) };
         if cx.now.since(since) > BUFFERED_NS {
             return (Step::reset(DropReason::L7Timeout), None);
@@ -237,7 +242,7 @@ impl Requests {
     }
 
     /// Denies a buffered request: of the buffer, only what was not read is of use.
-    fn deny_buffered(&mut self, reason: DropReason, drop: Op) -> (Step, Option<Owed>) {
+    fn deny_buffered(&mut self, reason: DropReason, drop: Op) -> (Step, Option<Outstanding>) {
         let Some(current) = &mut self.current else { return (Op::Stall.into(), None) };
         current.state = State::Denied;
         let read = current.walker.at().min(self.buffer.len());
@@ -248,7 +253,7 @@ impl Requests {
     }
 
     /// Denies the request whose first bytes are shown.
-    fn deny(&mut self, reason: DropReason, bytes: &[u8]) -> (Step, Option<Owed>) {
+    fn deny(&mut self, reason: DropReason, bytes: &[u8]) -> (Step, Option<Outstanding>) {
         let Some(current) = &mut self.current else { return (Op::Stall.into(), None) };
         current.state = State::Denied;
         let current = *current;
@@ -261,7 +266,7 @@ impl Requests {
     }
 
     /// Reads and drops more of a denied request, and answers it at its end.
-    fn denied(&mut self, bytes: &[u8], event: Option<EventKind>) -> (Step, Option<Owed>) {
+    fn denied(&mut self, bytes: &[u8], event: Option<EventKind>) -> (Step, Option<Outstanding>) {
         let Some(current) = &mut self.current else { return (Op::Stall.into(), None) };
         let mut taken = bytes.len().min(current.frame - current.dropped);
         let skipped = current.walker.at().saturating_sub(current.dropped).min(taken);
@@ -298,7 +303,7 @@ impl Requests {
     }
 
     /// Answers a denied request, of which `left` bytes are still to be dropped.
-    fn answer(&mut self, left: usize, event: Option<EventKind>) -> (Step, Option<Owed>) {
+    fn answer(&mut self, left: usize, event: Option<EventKind>) -> (Step, Option<Outstanding>) {
         self.clear_buffer();
         let Some(current) = self.current.take() else { return (Op::Stall.into(), None) };
         let step = Step { op: Op::Drop(left as u64), event };
@@ -309,7 +314,7 @@ impl Requests {
             kafka::answer(api, current.api_version, current.correlation_id, &self.names)
         });
         match answer {
-            Some(answer) => (step, Some(Owed::Answer(answer))),
+            Some(answer) => (step, Some(Outstanding::Answer(answer))),
             None => (Step { op: Op::Reset(DropReason::L7Limit), event }, None),
         }
     }
@@ -407,10 +412,10 @@ impl Requests {
     }
 
     /// What the broker owes for a request that passed.
-    fn expected(&self, current: &Current, now: Nanos) -> Option<Owed> {
+    fn expected(&self, current: &Current, now: Nanos) -> Option<Outstanding> {
         let Current { api, api_version: version, correlation_id, .. } = *current;
         let expected = Expected { api, version, correlation_id, released: now };
-        self.names.wants_response().then_some(Owed::Response(expected))
+        self.names.wants_response().then_some(Outstanding::Response(expected))
     }
 
     fn event(&self, current: &Current, verdict: Result<(), DropReason>) -> EventKind {

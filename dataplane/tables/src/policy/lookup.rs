@@ -96,21 +96,21 @@ impl LocalEnds {
     pub const BOTH: Self = Self { source: true, destination: true };
 }
 
-/// Who sent a flow's first packet, as far as it is known beyond the source address. That can be an
-/// address of this node although the node did not send the packet: the kernel translates sources
-/// (masquerading), and anybody can forge one.
+/// What is proven about the sender of a flow's first packet, beyond its source address. That can be
+/// an address of this node although the node did not send the packet: the kernel translates sources
+/// (masquerading), and a source can be forged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Sender {
-    /// Not known. The source address tells, unless it is this node's.
-    Other = 0,
+pub enum ProvenSender {
+    /// Nothing. The sender is taken from the source address, unless that is this node's.
+    Unknown = 0,
     /// This node itself.
     Node = 1,
     /// The pod that the flow leads to: by a service that led back to it, with a translated source.
     Destination = 2,
 }
 
-impl Sender {
+impl ProvenSender {
     /// Bits of [`Self::number`].
     pub const BITS: u8 = 3;
 
@@ -120,13 +120,13 @@ impl Sender {
         self as u8
     }
 
-    /// The sender of this number; an unknown number is [`Self::Other`].
+    /// The sender of this number; an unknown number is [`Self::Unknown`].
     #[must_use]
     pub const fn from_number(number: u8) -> Self {
         match number {
             1 => Self::Node,
             2 => Self::Destination,
-            _ => Self::Other,
+            _ => Self::Unknown,
         }
     }
 }
@@ -186,19 +186,24 @@ impl PolicyTables {
     /// Allocates only if the verdict is [`Verdict::Inspect`].
     #[must_use]
     pub fn decide(&self, subject: &Subject, local: LocalEnds) -> Decision {
-        self.decide_from(subject, local, Sender::Node)
+        self.decide_from(subject, local, ProvenSender::Node)
     }
 
     /// Decides a flow, see [`Self::decide`]. An address of this node is this node only as that of
-    /// [`Sender::Node`]; else its identity is `world`.
+    /// [`ProvenSender::Node`]; else its identity is `world`.
     #[must_use]
-    pub fn decide_from(&self, subject: &Subject, local: LocalEnds, sender: Sender) -> Decision {
+    pub fn decide_from(
+        &self,
+        subject: &Subject,
+        local: LocalEnds,
+        sender: ProvenSender,
+    ) -> Decision {
         let mut source = self.resolve(subject.tuple.src);
-        if source.is_own_node() && sender != Sender::Node {
+        if source.is_own_node() && sender != ProvenSender::Node {
             source = self.world(subject.tuple.src);
         }
         let destination = self.resolve(subject.tuple.dst);
-        if subject.tuple.src == subject.tuple.dst || sender == Sender::Destination {
+        if subject.tuple.src == subject.tuple.dst || sender == ProvenSender::Destination {
             let cause = Cause::Exempt(Exemption::ToSelf);
             return Decision {
                 verdict: Verdict::Allow,

@@ -32,7 +32,7 @@ mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use lookup::{LocalEnds, Resolved, Sender, Subject};
+pub use lookup::{LocalEnds, ProvenSender, Resolved, Subject};
 pub use rows::{AddressMap, AddressScope, AddressSet, Rows};
 pub use tables::{
     AddressRow, Entry, IdentityRow, NamedPorts, PeerMatch, PolicyTables, PortClasses, Rank,
@@ -66,7 +66,7 @@ pub enum Exemption {
     /// A pod may always reach its own node.
     ToNode,
     /// A pod may always reach itself, also through a service whose source address is translated
-    /// ([`Sender::Destination`]).
+    /// ([`ProvenSender::Destination`]).
     ToSelf,
     /// This end is not a pod of this node: its policy is enforced on its own node.
     NotLocal,

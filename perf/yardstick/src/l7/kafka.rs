@@ -107,15 +107,15 @@ producer = Producer({'bootstrap.servers': sys.argv[1], 'acks': 'all', 'linger.ms
                      'batch.size': 1000000, 'queue.buffering.max.kbytes': 1000000,
                      'queue.buffering.max.messages': 1000000})
 errors = []
-def told(error, message):
+def delivered(error, message):
     if error:
         errors.append(error.name())
 value = b'x' * size
-producer.produce('orders', value, partition=0, callback=told)
+producer.produce('orders', value, partition=0, callback=delivered)
 producer.flush(30)
 begin = time.monotonic()
 for number in range(total // size):
-    producer.produce('orders', value, partition=0, callback=told)
+    producer.produce('orders', value, partition=0, callback=delivered)
     if number % 64 == 0:
         producer.poll(0)
 left = producer.flush(50)

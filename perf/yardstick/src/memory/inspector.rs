@@ -126,7 +126,7 @@ fn policy(rules: usize) -> Result<L7Policy> {
     Ok(L7Policy { ingress: vec![L7Entry { rule: RuleId(1), rules }], ..L7Policy::default() })
 }
 
-/// A head that the last of so many rules allows.
+/// A head that the last of this many rules allows.
 fn head(rules: usize) -> Vec<u8> {
     let mut head = format!("GET /service-{}/v1/items/4711 HTTP/1.1\r\nHost: shop\r\n", rules - 1);
     for field in 1..FIELDS {

@@ -43,7 +43,7 @@ pub(crate) fn forward(links: &[PodLink; 2], stop: &AtomicBool, ready: impl FnOnc
     let (umem, mut free) = xsk::umem(FRAMES)?;
     let mut ports = [Port::open(&umem, &links[0])?, Port::open(&umem, &links[1])?];
     for port in &mut ports {
-        port.owed = RING as usize;
+        port.missing = RING as usize;
         port.refill(&mut free);
     }
     ready();
@@ -62,7 +62,7 @@ pub(crate) fn forward(links: &[PodLink; 2], stop: &AtomicBool, ready: impl FnOnc
 struct Port {
     rings: Rings,
     /// Number of frames missing in its fill ring.
-    owed: usize,
+    missing: usize,
     /// The first twelve bytes of frames sent here: destination (the pod) and source (the link).
     addresses: [u8; 12],
     /// Whether the last sent descriptor is not the last one of its packet.
@@ -83,16 +83,16 @@ impl Port {
         let mut addresses = [0; 12];
         addresses[..6].copy_from_slice(&link.pod_mac);
         addresses[6..].copy_from_slice(&link.mac);
-        Ok(Self { rings, owed: 0, addresses, inside_packet: false, _program: ebpf })
+        Ok(Self { rings, missing: 0, addresses, inside_packet: false, _program: ebpf })
     }
 
     /// Refills the fill ring from `free`.
     fn refill(&mut self, free: &mut Vec<FrameDesc>) {
-        let from = free.len() - self.owed.min(free.len());
+        let from = free.len() - self.missing.min(free.len());
         // SAFETY: the frames are of the only UMEM, and are removed from `free` here.
         let given = unsafe { self.rings.fill.produce(&free[from..]) };
         free.truncate(free.len() - given);
-        self.owed -= given;
+        self.missing -= given;
     }
 }
 
@@ -104,7 +104,7 @@ fn pass(umem: &Umem, from: &mut Port, to: &mut Port, free: &mut Vec<FrameDesc>) 
     if count == 0 {
         return Ok(0);
     }
-    from.owed += count;
+    from.missing += count;
     let batch = &mut batch[..count];
     for desc in batch.iter_mut() {
         let more = desc.has_more_frames();

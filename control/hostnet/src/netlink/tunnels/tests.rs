@@ -81,7 +81,7 @@ fn a_tunnel_device_that_hides_its_port_and_damaged_bytes_are_errors() {
     assert!(tunnel_of_link(&link(7, "vxlan", &attribute(15, &[1]))).is_err(), "half a port");
     let whole = link(7, "vxlan", &attribute(15, &be(5555)));
     for length in 0..whole.len() {
-        // Cut within a message that says more: an error, or a link whose kind isn't told; never
+        // Cut within a message that says more: an error, or a link of unknown kind; never
         // another port.
         if let Ok(found) = tunnel_of_link(&whole[..length]) {
             assert_eq!(found, LinkTunnel::Ports(Vec::new()), "{length}");
@@ -232,6 +232,6 @@ fn a_socket_without_multicast_loop_is_a_tunnels() {
     assert_eq!(with(&[0x40, 0]).unwrap(), Some(5555));
     assert_eq!(with(&[0x50, 0]).unwrap(), None);
     assert!(with(&[]).is_err());
-    assert!(tunnel_port(&socket(5555, &before)).is_err(), "its options are not told");
+    assert!(tunnel_port(&socket(5555, &before)).is_err(), "its options are not in the message");
     assert!(tunnel_port(&socket(5555, &[])[..60]).is_err());
 }

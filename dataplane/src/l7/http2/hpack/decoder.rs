@@ -62,8 +62,8 @@ impl Decoder {
     }
 
     /// Gives back all memory that is not in use.
-    pub fn release_unused(&mut self) {
-        self.table.release_unused();
+    pub fn shrink_to_fit(&mut self) {
+        self.table.shrink_to_fit();
     }
 
     /// The same after any block, at most.

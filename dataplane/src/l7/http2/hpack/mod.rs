@@ -3,7 +3,7 @@
 //! A [`Decoder`] reads the header blocks of one direction of a connection, in their order: each may
 //! change the dynamic table, which later ones refer to. It hands out fields as slices, and
 //! allocates only to grow its table and its buffer for Huffman-coded strings. A small block can
-//! refer to large entries many times; that costs the decoder nothing, and whoever copies fields
+//! refer to large entries many times; that costs the decoder nothing, and a user that copies fields
 //! must bound the sum.
 //!
 //! [`encode`] writes fields that refer to no dynamic table.

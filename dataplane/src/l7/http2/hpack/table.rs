@@ -62,7 +62,7 @@ impl DynamicTable {
     }
 
     /// Gives back all memory that no entry takes.
-    pub(super) fn release_unused(&mut self) {
+    pub(super) fn shrink_to_fit(&mut self) {
         self.forget_evicted();
         self.bytes.shrink_to_fit();
         self.entries.shrink_to_fit();

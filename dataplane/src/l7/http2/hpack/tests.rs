@@ -167,7 +167,7 @@ fn blocks_of_another_encoder_decode_to_its_fields() {
             assert_eq!(fields.len(), expected.len());
             for ((name, value, representation), (n, v, never)) in fields.iter().zip(&expected) {
                 assert_eq!((name, value), (&latin1(n), &latin1(v)));
-                // That encoder takes an entry that is equal, whatever it was told.
+                // That encoder takes an entry that is equal, whatever the setting.
                 let is_never = *representation == Representation::NeverIndexed;
                 assert!(is_never == *never || *representation == Representation::Indexed);
             }

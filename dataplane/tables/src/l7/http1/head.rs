@@ -141,7 +141,7 @@ struct Framing<'a> {
 }
 
 impl<'a> Framing<'a> {
-    /// Names are told apart by their lengths first: most fields are none of these.
+    /// Names are compared by their lengths first: most fields are none of these.
     ///
     /// An error if a field that determines framing or routing is repeated, has an underscore in its
     /// name, or is padded with anything but spaces: servers treat tabs differently.

@@ -20,8 +20,8 @@ pub struct HttpLimits {
 
 impl HttpLimits {
     /// Head and fields are Envoy's defaults (`max_request_headers_kb`, `max_headers_count`). Only
-    /// attacks have long chunk extensions, and browsers and load generators stay far below so many
-    /// requests.
+    /// attacks have long chunk extensions, and browsers and load generators stay far below that
+    /// many requests.
     pub const DEFAULT: Self = Self { head: 60 * 1024, fields: 100, chunk_line: 256, requests: 128 };
 }
 

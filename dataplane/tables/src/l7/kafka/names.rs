@@ -209,7 +209,7 @@ impl Names {
     }
 }
 
-/// Bytes of a vector that gets so many elements more, up to a bound: at most twice of what it
+/// Bytes of a vector that gets this many elements more, up to a bound: at most twice of what it
 /// needs.
 fn grown<T>(vec: &Vec<T>, more: usize, max: usize) -> usize {
     let len = (vec.len() + more).min(max);

@@ -11,7 +11,7 @@ const VALUE_MAX: usize = 1024;
 /// What a [`Walker`] finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found<'a> {
-    /// A list with so many elements begins.
+    /// A list with this many elements begins.
     List(List, u32),
     /// An element of a list begins.
     Element(List),

@@ -68,7 +68,7 @@ const ALL_RULES: Next = Next(IS_LIST);
 pub(super) struct Index {
     /// Fields that some rule has a pattern for.
     parts: Vec<Part>,
-    /// The symbol of each byte. Bytes that no pattern tells apart have the same.
+    /// The symbol of each byte. Bytes that no pattern distinguishes have the same.
     symbols: [u8; 256],
     /// The symbol behind a field: one more than the greatest of a byte.
     end: usize,

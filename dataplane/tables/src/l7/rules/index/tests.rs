@@ -86,7 +86,8 @@ fn a_rule_without_a_pattern_is_always_a_candidate() {
     assert!(none.candidates(&request("GET", b"/", "")).is_empty());
 }
 
-/// None of these is out before the end of the path, so the automaton can't tell them apart early.
+/// None of these is ruled out before the end of the path, so the automaton can't separate them
+/// early.
 #[test]
 fn memory_is_bounded_however_patterns_overlap() {
     let patterns: [fn(usize) -> String; 4] = [

@@ -15,7 +15,7 @@ pub(in super::super) enum PatternError {
         /// The part of the pattern that is wrong.
         part: String,
     },
-    /// RE2 accepts the pattern, and its meaning there can't be had here.
+    /// RE2 accepts the pattern, and its meaning there can't be expressed here.
     #[error("{0}")]
     Unsupported(String),
 }

@@ -4,7 +4,7 @@
 //! (<https://github.com/google/re2/wiki/Syntax>, `re2/parse.cc`). Each pattern is accepted or
 //! rejected as RE2 does, and an accepted one matches the same bytes. Three kinds of patterns are
 //! rejected although RE2 accepts them: those that are nested too deeply, those that need too many
-//! states (`pattern.rs`), and those that RE2 extends by a character of its own accord
+//! states (`pattern.rs`), and those that RE2 extends by a character by itself
 //! ([`node::alternate`]).
 //!
 //! Values are bytes. A character of the pattern stands for its UTF-8 encoding, and RE2's encoder

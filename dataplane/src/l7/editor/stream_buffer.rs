@@ -1,19 +1,20 @@
-//! The bytes that decided something, remembered until the server has acknowledged them.
+//! Bytes of a stream by their positions, until the receiver has acknowledged them: those that
+//! decided something (the history), and inserted ones.
 //!
 //! A pod may send one position of its stream twice with different bytes, and make sure that the
 //! server ignores the first packet (a hop limit that runs out, an old timestamp, …). The server
-//! must not get anything else than what was inspected, so every packet is held against these
-//! bytes. Body bytes are not kept: they decide nothing.
+//! must not get anything else than what was inspected, so every packet is compared with the
+//! history. Body bytes are not in it: they decide nothing.
 
 use std::collections::VecDeque;
 
 use super::seq::Seq;
 use crate::l7::heap::{self, grown};
 
-/// Capacity kept while nothing is remembered, until the connection is idle: bytes, enough for most
-/// heads, and ranges.
-const BYTES_KEPT: usize = 8 * 1024;
-const RANGES_KEPT: usize = 64;
+/// Capacity of an empty buffer until the connection is idle: bytes, enough for most heads, and
+/// ranges.
+const EMPTY_BYTES: usize = 8 * 1024;
+const EMPTY_RANGES: usize = 64;
 
 /// Positions that lie together.
 #[derive(Clone, Copy, Debug)]
@@ -31,17 +32,17 @@ impl Range {
 }
 
 /// Ranges of a stream in order, and their bytes. Lookups take logarithmic time: a body in chunks of
-/// one byte makes 13,000 ranges of what may be remembered.
+/// one byte makes 13,000 ranges of the largest history.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct StreamBuffer {
     ranges: VecDeque<Range>,
     /// The bytes of all ranges, one after the other, from `first` on.
     bytes: Vec<u8>,
     first: usize,
 }
 
-impl Memory {
-    /// Bytes remembered.
+impl StreamBuffer {
+    /// Bytes in the buffer.
     pub(super) const fn len(&self) -> usize {
         self.bytes.len() - self.first
     }
@@ -51,13 +52,13 @@ impl Memory {
         self.bytes.capacity() + self.ranges.capacity() * size_of::<Range>()
     }
 
-    /// The same after `bytes` more are remembered, at most.
+    /// The same after `bytes` more are appended, at most.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
         let ranges = grown(self.ranges.capacity(), self.ranges.len() + 1);
         grown(self.bytes.capacity(), self.bytes.len() + bytes) + ranges * size_of::<Range>()
     }
 
-    /// Remembers bytes that lie behind all others.
+    /// Appends bytes that lie behind all others.
     pub(super) fn append(&mut self, start: Seq, bytes: &[u8]) {
         let len = bytes.len() as u32;
         if len == 0 {
@@ -75,8 +76,8 @@ impl Memory {
         }
     }
 
-    /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
+    /// Releases unused capacity.
+    pub(super) fn shrink_to_fit(&mut self) {
         self.bytes.drain(..std::mem::take(&mut self.first));
         self.bytes.shrink_to_fit();
         self.ranges.shrink_to_fit();
@@ -92,8 +93,8 @@ impl Memory {
         })
     }
 
-    /// Forgets what lies before `position`.
-    pub(super) fn forget_before(&mut self, position: Seq) {
+    /// Discards what lies before `position`.
+    pub(super) fn discard_before(&mut self, position: Seq) {
         while let Some(range) = self.ranges.front_mut() {
             let gone = position.count_since(range.start).min(range.len);
             self.first += gone as usize;
@@ -107,8 +108,8 @@ impl Memory {
         }
         if self.ranges.is_empty() {
             self.bytes.clear();
-            self.bytes.shrink_to(BYTES_KEPT);
-            self.ranges.shrink_to(RANGES_KEPT);
+            self.bytes.shrink_to(EMPTY_BYTES);
+            self.ranges.shrink_to(EMPTY_RANGES);
             self.first = 0;
         } else if self.first > self.bytes.len() / 2 {
             self.bytes.drain(..self.first);
@@ -116,7 +117,7 @@ impl Memory {
         }
     }
 
-    /// Whether `bytes` at `start` contradict what is remembered.
+    /// Whether `bytes` at `start` contradict those in the buffer.
     pub(super) fn contradicts(&self, start: Seq, bytes: &[u8]) -> bool {
         let end = start.plus(bytes.len() as u32);
         let mut overlapping =
@@ -129,16 +130,15 @@ impl Memory {
         })
     }
 
-    /// The first remembered bytes at or behind `position`, as far as they lie together, and where
-    /// they begin.
+    /// The first contiguous bytes at or behind `position`, and where they begin.
     pub(super) fn first_from(&self, position: Seq) -> Option<(Seq, &[u8])> {
         let (range, bytes) = self.behind(position).next()?;
         let start = range.start.later(position);
         Some((start, &bytes[start.count_since(range.start) as usize..]))
     }
 
-    /// The remembered bytes from `start` up to `end`, or up to where memory ends; empty if the
-    /// one at `start` is not remembered.
+    /// The bytes from `start` up to `end`, or up to the first gap; empty if the one at `start` is
+    /// not in the buffer.
     pub(super) fn slice(&self, start: Seq, end: Seq) -> &[u8] {
         match self.first_from(start) {
             Some((at, bytes)) if at == start => {
@@ -149,53 +149,53 @@ impl Memory {
     }
 }
 
-/// A [`Memory`] that most connections never need, allocated when they do.
+/// A [`StreamBuffer`] that most connections never need, allocated when they do.
 #[derive(Debug, Default)]
-pub(super) struct RareMemory(Option<Box<Memory>>);
+pub(super) struct LazyStreamBuffer(Option<Box<StreamBuffer>>);
 
-impl RareMemory {
-    /// Bytes remembered.
+impl LazyStreamBuffer {
+    /// Bytes in the buffer.
     pub(super) fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |memory| memory.len())
+        self.0.as_ref().map_or(0, |buffer| buffer.len())
     }
 
     /// Bytes on the heap.
     pub(super) fn heap(&self) -> usize {
-        self.0.as_ref().map_or(0, |memory| size_of::<Memory>() + memory.heap())
+        self.0.as_ref().map_or(0, |buffer| size_of::<StreamBuffer>() + buffer.heap())
     }
 
-    /// The same after `bytes` more are remembered, at most.
+    /// The same after `bytes` more are appended, at most.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
-        size_of::<Memory>()
+        size_of::<StreamBuffer>()
             + match &self.0 {
-                Some(memory) => memory.heap_with(bytes),
-                None => Memory::default().heap_with(bytes),
+                Some(buffer) => buffer.heap_with(bytes),
+                None => StreamBuffer::default().heap_with(bytes),
             }
     }
 
-    /// See [`Memory::append`].
+    /// See [`StreamBuffer::append`].
     pub(super) fn append(&mut self, start: Seq, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.0.get_or_insert_default().append(start, bytes);
         }
     }
 
-    /// See [`Memory::forget_before`].
-    pub(super) fn forget_before(&mut self, position: Seq) {
-        if let Some(memory) = &mut self.0 {
-            memory.forget_before(position);
+    /// See [`StreamBuffer::discard_before`].
+    pub(super) fn discard_before(&mut self, position: Seq) {
+        if let Some(buffer) = &mut self.0 {
+            buffer.discard_before(position);
         }
     }
 
-    /// See [`Memory::first_from`].
+    /// See [`StreamBuffer::first_from`].
     pub(super) fn first_from(&self, position: Seq) -> Option<(Seq, &[u8])> {
         self.0.as_ref()?.first_from(position)
     }
 
-    /// Gives back all memory that is not in use.
-    pub(super) fn release_unused(&mut self) {
+    /// Releases unused capacity.
+    pub(super) fn shrink_to_fit(&mut self) {
         match &mut self.0 {
-            Some(memory) if memory.len() > 0 => memory.release_unused(),
+            Some(buffer) if buffer.len() > 0 => buffer.shrink_to_fit(),
             _ => self.0 = None,
         }
     }
@@ -208,49 +208,49 @@ mod tests {
 
     #[test]
     fn ranges_that_touch_are_one() {
-        let mut memory = Memory::default();
-        memory.append(Seq(u32::MAX), b"ab");
-        memory.append(Seq(1), b"cd");
-        memory.append(Seq(10), b"xy");
-        assert_eq!(memory.slice(Seq(u32::MAX), Seq(3)), b"abcd");
-        assert_eq!(memory.slice(Seq(0), Seq(20)), b"bcd");
-        assert_eq!(memory.slice(Seq(3), Seq(20)), b"");
-        assert_eq!(memory.slice(Seq(11), Seq(20)), b"y");
-        assert_eq!(memory.first_from(Seq(0)), Some((Seq(0), &b"bcd"[..])));
-        assert_eq!(memory.first_from(Seq(5)), Some((Seq(10), &b"xy"[..])));
-        assert_eq!(memory.first_from(Seq(12)), None);
-        memory.forget_before(Seq(2));
-        assert_eq!((memory.slice(Seq(2), Seq(9)), memory.len()), (&b"d"[..], 3));
+        let mut buffer = StreamBuffer::default();
+        buffer.append(Seq(u32::MAX), b"ab");
+        buffer.append(Seq(1), b"cd");
+        buffer.append(Seq(10), b"xy");
+        assert_eq!(buffer.slice(Seq(u32::MAX), Seq(3)), b"abcd");
+        assert_eq!(buffer.slice(Seq(0), Seq(20)), b"bcd");
+        assert_eq!(buffer.slice(Seq(3), Seq(20)), b"");
+        assert_eq!(buffer.slice(Seq(11), Seq(20)), b"y");
+        assert_eq!(buffer.first_from(Seq(0)), Some((Seq(0), &b"bcd"[..])));
+        assert_eq!(buffer.first_from(Seq(5)), Some((Seq(10), &b"xy"[..])));
+        assert_eq!(buffer.first_from(Seq(12)), None);
+        buffer.discard_before(Seq(2));
+        assert_eq!((buffer.slice(Seq(2), Seq(9)), buffer.len()), (&b"d"[..], 3));
     }
 
     proptest! {
         /// The model: a map from position to byte.
         #[test]
-        fn memory_contradicts_exactly_what_differs(
+        fn buffer_contradicts_exactly_what_differs(
             start: u32,
             pieces in proptest::collection::vec((0u32..4, "[a-c]{1,8}", 0u32..12), 1..12),
             probe in (0u32..60, "[a-c]{0,12}"),
         ) {
-            let mut memory = Memory::default();
+            let mut buffer = StreamBuffer::default();
             let mut model = std::collections::HashMap::new();
             let (mut end, mut acked) = (0, 0);
             for (gap, bytes, ack) in pieces {
                 end += gap;
-                memory.append(Seq(start).plus(end), bytes.as_bytes());
+                buffer.append(Seq(start).plus(end), bytes.as_bytes());
                 for byte in bytes.bytes() {
                     model.insert(end, byte);
                     end += 1;
                 }
                 acked = end.min(acked + ack);
-                memory.forget_before(Seq(start).plus(acked));
+                buffer.discard_before(Seq(start).plus(acked));
                 model.retain(|at, _| *at >= acked);
             }
-            prop_assert_eq!(memory.len(), model.len());
+            prop_assert_eq!(buffer.len(), model.len());
             let (at, bytes) = (probe.0, probe.1.as_bytes());
             let differs = bytes.iter().enumerate().any(|(index, byte)| {
                 model.get(&(at + index as u32)).is_some_and(|ours| ours != byte)
             });
-            prop_assert_eq!(memory.contradicts(Seq(start).plus(at), bytes), differs);
+            prop_assert_eq!(buffer.contradicts(Seq(start).plus(at), bytes), differs);
         }
     }
 }

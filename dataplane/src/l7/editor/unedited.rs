@@ -1,5 +1,5 @@
-//! The short way of a segment in the middle of a long body, or of a bare acknowledgement: nothing
-//! of the connection is edited, and nothing waits.
+//! The editor's fast path: a segment in the middle of a long body, or a bare acknowledgement, on a
+//! connection in which nothing is edited and nothing queued.
 
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
@@ -11,10 +11,10 @@ use super::seq::Seq;
 use super::{Editor, FlowIo, Inspector, Stage};
 
 impl<I: Inspector> Editor<I> {
-    /// Forwards a segment as it came, if it has no bytes, or the next ones in order, all of which
-    /// are skipped, and the connection needs nothing else of the editor. Gives it back otherwise.
+    /// Forwards a segment unchanged, if it has no bytes, or the next ones in order, all of which
+    /// are skipped, and nothing else of the connection needs the editor. Returns it otherwise.
     /// The effect is that of [`Self::receive`].
-    pub(super) fn pass_on(
+    pub(super) fn forward_unedited(
         &mut self,
         now: Nanos,
         direction: FlowDirection,
@@ -35,11 +35,11 @@ impl<I: Inspector> Editor<I> {
         half.pass(segment.len());
         half.sender.update_timestamp(&segment, io);
         let window = u32::from(segment.tcp.window) << half.sender.scale;
-        let remembered = other.memory.len();
-        other.take_plain_ack(now, ack, window);
-        let has_forgotten = other.memory.len() < remembered;
+        let len = other.history.len();
+        other.apply_plain_ack(now, ack, window);
+        let has_discarded = other.history.len() < len;
         io.forward(direction, segment.packet, &segment.view);
-        if has_forgotten {
+        if has_discarded {
             self.trim(io);
         }
         None
@@ -52,10 +52,10 @@ impl Half {
         self.splices.is_identity()
             && !self.stalled
             && self.fin.is_none()
-            && self.own_fin.is_none()
-            && !self.owned.is_after(self.acked)
-            && !self.was_told_more()
-            && self.own.len() == 0
+            && self.our_fin.is_none()
+            && !self.early_acked.is_after(self.acked)
+            && !self.is_over_advertised()
+            && self.inserted.len() == 0
             && self.queue.len() == 0
             && self.undecided() == 0
     }
@@ -73,7 +73,7 @@ impl Half {
             && self.is_unedited()
     }
 
-    /// Takes skipped bytes in order.
+    /// Advances over skipped bytes in order.
     fn pass(&mut self, len: u32) {
         if len > 0 {
             self.advance(len);
@@ -91,16 +91,16 @@ impl Half {
     }
 
     /// What [`Editor::update_ack`] does for such an acknowledgement.
-    fn take_plain_ack(&mut self, now: Nanos, ack: Seq, window: u32) {
+    fn apply_plain_ack(&mut self, now: Nanos, ack: Seq, window: u32) {
         let progress = ack.is_after(self.acked);
         if progress {
             self.acked = ack;
             self.undecided_since = now;
-            self.memory.forget_before(ack);
+            self.history.discard_before(ack);
         }
         let edge = ack.plus(window);
-        self.only_opened = edge.is_after(self.edge) && !progress;
+        self.only_window_update = edge.is_after(self.edge) && !progress;
         self.edge = self.edge.later(edge);
-        self.told(ack);
+        self.record_ack_sent(ack);
     }
 }

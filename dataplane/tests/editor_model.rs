@@ -5,7 +5,7 @@
 //! with them, windows, options, and each packet's fate. What the two applications read must be
 //! the streams with the dropped spans taken out and the inserted ones put in.
 //!
-//! A single seed: `JUDGE_SEED=1234 cargo test -p podgate-dataplane --test editor_judge`.
+//! A single seed: `EDITOR_SEED=1234 cargo test -p podgate-dataplane --test editor_model`.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::cell::Cell;
@@ -165,7 +165,7 @@ impl Inspector for Model {
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
         match self.next(direction) {
-            Some(Span::Insert(bytes)) => Some(Injection { bytes, then: AfterInjection::GoOn }),
+            Some(Span::Insert(bytes)) => Some(Injection { bytes, then: AfterInjection::Continue }),
             _ => None,
         }
     }
@@ -295,7 +295,7 @@ impl World {
 
     /// Prints a packet if a single connection is run.
     fn trace(&self, arrow: &str, end: usize, frame: &[u8]) {
-        if env::var("JUDGE_SEED").is_ok() && frame.len() >= 54 {
+        if env::var("EDITOR_SEED").is_ok() && frame.len() >= 54 {
             let word = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
             let header = 34 + usize::from(frame[46] >> 4) * 4;
             let window = u16::from_be_bytes([frame[48], frame[49]]);
@@ -362,7 +362,7 @@ fn run(seed: u64) -> Outcome {
     }
     let is_quiet = world.now_ms - since > QUIET_MS;
     let gave_up = is_quiet || world.editor.progress() == Progress::Reset && TIMED_OUT.get();
-    if env::var("JUDGE_SEED").is_ok() {
+    if env::var("EDITOR_SEED").is_ok() {
         let state = state(&mut world);
         println!("{} ms, {state}, {:?}", world.now_ms, world.io.dropped);
     }
@@ -400,7 +400,7 @@ fn difference(got: &[u8], expected: &[u8]) -> String {
 
 /// The seeds of one of `parts` tests, which run in parallel.
 fn seeds(part: u64, parts: u64, count: u64) -> Vec<u64> {
-    match env::var("JUDGE_SEED") {
+    match env::var("EDITOR_SEED") {
         Ok(seed) if part == 0 => vec![seed.parse().unwrap()],
         Ok(_) => vec![],
         Err(_) => (0..count).filter(|seed| seed % parts == part).collect(),

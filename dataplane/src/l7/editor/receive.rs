@@ -12,12 +12,12 @@ use super::seq::Seq;
 use super::{DIRECTIONS, Editor, FlowIo, InspectCtx, Inspector, Op, Stage};
 use crate::l7::inspector::{AfterInjection, Step};
 
-/// Remembered bytes of one direction, at most (and what is undecided in addition): what a client
-/// may have in flight in heads. Beyond it, segments wait for the receiver's acknowledgements, as
-/// they do when all flows together keep as much as they may ([`FlowIo::keep`]).
-pub const MEMORY_MAX: usize = 64 * 1024;
-/// Own bytes of one direction that wait for acknowledgement, at most (and one injection).
-const OWN_MAX: usize = 16 * 1024;
+/// Limit of one direction's history, bytes (undecided ones not counted): what a client may have in
+/// flight in heads. Beyond it, segments wait for the receiver's acknowledgements, as they do when
+/// all flows together have reserved as much as they may ([`FlowIo::reserve_bytes`]).
+pub const HISTORY_MAX: usize = 64 * 1024;
+/// Limit of one direction's inserted and unacknowledged bytes (and one injection).
+const INSERTED_MAX: usize = 16 * 1024;
 /// Bytes that are appended to undecided ones at a time.
 const APPEND_MAX: usize = 2 * 1024;
 /// Time after which undecided bytes are acknowledged: long enough for the rest of a head that is
@@ -58,8 +58,8 @@ impl<I: Inspector> Editor<I> {
             half.acked = ack;
             // A sender that waits for the receiver's window is not slow.
             half.undecided_since = now;
-            half.memory.forget_before(half.splices.to_in(ack));
-            half.own.forget_before(ack);
+            half.history.discard_before(half.splices.to_in(ack));
+            half.inserted.discard_before(ack);
             half.splices.collapse(ack);
         }
         // A receiver that answers is not given up, though its window is closed.
@@ -69,22 +69,23 @@ impl<I: Inspector> Editor<I> {
         let edge = ack.plus(u32::from(segment.tcp.window) << scale);
         let opens = edge.is_after(half.edge);
         // What was sent beyond the window was a probe.
-        let unsent = half.own_sent.earlier(half.edge).later(ack);
+        let unsent = half.inserted_sent.earlier(half.edge).later(ack);
         half.edge = half.edge.later(edge);
-        half.only_opened = opens && !progress;
-        let has_unsent = half.own.first_from(unsent).is_some();
+        half.only_window_update = opens && !progress;
+        let has_unsent = half.inserted.first_from(unsent).is_some();
         self.halves[direction].sender.update_timestamp(segment, io);
         if has_unsent && (progress || opens) {
-            self.send_own(direction.reverse(), unsent, 0, io);
+            self.send_inserted(direction.reverse(), unsent, 0, io);
         }
         if opens && let Some((from, to)) = self.halves[direction.reverse()].to_retransmit() {
-            self.send_remembered(direction.reverse(), from, to, io);
+            self.send_from_history(direction.reverse(), from, to, io);
         }
         Ok(progress)
     }
 
-    /// Takes a segment that arrived at `since`.
-    pub(super) fn take(
+    /// Receives a segment that arrived at `since`: checks its position and window, and queues it if
+    /// it is out of order.
+    pub(super) fn receive_data(
         &mut self,
         cx: &InspectCtx<'_>,
         since: Nanos,
@@ -99,46 +100,47 @@ impl<I: Inspector> Editor<I> {
             return self.forward(direction, segment, at, io);
         }
         if half.fin.is_some_and(|fin| end.is_after(fin.plus(1))) {
-            return io.discard(segment.packet, DropReason::Malformed);
+            return io.drop_packet(segment.packet, DropReason::Malformed);
         }
         // One byte more is a zero-window probe. The receiver ignores what lies beyond its window,
         // so it must not be taken for part of the stream.
         let is_new = segment.len() > 0 && segment.end().is_after(half.next);
         let is_beyond = is_new && segment.end().since(half.edge_in()) > 1;
         if is_beyond && !matches!(half.mode, Mode::Drop(_)) {
-            return io.discard(segment.packet, DropReason::L7Limit);
+            return io.drop_packet(segment.packet, DropReason::L7Limit);
         }
         // What is acknowledged is not forwarded again, beside the one byte of a keep-alive probe.
-        // The receiver would not acknowledge what we dropped or own.
-        let is_ours = !half.splices.is_identity() || half.owned.is_after(half.acked);
+        // The receiver would not acknowledge what we dropped or acknowledged early.
+        let is_ours = !half.splices.is_identity() || half.early_acked.is_after(half.acked);
         let is_acked = segment.len() > 1 && !end.is_after(half.acked_in());
         if is_acked || is_ours && !end.is_after(half.ack()) {
-            io.discard(segment.packet, DropReason::L7Closed);
-            return self.answer_again(direction, io);
+            io.drop_packet(segment.packet, DropReason::L7Closed);
+            return self.send_duplicate_ack(direction, io);
         }
         let gap = start.count_since(half.next);
-        if gap > 0 && !self.pass_gap(direction, gap) {
+        if gap > 0 && !self.skip_gap(direction, gap) {
             if matches!(self.halves[direction].mode, Mode::Drop(_)) {
-                io.discard(segment.packet, DropReason::L7Closed);
+                io.drop_packet(segment.packet, DropReason::L7Closed);
                 return self.send_ack(direction, io);
             }
-            return self.hold(direction, since, segment, io);
+            return self.enqueue(direction, since, segment, io);
         }
         if self.differs(direction, &segment, io) {
-            return io.discard(segment.packet, DropReason::L7Mismatch);
+            return io.drop_packet(segment.packet, DropReason::L7Mismatch);
         }
-        self.read(cx, since, direction, segment, io);
+        self.inspect_segment(cx, since, direction, segment, io);
     }
 
-    /// Acknowledges again, by what the sender may lack of our own bytes, or by a bare segment.
-    fn answer_again(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
+    /// Repeats the acknowledgement: retransmits inserted bytes of the other direction that carry
+    /// it, and sends a bare one.
+    fn send_duplicate_ack(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
         let from = self.halves[direction.reverse()].acked;
-        self.send_own(direction.reverse(), from, 0, io);
+        self.send_inserted(direction.reverse(), from, 0, io);
         self.send_ack(direction, io);
     }
 
-    /// Reads a segment that does not lie behind a gap, and forwards what is decided.
-    fn read(
+    /// Inspects a segment that does not lie behind a gap, and forwards what is decided.
+    fn inspect_segment(
         &mut self,
         cx: &InspectCtx<'_>,
         since: Nanos,
@@ -159,21 +161,21 @@ impl<I: Inspector> Editor<I> {
         match outcome {
             Err(reason) => {
                 if nothing_to_send {
-                    io.discard(segment.packet, reason);
+                    io.drop_packet(segment.packet, reason);
                 } else {
-                    self.release(direction, decided, segment, io);
+                    self.flush_decided(direction, decided, segment, io);
                 }
                 self.reset(io);
             }
             Ok(()) if nothing_to_send && half.next == next && end.is_after(next) => {
-                self.hold(direction, since, segment, io);
+                self.enqueue(direction, since, segment, io);
             }
-            Ok(()) => self.release(direction, decided, segment, io),
+            Ok(()) => self.flush_decided(direction, decided, segment, io),
         }
     }
 
     /// Skips the bytes in front of a segment, if none of them decides anything.
-    fn pass_gap(&mut self, direction: FlowDirection, gap: u32) -> bool {
+    fn skip_gap(&mut self, direction: FlowDirection, gap: u32) -> bool {
         let half = &mut self.halves[direction];
         match half.mode {
             Mode::Skip(left) if u64::from(gap) <= left && half.undecided() == 0 => {
@@ -188,11 +190,11 @@ impl<I: Inspector> Editor<I> {
     fn differs(&self, direction: FlowDirection, segment: &TcpSegment, io: &impl FlowIo) -> bool {
         let half = &self.halves[direction];
         let mut offset = 0;
-        // Most segments are new, and most old ones lie behind everything remembered.
+        // Most segments are new, and most old ones lie behind the history.
         let known = half.next.count_since(segment.start()).min(segment.len());
-        while half.memory.len() > 0 && offset < known {
+        while half.history.len() > 0 && offset < known {
             let bytes = segment.bytes(io.umem(), offset);
-            if half.memory.contradicts(segment.start().plus(offset), bytes) {
+            if half.history.contradicts(segment.start().plus(offset), bytes) {
                 return true;
             }
             offset += bytes.len() as u32;
@@ -214,7 +216,7 @@ impl<I: Inspector> Editor<I> {
     ) -> Result<(), DropReason> {
         while self.inspect_once(cx, direction, segment, io)? {}
         match segment {
-            Some(segment) if segment.has_fin() => self.take_fin(cx, direction, segment, io),
+            Some(segment) if segment.has_fin() => self.receive_fin(cx, direction, segment, io),
             _ => Ok(()),
         }
     }
@@ -233,27 +235,29 @@ impl<I: Inspector> Editor<I> {
             let available = end.count_since(half.decided);
             return Ok(available > 0 && half.advance(available) > 0);
         }
-        let is_shown = half.undecided() > 0 && half.shown;
-        if !is_shown && self.inject(cx.now, direction, io) {
+        let needs_more = half.undecided() > 0 && half.needs_more;
+        if !needs_more && self.inject(cx.now, direction, io) {
             return Ok(true);
         }
-        if !is_shown && let Some(op) = self.inspector.ahead(direction) {
+        if !needs_more && let Some(op) = self.inspector.ahead(direction) {
             self.halves[direction].apply(op, b"");
             return Ok(true);
         }
         let half = &self.halves[direction];
-        let from_memory = half.undecided() > 0;
+        let from_history = half.undecided() > 0;
         let fresh = segment.map_or(&b""[..], |segment| segment.fresh(half.next, io.umem()));
-        let appended = match (from_memory, is_shown) {
+        let appended = match (from_history, needs_more) {
             (true, false) => 0,
             (true, true) => fresh.len().min(APPEND_MAX),
             (false, _) => fresh.len(),
         };
-        if appended == 0 && (is_shown || !from_memory) {
+        if appended == 0 && (needs_more || !from_history) {
             return Ok(false);
         }
         let is_reply = direction.is_reply();
-        if appended > 0 && !is_reply && half.memory.len() >= MEMORY_MAX + half.undecided() as usize
+        if appended > 0
+            && !is_reply
+            && half.history.len() >= HISTORY_MAX + half.undecided() as usize
         {
             return Ok(false);
         }
@@ -265,15 +269,15 @@ impl<I: Inspector> Editor<I> {
         let half = &mut self.halves[direction];
         let fresh = segment.map_or(&b""[..], |segment| segment.fresh(half.next, io.umem()));
         let fresh = &fresh[..appended];
-        let step = if from_memory {
-            half.memory.append(half.next, fresh);
+        let step = if from_history {
+            half.history.append(half.next, fresh);
             half.next = half.next.plus(fresh.len() as u32);
-            let bytes = half.memory.slice(half.decided, half.next);
+            let bytes = half.history.slice(half.decided, half.next);
             self.inspector.inspect(cx, direction, bytes)
         } else {
             self.inspector.inspect(cx, direction, fresh)
         };
-        half.apply(step.op, if from_memory || !may_buffer { b"" } else { fresh });
+        half.apply(step.op, if from_history || !may_buffer { b"" } else { fresh });
         self.finish_step(step, io)?;
         Ok(!self.halves[direction].stalled)
     }
@@ -310,8 +314,8 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    /// Takes the FIN behind a segment's bytes, if they are all decided.
-    fn take_fin(
+    /// Processes the FIN behind a segment's bytes, if they are all decided.
+    fn receive_fin(
         &mut self,
         cx: &InspectCtx<'_>,
         direction: FlowDirection,
@@ -342,7 +346,7 @@ impl<I: Inspector> Editor<I> {
             return Ok(());
         }
         half.fin = Some(half.next);
-        if half.own_fin.is_some() || matches!(half.mode, Mode::Drop(_)) {
+        if half.our_fin.is_some() || matches!(half.mode, Mode::Drop(_)) {
             half.drop_bytes(1);
         } else {
             half.next = half.next.plus(1);
@@ -359,37 +363,37 @@ impl<I: Inspector> Editor<I> {
         // A segment of ours would complete the handshake in place of the client.
         let is_open = self.halves.reply.acked != self.halves.reply.isn;
         let half = &self.halves[direction];
-        let is_full = half.own.len() >= OWN_MAX || !half.splices.has_room(half.decided);
+        let is_full = half.inserted.len() >= INSERTED_MAX || !half.splices.has_room(half.decided);
         if !is_open || half.has_ended() || is_full {
             return false;
         }
-        let heap = self.heap() - half.own.heap() + half.own.heap_with(len);
+        let heap = self.heap() - half.inserted.heap() + half.inserted.heap_with(len);
         if !self.reserve(heap, io) {
             return false;
         }
         let half = &mut self.halves[direction];
-        let at = half.released();
+        let at = half.decided_out();
         half.splices.edit(half.decided, 0, len as u32);
         if let Some(injection) = self.inspector.injection(direction) {
-            half.own.append(at, injection.bytes);
+            half.inserted.append(at, injection.bytes);
         }
-        half.own_sent = half.own_sent.later(at);
+        half.inserted_sent = half.inserted_sent.later(at);
         self.inspector.injected(direction);
         if then == AfterInjection::Close {
             self.close_by_fin(now);
         }
         for each in DIRECTIONS {
-            let from = self.halves[each].own_sent;
+            let from = self.halves[each].inserted_sent;
             let is_closing = matches!(self.stage, Stage::Closing { .. });
             if each == direction || is_closing {
-                self.send_own(each, from, 0, io);
+                self.send_inserted(each, from, 0, io);
             }
         }
         true
     }
 
-    /// Goes on in both directions, as far as it is possible now, and acknowledges what was dropped.
-    pub(super) fn proceed(&mut self, cx: &InspectCtx<'_>, io: &mut impl FlowIo) {
+    /// Resumes both directions as far as is possible now, and acknowledges what was dropped.
+    pub(super) fn resume_all(&mut self, cx: &InspectCtx<'_>, io: &mut impl FlowIo) {
         self.unfinished = true;
         for _ in 0..ROUNDS_MAX {
             let mut progress = false;
@@ -408,7 +412,7 @@ impl<I: Inspector> Editor<I> {
                 self.send_ack(direction, io);
             }
         }
-        self.release_server(io);
+        self.reset_unread_server(io);
     }
 
     fn resume(
@@ -420,28 +424,33 @@ impl<I: Inspector> Editor<I> {
         let half = &mut self.halves[direction];
         let (decided, next, queued) = (half.decided, half.next, half.queue.len());
         half.stalled &= half.undecided() > 0;
-        let is_readable = half.undecided() > 0 && (half.mode != Mode::Inspect || !half.shown);
+        let is_readable = half.undecided() > 0 && (half.mode != Mode::Inspect || !half.needs_more);
         if is_readable || self.inspector.injection(direction).is_some() {
             let outcome = self.inspect(cx, direction, None, io);
             let to = self.halves[direction].decided;
-            self.send_remembered(direction, decided, to, io);
+            self.send_from_history(direction, decided, to, io);
             if outcome.is_err() {
                 self.reset(io);
                 return true;
             }
         }
         if self.inspector.injection(direction).is_some() && self.halves[direction].has_ended() {
-            // Nothing can be inserted any more, and nobody must wait for it.
+            // It can't be inserted any more, and its receiver must not wait for it.
             self.reset(io);
             return true;
         }
-        self.take_queued(cx, direction, io);
+        self.receive_queued(cx, direction, io);
         let half = &self.halves[direction];
         half.decided != decided || half.next != next || half.queue.len() != queued
     }
 
-    /// Takes the queued segments that are in order now.
-    fn take_queued(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, io: &mut impl FlowIo) {
+    /// Receives the queued segments that are in order now.
+    fn receive_queued(
+        &mut self,
+        cx: &InspectCtx<'_>,
+        direction: FlowDirection,
+        io: &mut impl FlowIo,
+    ) {
         for _ in 0..self.halves[direction].queue.len() {
             let half = &mut self.halves[direction];
             if !matches!(self.stage, Stage::Open) || half.stalled {
@@ -456,7 +465,7 @@ impl<I: Inspector> Editor<I> {
             if let Some(latest) = half.sender.timestamp {
                 segment.set_timestamp(latest, io.umem());
             }
-            self.take(cx, since, direction, segment, io);
+            self.receive_data(cx, since, direction, segment, io);
             let half = &self.halves[direction];
             if (next, waiting) == (half.next, half.queue.len()) {
                 // It waits again, for memory.
@@ -465,7 +474,7 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    fn hold(
+    fn enqueue(
         &mut self,
         direction: FlowDirection,
         since: Nanos,
@@ -474,13 +483,13 @@ impl<I: Inspector> Editor<I> {
     ) {
         let start = segment.start();
         match self.halves[direction].queue.push(since, segment, io) {
-            Some(segment) => io.discard(segment.packet, DropReason::L7Limit),
+            Some(segment) => io.drop_packet(segment.packet, DropReason::L7Limit),
             None => self.acknowledge_out_of_order(direction, since, start, io),
         }
     }
 
-    /// Gives up segments that waited too long. If they waited for memory and not for their sender,
-    /// that is an event.
+    /// Drops segments that were queued too long. If they waited for memory and not for their
+    /// sender, that is an event.
     pub(super) fn tick_queue(
         &mut self,
         now: Nanos,
@@ -502,12 +511,12 @@ impl<I: Inspector> Editor<I> {
     /// When [`Self::tick_undecided`] does something; [`None`] if never.
     pub(super) fn undecided_deadline(&self, direction: FlowDirection) -> Option<Nanos> {
         let half = &self.halves[direction];
-        let waits = half.undecided() > 0 && half.shown && half.mode == Mode::Inspect;
+        let waits = half.undecided() > 0 && half.needs_more && half.mode == Mode::Inspect;
         let millis = if half.must_acknowledge() { ACK_DELAY_MS } else { UNDECIDED_MS };
         waits.then(|| half.undecided_since.plus_millis(millis))
     }
 
-    /// Acknowledges bytes that stay undecided, and at last gives them up.
+    /// Acknowledges bytes that stay undecided, and ends the connection after [`UNDECIDED_MS`].
     pub(super) fn tick_undecided(
         &mut self,
         now: Nanos,
@@ -515,7 +524,7 @@ impl<I: Inspector> Editor<I> {
         io: &mut impl FlowIo,
     ) {
         let half = &mut self.halves[direction];
-        if half.undecided() == 0 || !half.shown || half.mode != Mode::Inspect {
+        if half.undecided() == 0 || !half.needs_more || half.mode != Mode::Inspect {
             return;
         }
         let waited = now.since(half.undecided_since) / 1_000_000;
@@ -526,7 +535,7 @@ impl<I: Inspector> Editor<I> {
                 self.reset(io);
             }
         } else if waited >= ACK_DELAY_MS && half.must_acknowledge() {
-            half.owned = half.next;
+            half.early_acked = half.next;
             self.send_ack(direction, io);
         }
     }
@@ -534,17 +543,17 @@ impl<I: Inspector> Editor<I> {
 
 impl Half {
     /// Executes an operation on the bytes from `decided` on. `fresh` are those of them that are not
-    /// in memory, which is all or none.
+    /// in the history, which is all or none.
     fn apply(&mut self, op: Op, fresh: &[u8]) {
-        (self.stalled, self.shown) = (op == Op::Stall, op == Op::More);
+        (self.stalled, self.needs_more) = (op == Op::Stall, op == Op::More);
         match op {
             Op::More | Op::Stall => {
-                self.memory.append(self.next, fresh);
+                self.history.append(self.next, fresh);
                 self.next = self.next.plus(fresh.len() as u32);
             }
             Op::Pass(len) => {
                 if !fresh.is_empty() {
-                    self.memory.append(self.next, &fresh[..len]);
+                    self.history.append(self.next, &fresh[..len]);
                     self.next = self.next.plus(len as u32);
                 }
                 self.decided = self.decided.plus(len as u32);
@@ -556,15 +565,15 @@ impl Half {
         }
     }
 
-    /// Whether undecided bytes are to be acknowledged by us, if they stay so. Only bytes in memory
-    /// can be retransmitted, so the receiver must have those before.
+    /// Whether undecided bytes are to be acknowledged by us, if they stay so. Only bytes in the
+    /// history can be retransmitted, so the receiver must have those before.
     fn must_acknowledge(&self) -> bool {
-        self.owned != self.next && !self.acked.is_before(self.released())
+        self.early_acked != self.next && !self.acked.is_before(self.decided_out())
     }
 
-    /// [`Self::heap`] after `bytes` more are remembered, at most.
+    /// [`Self::heap`] after `bytes` more are in the history, at most.
     fn heap_with(&self, bytes: usize) -> usize {
-        let memory = if bytes > 0 { self.memory.heap_with(bytes) } else { self.memory.heap() };
-        memory + self.own.heap()
+        let history = if bytes > 0 { self.history.heap_with(bytes) } else { self.history.heap() };
+        history + self.inserted.heap()
     }
 }
