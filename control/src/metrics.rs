@@ -29,6 +29,8 @@ use crate::agent::{FlowCounts, NameMetrics, RuleTotals};
 pub(crate) struct AgentCounts {
     /// Endpoints by state.
     pub(crate) endpoints: EndpointCounts,
+    /// Identities of the tables: reserved ones, and those of pods.
+    pub(crate) identities: [u64; 2],
     /// Policies in force.
     pub(crate) policies: u64,
     /// Objects rejected.
@@ -112,6 +114,9 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             .with(&[("endpoint_state", "ready")], endpoints.ready as u64)
             .with(&[("endpoint_state", "waiting")], endpoints.waiting as u64)
             .with(&[("endpoint_state", "gone")], endpoints.gone as u64),
+        Family::gauge("cilium_identity", "Identities in the tables of policy, by type")
+            .with(&[("type", "reserved")], counts.identities[0])
+            .with(&[("type", "cluster_local")], counts.identities[1]),
         Family::gauge("cilium_policy", "Policies in force").with(&[], counts.policies),
         Family::gauge("cilium_policy_max_revision", "Generation of the published policy snapshot")
             .with(&[], counts.epoch),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use podgate_dataplane::l7::inspector::Inspector;
 use podgate_dataplane::l7::kafka::Kafka;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
+use podgate_tables::event::{EventKind, KafkaResult, RequestRecord, ResponseStatus};
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::{KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Rules};
 use podgate_tables::time::Nanos;
@@ -169,7 +169,10 @@ fn later_requests_go_on_and_answers_keep_their_places() {
         let expected = [first.clone(), denied(2), third.clone(), denied(4)].concat();
         assert_eq!(kafka.responses.received, expected);
         let statuses = kafka.events.iter().filter(|event| {
-            matches!(event, EventKind::Response { status: ResponseStatus::Kafka(0), .. })
+            let EventKind::Response { status: ResponseStatus::Kafka(result), .. } = event else {
+                return false;
+            };
+            result.error_code == 0
         });
         assert_eq!((statuses.count(), kafka.reset), (2, None));
     }
@@ -347,7 +350,7 @@ fn an_event_has_what_was_asked_for_and_what_came_of_it() {
     let body = [&[0, 0, 0, 1][..], &string("a"), &[0, 0, 0, 1, 0, 0, 0, 5, 0, 3], &[0; 20]];
     kafka.now = Nanos(5);
     kafka.send(Reply, &response(77, &body.concat()), &policy);
-    let status = ResponseStatus::Kafka(3);
+    let status = ResponseStatus::Kafka(KafkaResult { api_key: 0, error_code: 3 });
     let EventKind::Response { status: found, latency_ns: 5 } = kafka.events[1] else {
         panic!("{:?}", kafka.events)
     };

@@ -67,6 +67,12 @@ pub struct IdentityInfo {
 }
 
 impl IdentityInfo {
+    /// Whether it is a reserved identity: not that of pods.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        matches!(self.label_context, LabelContext::Reserved(_))
+    }
+
     /// The labels as Cilium writes them, `source:key=value`, sorted.
     #[must_use]
     pub fn labels(&self) -> Vec<String> {

@@ -363,16 +363,12 @@ fn drop_reason(label: &str) -> DropReason {
 
 /// The number of the match type (cilium `pkg/monitor/api/types.go`).
 fn match_type(by: &DecidedBy) -> u32 {
-    match by {
-        DecidedBy::Rule { matched: MatchType::L3Only, .. }
-        | DecidedBy::Node
-        | DecidedBy::ToSelf => 1,
-        DecidedBy::Rule { matched: MatchType::L3L4, .. } | DecidedBy::Conflict { .. } => 2,
-        DecidedBy::Rule { matched: MatchType::L4Only, .. } => 3,
-        DecidedBy::Rule { matched: MatchType::All, .. }
-        | DecidedBy::Unenforced
-        | DecidedBy::NotLocal => 4,
-        DecidedBy::DefaultDeny { .. } => 0,
+    match by.matched() {
+        None => 0,
+        Some(MatchType::L3Only) => 1,
+        Some(MatchType::L3L4) => 2,
+        Some(MatchType::L4Only) => 3,
+        Some(MatchType::All) => 4,
     }
 }
 

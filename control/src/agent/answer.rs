@@ -338,6 +338,7 @@ impl Agent {
     fn agent_counts(&self) -> AgentCounts {
         AgentCounts {
             endpoints: self.endpoint_counts(),
+            identities: self.identity_counts(),
             policies: self.policies_in_force() as u64,
             rejected: self.plane.store().rejected_objects() as u64,
             epoch: self.plane.epoch().0.into(),

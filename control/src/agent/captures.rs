@@ -104,8 +104,8 @@ impl Agent {
         Ok(copies)
     }
 
-    /// Passes copies to the client, and ends the capture when that is due. Returns whether one
-    /// runs.
+    /// Passes copies to the client, and ends the capture when that is due. Returns whether copies
+    /// wait still, so that it is to be called again soon.
     pub(super) fn pass_captured(&mut self) -> bool {
         let Some(running) = &mut self.captures.running else { return false };
         let dataplane = self.endpoints.links().dataplane();
@@ -121,7 +121,7 @@ impl Agent {
             info!("the capture has ended");
             self.captures.running = None;
         }
-        self.captures.running.is_some()
+        self.captures.running.as_ref().is_some_and(|running| running.capture.has_waiting())
     }
 }
 

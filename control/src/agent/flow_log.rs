@@ -13,8 +13,6 @@ use podgate_hubble::Observed;
 use podgate_tables::event::{Event, EventKind, RequestLine};
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Verdict;
-
-use super::flow_requests::Requests;
 use tokio::sync::broadcast;
 
 /// Records that a follower may lag behind before it loses some.
@@ -60,8 +58,6 @@ pub(crate) struct FlowLog {
     items: BTreeMap<u64, (Share, Entry)>,
     /// Numbers of each share's items, oldest first; no list is empty.
     by_share: HashMap<Share, VecDeque<u64>>,
-    /// Requests without their responses.
-    requests: Requests,
     next: u64,
     capacity: usize,
     live: broadcast::Sender<Arc<Observed>>,
@@ -82,8 +78,8 @@ impl FlowLog {
     #[must_use]
     pub(crate) fn new(capacity: usize) -> Self {
         let live = broadcast::Sender::new(FOLLOWER_BACKLOG);
-        let (items, by_share, requests) = Default::default();
-        Self { items, by_share, requests, next: 0, capacity, live }
+        let (items, by_share) = Default::default();
+        Self { items, by_share, next: 0, capacity, live }
     }
 
     /// Number of items.
@@ -111,10 +107,10 @@ impl FlowLog {
     /// Adds an event. A full log evicts the oldest item of its share if that has its fair part,
     /// else of the largest share, so a flood of events about one link evicts neither those of
     /// others nor its own drops.
-    pub(crate) fn push_event(&mut self, event: Event, records: &impl MakeRecord) {
-        let share = Share { link: Some(event.link), dropped: is_drop(&event) };
-        let request = self.requests.pair(&event);
-        let mut entry = Entry::Event(Box::new(Logged { event, request }));
+    pub(crate) fn push_event(&mut self, logged: Logged, records: &impl MakeRecord) {
+        let event = &logged.event;
+        let share = Share { link: Some(event.link), dropped: is_drop(event) };
+        let mut entry = Entry::Event(Box::new(logged));
         if self.live.receiver_count() > 0 {
             // Fails if the last follower has just left.
             let _ = self.live.send(made(&mut entry, self.next, records));
@@ -201,11 +197,12 @@ mod tests {
         reply: Traffic { packets: 0, bytes: 0 },
     };
 
-    fn event(number: u64, link: u16, kind: EventKind) -> Event {
+    fn event(number: u64, link: u16, kind: EventKind) -> Logged {
         let any = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into();
         let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: 1, dst_port: 2 };
         let (time, epoch, link) = (Nanos(number), Epoch(1), LinkId(link));
-        Event { time, epoch, link, tuple, frontend: None, kind }
+        let event = Event { time, epoch, link, tuple, frontend: None, kind };
+        Logged { event, request: None }
     }
 
     /// Stands for making records; counts them.

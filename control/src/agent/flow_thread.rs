@@ -20,6 +20,7 @@ use tracing::error;
 
 use super::flow_log::{FlowLog, Logged, MakeRecord};
 use super::flow_metrics::FlowCounts;
+use super::flow_requests::Requests;
 use super::server::{Reply, ReplySender};
 
 /// Messages on their way to the thread. With 2,048 events of some hundred bytes each they take some
@@ -163,6 +164,8 @@ async fn take_messages(mut messages: mpsc::Receiver<Message>, log: &SharedLog) {
 struct Log {
     log: FlowLog,
     records: Records,
+    /// Requests without their responses.
+    requests: Requests,
     /// Events since the start.
     seen: u64,
     /// Locked for moments only, so that readers never wait for the log.
@@ -195,7 +198,8 @@ impl MakeRecord for Records {
 impl Log {
     fn new(capacity: usize, clock: Clock, counts: Arc<Mutex<FlowCounts>>) -> Self {
         let records = Records { clock, tables: BTreeMap::new() };
-        Self { log: FlowLog::new(capacity), records, seen: 0, counts }
+        let requests = Requests::default();
+        Self { log: FlowLog::new(capacity), records, requests, seen: 0, counts }
     }
 
     fn push(&mut self, batch: Batch) {
@@ -203,12 +207,11 @@ impl Log {
             self.records.tables.insert(epoch, compiled);
         }
         self.seen += batch.events.len() as u64;
-        {
-            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            batch.events.iter().for_each(|event| counts.count(event));
-        }
         for event in batch.events {
-            self.log.push_event(event, &self.records);
+            let logged = Logged { request: self.requests.pair(&event), event };
+            let tables = self.records.tables.get(&event.epoch);
+            self.counts.lock().unwrap_or_else(PoisonError::into_inner).count(&logged, tables);
+            self.log.push_event(logged, &self.records);
         }
         if batch.lost > 0 {
             self.log.push_lost(batch.lost, Timestamp::now());

@@ -101,7 +101,7 @@ use crate::sources::manifests::{Manifests, Settings};
 use crate::sources::{self, Source, Update};
 
 pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
-pub(crate) use self::flow_metrics::FlowCounts;
+pub(crate) use self::flow_metrics::{Durations, FlowCounts};
 pub(crate) use self::host_network::{HOST, XSK};
 pub(crate) use self::latency::{BOUNDS_US, LatencyCounts};
 pub(crate) use self::names::NameMetrics;

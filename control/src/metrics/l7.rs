@@ -1,12 +1,15 @@
 //! Metrics of requests, responses and flows.
 
+use std::collections::BTreeMap;
+
 use podgate_api::Family;
 use podgate_dataplane::stats::l7::{
     LATENCY_BOUNDS, REQUEST_PROTOCOLS, RESPONSE_PROTOCOLS, RESULTS,
 };
 use podgate_dataplane::stats::{Counter, WorkerStats};
+use podgate_hubble::proto::flow::DropReason;
 
-use crate::agent::FlowCounts;
+use crate::agent::{Durations, FlowCounts};
 
 /// Nanoseconds of a second.
 const SECOND: f64 = 1e9;
@@ -35,7 +38,7 @@ pub(super) fn worker_families(workers: &[&WorkerStats]) -> [Family; 3] {
         "cilium_proxy_upstream_reply_seconds",
         "Time from forwarding an L7 request to its response",
     );
-    let bounds = LATENCY_BOUNDS.map(|bound| bound as f64 / SECOND);
+    let bounds = bounds();
     for (at, protocol) in RESPONSE_PROTOCOLS.into_iter().enumerate() {
         let counts: Vec<_> = (0..=bounds.len())
             .map(|bucket| sum(workers, |worker| &worker.l7.latency[at].buckets[bucket]))
@@ -48,7 +51,7 @@ pub(super) fn worker_families(workers: &[&WorkerStats]) -> [Family; 3] {
 }
 
 /// What the flow thread counted: as in Hubble, lost events are not in these counters.
-pub(super) fn flow_families(counts: &FlowCounts) -> [Family; 7] {
+pub(super) fn flow_families(counts: &FlowCounts) -> impl Iterator<Item = Family> + use<> {
     let mut flows = Family::counter("hubble_flows_processed_total", "Flow records processed");
     for ([kind, subtype, verdict, protocol], count) in &counts.flows {
         let labels =
@@ -57,10 +60,26 @@ pub(super) fn flow_families(counts: &FlowCounts) -> [Family; 7] {
     }
     let mut drops = Family::counter(
         "hubble_drop_total",
-        "Flow records of packets dropped for other reasons than policy",
+        "Flow records of dropped packets and denied requests, by Hubble's name of the reason",
     );
-    for ([reason, protocol], count) in &counts.drops {
-        drops = drops.with(&[("reason", reason), ("protocol", protocol)], *count);
+    for ((reason, protocol), count) in &counts.drops {
+        let reason = DropReason::try_from(i32::from(*reason)).unwrap_or(DropReason::Unknown);
+        drops = drops.with(&[("reason", reason.as_str_name()), ("protocol", protocol)], *count);
+    }
+    let mut verdicts = Family::counter(
+        "hubble_policy_verdicts_total",
+        "Policy verdicts on flows and requests, by direction and what was matched",
+    );
+    for ([direction, matched, action], count) in &counts.policy_verdicts {
+        let labels = [("direction", *direction), ("match", matched), ("action", action)];
+        verdicts = verdicts.with(&labels, *count);
+    }
+    let mut icmp = Family::counter(
+        "hubble_icmp_total",
+        "ICMP messages that policy decided: those that open a flow",
+    );
+    for ([family, kind], count) in &counts.icmp {
+        icmp = icmp.with(&[("family", family), ("type", kind)], *count);
     }
     let mut requests = Family::counter("hubble_http_requests_total", "HTTP requests by method");
     for (method, count) in &counts.http_requests {
@@ -82,12 +101,44 @@ pub(super) fn flow_families(counts: &FlowCounts) -> [Family; 7] {
     for ([kind, rcode], count) in &counts.dns_responses {
         answers = answers.with(&[("qtypes", kind), ("rcode", rcode)], *count);
     }
-    let mut kafka = Family::counter(
-        "hubble_kafka_requests_total",
-        "Kafka requests by the number of their API; -1 and 128 stand for all beyond",
-    );
+    let mut kafka = Family::counter("hubble_kafka_requests_total", "Kafka requests by API");
     for (key, count) in &counts.kafka_requests {
-        kafka = kafka.with(&[("api_key", &key.to_string())], *count);
+        kafka = kafka.with(&[("api_key", key)], *count);
     }
-    [flows, drops, requests, responses, queries, answers, kafka]
+    let http_durations = duration_family(
+        "hubble_http_request_duration_seconds",
+        "Time from forwarding an HTTP request to its response, of gRPC calls to their end; the \
+         method is unknown if the flow record of the request was lost",
+        "method",
+        &counts.http_durations,
+    );
+    let kafka_durations = duration_family(
+        "hubble_kafka_request_duration_seconds",
+        "Time from forwarding a Kafka request to its response",
+        "api_key",
+        &counts.kafka_durations,
+    );
+    let l4 = [flows, drops, verdicts, icmp];
+    let http = [requests, responses, http_durations];
+    let others = [queries, answers, kafka, kafka_durations];
+    l4.into_iter().chain(http).chain(others)
+}
+
+/// A histogram for each value of a label.
+fn duration_family(
+    name: &str,
+    help: &str,
+    label: &str,
+    durations: &BTreeMap<&'static str, Durations>,
+) -> Family {
+    let bounds = bounds();
+    durations.iter().fold(Family::histogram(name, help), |family, (value, counted)| {
+        let total = counted.sum_ns as f64 / SECOND;
+        family.with_buckets(&[(label, value)], &bounds, &counted.buckets, total)
+    })
+}
+
+/// Bounds of the buckets of times, seconds.
+fn bounds() -> [f64; LATENCY_BOUNDS.len()] {
+    LATENCY_BOUNDS.map(|bound| bound as f64 / SECOND)
 }

@@ -9,14 +9,18 @@ use crate::agent::SERIES_MAX;
 /// fewer than others with the same labels, and are listed by their names first.
 const BOUNDS: &[(&str, &str)] = &[
     ("cilium_policy_l7_total", "3"),
+    ("hubble_http_request_duration_seconds", "11 histograms of 19 samples"),
+    ("hubble_kafka_request_duration_seconds", "35 histograms of 19 samples"),
     ("podgate_rule_last_hit_timestamp_seconds", "RULES"),
     ("", "1"),
-    ("api_key", "130"),
+    ("action,direction,match", "48"),
+    ("api_key", "35"),
     ("certificate", "2: the one of Hubble's server, the one of the API client"),
     ("direction", "2"),
     ("direction,reason", "one for each reason of the program, about 60"),
     ("endpoint_state", "3"),
     ("enforcement", "4"),
+    ("family,type", "11"),
     ("kind", "5"),
     ("link,pod", "one for each link: `--max-endpoints` and one"),
     ("link,pod,resource", "five for each link, from the first excess on"),
@@ -25,7 +29,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("outcome", "3"),
     ("outcome,what", "6"),
     ("policy,rule,verdict", "RULES and three for all others together"),
-    ("protocol,reason", "one for each reason of the workers and protocol that occurred, about 300"),
+    ("protocol,reason", "one for each reason and protocol that occurred, about 150"),
     ("protocol,result", "33"),
     ("protocol,subtype,type,verdict", "one for each combination that occurred, at most 100"),
     ("protocol,verdict", "8"),
@@ -36,6 +40,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("status", "501"),
     ("table", "6"),
     ("thread", "one for each worker, and 4"),
+    ("type", "2"),
     ("version", "1"),
     ("worker", "one for each worker, 64 at most"),
 ];
@@ -85,7 +90,16 @@ times a second.
 
 Names that begin with `cilium_` or `hubble_` mean the same as in Cilium, so that dashboards carry \
 over. Counters of workers and rules are exact. Those that begin with `hubble_` count flow records, \
-without the lost ones, which `hubble_lost_events_total` counts.
+without the lost ones, which `hubble_lost_events_total` counts. Podgate makes one record of a flow \
+that policy drops, where Cilium makes two, a verdict and a drop: `hubble_drop_total` counts it \
+once. Records are made when a flow begins and ends, and of requests, responses and drops, so \
+`hubble_icmp_total` counts the messages that begin a flow: not replies.
+
+Some of Hubble's metrics are left out. `hubble_tcp_flags_total` would have the SYN of each \
+connection, and none of the SYN-ACK, FIN and RST that it is compared with. \
+`hubble_port_distribution_total` has a series for each port that a pod chooses to send to. \
+`hubble_dns_response_types_total` needs the types of all records of an answer, which flow records \
+don't have.
 
 A rule gets series of its own at its first hit, and keeps them while it exists; when 500 rules have \
 some, further ones are counted together, as the rule `others` of the policy with an empty name. Live flows' \
@@ -139,12 +153,16 @@ mod sample {
     fn flows() -> FlowCounts {
         let mut counts = FlowCounts::default();
         counts.flows.insert(["PolicyVerdict", "", "FORWARDED", "TCP"], 12);
-        counts.drops.insert(["malformed", "TCP"], 1);
+        counts.drops.insert((133, "TCP"), 1);
+        counts.policy_verdicts.insert(["ingress", "l3-l4", "forwarded"], 6);
+        counts.icmp.insert(["IPv4", "EchoRequest"], 2);
         counts.http_requests.insert("GET", 9);
         counts.http_responses.insert(200, 8);
         counts.dns_queries.insert("A", 3);
         counts.dns_responses.insert(["A", "No Error"], 3);
-        counts.kafka_requests.insert(0, 4);
+        counts.kafka_requests.insert("produce", 4);
+        counts.http_durations.entry("GET").or_default().buckets[3] = 8;
+        counts.kafka_durations.entry("produce").or_default().buckets[2] = 4;
         counts
     }
 

@@ -31,6 +31,12 @@ pub const LATENCY_BOUNDS: [u64; 16] = [
     10_000_000_000,
 ];
 
+/// The bucket of a time, nanoseconds: the first whose bound is not less.
+#[must_use]
+pub fn bucket(latency_ns: u64) -> usize {
+    LATENCY_BOUNDS.partition_point(|bound| *bound < latency_ns)
+}
+
 /// Results of responses: the index of the protocol, and the label.
 pub const RESULTS: [(usize, &str); 33] = [
     (0, "1xx"),
@@ -82,7 +88,7 @@ fn result_of(status: ResponseStatus) -> (usize, usize) {
         ResponseStatus::Http { status, .. } => (0, usize::from(status / 100).wrapping_sub(1)),
         ResponseStatus::Grpc(code) => (1, usize::from(code)),
         ResponseStatus::Dns(result) => (2, usize::from(result.rcode)),
-        ResponseStatus::Kafka(code) => (3, usize::from(code != 0)),
+        ResponseStatus::Kafka(result) => (3, usize::from(result.error_code != 0)),
     };
     (protocol, FIRST[protocol].saturating_add(number).min(last(protocol)))
 }
@@ -98,8 +104,7 @@ pub struct LatencyHistogram {
 
 impl LatencyHistogram {
     fn count(&self, latency_ns: u64) {
-        let bucket = LATENCY_BOUNDS.partition_point(|bound| *bound < latency_ns);
-        self.buckets[bucket].add(1);
+        self.buckets[bucket(latency_ns)].add(1);
         self.sum_ns.add(latency_ns);
     }
 }
@@ -158,7 +163,7 @@ impl L7Counters {
 
 #[cfg(test)]
 mod tests {
-    use podgate_tables::event::HttpVersion;
+    use podgate_tables::event::{HttpVersion, KafkaResult};
 
     use super::*;
 
@@ -179,8 +184,10 @@ mod tests {
             assert_eq!(label(ResponseStatus::Grpc(code)), format!("grpc {expected}"));
         }
         assert_eq!(label(ResponseStatus::Grpc(17)), "grpc other");
-        assert_eq!(label(ResponseStatus::Kafka(0)), "kafka no_error");
-        assert_eq!(label(ResponseStatus::Kafka(-1)), "kafka error");
+        for (error_code, expected) in [(0, "kafka no_error"), (-1, "kafka error")] {
+            let result = KafkaResult { api_key: 1, error_code };
+            assert_eq!(label(ResponseStatus::Kafka(result)), expected);
+        }
     }
 
     #[test]

@@ -164,6 +164,12 @@ impl Capture {
         Some(packet)
     }
 
+    /// Whether copies wait.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.ring.is_empty()
+    }
+
     /// Copies that were lost because too many waited.
     #[must_use]
     pub fn lost(&self) -> u64 {
@@ -415,7 +421,9 @@ mod tests {
         let capture = Capture::new(spec(&[]));
         (0..9).for_each(|_| capture.push(copy(10)));
         assert!(capture.is_full());
+        assert!(capture.has_waiting());
         assert_eq!(std::iter::from_fn(|| capture.pop()).count(), 4);
+        assert!(!capture.has_waiting());
         assert_eq!(capture.lost(), 0, "what is beyond the limit is not lost");
     }
 

@@ -206,8 +206,8 @@ pub enum ResponseStatus {
     Grpc(u16),
     /// The result of a DNS query.
     Dns(DnsResult),
-    /// The first error code of a Kafka response; 0 is none.
-    Kafka(i16),
+    /// The result of a Kafka request.
+    Kafka(KafkaResult),
 }
 
 /// Longest part of a queried name that an event has, bytes.
@@ -235,6 +235,15 @@ pub struct DnsResult {
     pub first: Address,
     /// Seconds for which it may be used.
     pub ttl: u32,
+}
+
+/// What a Kafka response says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KafkaResult {
+    /// API key of the request.
+    pub api_key: i16,
+    /// The first error code; 0 is none.
+    pub error_code: i16,
 }
 
 /// What identifies a Kafka request, and its first topic, truncated.

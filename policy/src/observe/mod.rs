@@ -9,11 +9,13 @@
 //! |---|---|
 //! | `record` | the record's types and their JSON |
 //! | `cause` | what decided a flow, in words |
+//! | `matches` | what was matched, without names: to count events |
 //! | `names` | names of policies and rules |
 //! | `resolve` | from an event to a record |
 //! | `text` | what a record is about, in words |
 
 mod cause;
+mod matches;
 mod names;
 mod record;
 mod resolve;
@@ -22,10 +24,12 @@ mod tests;
 mod text;
 
 pub use cause::{cause_words, rule_name};
+pub use matches::{PolicyMatch, policy_matches, request_direction};
 pub use names::{PolicyName, RuleName};
 pub use record::{
     DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpProtocol,
     HttpTarget, MatchType, Outcome, Restriction,
 };
 pub(crate) use resolve::NameResolver;
+pub use resolve::outcome;
 pub use text::http_url;

@@ -317,6 +317,21 @@ pub enum DecidedBy {
     NotLocal,
 }
 
+impl DecidedBy {
+    /// What of the flow was matched, as Hubble has it; `None` if nothing was. Exemptions match the
+    /// peer, and where no policy is enforced everything matches.
+    #[must_use]
+    pub fn matched(&self) -> Option<MatchType> {
+        match self {
+            Self::Rule { matched, .. } => Some(*matched),
+            Self::Conflict { .. } => Some(MatchType::L3L4),
+            Self::Node | Self::ToSelf => Some(MatchType::L3Only),
+            Self::Unenforced | Self::NotLocal => Some(MatchType::All),
+            Self::DefaultDeny { .. } => None,
+        }
+    }
+}
+
 /// What of a flow a rule named; the words are Hubble's `policy_match_type`
 /// (cilium `pkg/monitor/api/types.go`).
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]

@@ -83,7 +83,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
+/// What became of an event's packet or request, and of a dropped one why.
+#[must_use]
+pub fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
     match *kind {
         EventKind::Verdict { verdict: Verdict::Allow, .. } => (Outcome::Forwarded, None),
         EventKind::Verdict { verdict: Verdict::Inspect, .. } => (Outcome::Redirected, None),
@@ -236,8 +238,8 @@ impl NameResolver<'_> {
                     latency_ns,
                 }
             }
-            EventKind::Response { status: ResponseStatus::Kafka(error_code), latency_ns } => {
-                Detail::KafkaResponse { error_code, latency_ns }
+            EventKind::Response { status: ResponseStatus::Kafka(result), latency_ns } => {
+                Detail::KafkaResponse { error_code: result.error_code, latency_ns }
             }
             EventKind::End { original, reply } => Detail::End {
                 packets: [original.packets, reply.packets],
@@ -310,7 +312,7 @@ impl NameResolver<'_> {
 }
 
 /// What of the flow `rule` names, read off its entry in the table that it was found in.
-fn match_type(rule: RuleId, table: &RuleTable, protocol: u8, port: u16) -> MatchType {
+pub(super) fn match_type(rule: RuleId, table: &RuleTable, protocol: u8, port: u16) -> MatchType {
     let entries = table.entries(protocol, port);
     let peer =
         entries.iter().any(|entry| entry.rule == rule && entry.peer != policy::PeerMatch::Any);

@@ -3,8 +3,8 @@
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
-    Event, EventKind, HttpVersion, KafkaRecord, RequestLine, RequestRecord, ResponseStatus, Text,
-    Traffic,
+    Event, EventKind, HttpVersion, KafkaRecord, KafkaResult, RequestLine, RequestRecord,
+    ResponseStatus, Text, Traffic,
 };
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::{LocalEnds, Subject};
@@ -128,6 +128,57 @@ fn a_default_denial_names_the_policies_that_ask_for_a_rule() {
     insta::assert_snapshot!(text(&decided(tuple(CLIENT, SERVER, 81, proto::TCP), 0x02, 0)), @"client server Dropped policy_denied forth: Egress denied by default of client (NetworkPolicy), Ingress denied by default of server (CiliumNetworkPolicy), TCP Flags: SYN");
     let world = decided(tuple([192, 0, 2, 1], SERVER, 0, proto::ICMP), 0, 8);
     insta::assert_snapshot!(text(&world), @"192.0.2.1 server Dropped policy_denied forth: Ingress denied by default of server (CiliumNetworkPolicy), ICMPv4 EchoRequest");
+}
+
+#[test]
+fn what_is_counted_of_a_verdict_is_what_its_record_says() {
+    use podgate_tables::policy::{Cause, Exemption, Verdict};
+    let compiled = compiled();
+    let exempt = [Exemption::FromNode, Exemption::ToNode, Exemption::ToSelf, Exemption::NotLocal];
+    let no_rule = exempt.map(Cause::Exempt).into_iter().chain([Cause::Unenforced]);
+    let mut seen = 0;
+    for (src, dst) in [(CLIENT, SERVER), (OTHER, SERVER), (SERVER, OTHER), (CLIENT, OTHER)] {
+        for port in [80, 81] {
+            let tuple = tuple(src, dst, port, proto::TCP);
+            let subject = Subject { tuple, icmp_type: 0 };
+            let decision = compiled.tables.decide(&subject, LocalEnds::BOTH);
+            let conflict = match decision.ingress {
+                Cause::Allowed(rule) => Cause::Conflicting(rule),
+                other => other,
+            };
+            let causes: Vec<_> =
+                no_rule.clone().chain([decision.egress, decision.ingress, conflict]).collect();
+            for (egress, ingress) in
+                causes.iter().flat_map(|egress| causes.iter().map(move |ingress| (egress, ingress)))
+            {
+                let (egress, ingress) = (*egress, *ingress);
+                let allowed = egress.allows() && ingress.allows();
+                let verdict = if allowed { Verdict::Allow } else { Verdict::Deny };
+                let (tcp_flags, icmp_type, reevaluated) = (0, 0, false);
+                let kind = EventKind::Verdict {
+                    verdict,
+                    egress,
+                    ingress,
+                    tcp_flags,
+                    icmp_type,
+                    reevaluated,
+                };
+                let event = {
+                    let (time, epoch, link) = (Nanos(0), Epoch(3), LinkId(1));
+                    Event { time, epoch, link, tuple, frontend: None, kind }
+                };
+                let record = record(tuple, kind);
+                let of_record = record.directions().into_iter().map(|(direction, verdict)| {
+                    let (allowed, matched) = (verdict.allowed, verdict.by.matched());
+                    PolicyMatch { direction, allowed, matched }
+                });
+                let counted: Vec<_> = policy_matches(&event, &compiled).collect();
+                assert_eq!(counted, of_record.collect::<Vec<_>>(), "{egress:?} {ingress:?}");
+                seen += counted.len();
+            }
+        }
+    }
+    assert!(seen > 500, "{seen}");
 }
 
 #[test]
@@ -278,7 +329,10 @@ fn requests_of_kafka_and_tls_are_told_in_their_words() {
     let kinds = [
         of(true, RequestRecord::Kafka(kafka)),
         of(false, RequestRecord::Kafka(KafkaRecord { api_key: 99, ..kafka })),
-        EventKind::Response { status: ResponseStatus::Kafka(29), latency_ns: 7_900_000 },
+        EventKind::Response {
+            status: ResponseStatus::Kafka(KafkaResult { api_key: 1, error_code: 29 }),
+            latency_ns: 7_900_000,
+        },
         of(false, RequestRecord::ServerName(Text::new(b"a.example"))),
         of(false, RequestRecord::ServerName(Text::new(b""))),
     ];

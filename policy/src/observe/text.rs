@@ -2,6 +2,7 @@
 
 use podgate_tables::l7::rules::kafka::api_key_name;
 
+use super::matches::{Shown, shown};
 use super::record::{DecidedBy, Detail, DirectionVerdict, FlowRecord};
 use crate::rules::TrafficDirection;
 
@@ -94,28 +95,26 @@ pub fn http_url(host: &str, path: &str) -> String {
     if path.contains("://") { path.to_owned() } else { format!("http://{host}{path}") }
 }
 
-/// The directions that a policy decided; if there is none, the one at this node. Where egress
-/// denies a flow, an ingress that would have allowed it is left out.
 fn decided_directions<'a>(
     egress: &'a DirectionVerdict,
     ingress: &'a DirectionVerdict,
 ) -> Vec<(TrafficDirection, &'a DirectionVerdict)> {
-    let by_policy = |verdict: &DirectionVerdict| match verdict.by {
-        DecidedBy::Rule { .. } | DecidedBy::Conflict { .. } | DecidedBy::DefaultDeny { .. } => true,
-        DecidedBy::Unenforced | DecidedBy::Node | DecidedBy::ToSelf | DecidedBy::NotLocal => false,
-    };
-    let mut shown = Vec::new();
-    if by_policy(egress) {
-        shown.push((TrafficDirection::Egress, egress));
+    let shown = shown(egress.into(), ingress.into());
+    let both = [(TrafficDirection::Egress, egress), (TrafficDirection::Ingress, ingress)];
+    both.into_iter().zip(shown).filter_map(|(verdict, shown)| shown.then_some(verdict)).collect()
+}
+
+impl From<&DirectionVerdict> for Shown {
+    fn from(verdict: &DirectionVerdict) -> Self {
+        let by_policy = match verdict.by {
+            DecidedBy::Rule { .. } | DecidedBy::Conflict { .. } | DecidedBy::DefaultDeny { .. } => {
+                true
+            }
+            DecidedBy::Unenforced | DecidedBy::Node | DecidedBy::ToSelf | DecidedBy::NotLocal => {
+                false
+            }
+        };
+        let elsewhere = verdict.by == DecidedBy::NotLocal;
+        Self { by_policy, allowed: verdict.allowed, elsewhere }
     }
-    if by_policy(ingress) && (egress.allowed || !ingress.allowed) {
-        shown.push((TrafficDirection::Ingress, ingress));
-    }
-    if shown.is_empty() {
-        shown.push(match egress.by {
-            DecidedBy::NotLocal => (TrafficDirection::Ingress, ingress),
-            _ => (TrafficDirection::Egress, egress),
-        });
-    }
-    shown
 }

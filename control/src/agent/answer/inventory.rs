@@ -33,6 +33,15 @@ impl Agent {
         Ok(entries)
     }
 
+    /// Numbers of reserved identities, and of those of pods.
+    pub(super) fn identity_counts(&self) -> [u64; 2] {
+        let identities = self.in_force().ok().map(|compiled| compiled.catalog.identities());
+        identities.into_iter().flatten().fold([0; 2], |mut counts, identity| {
+            counts[usize::from(!identity.is_reserved())] += 1;
+            counts
+        })
+    }
+
     /// The nodes that objects name.
     pub(super) fn node_list(&self) -> Vec<NodeEntry> {
         let nodes = self.plane.store().named_nodes();

@@ -1,6 +1,6 @@
 //! The broker's stream.
 
-use podgate_tables::event::{EventKind, ResponseStatus};
+use podgate_tables::event::{EventKind, KafkaResult, ResponseStatus};
 use podgate_tables::l7::kafka::schema::Role;
 use podgate_tables::l7::kafka::{Found, PREFIX, Walker, versions};
 use podgate_tables::time::Nanos;
@@ -21,6 +21,8 @@ const API_VERSIONS: i16 = 18;
 enum Current {
     /// It is read for its error code.
     Read {
+        /// API key of the request.
+        api_key: i16,
         walker: Walker,
         /// Length of its frame.
         frame: usize,
@@ -106,15 +108,16 @@ impl Responses {
             return Some(Op::Skip(frame as u64));
         }
         let walker = Walker::new(api.flexible, version, api.response, body, frame);
-        self.current = Some(Current::Read { walker, frame, passed: body, released });
+        self.current =
+            Some(Current::Read { walker, api_key: api.key, frame, passed: body, released });
         Some(Op::Pass(body))
     }
 
     /// Goes on with the current response.
     pub(super) fn read_on(&mut self, now: Nanos, bytes: &[u8]) -> Step {
         match &mut self.current {
-            Some(Current::Read { walker, frame, passed, released }) => {
-                let (frame, released) = (*frame, *released);
+            Some(Current::Read { walker, api_key, frame, passed, released }) => {
+                let (api_key, frame, released) = (*api_key, *frame, *released);
                 let Some(error) = first_error(walker, bytes, *passed) else {
                     let count = walker.at() - *passed;
                     *passed = walker.at();
@@ -126,13 +129,14 @@ impl Responses {
                 };
                 let rest = (frame - *passed) as u64;
                 self.current = None;
-                Step { op: Op::Skip(rest), event: Some(event(now, released, error)) }
+                Step { op: Op::Skip(rest), event: Some(event(now, released, api_key, error)) }
             }
             Some(Current::Buffered { frame, version, released }) => {
                 let (frame, version, released) = (*frame, *version, *released);
                 let op = self.buffer_more(frame, version, bytes);
                 let is_complete = matches!(self.current, Some(Current::Edited));
-                Step { op, event: is_complete.then(|| event(now, released, 0)) }
+                let event = is_complete.then(|| event(now, released, API_VERSIONS, 0));
+                Step { op, event }
             }
             // Nothing passes it.
             Some(Current::Edited) => Op::Stall.into(),
@@ -169,7 +173,7 @@ fn first_error(walker: &mut Walker, bytes: &[u8], base: usize) -> Option<i16> {
     }
 }
 
-fn event(now: Nanos, released: Nanos, error_code: i16) -> EventKind {
-    let status = ResponseStatus::Kafka(error_code);
+fn event(now: Nanos, released: Nanos, api_key: i16, error_code: i16) -> EventKind {
+    let status = ResponseStatus::Kafka(KafkaResult { api_key, error_code });
     EventKind::Response { status, latency_ns: now.since(released) }
 }
