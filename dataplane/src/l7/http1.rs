@@ -265,7 +265,7 @@ impl Http1 {
                 own.then = AfterInjection::Close;
             }
             _ if self.requests.is_denied() => {
-                self.outstanding.push_back(Outstanding::Answer(Answer::NONE))
+                self.outstanding.push_back(Outstanding::Answer(Answer::NONE));
             }
             Some(last) if !(begun && is_only) => *last = Outstanding::Answer(answer),
             _ => return reset,
