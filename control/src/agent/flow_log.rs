@@ -14,7 +14,7 @@ use podgate_tables::event::{Event, EventKind, RequestLine};
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Verdict;
 
-use super::flow_requests::Requests;
+use super::flow_requests::FlowRequests;
 use tokio::sync::broadcast;
 
 /// Records that a follower may lag behind before it loses some.
@@ -61,7 +61,7 @@ pub(crate) struct FlowLog {
     /// Numbers of each share's items, oldest first; no list is empty.
     by_share: HashMap<Share, VecDeque<u64>>,
     /// Requests without their responses.
-    requests: Requests,
+    requests: FlowRequests,
     next: u64,
     capacity: usize,
     live: broadcast::Sender<Arc<Observed>>,
