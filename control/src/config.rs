@@ -85,8 +85,8 @@ impl File {
                 return Err(fail(format!("there is no option `{name}`")));
             };
             let id = arg.get_id().as_str();
-            let takes_value = arg.get_action().takes_values();
-            let flag = flag(&name, &value, takes_value).map_err(fail)?;
+            let form = if arg.get_action().takes_values() { Form::WithValue } else { Form::Switch };
+            let flag = flag(&name, &value, form).map_err(fail)?;
             let Some(flag) = flag.filter(|_| !is_set_above(run, set, id)) else { continue };
             check(run, &flag).map_err(fail)?;
             file.flags.push(flag);
@@ -105,14 +105,23 @@ fn read(path: &Path) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// The flag for an option of the file; `None` if it says that a flag without value is not set.
-fn flag(name: &str, value: &Value, takes_value: bool) -> Result<Option<OsString>, String> {
-    let value = match (value, takes_value) {
-        (Value::Bool(set), false) => return Ok(set.then(|| format!("--{name}").into())),
-        (Value::String(text), true) => text.clone(),
-        (Value::Number(number), true) => number.to_string(),
-        (_, true) => return Err(format!("`{name}` needs a text or a number")),
-        (_, false) => return Err(format!("`{name}` needs true or false")),
+/// How an option is written on the command line.
+#[derive(Clone, Copy)]
+enum Form {
+    /// `--name=value`.
+    WithValue,
+    /// `--name`.
+    Switch,
+}
+
+/// The flag for an option of the file; `None` if the file has a switch as false.
+fn flag(name: &str, value: &Value, form: Form) -> Result<Option<OsString>, String> {
+    let value = match (value, form) {
+        (Value::Bool(set), Form::Switch) => return Ok(set.then(|| format!("--{name}").into())),
+        (Value::String(text), Form::WithValue) => text.clone(),
+        (Value::Number(number), Form::WithValue) => number.to_string(),
+        (_, Form::WithValue) => return Err(format!("`{name}` needs a text or a number")),
+        (_, Form::Switch) => return Err(format!("`{name}` needs true or false")),
     };
     Ok(Some(format!("--{name}={value}").into()))
 }

@@ -79,7 +79,7 @@ fn a_dropped_packet_is_copied_with_its_reason() {
     assert!(rig.send(A, &segment("S", None, b"")).is_empty());
     let copied = copies(&capture);
     let [copy] = &copied[..] else { panic!("{copied:?}") };
-    assert_eq!(copy.point, CapturePoint::Received(Fate::Dropped(DropReason::PolicyDefaultDeny)));
+    assert_eq!(copy.point, CapturePoint::Received(Fate::Dropped(DropReason::PolicyDenied)));
     assert_eq!(copy.verdict.causes[1], Some(Cause::DefaultDeny(DENY_SET)));
     rig.assert_no_frame_is_lost();
 }

@@ -128,7 +128,7 @@ fn bytes_that_the_server_has_not_acknowledged_are_still_compared() {
     other[4..9].copy_from_slice(b"/evil");
     let left = rig.send(A, &connection.segment(A, "P", &other));
     assert!(left.iter().all(|(_, frame)| frame.len() == 14 + 20 + 20), "no byte of it leaves");
-    assert_eq!(rig.dropped(DropReason::L7Mismatch), 1);
+    assert_eq!(rig.dropped(DropReason::L7RetransmissionMismatch), 1);
     connection.client += UPGRADE.len() as u32;
     connection.send(&mut rig, B, b"");
     assert!(connection.is_fast(&mut rig, A));

@@ -104,7 +104,7 @@ fn no_fragment_of_a_denied_datagram_passes_in_any_order() {
         rig.expect_counters(&[
             (Count::Received, 18),
             (Count::Forwarded, 6),
-            (Count::Dropped(DropReason::PolicyDefaultDeny), 2),
+            (Count::Dropped(DropReason::PolicyDenied), 2),
             (Count::FragmentsJoined, 15),
             (Count::FragmentsMade, 5),
             (Count::FlowsOpened, 1),
@@ -131,7 +131,7 @@ fn fragments_of_an_inspected_flow_are_inspected() {
     assert!(send_all(&mut rig, &cut(&tcp(A, &packet), 1, 60)).is_empty());
     rig.expect_counters(&[
         (Count::Received, 3),
-        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
+        (Count::Dropped(DropReason::PolicyDenied), 1),
         (Count::FragmentsJoined, 2),
     ]);
     let packet = TcpPacket { ports: [40_000, 80], ..packet };
@@ -293,7 +293,7 @@ fn an_atomic_fragment_is_an_ordinary_packet() {
     rig.expect_counters(&[
         (Count::Received, 2),
         (Count::Forwarded, 1),
-        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
+        (Count::Dropped(DropReason::PolicyDenied), 1),
         (Count::FlowsOpened, 1),
         (Count::Flows, 1),
     ]);

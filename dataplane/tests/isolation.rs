@@ -149,7 +149,7 @@ fn a_pod_with_half_of_the_table_evicts_no_flow_of_others() {
         assert_eq!(rig.send(HOST, &udp(HOST, OUTSIDE, b, [53, port], b"answer")).len(), 1);
         assert_eq!(outward(&mut rig, B, port, "S", true), 1, "a SYN-ACK");
     }
-    assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), 0);
+    assert_eq!(rig.dropped(DropReason::PolicyDenied), 0);
     assert_eq!(rig.workers[0].stats().flows_evicted.get(), 0);
     let of_a = rig.workers[0].link_statistics()[A.index()];
     assert_eq!((of_a.link, of_a.over_quota.flows), (A, before + 100), "it says who wanted more");

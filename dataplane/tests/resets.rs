@@ -147,10 +147,7 @@ fn ends_without_any_allowed_connection_get_no_reset() {
             assert!(rig.send(from, &segment(v4, from, flags, b"")).is_empty());
         }
     }
-    rig.expect_counters(&[
-        (Count::Received, 12),
-        (Count::Dropped(DropReason::PolicyDefaultDeny), 12),
-    ]);
+    rig.expect_counters(&[(Count::Received, 12), (Count::Dropped(DropReason::PolicyDenied), 12)]);
     assert_eq!(resets(&rig), 0);
 }
 
@@ -166,7 +163,7 @@ fn no_reset_is_sent_in_reply_to_a_reset() {
         assert_eq!((resets(&rig), rig.dropped(DropReason::TcpNoFlow)), (0, 2));
         rig.expect_counters(&[
             (Count::Received, 4),
-            (Count::Dropped(DropReason::PolicyDefaultDeny), 2),
+            (Count::Dropped(DropReason::PolicyDenied), 2),
             (Count::Dropped(DropReason::TcpNoFlow), 2),
         ]);
     }

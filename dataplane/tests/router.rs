@@ -105,7 +105,7 @@ fn a_packet_that_must_not_be_fragmented_causes_an_icmp_error_with_the_mtu() {
         assert_eq!(quote.len(), if v4 { 548 } else { 1232 });
         rig.expect_counters(&[
             (Count::Received, 1),
-            (Count::Dropped(DropReason::TooBig), 1),
+            (Count::Dropped(DropReason::PacketTooBig), 1),
             (Count::Originated, 1),
             (Count::FlowsOpened, 1),
             (Count::Flows, 1),
@@ -344,7 +344,7 @@ fn packets_with_options_and_extension_headers_are_decided_by_their_ports() {
     rig.expect_counters(&[
         (Count::Received, 4),
         (Count::Forwarded, 2),
-        (Count::Dropped(DropReason::PolicyDefaultDeny), 2),
+        (Count::Dropped(DropReason::PolicyDenied), 2),
         (Count::FlowsOpened, 2),
         (Count::Flows, 2),
     ]);

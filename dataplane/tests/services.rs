@@ -272,7 +272,7 @@ fn policy_decides_on_the_backend() {
     assert!(send(&mut rig, A, &syn).is_empty());
     rig.expect_counters(&[
         (Count::Received, 1),
-        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
+        (Count::Dropped(DropReason::PolicyDenied), 1),
         (Count::Flows, 1),
     ]);
     assert_eq!(rig.events()[0].tuple, to_backend(tuple, (pod(V4, B), 81)));
@@ -678,7 +678,7 @@ fn errors_of_podgate_quote_what_their_receiver_sent() {
         assert_eq!((link, quoted(&bytes, &error)), (A, Some(tuple)));
         let quote = &bytes[usize::from(error.payload)..];
         assert_eq!(quote, &sent[14..14 + quote.len()]);
-        assert_eq!(rig.dropped(DropReason::TooBig), 1);
+        assert_eq!(rig.dropped(DropReason::PacketTooBig), 1);
         let mut rig = self::rig(2, to_b(snapshot_with(1, IngressOfB::Open, [9000, 1500, 9000])));
         let at_b = open(&mut rig, &tuple);
         let sent = packet(B, &at_b.reversed(), 0, &[7; 3000]);

@@ -54,10 +54,7 @@ fn an_allowed_flow_is_forwarded_in_both_directions() {
 fn a_default_deny_drops_counts_and_reports_its_cause() {
     let mut rig = Rig::with(IngressOfB::Closed);
     assert!(rig.send(A, &a_to_b("S", None)).is_empty());
-    rig.expect_counters(&[
-        (Count::Received, 1),
-        (Count::Dropped(DropReason::PolicyDefaultDeny), 1),
-    ]);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::PolicyDenied), 1)]);
     let events = rig.events();
     assert!(matches!(
         events[..],
@@ -84,10 +81,7 @@ fn a_port_that_no_rule_names_is_denied() {
         assert!(rig.send(A, &tcp(A, &packet)).is_empty());
     }
     assert!(rig.send(A, &udp(A, src, dst, [CLIENT, 80], b"x")).is_empty());
-    rig.expect_counters(&[
-        (Count::Received, 3),
-        (Count::Dropped(DropReason::PolicyDefaultDeny), 3),
-    ]);
+    rig.expect_counters(&[(Count::Received, 3), (Count::Dropped(DropReason::PolicyDenied), 3)]);
 }
 
 #[test]
@@ -302,7 +296,7 @@ fn this_nodes_address_is_the_node_only_if_the_node_sent_the_packet() {
             let left = rig.send(HOST, &marked(&frame, mac)).len();
             denied += u64::from(mac != HostFrame::Local.mac());
             assert_eq!(left, usize::from(mac == HostFrame::Local.mac()), "from {mac:x?}");
-            assert_eq!(rig.dropped(DropReason::PolicyDefaultDeny), denied);
+            assert_eq!(rig.dropped(DropReason::PolicyDenied), denied);
         }
     }
     rig.assert_no_frame_is_lost();
@@ -639,7 +633,7 @@ fn one_pod_leaves_entries_of_the_flow_table_to_others() {
 fn without_a_snapshot_everything_is_dropped() {
     let mut rig = Rig::new(1);
     assert!(rig.send(A, &a_to_b("S", None)).is_empty());
-    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::NotReady), 1)]);
+    rig.expect_counters(&[(Count::Received, 1), (Count::Dropped(DropReason::EndpointNotReady), 1)]);
     rig.assert_no_frame_is_lost();
 }
 

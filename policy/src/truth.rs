@@ -51,7 +51,7 @@ use serde_json::{Map, Value};
 
 use crate::key::{Kind, ObjectKey};
 use crate::manifest;
-use crate::oracle::{HttpRequest, KafkaRequest, Request, kafka_api};
+use crate::oracle::{HttpRequest, KafkaRequest, OracleRequest, kafka_api};
 use crate::store::{EnforcementMode, Store};
 
 /// A table, at one of its steps.
@@ -81,7 +81,7 @@ pub struct Row {
     /// Whether each end is a pod of this node.
     pub local: LocalEnds,
     /// The request, if the row is about one.
-    pub request: Option<Request>,
+    pub request: Option<OracleRequest>,
     /// What must become of it; `None` is the same for all executors.
     pub expect: Option<Expect>,
     /// What must decide at the source's egress.
@@ -116,11 +116,11 @@ const COLUMNS: &[&str] = &[
 const REQUESTS: &[(&str, ReadRequest)] = &[
     ("http", read_http),
     ("kafka", read_kafka),
-    ("dns", |name| Ok(Request::Dns(name.to_owned()))),
-    ("sni", |name| Ok(Request::ServerName(name.to_owned()))),
+    ("dns", |name| Ok(OracleRequest::Dns(name.to_owned()))),
+    ("sni", |name| Ok(OracleRequest::ServerName(name.to_owned()))),
 ];
 
-type ReadRequest = fn(&str) -> Result<Request, String>;
+type ReadRequest = fn(&str) -> Result<OracleRequest, String>;
 
 /// Reads a table from a file.
 ///
@@ -246,7 +246,7 @@ impl TruthTable {
         map: &Map<String, Value>,
         ends: [&Value; 2],
         on: &Value,
-        request: Option<Request>,
+        request: Option<OracleRequest>,
     ) -> Result<Row, String> {
         let v6 = map.get("family").is_some_and(|family| *family == 6);
         let (src, src_is_local) = self.read_end(text(ends[0])?, v6)?;
@@ -358,7 +358,7 @@ fn read_port(on: &str) -> Result<(u8, u16, u8), String> {
 }
 
 /// `METHOD PATH`, then headers without blanks in their values.
-fn read_http(request: &str) -> Result<Request, String> {
+fn read_http(request: &str) -> Result<OracleRequest, String> {
     let mut words = request.split_whitespace();
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Err(format!("{request} is not METHOD PATH"));
@@ -371,11 +371,11 @@ fn read_http(request: &str) -> Result<Request, String> {
             name => headers.push((name.to_owned(), value.to_owned())),
         }
     }
-    Ok(Request::Http(HttpRequest { method, path, host, headers }))
+    Ok(OracleRequest::Http(HttpRequest { method, path, host, headers }))
 }
 
 /// `API [TOPIC …] [version=N] [client=ID]`.
-fn read_kafka(request: &str) -> Result<Request, String> {
+fn read_kafka(request: &str) -> Result<OracleRequest, String> {
     let mut words = request.split_whitespace();
     let api = words.next().and_then(kafka_api);
     let api_key = api.ok_or_else(|| format!("{request} does not begin with a Kafka API"))?;
@@ -390,5 +390,5 @@ fn read_kafka(request: &str) -> Result<Request, String> {
             None => kafka.topics.push(word.to_owned()),
         }
     }
-    Ok(Request::Kafka(kafka))
+    Ok(OracleRequest::Kafka(kafka))
 }

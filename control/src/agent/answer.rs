@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use self::policy::Sides;
 use super::Agent;
-use super::endpoints::{Endpoint, Request as EndpointRequest};
+use super::endpoints::{Endpoint, EndpointRequest};
 use super::flow_thread::FlowRange;
 use super::host_network::HOST_SLOT;
 use super::metrics_server::MetricsServer;

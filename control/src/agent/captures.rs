@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_comment_names_the_verdict_the_reason_and_what_decided() {
         let tables = podgate_policy::compile(&podgate_policy::Store::default());
-        let dropped = CapturePoint::Received(Fate::Dropped(DropReason::PolicyDeny));
+        let dropped = CapturePoint::Received(Fate::Dropped(DropReason::PolicyDenyRule));
         let causes = [Some(Cause::Unenforced), Some(Cause::Denied(RuleId(7)))];
         let text = comment(&packet(dropped, causes), Some(&tables));
         let expected = "before policy: DROPPED, policy_deny_rule; \

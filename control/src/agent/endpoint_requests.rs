@@ -6,7 +6,8 @@ use tracing::info;
 
 use super::Agent;
 use super::endpoints::{
-    Admission, AfterRestore, Attached, Completed, Endpoint, PodEnd, Prepared, Purpose, Request,
+    Admission, AfterRestore, Attached, Completed, Endpoint, EndpointRequest, PodEnd, Prepared,
+    Purpose,
 };
 use super::server::{Reply, ReplySender};
 use crate::error::describe;
@@ -16,11 +17,11 @@ use podgate_policy::PodName;
 
 impl Agent {
     /// Carries out a request, or queues it until the operation ends that runs on its link.
-    pub(super) fn request_endpoint(&mut self, request: Request) {
+    pub(super) fn request_endpoint(&mut self, request: EndpointRequest) {
         match self.endpoints.queue(request) {
             Ok(()) => {}
-            Err(Request::Add(spec, reply)) => self.add_endpoint(spec, reply),
-            Err(Request::Remove(link, reply)) => self.remove_endpoint(&link, reply),
+            Err(EndpointRequest::Add(spec, reply)) => self.add_endpoint(spec, reply),
+            Err(EndpointRequest::Remove(link, reply)) => self.remove_endpoint(&link, reply),
         }
     }
 

@@ -52,7 +52,7 @@ pub(super) struct Endpoints {
 #[derive(Default)]
 struct Running {
     /// Requests about the link that wait until it ends.
-    queue: Vec<Request>,
+    queue: Vec<EndpointRequest>,
     missed: Missed,
 }
 
@@ -69,14 +69,14 @@ pub(super) struct Missed {
 
 /// A request of a client about one link.
 #[derive(Debug)]
-pub(super) enum Request {
+pub(super) enum EndpointRequest {
     /// Attach a pod.
     Add(EndpointSpec, ReplySender),
     /// Detach a pod.
     Remove(String, ReplySender),
 }
 
-impl Request {
+impl EndpointRequest {
     /// Name of the link.
     pub(super) fn link(&self) -> &str {
         match self {
@@ -246,7 +246,7 @@ impl Endpoints {
     /// # Errors
     /// The request itself, if there is no such operation.
     #[expect(clippy::result_large_err, reason = "the request is what the caller gave")]
-    pub(super) fn queue(&mut self, request: Request) -> Result<(), Request> {
+    pub(super) fn queue(&mut self, request: EndpointRequest) -> Result<(), EndpointRequest> {
         match self.running.get_mut(request.link()) {
             Some(running) => {
                 running.queue.push(request);
@@ -258,7 +258,7 @@ impl Endpoints {
 
     /// Ends the operation on a link. Returns the requests that waited, and the changes that came
     /// meanwhile.
-    pub(super) fn end_operation(&mut self, link: &str) -> (Vec<Request>, Missed) {
+    pub(super) fn end_operation(&mut self, link: &str) -> (Vec<EndpointRequest>, Missed) {
         let Running { queue, missed } = self.running.remove(link).unwrap_or_default();
         (queue, missed)
     }

@@ -18,12 +18,12 @@ const FINAL: u16 = 200;
 
 /// Requests that were allowed and not answered yet.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(super) struct FlowRequests {
     by_flow: HashMap<Tuple, VecDeque<(Nanos, RequestLine)>>,
     count: usize,
 }
 
-impl Requests {
+impl FlowRequests {
     /// Takes an event; for a response, returns its request.
     pub(super) fn pair(&mut self, event: &Event) -> Option<RequestLine> {
         match event.kind {
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_response_has_the_request_of_its_flow_and_time() {
-        let mut requests = Requests::default();
+        let mut requests = FlowRequests::default();
         for event in [request(10, 1, "/a"), request(10, 2, "/other"), request(20, 1, "/b")] {
             assert_eq!(requests.pair(&event), None);
         }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn lost_events_never_pair_a_response_with_another_request() {
-        let mut requests = Requests::default();
+        let mut requests = FlowRequests::default();
         // The first request's event was lost, then the second one's response's.
         requests.pair(&request(20, 1, "/b"));
         requests.pair(&request(30, 1, "/c"));
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_bounded_and_ends_with_the_flow() {
-        let mut requests = Requests::default();
+        let mut requests = FlowRequests::default();
         requests.pair(&request(1, 7, "/a"));
         let end = EventKind::End { original: Traffic::default(), reply: Traffic::default() };
         requests.pair(&event(2, 7, end));

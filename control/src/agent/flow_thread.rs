@@ -20,7 +20,7 @@ use tracing::error;
 
 use super::flow_log::{FlowLog, Logged, MakeRecord};
 use super::flow_metrics::FlowCounts;
-use super::flow_requests::Requests;
+use super::flow_requests::FlowRequests;
 use super::server::{Reply, ReplySender};
 
 /// Messages on their way to the thread. With 2,048 events of some hundred bytes each they take some
@@ -165,7 +165,7 @@ struct Log {
     log: FlowLog,
     records: Records,
     /// Requests without their responses.
-    requests: Requests,
+    requests: FlowRequests,
     /// Events since the start.
     seen: u64,
     /// Locked for moments only, so that readers never wait for the log.
@@ -198,7 +198,7 @@ impl MakeRecord for Records {
 impl Log {
     fn new(capacity: usize, clock: Clock, counts: Arc<Mutex<FlowCounts>>) -> Self {
         let records = Records { clock, tables: BTreeMap::new() };
-        let requests = Requests::default();
+        let requests = FlowRequests::default();
         Self { log: FlowLog::new(capacity), records, requests, seen: 0, counts }
     }
 

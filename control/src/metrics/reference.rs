@@ -197,7 +197,7 @@ mod sample {
     pub(crate) fn with_sample<T>(with: impl FnOnce(&Measured<'_>) -> T) -> T {
         let workers = [WorkerStats::new(), WorkerStats::new()];
         for worker in &workers {
-            worker.dropped[DropReason::PolicyDefaultDeny as usize].count(1, 60);
+            worker.dropped[DropReason::PolicyDenied as usize].count(1, 60);
             worker.l7.count_allowed(&RequestRecord::default());
             let status = ResponseStatus::Http { version: HttpVersion::Http11, status: 200 };
             worker.l7.count_response(status, 3_000_000);

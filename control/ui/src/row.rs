@@ -35,7 +35,7 @@ pub(crate) struct Row {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     policies: Vec<PolicyName>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    request: Option<Request>,
+    request: Option<RequestCell>,
 }
 
 /// An end of a flow. What is not known is left out.
@@ -76,7 +76,7 @@ struct PolicyName {
 
 /// An L7 request or response, as parameters of `explain`.
 #[derive(Serialize, Debug)]
-struct Request {
+struct RequestCell {
     /// `http`, `kafka` or `dns`.
     protocol: &'static str,
     /// The request.
@@ -206,16 +206,16 @@ impl Transport {
     }
 }
 
-fn request(l7: Layer7) -> Option<Request> {
+fn request(l7: Layer7) -> Option<RequestCell> {
     Some(match l7.record? {
         Record::Http(Http { method, url, .. }) => {
-            Request { protocol: "http", text: format!("{method} {url}") }
+            RequestCell { protocol: "http", text: format!("{method} {url}") }
         }
-        Record::Kafka(kafka) => Request {
+        Record::Kafka(kafka) => RequestCell {
             protocol: "kafka",
             text: format!("topic={},api={}", kafka.topic, kafka.api_key),
         },
-        Record::Dns(dns) => Request {
+        Record::Dns(dns) => RequestCell {
             protocol: "dns",
             text: dns.query.strip_suffix('.').unwrap_or(&dns.query).to_owned(),
         },

@@ -34,8 +34,8 @@ impl<'p> Fragmenter<'p> {
     /// decremented.
     ///
     /// # Errors
-    /// [`DropReason::TooBig`] if there would be too many, and for an IPv6 packet without a fragment
-    /// header: only its sender may fragment it.
+    /// [`DropReason::PacketTooBig`] if there would be too many, and for an IPv6 packet without a
+    /// fragment header: only its sender may fragment it.
     pub fn new(
         umem: &Umem,
         packet: &'p Packet,
@@ -45,13 +45,13 @@ impl<'p> Fragmenter<'p> {
         let header = &umem.data(&packet.head)[usize::from(view.l3)..];
         let body = match view.is_v4() {
             true => view.l4,
-            false => view.l3 + ip::v6_fragmentable(header).ok_or(DropReason::TooBig)?,
+            false => view.l3 + ip::v6_fragmentable(header).ok_or(DropReason::PacketTooBig)?,
         };
         let headers = u32::from(body - view.l3);
         let room = size.saturating_sub(headers) / 8 * 8;
         let body = u32::from(body);
         if room == 0 || (view.end - body).div_ceil(room) > FRAGMENTS_MAX {
-            return Err(DropReason::TooBig);
+            return Err(DropReason::PacketTooBig);
         }
         let later_v4 = match view.is_v4() {
             true => later_v4_header(&header[..headers as usize]),

@@ -47,7 +47,7 @@ pub(super) struct Ip {
 /// header.
 #[inline]
 pub(super) fn v4(bytes: &[u8]) -> Result<Ip, DropReason> {
-    let fixed = bytes.first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(DropReason::Truncated)?;
+    let fixed = bytes.first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(DropReason::TruncatedHeader)?;
     let header_len = usize::from(fixed[ipv4::VERSION_IHL] & 0x0f) * 4;
     let total_len = u32::from(be16(fixed, ipv4::TOTAL_LEN));
     let version = fixed[ipv4::VERSION_IHL] >> 4;
@@ -55,7 +55,7 @@ pub(super) fn v4(bytes: &[u8]) -> Result<Ip, DropReason> {
         return Err(DropReason::Malformed);
     }
     if header_len > ipv4::HEADER_LEN {
-        v4_options(bytes.get(ipv4::HEADER_LEN..header_len).ok_or(DropReason::Truncated)?)?;
+        v4_options(bytes.get(ipv4::HEADER_LEN..header_len).ok_or(DropReason::TruncatedHeader)?)?;
     }
     Ok(Ip {
         src: Address::v4(octets(fixed, ipv4::SRC)),
@@ -121,7 +121,7 @@ fn v4_options(mut options: &[u8]) -> Result<(), DropReason> {
 #[inline]
 pub(super) fn v6(bytes: &[u8]) -> Result<Ip, DropReason> {
     let (fixed, _) =
-        bytes.split_first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(DropReason::Truncated)?;
+        bytes.split_first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(DropReason::TruncatedHeader)?;
     if fixed[0] >> 4 != 6 {
         return Err(DropReason::Malformed);
     }
@@ -169,7 +169,7 @@ fn skip_extensions(ip: &mut Ip, bytes: &[u8]) -> Result<(), DropReason> {
     for _ in 0..MAX_EXTENSIONS {
         let at = ip.l4;
         let (cut, overrun) = match ip.fragment {
-            None => (DropReason::Truncated, DropReason::Malformed),
+            None => (DropReason::TruncatedHeader, DropReason::Malformed),
             Some(_) => (DropReason::FragmentTiny, DropReason::FragmentTiny),
         };
         let rest = bytes.get(at..).ok_or(cut)?;

@@ -31,13 +31,13 @@ const MAX_VLAN_TAGS: usize = 2;
 /// # Errors
 /// [`DropReason::UnsupportedL3`] for anything but IP, [`DropReason::VlanTagged`] for a packet of a
 /// VLAN, [`DropReason::FragmentTiny`] for a first fragment without all of its headers,
-/// [`DropReason::Truncated`] where a header or the packet ends too early, [`DropReason::Malformed`]
-/// for invalid fields: wrong versions, lengths or header checksums, martian or IPv4-mapped
-/// addresses, source routes, IPv6 extension headers out of order or too many of them, jumbograms,
-/// impossible TCP flags.
+/// [`DropReason::TruncatedHeader`] where a header or the packet ends too early,
+/// [`DropReason::Malformed`] for invalid fields: wrong versions, lengths or header checksums,
+/// martian or IPv4-mapped addresses, source routes, IPv6 extension headers out of order or too many
+/// of them, jumbograms, impossible TCP flags.
 #[inline]
 pub fn parse(frame0: &[u8], packet_len: u32) -> Result<View, DropReason> {
-    let (ethernet, _) = frame0.split_first_chunk::<12>().ok_or(DropReason::Truncated)?;
+    let (ethernet, _) = frame0.split_first_chunk::<12>().ok_or(DropReason::TruncatedHeader)?;
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = *ethernet;
     let (l3, version) = network_layer(frame0)?;
     let packet = &frame0[l3..];
@@ -56,10 +56,10 @@ pub fn parse(frame0: &[u8], packet_len: u32) -> Result<View, DropReason> {
     }
     let end = l3 as u32 + ip.total_len;
     if end > packet_len {
-        return Err(DropReason::Truncated);
+        return Err(DropReason::TruncatedHeader);
     }
     let l4 = l3 + ip.header_len;
-    let rest = frame0.get(l4..frame0.len().min(end as usize)).ok_or(DropReason::Truncated)?;
+    let rest = frame0.get(l4..frame0.len().min(end as usize)).ok_or(DropReason::TruncatedHeader)?;
     let transport = match ip.fragment {
         None => Transport::parse(&ip, rest, end - l4 as u32)?,
         Some(fragment) => Transport::of_fragment(&ip, fragment, rest)?,
@@ -87,7 +87,7 @@ enum Version {
 fn network_layer(frame: &[u8]) -> Result<(usize, Version), DropReason> {
     let mut at = 12;
     for _ in 0..=MAX_VLAN_TAGS {
-        let bytes = frame.get(at..at + 2).ok_or(DropReason::Truncated)?;
+        let bytes = frame.get(at..at + 2).ok_or(DropReason::TruncatedHeader)?;
         match u16::from_be_bytes([bytes[0], bytes[1]]) {
             ethertype::IPV4 => return Ok((at + 2, Version::V4)),
             ethertype::IPV6 => return Ok((at + 2, Version::V6)),
@@ -105,7 +105,7 @@ fn network_layer(frame: &[u8]) -> Result<(usize, Version), DropReason> {
 /// null VLAN ID only sets a priority (IEEE 802.1Q §9.6).
 #[cold]
 fn check_vlan_tag(frame: &[u8], tag: usize) -> Result<(), DropReason> {
-    let control = frame.get(tag..tag + 2).ok_or(DropReason::Truncated)?;
+    let control = frame.get(tag..tag + 2).ok_or(DropReason::TruncatedHeader)?;
     let id = u16::from_be_bytes([control[0], control[1]]) & 0x0fff;
     if id == 0 { Ok(()) } else { Err(DropReason::VlanTagged) }
 }
@@ -171,13 +171,13 @@ impl Transport {
     #[inline]
     fn tcp(header: &[u8]) -> Result<Self, DropReason> {
         const LEN: usize = tcp::HEADER_LEN;
-        let h = header.first_chunk::<LEN>().ok_or(DropReason::Truncated)?;
+        let h = header.first_chunk::<LEN>().ok_or(DropReason::TruncatedHeader)?;
         let header_len = usize::from(h[tcp::DATA_OFFSET] >> 4) * 4;
         if header_len < LEN || !flags_are_possible(h[tcp::FLAGS]) {
             return Err(DropReason::Malformed);
         }
         if header_len > header.len() {
-            return Err(DropReason::Truncated);
+            return Err(DropReason::TruncatedHeader);
         }
         Ok(Self {
             kind: L4::Tcp(Tcp {
@@ -196,10 +196,10 @@ impl Transport {
     /// not after it.
     #[inline]
     fn udp(header: &[u8], len: u32) -> Result<Self, DropReason> {
-        let h = header.first_chunk::<8>().ok_or(DropReason::Truncated)?;
+        let h = header.first_chunk::<8>().ok_or(DropReason::TruncatedHeader)?;
         match u32::from(be16(h, udp::LEN)) {
             0..8 => Err(DropReason::Malformed),
-            datagram if datagram > len => Err(DropReason::Truncated),
+            datagram if datagram > len => Err(DropReason::TruncatedHeader),
             _ => Ok(Self {
                 kind: L4::Udp,
                 src_port: be16(h, 0),
@@ -211,13 +211,13 @@ impl Transport {
 
     /// The common header of RFC 9260 §3.1.
     fn sctp(header: &[u8]) -> Result<Self, DropReason> {
-        let h = header.first_chunk::<12>().ok_or(DropReason::Truncated)?;
+        let h = header.first_chunk::<12>().ok_or(DropReason::TruncatedHeader)?;
         Ok(Self { kind: L4::Sctp, src_port: be16(h, 0), dst_port: be16(h, 2), header_len: 12 })
     }
 
     /// RFC 792 and RFC 4443 §2.1: eight bytes, followed in errors by the quoted packet.
     fn icmp(protocol: u8, header: &[u8]) -> Result<Self, DropReason> {
-        let h = header.first_chunk::<8>().ok_or(DropReason::Truncated)?;
+        let h = header.first_chunk::<8>().ok_or(DropReason::TruncatedHeader)?;
         let (kind, code, identifier) = (h[0], h[1], be16(h, 4));
         let (src_port, dst_port) = icmp::ports(protocol, kind, identifier);
         let kind = match icmp::role(protocol, kind) {

@@ -237,7 +237,7 @@ proptest! {
             if cut >= usize::from(sample.view.payload) {
                 prop_assert_eq!(parsed, Ok(sample.view));
             } else {
-                prop_assert_eq!(parsed, Err(DropReason::Truncated), "cut at {}", cut);
+                prop_assert_eq!(parsed, Err(DropReason::TruncatedHeader), "cut at {}", cut);
             }
         }
     }
@@ -246,7 +246,7 @@ proptest! {
     fn a_packet_cut_off_anywhere_is_truncated(sample in any_sample()) {
         for cut in 0..sample.bytes.len() {
             let parsed = parse(&sample.bytes[..cut], cut as u32);
-            prop_assert_eq!(parsed, Err(DropReason::Truncated), "cut at {}", cut);
+            prop_assert_eq!(parsed, Err(DropReason::TruncatedHeader), "cut at {}", cut);
         }
     }
 

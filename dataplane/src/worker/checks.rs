@@ -34,7 +34,7 @@ pub(super) fn check_addresses(
         };
         return if accepted { Ok(()) } else { Err(DropReason::SpoofedSource) };
     }
-    let endpoint = routes.endpoint_on(link).ok_or(DropReason::NotReady)?;
+    let endpoint = routes.endpoint_on(link).ok_or(DropReason::EndpointNotReady)?;
     let own = view.eth_src == endpoint.next_hop.mac && endpoint.addresses.contains(&src);
     if own { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }

@@ -461,7 +461,7 @@ impl Egress {
     /// Drops a packet that was received before the first snapshot.
     pub(super) fn drop_not_ready(&mut self, packet: Packet) {
         self.stats().received.count(1, u64::from(packet.len()));
-        self.drop_packet(packet, DropReason::NotReady);
+        self.drop_packet(packet, DropReason::EndpointNotReady);
     }
 
     /// Hands a packet off to the worker that owns its flow. Drops it if our ring to that worker is

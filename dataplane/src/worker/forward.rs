@@ -16,7 +16,7 @@ use crate::packet::{HostFrame, View, edit, mss};
 use super::ctx::PacketCtx;
 use super::egress::Origin;
 use super::icmp_reply::send_icmp_error;
-use super::services::untranslated;
+use super::service_tuples::untranslated;
 
 /// Smallest MTU of an IPv4 host, bytes (RFC 791 §3.1): smaller fragments are merged up to this.
 const MTU_MIN_V4: u32 = 576;
@@ -196,7 +196,7 @@ fn forward_large(
         if path.origin == Origin::Received {
             send_error(cx, path, &mut packet, view, IcmpError::TooBig(next_hop.mtu));
         }
-        return cx.egress.drop_packet(packet, DropReason::TooBig);
+        return cx.egress.drop_packet(packet, DropReason::PacketTooBig);
     }
     let Some(packet) = prepare(cx, path, next_hop, packet, view, Csum::Complete) else { return };
     match fragmentation {

@@ -31,6 +31,7 @@ mod restore;
 mod rule_counters;
 mod runtime;
 mod scheduler;
+mod service_tuples;
 mod services;
 mod shared;
 #[cfg(feature = "slowed")]
@@ -394,7 +395,7 @@ impl Worker {
                         self.egress.attribute(link);
                     }
                     // Counted as received by the other worker.
-                    None => self.egress.drop_packet(packet, DropReason::NotReady),
+                    None => self.egress.drop_packet(packet, DropReason::EndpointNotReady),
                 }
             }
         }

@@ -209,8 +209,8 @@ fn icmp_type_of(view: &View) -> u8 {
 fn denial_reason(decision: &Decision) -> DropReason {
     let by_rule = |cause| matches!(cause, Cause::Denied(_) | Cause::Conflicting(_));
     if by_rule(decision.egress) || by_rule(decision.ingress) {
-        DropReason::PolicyDeny
+        DropReason::PolicyDenyRule
     } else {
-        DropReason::PolicyDefaultDeny
+        DropReason::PolicyDenied
     }
 }

@@ -111,7 +111,7 @@ use super::flow_io::InspectedIo;
 use super::forward::{self, Path};
 use super::inspectors::{Inspected, Inspectors};
 use super::reassembly::Reassembly;
-use super::services::{Relation, is_loop, translate_error_back, tuple_of_ends, untranslated};
+use super::service_tuples::{Relation, is_loop, translate_error_back, tuple_of_ends, untranslated};
 use super::steering::{Steering, steer};
 use super::targets::Targets;
 

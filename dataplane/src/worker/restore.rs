@@ -10,7 +10,7 @@ use crate::packet::icmp::{self, Role};
 use super::checks::{is_detached_from, is_tunnel_to_node};
 use super::ctx::{OpenerLink, PacketCtx};
 use super::pipeline::Pipeline;
-use super::services::{destination, is_loop, untranslated};
+use super::service_tuples::{destination, is_loop, untranslated};
 use super::steering::steer;
 
 impl Pipeline {

@@ -20,7 +20,7 @@ use podgate_tables::policy::Snapshot;
 use podgate_tables::time::Nanos;
 
 use super::adaptive_poll::AdaptivePoll;
-use super::services::untranslated;
+use super::service_tuples::untranslated;
 use super::steering::steer;
 use super::{
     Capture, FlowAction, FlowFilter, FlowListing, LiveCheck, RuleReport, Shared, SharedConfig,

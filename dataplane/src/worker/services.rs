@@ -50,47 +50,11 @@ use super::ctx::{Evaluation, PacketCtx};
 use super::icmp_reply::send_icmp_error;
 use super::pipeline::Pipeline;
 use super::reset::reset_sender;
+use super::service_tuples::{Relation, destination, source, translated, untranslated};
 use super::steering::{Steering, steer};
 
 #[cfg(doc)]
 use super::targets::Targets;
-
-/// How a packet relates to the flow that has its tuple.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Relation {
-    /// It belongs to it.
-    Same,
-    /// It opens another flow in its place.
-    Replaces,
-    /// The tuple is taken.
-    Conflict,
-}
-
-/// The tuple of a packet to a service, once it is translated.
-pub(super) fn translated(tuple: &Tuple, backend: Frontend) -> Tuple {
-    let src = if tuple.src == backend.address { tuple.dst } else { tuple.src };
-    Tuple { src, dst: backend.address, dst_port: backend.port, ..*tuple }
-}
-
-/// The tuple that [`translated`] was made from: of a packet to the backend, as its opener sent it.
-pub(super) fn untranslated(tuple: &Tuple, frontend: Frontend) -> Tuple {
-    let src = if is_loop(tuple, frontend) { tuple.dst } else { tuple.src };
-    Tuple { src, dst: frontend.address, dst_port: frontend.port, ..*tuple }
-}
-
-/// Whether the opener of a translated flow reaches itself.
-pub(super) fn is_loop(tuple: &Tuple, frontend: Frontend) -> bool {
-    tuple.src == frontend.address
-}
-
-/// The tuple of a flow as its two ends know each other.
-pub(super) fn tuple_of_ends(flow: &Flow, frontend: Option<Frontend>) -> Tuple {
-    let tuple = flow.tuple();
-    match frontend {
-        Some(frontend) if is_loop(&tuple, frontend) => Tuple { src: tuple.dst, ..tuple },
-        _ => tuple,
-    }
-}
 
 /// The cluster IP that a packet from `link` is sent to, if it has to be translated.
 fn cluster_ip<'s>(cx: &PacketCtx<'s>, link: LinkId, tuple: &Tuple) -> Option<&'s ClusterIp> {
@@ -101,14 +65,6 @@ fn cluster_ip<'s>(cx: &PacketCtx<'s>, link: LinkId, tuple: &Tuple) -> Option<&'s
         && !snapshot.routes.is_host(link)
         && snapshot.policy.addresses.get(tuple.dst).is_none();
     is_ours.then_some(found)
-}
-
-pub(super) const fn destination(tuple: &Tuple) -> Frontend {
-    Frontend { address: tuple.dst, port: tuple.dst_port }
-}
-
-const fn source(tuple: &Tuple) -> Frontend {
-    Frontend { address: tuple.src, port: tuple.src_port }
 }
 
 impl Pipeline {
@@ -292,7 +248,7 @@ impl Pipeline {
         let (_, decision) = self.decisions.decide(cx.snapshot, &subject, ProvenSender::Unknown);
         cx.emit_verdict(link, &subject, &decision, (flags, Some(frontend)), Evaluation::First, 0);
         if decision.verdict != Verdict::Allow {
-            return cx.egress.drop_packet(packet, DropReason::PolicyDeny);
+            return cx.egress.drop_packet(packet, DropReason::PolicyDenyRule);
         }
         let flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
         self.forward_first(cx, (link, Some(frontend)), flow, decision, view, packet);
@@ -347,20 +303,6 @@ pub(super) fn reset_opener(
     translate(cx.egress.umem().bytes_mut(&mut packet), &mut view, &to);
     reset_sender(cx, link, &view, &packet);
     cx.drop_with_event(link, tuple, packet, DropReason::TcpNoFlow);
-}
-
-/// Translates an ICMP error about a packet with this tuple, which was sent to a service: its sender
-/// knows the service's address. Errors of the backend come from there, too.
-#[cold]
-pub(super) fn translate_error_back(
-    head: &mut [u8],
-    view: &mut View,
-    about: &Tuple,
-    frontend: Frontend,
-) {
-    let to = untranslated(about, frontend);
-    let src = if view.tuple.src == about.dst { to.dst } else { view.tuple.src };
-    translate_error(head, view, &to, (src, to.src));
 }
 
 /// Rejects a packet to a service.

@@ -33,9 +33,9 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     /// No rule allows the flow, and a policy puts the endpoint into default deny.
-    PolicyDefaultDeny = ("policy_denied", 133),
+    PolicyDenied = ("policy_denied", 133),
     /// An explicit deny rule matched.
-    PolicyDeny = ("policy_deny_rule", 181),
+    PolicyDenyRule = ("policy_deny_rule", 181),
     /// The flow was allowed, and a newer policy denies it.
     PolicyRevoked = ("policy_revoked", 133),
     /// L7 rules denied the request; the client got a response or a reset.
@@ -49,7 +49,7 @@ drop_reasons! {
     /// an unknown protocol), or L7 rules apply to a flow whose protocol has no inspector.
     L7Unsupported = ("l7_unsupported", 134),
     /// A retransmission with other bytes than those inspected.
-    L7Mismatch = ("l7_retransmission_mismatch", 134),
+    L7RetransmissionMismatch = ("l7_retransmission_mismatch", 134),
     /// Bytes beyond the buffer limits of an inspected flow: too far out of order, or too many. Also
     /// a request beyond the limits of its protocol, such as an HTTP head that is too long.
     L7Limit = ("l7_limit", 198),
@@ -63,7 +63,7 @@ drop_reasons! {
     /// A DNS response with addresses, while too many others wait for their release.
     DnsHeldFull = ("dns_held_full", 198),
     /// The frame is shorter than its headers say, or a header is inconsistent.
-    Truncated = ("truncated_header", 135),
+    TruncatedHeader = ("truncated_header", 135),
     /// A header field is invalid (version, length, mapped or martian address, flags).
     Malformed = ("invalid_packet", 134),
     /// Wrong TCP or UDP checksum on an inspected flow.
@@ -121,7 +121,7 @@ drop_reasons! {
     /// No free frame for the packet's fragments.
     NoFrame = ("no_frame", 198),
     /// The packet is larger than the egress link's MTU and can't be fragmented.
-    TooBig = ("packet_too_big", 157),
+    PacketTooBig = ("packet_too_big", 157),
     /// The egress link's transmit ring is full.
     TxRingFull = ("tx_ring_full", 198),
     /// The egress link is gone or down.
@@ -129,7 +129,7 @@ drop_reasons! {
     /// The ring to the worker that owns the flow is full, or the link has used up its quota of it.
     HandoffFull = ("handoff_full", 198),
     /// No snapshot is published yet, or the ingress link has no endpoint.
-    NotReady = ("endpoint_not_ready", 203),
+    EndpointNotReady = ("endpoint_not_ready", 203),
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ fn a_retransmission_with_other_bytes_is_dropped() {
         lab.client_sends(offset, bytes, PSH);
         assert!(lab.io.sent.is_empty());
     }
-    assert_eq!(lab.io.dropped, [DropReason::L7Mismatch; 4]);
+    assert_eq!(lab.io.dropped, [DropReason::L7RetransmissionMismatch; 4]);
     lab.client_sends(0, DOCS, PSH);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
@@ -29,7 +29,7 @@ fn an_undecided_head_cannot_be_exchanged_either() {
     lab.client_sends(12, &DOCS[12..], 0);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
-    assert_eq!(lab.io.dropped, [DropReason::L7Mismatch]);
+    assert_eq!(lab.io.dropped, [DropReason::L7RetransmissionMismatch]);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn chunk_sizes_cannot_be_exchanged() {
     lab.io.sent.clear();
     let at = head.len() as u32;
     lab.client_sends(at, b"9\r\n", PSH);
-    assert_eq!(lab.io.dropped, [DropReason::L7Mismatch]);
+    assert_eq!(lab.io.dropped, [DropReason::L7RetransmissionMismatch]);
     // What a chunk holds decides nothing.
     lab.client_sends(at, b"3\r\nxyz\r\n0\r\n\r\n", PSH);
     assert_eq!((lab.io.dropped.len(), lab.io.sent.len()), (1, 1));

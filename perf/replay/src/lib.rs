@@ -48,7 +48,8 @@ use serde::Serialize;
 pub use capture::{Broken, CaptureError, FILE_MAX, Format};
 pub use plan::{PlanError, Skipped};
 pub use report::{
-    CaptureInfo, Flow, PacketCount, Performance, REQUESTS_MAX, Report, Request, Summary, Verdicts,
+    CaptureInfo, Flow, PacketCount, Performance, REQUESTS_MAX, Report, RequestGroup, Summary,
+    Verdicts,
 };
 
 use crate::rig::Rig;

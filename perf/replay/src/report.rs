@@ -104,7 +104,7 @@ pub struct Flow {
     pub ingress: Option<DirectionVerdict>,
     /// HTTP requests, with a count of equal ones; at most [`REQUESTS_MAX`] different ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub requests: Vec<Request>,
+    pub requests: Vec<RequestGroup>,
     /// Number of further HTTP requests.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_requests: u64,
@@ -130,7 +130,7 @@ fn is_zero(n: &u64) -> bool {
 
 /// Equal HTTP requests.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Request {
+pub struct RequestGroup {
     /// Whether they were forwarded to the server.
     pub verdict: Outcome,
     /// Label of the drop reason, if they were denied.
@@ -152,7 +152,7 @@ pub struct Request {
     pub count: u64,
 }
 
-impl Request {
+impl RequestGroup {
     /// Whether the two are equal except for their counts.
     #[must_use]
     pub fn equals(&self, other: &Self) -> bool {

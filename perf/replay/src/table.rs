@@ -7,7 +7,7 @@ use podgate_policy::observe::{DecidedBy, DirectionVerdict, FlowEndpoint, Outcome
 use podgate_policy::terminal::escape;
 use tabwriter::TabWriter;
 
-use super::report::{CaptureInfo, Flow, PacketCount, Performance, Report, Request, Summary};
+use super::report::{CaptureInfo, Flow, PacketCount, Performance, Report, RequestGroup, Summary};
 
 /// Prints `report` to `out`.
 ///
@@ -169,8 +169,8 @@ fn verdict_line(direction: &str, decided: &DirectionVerdict) -> Option<String> {
     Some(format!("{direction} {verdict}  {by}"))
 }
 
-fn request(request: &Request) -> String {
-    let Request { method, path, host, count, .. } = request;
+fn request(request: &RequestGroup) -> String {
+    let RequestGroup { method, path, host, count, .. } = request;
     let by = match (&request.rule, &request.drop_reason) {
         (Some(rule), _) => rule.in_full(),
         (None, Some(reason)) => reason.clone(),

@@ -15,7 +15,7 @@ use podgate_tables::{proto, tcp_flags};
 
 use super::capture::Capture;
 use super::plan::Step;
-use super::report::{Flow, PacketCount, REQUESTS_MAX, Request, Summary, Verdicts};
+use super::report::{Flow, PacketCount, REQUESTS_MAX, RequestGroup, Summary, Verdicts};
 use crate::progress;
 use crate::rig::{Rig, START};
 
@@ -187,7 +187,8 @@ impl<'a> FlowRecorder<'a> {
         self.requests.count(verdict);
         let Some(index) = self.by_key.get(&(event.tuple, 0)) else { return };
         let flow = &mut self.flows[*index].1;
-        let request = Request { verdict, drop_reason, version, method, path, host, rule, count: 1 };
+        let request =
+            RequestGroup { verdict, drop_reason, version, method, path, host, rule, count: 1 };
         let known = flow.requests.iter().position(|known| known.equals(&request));
         match known {
             Some(known) => flow.requests[known].count += 1,

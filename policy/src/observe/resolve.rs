@@ -94,8 +94,8 @@ pub fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
             let by_rule = [egress, ingress].iter().any(is_rule);
             let reason = match (reevaluated, by_rule) {
                 (true, _) => DropReason::PolicyRevoked,
-                (false, true) => DropReason::PolicyDeny,
-                (false, false) => DropReason::PolicyDefaultDeny,
+                (false, true) => DropReason::PolicyDenyRule,
+                (false, false) => DropReason::PolicyDenied,
             };
             (Outcome::Dropped, Some(reason))
         }

@@ -16,7 +16,7 @@ use podgate_tables::policy::{Exemption, LocalEnds, Subject, Tier};
 use podgate_tables::proto;
 
 use self::peers::{AddressOwner, resolve};
-pub use self::requests::{HttpRequest, KafkaRequest, Request, kafka_api};
+pub use self::requests::{HttpRequest, KafkaRequest, OracleRequest, kafka_api};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
 use crate::model::{CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, Ports, RuleSection};
@@ -69,9 +69,9 @@ impl<'s> OracleVerdict<'s> {
 
     /// Whether a request on the allowed flow may pass.
     #[must_use]
-    pub fn allows_request(&self, request: &Request) -> bool {
+    pub fn allows_request(&self, request: &OracleRequest) -> bool {
         let Self::Allowed(matches) = self else { return self.allows() };
-        let allows = |rule: &Match<'_>, part: &Request| match rule.l7 {
+        let allows = |rule: &Match<'_>, part: &OracleRequest| match rule.l7 {
             None => true,
             // Of server names Cilium makes no wildcard (`pkg/policy/l4.go`, `ensureWildcard`).
             Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => true,

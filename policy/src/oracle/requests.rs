@@ -8,7 +8,7 @@ use regex::bytes::RegexBuilder;
 
 /// A request on a flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Request {
+pub enum OracleRequest {
     /// HTTP.
     Http(HttpRequest),
     /// Kafka.
@@ -60,7 +60,7 @@ pub fn kafka_api(name: &str) -> Option<i16> {
     i16::try_from(found).ok()
 }
 
-impl Request {
+impl OracleRequest {
     /// The protocol that it is of.
     pub(super) const fn protocol(&self) -> L7Protocol {
         match self {
@@ -99,16 +99,18 @@ impl Request {
 }
 
 /// Whether some rule allows a part of a request.
-pub(super) fn allow(rules: &L7Rules, part: &Request) -> bool {
+pub(super) fn allow(rules: &L7Rules, part: &OracleRequest) -> bool {
     match (rules, part) {
-        (L7Rules::Http(rules), Request::Http(request)) => {
+        (L7Rules::Http(rules), OracleRequest::Http(request)) => {
             rules.iter().any(|rule| http_allows(rule.spec(), request))
         }
-        (L7Rules::Kafka(rules), Request::Kafka(request)) => {
+        (L7Rules::Kafka(rules), OracleRequest::Kafka(request)) => {
             rules.iter().any(|rule| kafka_allows(rule.spec(), request))
         }
-        (L7Rules::Dns(names), Request::Dns(name)) => names.iter().any(|p| name_matches(p, name)),
-        (L7Rules::ServerNames(names), Request::ServerName(name)) if !name.is_empty() => {
+        (L7Rules::Dns(names), OracleRequest::Dns(name)) => {
+            names.iter().any(|p| name_matches(p, name))
+        }
+        (L7Rules::ServerNames(names), OracleRequest::ServerName(name)) if !name.is_empty() => {
             names.iter().any(|pattern| name_matches(pattern, name))
         }
         _ => false,

@@ -13,7 +13,7 @@ use podgate_dataplane::worker::{Shared, SharedConfig, Worker};
 use podgate_dataplane::xsk::RingSizes;
 use podgate_dataplane::xsk::memory::{self, MemoryLink};
 use podgate_policy::Compiled;
-use podgate_policy::oracle::{HttpRequest, KafkaRequest, Request};
+use podgate_policy::oracle::{HttpRequest, KafkaRequest, OracleRequest};
 use podgate_policy::truth::Row;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
@@ -123,7 +123,7 @@ impl Bench {
         let ends = [(subject.tuple.src, local.source), (subject.tuple.dst, local.destination)];
         let links = ends.map(|(address, local)| if local { self.links[&address] } else { HOST });
         let name = match request {
-            Some(Request::Dns(name)) => name,
+            Some(OracleRequest::Dns(name)) => name,
             _ => "name.test",
         };
         let opened = match subject.tuple.protocol {
@@ -147,10 +147,10 @@ impl Bench {
             Some(_) if verdict == Verdict::Inspect && !passes => Some(false),
             Some(request) if is_sent(request, verdict, protocol) => {
                 let (passed, denied) = match request {
-                    Request::Http(request) => self.request(links, subject.tuple, request),
-                    Request::ServerName(name) => self.greet(links, subject.tuple, name),
-                    Request::Dns(name) => self.query_over_tcp(links, subject.tuple, name),
-                    Request::Kafka(request) => self.kafka(links, subject.tuple, request),
+                    OracleRequest::Http(request) => self.request(links, subject.tuple, request),
+                    OracleRequest::ServerName(name) => self.greet(links, subject.tuple, name),
+                    OracleRequest::Dns(name) => self.query_over_tcp(links, subject.tuple, name),
+                    OracleRequest::Kafka(request) => self.kafka(links, subject.tuple, request),
                 };
                 // The inspector of another protocol may also wait for more.
                 let is_read = verdict == Verdict::Allow || protocol == Some(protocol_of(request));
@@ -295,30 +295,36 @@ fn query_outcome(links: [LinkId; 2], left: &[(LinkId, Vec<u8>)], query: &[u8]) -
     (reached(links[1], query), reached(links[0], &refused))
 }
 
-const fn protocol_of(request: &Request) -> L7Protocol {
+const fn protocol_of(request: &OracleRequest) -> L7Protocol {
     match request {
-        Request::Http(_) => L7Protocol::Http,
-        Request::Kafka(_) => L7Protocol::Kafka,
-        Request::Dns(_) => L7Protocol::Dns,
-        Request::ServerName(_) => L7Protocol::Tls,
+        OracleRequest::Http(_) => L7Protocol::Http,
+        OracleRequest::Kafka(_) => L7Protocol::Kafka,
+        OracleRequest::Dns(_) => L7Protocol::Dns,
+        OracleRequest::ServerName(_) => L7Protocol::Tls,
     }
 }
 
 /// Whether a request is sent on a flow with this verdict and L7 rules of this protocol.
-pub(crate) fn is_sent(request: &Request, verdict: Verdict, protocol: Option<L7Protocol>) -> bool {
+pub(crate) fn is_sent(
+    request: &OracleRequest,
+    verdict: Verdict,
+    protocol: Option<L7Protocol>,
+) -> bool {
     match (verdict, request) {
         (Verdict::Deny, _) => false,
-        (Verdict::Allow, request) => matches!(request, Request::Http(_) | Request::Kafka(_)),
+        (Verdict::Allow, request) => {
+            matches!(request, OracleRequest::Http(_) | OracleRequest::Kafka(_))
+        }
         // The length and the header of a query over TCP are those of a Kafka request of an unknown
         // API, too.
-        (Verdict::Inspect, Request::Dns(_)) => protocol != Some(L7Protocol::Kafka),
+        (Verdict::Inspect, OracleRequest::Dns(_)) => protocol != Some(L7Protocol::Kafka),
         (Verdict::Inspect, _) => true,
     }
 }
 
 /// Whether a request can be sent: a DNS name on the wire has no empty label.
-pub(crate) fn can_send(request: Option<&Request>) -> bool {
-    let Some(Request::Dns(name)) = request else { return true };
+pub(crate) fn can_send(request: Option<&OracleRequest>) -> bool {
+    let Some(OracleRequest::Dns(name)) = request else { return true };
     let name = name.strip_suffix('.').unwrap_or(name);
     name.is_empty() || name.split('.').all(|label| (1..64).contains(&label.len()))
 }

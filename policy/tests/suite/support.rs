@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use podgate_policy::oracle::{self, HttpRequest, KafkaRequest, OracleVerdict, Request};
+use podgate_policy::oracle::{self, HttpRequest, KafkaRequest, OracleRequest, OracleVerdict};
 use podgate_policy::{Catalog, Compiled, Store};
 use podgate_tables::l7::{self, L7Request};
 use podgate_tables::policy::{Cause, Decision, LocalEnds, Subject, Verdict};
@@ -20,7 +20,7 @@ pub(crate) fn ask_oracle(
     store: &Store,
     subject: &Subject,
     local: LocalEnds,
-    request: Option<&Request>,
+    request: Option<&OracleRequest>,
 ) -> (Answer, [BTreeSet<String>; 2]) {
     let verdicts = oracle::decide(store, subject, local);
     let open = verdicts.iter().all(OracleVerdict::allows);
@@ -61,7 +61,7 @@ pub(crate) fn ask_tables(
     compiled: &Compiled,
     subject: &Subject,
     local: LocalEnds,
-    request: Option<&Request>,
+    request: Option<&OracleRequest>,
 ) -> (Answer, [String; 2]) {
     let decision = compiled.tables.decide(subject, local);
     let request = request.filter(|_| decision.verdict != Verdict::Deny);
@@ -81,10 +81,10 @@ fn name(catalog: &Catalog, cause: Cause) -> String {
     }
 }
 
-fn allows(decision: &Decision, request: &Request) -> bool {
+fn allows(decision: &Decision, request: &OracleRequest) -> bool {
     let decide = |request: L7Request<'_>| decision.l7.decide(&request).is_allow();
     match request {
-        Request::Http(HttpRequest { method, path, host, headers }) => {
+        OracleRequest::Http(HttpRequest { method, path, host, headers }) => {
             let headers: Vec<httparse::Header<'_>> = headers
                 .iter()
                 .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
@@ -97,7 +97,7 @@ fn allows(decision: &Decision, request: &Request) -> bool {
                 headers: &headers,
             }))
         }
-        Request::Kafka(KafkaRequest { api_key, api_version, client_id, topics }) => {
+        OracleRequest::Kafka(KafkaRequest { api_key, api_version, client_id, topics }) => {
             let topics: Vec<&[u8]> = topics.iter().map(String::as_bytes).collect();
             decide(L7Request::Kafka(l7::KafkaRequest {
                 api_key: *api_key,
@@ -106,8 +106,8 @@ fn allows(decision: &Decision, request: &Request) -> bool {
                 topics: &topics,
             }))
         }
-        Request::Dns(name) => decide(L7Request::Dns(name.as_bytes())),
-        Request::ServerName(name) => {
+        OracleRequest::Dns(name) => decide(L7Request::Dns(name.as_bytes())),
+        OracleRequest::ServerName(name) => {
             let name = Some(name.as_bytes()).filter(|name| !name.is_empty());
             decide(L7Request::ServerName(name))
         }

@@ -114,14 +114,14 @@ fn an_allowed_connection_is_a_flow_for_each_direction() {
 #[test]
 fn a_denied_connection_is_a_drop_as_well() {
     let detail = verdicts(by_rule(true, "cart", "spec.egress[0]"), default_deny("db"));
-    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDefaultDeny));
+    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDenied));
     insta::assert_snapshot!(text(&denied), @r#"
     5/0 Egress FORWARDED DROP_REASON_UNKNOWN match 2 +e["cart"] +i[] -e[] -i[] (TCP Flags: SYN)
     5/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i["db", "other"] (TCP Flags: SYN)
     1/133 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i["db", "other"] (TCP Flags: SYN)
     "#);
     let detail = verdicts(by_rule(false, "cart", "spec.egressDeny[0]"), default_deny("db"));
-    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDeny));
+    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDenyRule));
     insta::assert_snapshot!(text(&denied), @r#"
     5/0 Egress DROPPED POLICY_DENY match 2 +e[] +i[] -e["cart"] -i[] (TCP Flags: SYN)
     5/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i["db", "other"] (TCP Flags: SYN)
@@ -241,7 +241,7 @@ fn every_field_of_a_denial() {
         DirectionVerdict { allowed: true, by: DecidedBy::Unenforced },
         by_rule(false, "db", "spec.ingressDeny[0]"),
     );
-    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDeny));
+    let denied = record(detail, Outcome::Dropped, Some(Reason::PolicyDenyRule));
     insta::assert_debug_snapshot!(flows(&denied)[0]);
 }
 

@@ -126,7 +126,7 @@ impl<I: Inspector> Editor<I> {
             return self.enqueue(direction, since, segment, io);
         }
         if self.differs(direction, &segment, io) {
-            return io.drop_packet(segment.packet, DropReason::L7Mismatch);
+            return io.drop_packet(segment.packet, DropReason::L7RetransmissionMismatch);
         }
         self.inspect_segment(cx, since, direction, segment, io);
     }

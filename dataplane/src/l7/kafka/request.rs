@@ -341,7 +341,11 @@ impl RequestParser {
                 Found::Element(List::Topics) => self.names.len() - 1,
                 _ => continue,
             };
-            if let Err(reason) = self.decide_topics(policy, &mut current, complete, is_last) {
+            let mut decided = self.decide_topics(policy, &mut current, complete);
+            if is_last && decided.is_ok() && !current.has_topic {
+                decided = self.decide_without_topics(policy, &mut current);
+            }
+            if let Err(reason) = decided {
                 break Verdict::Denied(reason);
             }
             if is_last {
@@ -366,13 +370,12 @@ impl RequestParser {
         }
     }
 
-    /// Decides the topics up to `complete`; a request without topics as such, when it is complete.
+    /// Decides the topics up to `complete`.
     fn decide_topics(
         &self,
         policy: &L7Policy,
         current: &mut Current,
         complete: usize,
-        is_last: bool,
     ) -> Result<(), DropReason> {
         while current.decided < complete {
             let topic = self.names.topic(current.decided);
@@ -384,9 +387,16 @@ impl RequestParser {
             }
             current.decided += 1;
         }
-        if is_last && !current.has_topic {
-            current.rule = self.allowing_rule(policy, current, &[])?;
-        }
+        Ok(())
+    }
+
+    /// Decides a complete request that names no topic.
+    fn decide_without_topics(
+        &self,
+        policy: &L7Policy,
+        current: &mut Current,
+    ) -> Result<(), DropReason> {
+        current.rule = self.allowing_rule(policy, current, &[])?;
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use podgate_tests::lab::{Agent, Lab, interrupted};
 use crate::context::Context;
 use crate::measure::{Limit, Measurement, median};
 use crate::peers::{Filter, Kernel};
-use testbed::{Body, HttpTestbed, Load, Requests};
+use testbed::{Body, HttpTestbed, Load, RequestMeasurement};
 
 const VS_BRIDGE: &str = "l7.http1.vs_bridge";
 const VS_ENVOY: &str = "l7.http1.vs_envoy";
@@ -41,10 +41,10 @@ const ENVOY: usize = 3;
 
 /// A row about requests: its id, its load, the forwarder that it is compared with, its value and
 /// unit, and the bar for the ratio.
-type RequestRow = (&'static str, Load, usize, fn(&Requests) -> f64, &'static str, Limit);
+type RequestRow = (&'static str, Load, usize, fn(&RequestMeasurement) -> f64, &'static str, Limit);
 
-const P99_OF: fn(&Requests) -> f64 = |requests| requests.p99;
-const RATE_OF: fn(&Requests) -> f64 = |requests| requests.rate;
+const P99_OF: fn(&RequestMeasurement) -> f64 = |requests| requests.p99;
+const RATE_OF: fn(&RequestMeasurement) -> f64 = |requests| requests.rate;
 
 const REQUEST_ROWS: &[RequestRow] = &[
     (VS_BRIDGE, Load::Allowed, BRIDGE, RATE_OF, "requests/s", Limit::AtLeast(0.8)),
@@ -60,12 +60,12 @@ const BODY_ROWS: &[(&str, Body)] =
 /// Results by load and forwarder, one for each round.
 #[derive(Default)]
 struct Results {
-    requests: Vec<(Load, usize, Requests)>,
+    requests: Vec<(Load, usize, RequestMeasurement)>,
     bodies: Vec<(Body, usize, f64)>,
 }
 
 impl Results {
-    fn requests(&self, load: Load, of: usize, value: fn(&Requests) -> f64) -> Vec<f64> {
+    fn requests(&self, load: Load, of: usize, value: fn(&RequestMeasurement) -> f64) -> Vec<f64> {
         let of_load =
             self.requests.iter().filter(|(each, forwarder, _)| (*each, *forwarder) == (load, of));
         of_load.map(|(_, _, requests)| value(requests)).collect()

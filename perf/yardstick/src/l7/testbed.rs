@@ -128,7 +128,7 @@ impl<'peer> HttpTestbed<'peer> {
     }
 
     /// Runs sequential requests on many connections.
-    pub(super) fn request(&self, load: Load, quick: bool) -> Result<Requests> {
+    pub(super) fn request(&self, load: Load, quick: bool) -> Result<RequestMeasurement> {
         let seconds = if quick { SECONDS_QUICK } else { SECONDS };
         let bound = Duration::from_secs(seconds.into()) + MARGIN;
         let mut command = self.client.bounded("wrk", bound);
@@ -137,7 +137,7 @@ impl<'peer> HttpTestbed<'peer> {
             command.arg("-s").arg(self.folder().join("paced.lua"));
         }
         command.arg(format!("http://{}:{}{}", self.address, self.port, load.path()));
-        Requests::parse(&run(&mut command)?, load).with_context(|| self.name)
+        RequestMeasurement::parse(&run(&mut command)?, load).with_context(|| self.name)
     }
 
     /// Throughput of one body, MB/s.
@@ -250,14 +250,14 @@ fn receive(stream: &mut TcpStream, expected: usize) -> Result<()> {
 
 /// Result of a run of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Requests {
+pub(super) struct RequestMeasurement {
     /// 99th percentile of the latency, microseconds.
     pub(super) p99: f64,
     /// Requests per second.
     pub(super) rate: f64,
 }
 
-impl Requests {
+impl RequestMeasurement {
     /// Parses the output of wrk.
     pub(super) fn parse(text: &str, load: Load) -> Result<Self> {
         let after = |start: &str| {
@@ -305,17 +305,17 @@ Transfer/sec:     10.71MB
     #[test]
     fn the_output_of_wrk_is_parsed() {
         assert_eq!(
-            Requests::parse(PRINTED, Load::Allowed).unwrap(),
-            Requests { p99: 3950.0, rate: 63460.12 }
+            RequestMeasurement::parse(PRINTED, Load::Allowed).unwrap(),
+            RequestMeasurement { p99: 3950.0, rate: 63460.12 }
         );
         assert_eq!(
             (micros("512.00us"), micros("1.20s"), micros("1.2")),
             (Some(512.0), Some(1.2e6), None)
         );
-        assert!(Requests::parse("Running 3s test", Load::Allowed).is_err());
+        assert!(RequestMeasurement::parse("Running 3s test", Load::Allowed).is_err());
         let denied = format!("{PRINTED}Non-2xx or 3xx responses: 7\n");
-        assert!(Requests::parse(&denied, Load::Allowed).is_err());
-        assert!(Requests::parse(&denied, Load::Denied).is_ok());
-        assert!(Requests::parse(PRINTED, Load::Denied).is_err());
+        assert!(RequestMeasurement::parse(&denied, Load::Allowed).is_err());
+        assert!(RequestMeasurement::parse(&denied, Load::Denied).is_ok());
+        assert!(RequestMeasurement::parse(PRINTED, Load::Denied).is_err());
     }
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use podgate_tests::lab::{Daemon, Host, Lab, bounded, run, run_nginx, wait_for};
 
 use super::direct::{Direct, compare};
-use super::testbed::{Load, Requests};
+use super::testbed::{Load, RequestMeasurement};
 use crate::context::Context;
 use crate::measure::Measurement;
 
@@ -46,7 +46,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         );
         let mut wrk = client.netns.bounded("unshare", BOUND);
         let printed = run(wrk.args(["--mount", "sh", "-c", &script]))?;
-        Ok(Requests::parse(&printed, Load::Allowed)?.rate)
+        Ok(RequestMeasurement::parse(&printed, Load::Allowed)?.rate)
     };
     let row = compare(context, (VS_DIRECT, "handshakes/s", BAR), servers, rate)?;
     agent.stop()?;

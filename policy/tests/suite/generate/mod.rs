@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Map, Value, json};
 
-use podgate_policy::oracle::{HttpRequest, KafkaRequest, Request};
+use podgate_policy::oracle::{HttpRequest, KafkaRequest, OracleRequest};
 
 pub(crate) use self::cilium::cilium_policy;
 use self::cilium::referred;
@@ -332,7 +332,7 @@ pub(crate) fn flow() -> impl Strategy<Value = (Subject, LocalEnds)> {
         })
 }
 
-pub(crate) fn request() -> impl Strategy<Value = Request> {
+pub(crate) fn request() -> impl Strategy<Value = OracleRequest> {
     let name = select(&[
         "example.com",
         "www.Example.com.",
@@ -342,10 +342,10 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         "no name",
     ]);
     prop_oneof![
-        4 => http_request().prop_map(Request::Http),
-        2 => kafka_request().prop_map(Request::Kafka),
-        1 => name.clone().prop_map(|name| Request::Dns(name.to_owned())),
-        1 => name.prop_map(|name| Request::ServerName(name.to_owned())),
+        4 => http_request().prop_map(OracleRequest::Http),
+        2 => kafka_request().prop_map(OracleRequest::Kafka),
+        1 => name.clone().prop_map(|name| OracleRequest::Dns(name.to_owned())),
+        1 => name.prop_map(|name| OracleRequest::ServerName(name.to_owned())),
     ]
 }
 
