@@ -1,5 +1,5 @@
-//! A cluster's size: the measurements of `yardstick policy`, and the real agent with as many objects
-//! from an API server (`agent`) and from files (`manifests`).
+//! A cluster's size: the measurements of `yardstick policy`, and the real agent with as many
+//! objects from an API server (`agent`) and from files (`manifests`).
 
 mod agent;
 mod changes;
