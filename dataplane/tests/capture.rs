@@ -114,3 +114,49 @@ fn only_what_was_asked_for_is_copied_and_the_same_is_forwarded_and_counted() {
     assert!(copied.iter().all(|copy| copy.data.len() == 64 && copy.len == 154), "{copied:?}");
     with.assert_no_frame_is_lost();
 }
+
+#[test]
+fn what_waited_and_is_dropped_later_has_a_copy_that_says_so() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let capture = start(&mut rig, spec(A, &[]));
+    let fragments = cut(&segment("S", None, &[7; 64]), 1, 60);
+    assert!(rig.send(A, &fragments[0]).is_empty());
+    let copied = copies(&capture);
+    let [held] = &copied[..] else { panic!("{copied:?}") };
+    assert_eq!(held.point, CapturePoint::Received(Fate::Held));
+    rig.now = rig.now.plus_secs(31);
+    rig.run();
+    let reason = DropReason::FragmentTimeout;
+    assert_eq!(rig.dropped(reason), 1);
+    let copied = copies(&capture);
+    let [dropped] = &copied[..] else { panic!("{copied:?}") };
+    assert_eq!(dropped.point, CapturePoint::Received(Fate::Dropped(reason)));
+    assert_eq!((dropped.link, &dropped.data, dropped.len), (A, &held.data, held.len));
+    assert!(dropped.time > held.time);
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn each_dropped_packet_has_one_copy_that_says_so() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let capture = start(&mut rig, spec(A, &[]));
+    let sent = segment("S", None, &[7; 64]);
+    let mut overlapping = cut(&sent, 1, 28)[1].clone();
+    overlapping[34..].fill(0xff);
+    let fragments = cut(&sent, 1, 60);
+    for fragment in [&fragments[0], &overlapping].into_iter().chain(&fragments[1..]) {
+        assert!(rig.send(A, fragment).is_empty());
+    }
+    let reason = DropReason::FragmentOverlap;
+    let dropped = rig.dropped(reason);
+    assert_eq!(dropped, fragments.len() as u64 + 1);
+    let copied = copies(&capture);
+    let says_so =
+        |copy: &&CapturedPacket| copy.point == CapturePoint::Received(Fate::Dropped(reason));
+    assert_eq!(copied.iter().filter(says_so).count() as u64, dropped, "{copied:?}");
+    let mut data: Vec<_> = copied.iter().filter(says_so).map(|copy| &copy.data).collect();
+    data.sort();
+    data.dedup();
+    assert_eq!(data.len() as u64, dropped, "of different packets");
+    rig.assert_no_frame_is_lost();
+}

@@ -48,8 +48,9 @@ impl Frame {
         (self.identity >> 32) as u32
     }
 
+    /// Number of the frame in its UMEM.
     #[inline]
-    pub(super) const fn index(&self) -> u32 {
+    pub(crate) const fn index(&self) -> u32 {
         self.identity as u32
     }
 

@@ -4,6 +4,7 @@
 //! batch and for each packet off the fast path. With one, all its packets take the slow path, which
 //! is equivalent. Copies go to a bounded ring. What doesn't fit is lost, and counted.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -99,7 +100,8 @@ pub enum Fate {
     Dropped(DropReason),
     /// It was handed off to the worker that owns its flow.
     HandedOff,
-    /// It waits for the rest of its datagram or request, or its payload was taken over.
+    /// It waits for the rest of its datagram or request, or its payload was taken over. If it is
+    /// dropped later, that is a copy of its own.
     Held,
 }
 
@@ -236,12 +238,23 @@ pub(super) struct Capturing {
     /// Whether another worker has received the packet, and made a copy: then this one is for its
     /// drop only.
     is_second: bool,
+    /// The first frame of the packet that is processed.
+    frame: u32,
+    /// Packets that wait, by their first frame. The tuple tells them from packets that were made in
+    /// the same frame since.
+    held: HashMap<u32, HeldPacket>,
+    /// The one of them, with its first frame, that was transmitted last.
+    transmitted: Option<(u32, HeldPacket)>,
 }
+
+/// The link that a packet was received from, and its tuple.
+type HeldPacket = (LinkId, Option<Tuple>);
 
 impl Capturing {
     pub(super) fn new(capture: Arc<Capture>, worker: u16) -> Self {
         let (now, epoch, pending, verdict, is_second) = Default::default();
-        Self { capture, worker, now, epoch, pending, verdict, is_second }
+        let (frame, held, transmitted) = Default::default();
+        Self { capture, worker, now, epoch, pending, verdict, is_second, frame, held, transmitted }
     }
 
     /// Sets the time and epoch of a round's packets.
@@ -251,7 +264,10 @@ impl Capturing {
 
     /// Copies a packet that was received from `link`. What becomes of it is not known yet.
     pub(super) fn received(&mut self, umem: &Umem, link: LinkId, packet: &Packet) {
-        self.copy(umem, link, packet, CapturePoint::Received(Fate::Held));
+        self.frame = packet.head.index();
+        self.held.remove(&self.frame);
+        let copy = self.copy(umem, link, packet, CapturePoint::Received(Fate::Held));
+        self.pending.extend(copy);
     }
 
     /// Copies a packet that another worker has received, in case that it is dropped.
@@ -268,14 +284,16 @@ impl Capturing {
         packet: &Packet,
         origin: Origin,
     ) {
-        if origin == Origin::Received {
+        self.transmitted = self.take_held(umem, packet).map(|held| (packet.head.index(), held));
+        if origin == Origin::Received && self.transmitted.is_none() {
             self.set_fate(Fate::Forwarded);
         }
         let point = match origin {
             Origin::Received => CapturePoint::Transmitted,
             Origin::Own => CapturePoint::Made,
         };
-        self.copy(umem, link, packet, point);
+        let copy = self.copy(umem, link, packet, point);
+        self.pending.extend(copy);
     }
 
     /// The packet that was copied last was not transmitted to `link`.
@@ -284,11 +302,19 @@ impl Capturing {
             last.link == link && !matches!(last.point, CapturePoint::Received(_))
         };
         let _not_sent = self.pending.pop_if(is_it);
+        self.held.extend(self.transmitted.take());
     }
 
-    /// A packet was dropped.
-    pub(super) fn dropped(&mut self, reason: DropReason) {
-        self.set_fate(Fate::Dropped(reason));
+    /// A packet is about to be dropped: the one that is processed, or one that has waited.
+    pub(super) fn dropped(&mut self, umem: &Umem, packet: &Packet, reason: DropReason) {
+        let fate = Fate::Dropped(reason);
+        let Some((link, _)) = self.take_held(umem, packet) else { return self.set_fate(fate) };
+        let copy = self.copy(umem, link, packet, CapturePoint::Received(fate));
+        if let Some(copy) = copy
+            && self.capture.wants_outcome(copy.tuple.as_ref(), true)
+        {
+            self.capture.push(copy);
+        }
     }
 
     /// A packet was handed off.
@@ -308,6 +334,13 @@ impl Capturing {
         }
     }
 
+    /// If a packet waits: what is known of it. It does not wait any more.
+    fn take_held(&mut self, umem: &Umem, packet: &Packet) -> Option<HeldPacket> {
+        let held = self.held.remove(&packet.head.index())?;
+        (held.1 == tuple_of(umem, packet)).then_some(held)
+    }
+
+    /// Sets what became of the packet that is processed.
     fn set_fate(&mut self, fate: Fate) {
         if let Some(CapturedPacket { point: CapturePoint::Received(known), .. }) =
             self.pending.first_mut()
@@ -316,10 +349,17 @@ impl Capturing {
         }
     }
 
-    fn copy(&mut self, umem: &Umem, link: LinkId, packet: &Packet, point: CapturePoint) {
-        let tuple = parse(umem.data(&packet.head), packet.len()).ok().map(|view| view.tuple);
+    /// A copy of a packet, if it is captured.
+    fn copy(
+        &self,
+        umem: &Umem,
+        link: LinkId,
+        packet: &Packet,
+        point: CapturePoint,
+    ) -> Option<CapturedPacket> {
+        let tuple = tuple_of(umem, packet);
         if !self.capture.wants(link, tuple.as_ref()) || self.capture.is_full() {
-            return;
+            return None;
         }
         let len = packet.len();
         let snap_len = self.capture.spec.snap_len.min(len) as usize;
@@ -331,8 +371,7 @@ impl Capturing {
         }
         let (time, epoch, worker) = (self.now, self.epoch, self.worker);
         let (verdict, data) = (CapturedVerdict::default(), data.into_boxed_slice());
-        let copy = CapturedPacket { time, epoch, worker, link, point, verdict, tuple, len, data };
-        self.pending.push(copy);
+        Some(CapturedPacket { time, epoch, worker, link, point, verdict, tuple, len, data })
     }
 
     /// Ends the processing of a packet: its copies go to the ring. `rules_of` has the rules that
@@ -357,6 +396,9 @@ impl Capturing {
             causes => causes,
         };
         for mut copy in self.pending.drain(..) {
+            if copy.point == CapturePoint::Received(Fate::Held) {
+                self.held.insert(self.frame, (copy.link, copy.tuple));
+            }
             if is_second && !dropped && matches!(copy.point, CapturePoint::Received(_)) {
                 continue;
             }
@@ -366,6 +408,10 @@ impl Capturing {
             }
         }
     }
+}
+
+fn tuple_of(umem: &Umem, packet: &Packet) -> Option<Tuple> {
+    parse(umem.data(&packet.head), packet.len()).ok().map(|view| view.tuple)
 }
 
 #[cfg(test)]

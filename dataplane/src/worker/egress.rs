@@ -453,7 +453,7 @@ impl Egress {
     pub(super) fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
         self.stats().dropped[reason as usize].count(1, u64::from(packet.len()));
         if let Some(capturing) = &mut self.capturing {
-            capturing.dropped(reason);
+            capturing.dropped(&self.umem, &packet, reason);
         }
         self.pool.free_packet(packet);
     }
