@@ -174,16 +174,25 @@ fn an_upgrade_from_http1_goes_on_as_http2() -> Result<()> {
         command.args(paths.iter().map(|path| url(path)));
         run(&mut command)
     };
-    let seen = nghttp(&["/docs/a", "/secret", "/docs/b", "/secret/b", "/docs/c"])?;
-    ensure!(seen.contains("HTTP/1.1 101 Switching Protocols"), "{seen}");
-    assert_eq!(connections(&lab, APACHE)?, 1, "{seen}");
+    let has_status = |seen: &str, path: &str, status: &str| {
+        // The statistics are at the end, behind the frames.
+        let line = seen.lines().rfind(|line| line.ends_with(&format!(" {path}")));
+        line.unwrap_or_default().split_whitespace().any(|field| field == status)
+    };
+    // Apache 2.4.71 ends some connections behind the first response, with a GOAWAY frame that says
+    // `timeout`, without podgate too (9 of 30 on loopback). A client tries again then.
+    let seen = wait_for("a connection that Apache goes on with", BOUND, || {
+        let before = connections(&lab, APACHE)?;
+        let seen = nghttp(&["/docs/a", "/secret", "/docs/b", "/secret/b", "/docs/c"])?;
+        ensure!(seen.contains("HTTP/1.1 101 Switching Protocols"), "{seen}");
+        assert_eq!(connections(&lab, APACHE)? - before, 1, "{seen}");
+        let is_ended = seen.contains("opaque_data(7)=[timeout]");
+        Ok((!is_ended || has_status(&seen, "/docs/c", "200")).then_some(seen))
+    })?;
     for (path, status) in
         [("/docs/a", "200"), ("/secret", "403"), ("/docs/b", "200"), ("/secret/b", "403")]
     {
-        // The statistics are at the end, behind the frames.
-        let line = seen.lines().rfind(|line| line.ends_with(&format!(" {path}")));
-        let fields: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
-        assert!(fields.contains(&status), "{path}: {seen}");
+        assert!(has_status(&seen, path, status), "{path}: {seen}");
     }
     // nghttp gives up where its offer is not accepted.
     let mut denied = client.netns.bounded("nghttp", BOUND);

@@ -269,7 +269,7 @@ fn a_flooding_pod_leaves_the_flows_of_others_and_its_losses_are_told() -> Result
         flood.wait_for_more()?;
     }
     let lost = wait_for("lost events", BOUND, || {
-        let request = json!({"number": 100});
+        let request = json!({"number": 512});
         let responses = call(&lab, "observer.Observer/GetFlows", request)?;
         let lost: Vec<_> = responses.into_iter().filter(|r| !r["lost_events"].is_null()).collect();
         Ok((!lost.is_empty()).then_some(lost))
