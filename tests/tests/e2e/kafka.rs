@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -39,8 +40,11 @@ spec:
         - ports: [{ port: \"9092\", protocol: TCP }]
 ";
 
-/// A Python environment with the broker and the clients, which outlasts the test.
+/// A Python environment with the broker and the clients, which outlasts the test. One of the tests
+/// that run at a time makes it, and the others wait.
 fn environment() -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka");
     if !folder.join(COMPLETE).exists() {
         run(bounded("python3", INSTALL_BOUND).args(["-m", "venv"]).arg(&folder))?;
