@@ -31,11 +31,9 @@ pub fn policy_matches(
         let port = Subject { tuple, icmp_type }.policy_port();
         let [shows_egress, shows_ingress] = shown(egress.into(), ingress.into());
         let matched = |direction, cause: Cause, table: fn(&IdentityRow) -> &RuleTable, end| {
-            let matched = || {
-                let identity = tables.resolve(end).identity;
-                matched(cause, table(identity), tuple.protocol, port)
-            };
-            PolicyMatch { direction, allowed: cause.allows(), matched: matched() }
+            let table = table(tables.resolve(end).identity);
+            let matched = matched(cause, table, tuple.protocol, port);
+            PolicyMatch { direction, allowed: cause.allows(), matched }
         };
         found = [
             shows_egress
