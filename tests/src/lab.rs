@@ -27,6 +27,7 @@ mod netns;
 mod nginx;
 mod process;
 mod signals;
+mod stopped_thread;
 mod stream;
 
 use std::fs;
@@ -48,6 +49,7 @@ pub use manifests::PodSpec;
 pub use netns::{Netns, remove_stale};
 pub use process::{Daemon, bounded, output, run, wait_for};
 pub use signals::interrupted;
+pub use stopped_thread::StoppedThread;
 pub use stream::Stream;
 
 use manifests::pods_in;
