@@ -43,8 +43,10 @@ fn mpps(program: &Path) -> f64 {
 /// Builds the slowed program in the profile of this test, beside the others.
 fn build_slowed() -> PathBuf {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--package", "podgate-yardstick", "--bin", "yardstick-slowed"]);
-    command.args(["--features", "slowed", "--message-format=json-render-diagnostics"]);
+    // The workspace and a test, so that only crates that the feature changes are compiled again.
+    command.args(["build", "--workspace", "--bin", "yardstick-slowed", "--test", "tidy"]);
+    command.args(["--features", "podgate-yardstick/slowed"]);
+    command.arg("--message-format=json-render-diagnostics");
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }

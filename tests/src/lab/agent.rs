@@ -344,7 +344,10 @@ pub fn program() -> Result<&'static Path> {
 fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
+    // With one of the tests, so that crates have the features that `cargo test --workspace` gave
+    // them, and are not compiled again.
+    command.args(["build", "--workspace", "--bins", "--test", "tidy"]);
+    command.arg("--message-format=json-render-diagnostics");
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     // The build must not see the variables that cargo set for this package: some build scripts
     // (ring's) run again when they change.
