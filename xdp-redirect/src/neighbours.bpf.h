@@ -18,7 +18,9 @@
 //     from `::`.
 //   - An IPv6 destination with more than link scope has sent ND to this pod before. Otherwise a
 //     node that forwards IPv6 might forward the message.
-//   - At most NEIGHBOUR_RATE frames a second, and NEIGHBOUR_BURST in a burst.
+//   - At most NEIGHBOUR_RATE frames a second, and NEIGHBOUR_BURST in a burst; of unicast replies
+//     REPLY_RATE. They are counted apart, because others decide how many a pod sends: whoever asks
+//     a pod for its address must use up neither its own requests nor its replies to others.
 //
 // IPv6 that is not ND by this format is redirected to the workers like other IPv6.
 
@@ -38,6 +40,9 @@
 
 #define NEIGHBOUR_RATE 100ULL
 #define NEIGHBOUR_BURST 200ULL
+// The requests of 50 pods of a bridge that all ask for one pod as often as they may.
+#define REPLY_RATE (50 * NEIGHBOUR_RATE)
+#define REPLY_BURST REPLY_RATE
 #define NANOSECONDS 1000000000ULL
 
 #define ARP_HTYPE_ETHERNET 1
@@ -93,13 +98,18 @@ struct {
 	__type(value, __u8);
 } ND_SENDERS SEC(".maps");
 
-// slot of the link -> theoretical arrival time of its next frame, ns, for the rate limit (GCRA).
-// The loader sets the size.
+// Theoretical arrival times of a link's next frames, ns, for the rate limits (GCRA).
+struct neighbour_times {
+	__u64 reply; // a unicast reply
+	__u64 other;
+};
+
+// slot of the link -> its times. The loader sets the size.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct neighbour_times);
 } NEIGHBOUR_TIMES SEC(".maps");
 
 // RFC 826, with the addresses of IPv4 over Ethernet.
@@ -146,6 +156,8 @@ struct neigh_msg {
 	// The link-layer address in the message; all zeros if there is none.
 	__u8 mac[ETH_ALEN];
 	bool is_nd;
+	// An ARP reply or a neighbour advertisement.
+	bool is_reply;
 } __attribute__((aligned(8)));
 
 static __always_inline int drop(enum drop_reason reason, __u32 bytes, int verdict)
@@ -222,6 +234,7 @@ static __always_inline bool parse_arp(void *data, void *end, struct neigh_msg *m
 			return false;
 	}
 	msg->is_nd = false;
+	msg->is_reply = arp->op == bpf_htons(ARP_REPLY);
 	map_v4(msg->claimed, arp->sender_ip);
 	__builtin_memcpy(msg->mac, arp->sender_mac, ETH_ALEN);
 	return true;
@@ -266,6 +279,7 @@ static __always_inline bool parse_nd(void *data, void *end, struct neigh_msg *ms
 	__builtin_memcpy(msg->destination, &ip->daddr, 16);
 	__builtin_memset(msg->mac, 0, ETH_ALEN);
 	msg->is_nd = true;
+	msg->is_reply = nd->type == ND_NEIGHBOUR_ADVERTISEMENT;
 	if (is_multicast(msg->destination) && !has_link_scope(msg->destination))
 		return false;
 	if (nd->type == ND_ROUTER_SOLICITATION) {
@@ -345,22 +359,31 @@ static __always_inline void learn_nd_sender(__u32 ifindex, const struct neigh_ms
 	bpf_map_update_elem(&ND_SENDERS, &key, &one, BPF_ANY);
 }
 
-// Accounts for one frame of the link in this slot; false if it exceeds the rate. One processor at a
-// time receives the packets of a link, so reading and writing the time needs no atomic operation.
-static __always_inline bool ratelimit_allows(__u32 slot)
+// Accounts for one frame at the rate limit; false if it exceeds it.
+static __always_inline bool is_within(__u64 *time, __u64 rate, __u64 burst)
 {
-	const __u64 interval = NANOSECONDS / NEIGHBOUR_RATE;
-	const __u64 burst = (NEIGHBOUR_BURST - 1) * interval;
+	__u64 interval = NANOSECONDS / rate;
 	__u64 now = bpf_ktime_get_ns();
-	__u64 *time = bpf_map_lookup_elem(&NEIGHBOUR_TIMES, &slot);
-	__u64 earliest = now > burst ? now - burst : 0;
+	__u64 tolerance = (burst - 1) * interval;
+	__u64 earliest = now > tolerance ? now - tolerance : 0;
 
-	if (!time)
-		return false;
 	if (*time < earliest)
 		*time = earliest;
 	if (*time > now)
 		return false;
 	*time += interval;
 	return true;
+}
+
+// Accounts for one frame of the link in this slot; false if it exceeds the rate. One processor at a
+// time receives the packets of a link, so reading and writing the times needs no atomic operation.
+static __always_inline bool ratelimit_allows(__u32 slot, bool is_unicast_reply)
+{
+	struct neighbour_times *times = bpf_map_lookup_elem(&NEIGHBOUR_TIMES, &slot);
+
+	if (!times)
+		return false;
+	if (is_unicast_reply)
+		return is_within(&times->reply, REPLY_RATE, REPLY_BURST);
+	return is_within(&times->other, NEIGHBOUR_RATE, NEIGHBOUR_BURST);
 }

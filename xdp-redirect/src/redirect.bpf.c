@@ -281,7 +281,7 @@ static __always_inline int neighbour(struct xdp_md *ctx, __u32 slot, const struc
 		return drop(DROP_NEIGHBOUR_NOT_READY, bytes, XDP_DROP);
 	if (!is_sender_valid(ifindex, pod, eth->h_source, msg))
 		return drop(DROP_NEIGHBOUR_SPOOFED, bytes, XDP_DROP);
-	if (!ratelimit_allows(slot))
+	if (!ratelimit_allows(slot, msg->is_reply && !(eth->h_dest[0] & 1)))
 		return drop(DROP_NEIGHBOUR_RATE, bytes, XDP_DROP);
 	return XDP_PASS;
 }

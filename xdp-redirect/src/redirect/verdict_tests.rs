@@ -75,8 +75,8 @@ impl Probe {
     /// Lets the link in `slot` send as many frames of ARP and ND as it may at once.
     fn refill(&mut self, slot: Option<u16>) {
         let map = self.ebpf.map_mut("NEIGHBOUR_TIMES").unwrap();
-        let mut times = Array::<_, u64>::try_from(map).unwrap();
-        times.set(u32::from(slot.unwrap_or(0)), 0, 0).unwrap();
+        let mut times = Array::<_, [u64; 2]>::try_from(map).unwrap();
+        times.set(u32::from(slot.unwrap_or(0)), [0; 2], 0).unwrap();
     }
 
     fn run(&mut self, frame: &[u8]) -> u32 {

@@ -245,6 +245,25 @@ fn a_pod_may_send_so_many_of_them_and_no_more() {
     }
 }
 
+#[test]
+fn requests_for_a_pod_use_up_neither_its_own_requests_nor_its_replies() {
+    const BURST: usize = 5000;
+    let mut probe = Probe::new();
+    let pairs = [(arp(), with(arp(), 21, &[2])), (solicitation().frame(), advertisement().frame())];
+    for (request, reply) in pairs {
+        assert_eq!(probe.action(&reply, Some(NO_SOCKETS)), PASS);
+        let passed = (0..4 * BURST).filter(|_| probe.run(&reply) == PASS).count();
+        assert!((BURST - 1..2 * BURST).contains(&passed), "{passed}");
+        assert_eq!(probe.run(&request), PASS);
+        // A reply to many is no answer to a request.
+        assert_eq!(probe.action(&reply, Some(NO_SOCKETS)), PASS);
+        let to_many = with(reply.clone(), 0, &[0xff; 6]);
+        let passed = (0..1000).filter(|_| probe.run(&to_many) == PASS).count();
+        assert!(passed < 400, "{passed}");
+        assert_eq!(probe.run(&reply), PASS);
+    }
+}
+
 impl Probe {
     /// Runs one of the programs at the egress hook for a frame that the kernel had from the netdev
     /// `from`, or made itself if that is 0.
