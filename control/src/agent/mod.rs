@@ -106,9 +106,7 @@ pub(crate) use self::host_network::{HOST, XSK};
 pub(crate) use self::latency::{BOUNDS_US, LatencyCounts};
 pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
-pub(crate) use self::rule_totals::RuleTotals;
-#[cfg(test)]
-pub(crate) use self::rule_totals::SERIES_MAX;
+pub(crate) use self::rule_totals::{RuleTotals, SERIES_MAX};
 pub(crate) use self::state::StateDir;
 
 /// How often events are taken off the workers' rings.
