@@ -198,7 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_ends_if_it_is_idle_after_its_first_request() {
-        let timeouts = Timeouts { header: NEVER, idle: Duration::from_millis(1) };
+        let timeouts = Timeouts { header: NEVER, idle: Duration::from_millis(300) };
         let (limited, address) = limited(timeouts).await;
         let connections = Arc::clone(&limited.connections);
         let router = Router::new().route("/", get(|| async { "here" }));
