@@ -7,6 +7,7 @@ mod flow_table;
 mod fqdn;
 mod inventory;
 mod local;
+mod metrics;
 mod monitor;
 mod observe;
 mod policy;
@@ -39,6 +40,8 @@ use self::local::{
 pub use self::local::{
     CleanupArgs, CompletionArgs, CrdsArgs, CrdsOutput, ManArgs, Shell, VersionArgs,
 };
+use self::metrics::METRICS_EXAMPLES;
+pub use self::metrics::{MetricsArgs, MetricsCommand, MetricsListArgs};
 use self::monitor::{MONITOR_ABOUT, MONITOR_EXAMPLES};
 pub use self::monitor::{MonitorArgs, MonitorType};
 pub use self::observe::{
@@ -163,7 +166,7 @@ pub enum Command {
     /// Serve a web page of flows, the service map, explanations and what is not ready.
     #[command(long_about = UI_ABOUT, after_help = UI_EXAMPLES)]
     Ui(UiArgs),
-    /// Print all counters in the Prometheus text format.
+    /// Print all metrics in the Prometheus text format, or describe them.
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics(MetricsArgs),
     /// Evaluate policy for a packet capture without an agent, and measure performance.
@@ -206,11 +209,6 @@ const CONFIG_EXAMPLES: &str = examples! {
     "podgate config -o json | jq '.[] | select(.origin != \"default\")'"
 };
 
-const METRICS_EXAMPLES: &str = examples! {
-    "podgate metrics > /var/lib/node_exporter/podgate.prom"
-    "podgate metrics -o json | jq '.[] | select(.name == \"podgate_epoch\")'"
-};
-
 /// How to reach the agent.
 #[derive(Args, Debug, Clone)]
 pub struct SocketArgs {
@@ -233,14 +231,6 @@ pub struct ClientArgs {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-}
-
-/// Arguments of `podgate metrics`.
-#[derive(Args, Debug, Clone)]
-pub struct MetricsArgs {
-    /// Shared arguments; as a table, metrics are in the Prometheus text format.
-    #[command(flatten)]
-    pub client: ClientArgs,
 }
 
 #[cfg(test)]

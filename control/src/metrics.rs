@@ -7,9 +7,9 @@ mod l7;
 mod parts;
 #[cfg(test)]
 mod promtool;
-#[cfg(test)]
 mod reference;
 mod rules;
+mod sample;
 mod source;
 
 use podgate_api::{EndpointCounts, Family, FamilyKind, Health, LinkCounts};
@@ -21,6 +21,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::time::Nanos;
 use podgate_xdp_redirect::FrameDrops;
 
+pub(crate) use self::reference::{Metric, metrics};
 pub(crate) use self::source::SourceCounts;
 use crate::agent::{FlowCounts, NameMetrics, RuleTotals};
 
@@ -360,7 +361,7 @@ pub(crate) fn to_text(families: &[Family]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::reference::with_sample;
+    use super::sample::with_sample;
     use super::*;
 
     #[test]

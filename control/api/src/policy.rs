@@ -19,6 +19,9 @@ pub struct PolicyFilter {
     /// Name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// A pod that they select; of the pods in the answer, the others are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
 }
 
 /// A policy as it is enforced.

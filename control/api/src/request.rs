@@ -254,6 +254,7 @@ mod tests {
                 kind: Some("NetworkPolicy".into()),
                 namespace: None,
                 name: Some("web".into()),
+                pod: "shop/web-0".parse().ok(),
             }),
             Request::PolicyExplain { query: query(), both_sides: true },
             Request::PolicySelectors {},

@@ -106,9 +106,7 @@ pub(crate) use self::host_network::{HOST, XSK};
 pub(crate) use self::latency::{BOUNDS_US, LatencyCounts};
 pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
-pub(crate) use self::rule_totals::RuleTotals;
-#[cfg(test)]
-pub(crate) use self::rule_totals::SERIES_MAX;
+pub(crate) use self::rule_totals::{RuleTotals, SERIES_MAX};
 pub(crate) use self::state::StateDir;
 
 /// How often events are taken off the workers' rings.
@@ -213,6 +211,36 @@ fn free_memory_in_background() {
     }
 }
 
+/// Opens the state directory, and the bpffs that programs are pinned in.
+///
+/// # Errors
+/// When one of them can't be used.
+fn open_state(args: &RunArgs, undo: &mut Undo) -> Result<StateDir> {
+    let state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
+    undo.record_state(&state);
+    let mounted_now = match &args.bpffs {
+        // A mount of the agent's own would end with its container, and policy with it.
+        Some(dir) => bpffs::require(dir).map(|()| false)?,
+        None => bpffs::ensure_mounted(&state.bpf())?,
+    };
+    undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
+    if args.bpffs.is_none() {
+        preflight::warn_of_private_mounts();
+    }
+    Ok(state)
+}
+
+/// Opens the link to the node, which is made unless the agent before left it.
+///
+/// # Errors
+/// When it can't be made, or the workers can't use it.
+async fn open_host_link(netlink: &Netlink, links: &mut Links, undo: &mut Undo) -> Result<HostLink> {
+    undo.record_host_link(Creator::unless(host_network::find(netlink).await?.is_some()));
+    let host_link = HostLink::ensure(netlink).await?;
+    links.open_host(&host_link)?;
+    Ok(host_link)
+}
+
 impl Agent {
     /// Everything up to the first request; what it changes on the node is noted in `undo`.
     async fn start(
@@ -229,23 +257,11 @@ impl Agent {
         let (update_sender, updates) = mpsc::channel(sources::UPDATES_MAX);
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);
-        let state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
-        undo.record_state(&state);
-        let mounted_now = match &args.bpffs {
-            // A mount of the agent's own would end with its container, and policy with it.
-            Some(dir) => bpffs::require(dir).map(|()| false)?,
-            None => bpffs::ensure_mounted(&state.bpf())?,
-        };
-        undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
-        if args.bpffs.is_none() {
-            preflight::warn_of_private_mounts();
-        }
+        let state = open_state(args, undo)?;
         let source = open_source(args, update_sender).await?;
         let netlink = Netlink::connect_on_thread()?;
         let mut links = start_workers(args, &state)?;
-        undo.record_host_link(Creator::unless(host_network::find(&netlink).await?.is_some()));
-        let host_link = HostLink::ensure(&netlink).await?;
-        links.open_host(&host_link)?;
+        let host_link = open_host_link(&netlink, &mut links, undo).await?;
         let preparer =
             Preparer::new(netlink.clone(), args.pod_mtu, checksums(args.pod_checksums, &links));
         let (host, observed) = HostNetwork::start(netlink.clone(), host_link).await?;
@@ -284,17 +300,27 @@ impl Agent {
         let changes = changes()?;
         let mut inputs = Inputs { updates, calls, completed, observed, changes };
         if let Err(error) = agent.attach_at_start(listed, &netlink).await {
-            let remembered = agent.files.state().load().endpoints;
-            agent.endpoints.restore_offloads(&remembered).await;
+            agent.restore_offloads().await;
             return Err(error);
         }
-        agent.host.observe(agent.first_observation());
-        if let Some(observed) = inputs.observed.recv().await {
-            agent.on_observed(observed);
-        }
+        agent.observe_first(&mut inputs.observed).await;
         agent.files.serve_clients().await?;
         agent.save();
         Ok((agent, inputs))
+    }
+
+    /// Restores the TX checksum offloads that this start turned off.
+    async fn restore_offloads(&self) {
+        let remembered = self.files.state().load().endpoints;
+        self.endpoints.restore_offloads(&remembered).await;
+    }
+
+    /// Waits for the first observation of the node's network.
+    async fn observe_first(&mut self, observations: &mut mpsc::Receiver<Observed>) {
+        self.host.observe(self.first_observation());
+        if let Some(observed) = observations.recv().await {
+            self.on_observed(observed);
+        }
     }
 
     /// Attaches the endpoints of the agent before, then the `listed` ones. Other links that were

@@ -1,4 +1,4 @@
-//! The commands that ask no agent: `podgate crds`, `cleanup`, `version`, `completion`, `man`.
+//! Commands that ask no agent: `podgate crds`, `cleanup`, `version`, `completion`, `man`.
 
 use std::path::PathBuf;
 
@@ -15,6 +15,7 @@ macro_rules! local_examples {
   2  the command line is wrong" }
     };
 }
+pub(super) use local_examples;
 
 pub(super) const CRDS_ABOUT: &str = "\
 Print the CustomResourceDefinitions of the kinds of policy that podgate reads.

@@ -26,8 +26,8 @@ use serde::Serialize;
 
 use crate::cli::{
     Cli, ClientArgs, CniCommand, Command, CrdsArgs, CrdsOutput, EndpointCommand, EndpointGetArgs,
-    MetricsArgs, Output, RunArgs, ServiceCommand, StatusArgs, TableCommand, TableFlowCommand,
-    TablePolicyCommand,
+    MetricsArgs, MetricsCommand, Output, RunArgs, ServiceCommand, StatusArgs, TableCommand,
+    TableFlowCommand, TablePolicyCommand,
 };
 use crate::error::describe;
 use crate::log::LogFilter;
@@ -233,6 +233,11 @@ fn flow_table(command: TableFlowCommand) -> Result<()> {
 }
 
 fn metrics(args: &MetricsArgs) -> Result<()> {
+    if let Some(MetricsCommand::List(args)) = &args.command {
+        let mut list = metrics::metrics();
+        list.retain(|metric| args.pattern.as_ref().is_none_or(|p| p.is_match(&metric.name)));
+        return print_as(args.output, &list, |list| output::metrics(list));
+    }
     let families: Vec<Family> =
         Client::connect(&args.client.socket.socket)?.call(&Request::Metrics {})?;
     print_as(args.client.output, &families, |families| metrics::to_text(families))

@@ -175,7 +175,7 @@ fn policy_filter(words: &[String]) -> Result<PolicyFilter> {
         Some((_, Some((namespace, name)))) => (Some(namespace.to_owned()), Some(name.to_owned())),
         Some((name, None)) => (None, Some(name.clone())),
     };
-    Ok(PolicyFilter { kind, namespace, name })
+    Ok(PolicyFilter { kind, namespace, name, pod: None })
 }
 
 #[cfg(test)]

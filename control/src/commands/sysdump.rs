@@ -55,13 +55,12 @@ pub(super) fn run(args: &SysdumpArgs) -> Result<()> {
 fn collect<W: Write>(args: &SysdumpArgs, archive: &mut Archive<W>) -> Result<()> {
     archive.add("version.txt", concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))?;
     let socket = &args.socket.socket;
-    let any_policy = PolicyFilter { kind: None, namespace: None, name: None };
     for (name, request) in [
         ("status", Request::Status {}),
         ("config", Request::Config {}),
         ("endpoints", Request::EndpointList {}),
         ("policies", Request::PolicyList {}),
-        ("policies-detail", Request::PolicyGet(any_policy)),
+        ("policies-detail", Request::PolicyGet(PolicyFilter::default())),
         ("selectors", Request::PolicySelectors {}),
         ("ips", Request::IpList { address: None }),
         ("identities", Request::IdentityList {}),

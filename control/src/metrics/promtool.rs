@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use podgate_api::FamilyKind;
 use serde_json::Value;
 
-use super::reference::with_sample;
+use super::sample::with_sample;
 use super::{collect, to_text};
 
 fn deployed(file: &str) -> PathBuf {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use podgate_api::{Client, EndpointStatus, PolicyDetail, PolicyFilter, Request};
+use podgate_api::{Client, EndpointStatus, PodName, PolicyDetail, PolicyFilter, Request};
 use podgate_policy::explain::{HttpSpec, Query, RequestSpec};
 use serde::Serialize;
 use serde_json::Value;
@@ -60,7 +60,8 @@ pub(crate) fn ask(
         }
         Question::Pod => {
             let mut client = Client::connect(socket).map_err(text)?;
-            let pod = pod(&mut client, needed(parameters, "name")?).map_err(text)?;
+            let name = needed(parameters, "name")?.parse().map_err(|e| format!("name: {e}"))?;
+            let pod = pod(&mut client, name).map_err(text)?;
             return serde_json::to_value(pod).map_err(|error| error.to_string());
         }
     };
@@ -73,22 +74,15 @@ fn needed<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a str, String>
 
 fn filter(parameters: &Parameters) -> PolicyFilter {
     let value = |name: &str| parameters.get(name).filter(|value| !value.is_empty()).cloned();
-    PolicyFilter { kind: value("kind"), namespace: value("namespace"), name: value("name") }
+    let [kind, namespace, name] = ["kind", "namespace", "name"].map(value);
+    PolicyFilter { kind, namespace, name, pod: None }
 }
 
-fn pod(client: &mut Client, name: &str) -> Result<Pod, podgate_api::ClientError> {
+fn pod(client: &mut Client, name: PodName) -> Result<Pod, podgate_api::ClientError> {
     let endpoints: Vec<EndpointStatus> = client.call(&Request::EndpointList {})?;
-    let is_meant = |endpoint: &EndpointStatus| {
-        endpoint.spec.pod.as_ref().is_some_and(|pod| pod.to_string() == name)
-    };
-    let policies: Vec<PolicyDetail> = client.call(&Request::PolicyGet(PolicyFilter::default()))?;
-    let selects = |policy: &PolicyDetail| policy.selected.iter().any(|pod| pod == name);
-    let policies = policies.into_iter().filter(selects).map(|policy| PolicyDetail {
-        // A policy may select thousands of pods.
-        selected: Vec::new(),
-        ..policy
-    });
-    Ok(Pod { endpoint: endpoints.into_iter().find(is_meant), policies: policies.collect() })
+    let endpoint = endpoints.into_iter().find(|endpoint| endpoint.spec.pod.as_ref() == Some(&name));
+    let of_pod = PolicyFilter { pod: Some(name), ..PolicyFilter::default() };
+    Ok(Pod { endpoint, policies: client.call(&Request::PolicyGet(of_pod))? })
 }
 
 /// The flow to explain, and its request.

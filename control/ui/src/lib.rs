@@ -8,14 +8,16 @@
 //! | `access` | which requests are answered |
 //! | `agent` | answers from the control socket |
 //! | `assets` | the page's files |
+//! | `connections` | connections: their number and their timeouts |
 //! | `flows` | flows as a stream of events |
 //! | `row` | a flow as the page needs it |
-//! | `server` | routes and connections |
+//! | `server` | routes |
 #![forbid(unsafe_code)]
 
 mod access;
 mod agent;
 mod assets;
+mod connections;
 mod flows;
 mod row;
 mod server;

@@ -1,9 +1,7 @@
-//! Routes and connections.
+//! Routes.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,13 +17,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use podgate_hubble::proto::observer::GetFlowsRequest;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Sleep, sleep};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::access::{Access, Decision, Exposure};
 use crate::agent::{Parameters, Question, ask};
 use crate::assets::ASSETS;
+use crate::connections::Limited;
 use crate::flows::{self, Message};
 use crate::{Config, UiError};
 
@@ -33,10 +31,6 @@ use crate::{Config, UiError};
 const FOLLOWERS_MAX: usize = 8;
 /// Most requests to the agent at a time.
 const QUESTIONS_MAX: usize = 4;
-/// Most connections at a time; further ones wait.
-const CONNECTIONS_MAX: usize = 64;
-/// Time from the start of a connection to the end of the header of its first request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most past flows that a page may ask for.
 const LAST_MAX: u64 = 10_000;
 
@@ -105,12 +99,7 @@ impl Server {
     /// # Errors
     /// When no connections can be accepted any more.
     pub async fn serve(self) -> Result<(), UiError> {
-        let listener = Limited {
-            listener: self.listener,
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            header_timeout: HEADER_TIMEOUT,
-        };
-        axum::serve(listener, router(self.shared)).await.map_err(UiError::Serve)
+        axum::serve(Limited::new(self.listener), router(self.shared)).await.map_err(UiError::Serve)
     }
 }
 
@@ -220,124 +209,10 @@ fn request(config: &Config, parameters: &Parameters) -> Result<GetFlowsRequest, 
     Ok(GetFlowsRequest { number, follow: true, whitelist, blacklist, ..Default::default() })
 }
 
-/// A listener that accepts no connection while there are [`CONNECTIONS_MAX`].
-struct Limited {
-    listener: TcpListener,
-    connections: Arc<Semaphore>,
-    header_timeout: Duration,
-}
-
-impl axum::serve::Listener for Limited {
-    type Io = Counted;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Counted, SocketAddr) {
-        let permit = Arc::clone(&self.connections).acquire_owned().await.ok();
-        let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
-        let deadline = Box::pin(sleep(self.header_timeout));
-        let header = Some(Header { deadline, ended: 0 });
-        (Counted { stream, header, _permit: permit }, peer)
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that is counted until it is closed. Reading fails if the header of its first
-/// request is late, so that clients that say nothing don't keep others out.
-struct Counted {
-    stream: TcpStream,
-    /// While the header is awaited.
-    header: Option<Header>,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// The end of a header (RFC 9112 §2.1).
-const HEADER_END: &[u8] = b"\r\n\r\n";
-
-/// The header of a connection's first request, while it is read.
-struct Header {
-    deadline: Pin<Box<Sleep>>,
-    /// Bytes of [`HEADER_END`] that were read last.
-    ended: usize,
-}
-
-impl Header {
-    /// Reads on; returns whether the header ends in `bytes`.
-    fn ends_in(&mut self, bytes: &[u8]) -> bool {
-        for byte in bytes {
-            self.ended = match *byte == HEADER_END[self.ended] {
-                true => self.ended + 1,
-                false => usize::from(*byte == HEADER_END[0]),
-            };
-            if self.ended == HEADER_END.len() {
-                return true;
-            }
-        }
-        false
-    }
-}
-
-mod io {
-    //! A counted connection reads and writes as the stream in it.
-
-    use std::future::Future as _;
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    use super::Counted;
-
-    impl AsyncRead for Counted {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            let before = buffer.filled().len();
-            let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-            let Some(header) = &mut self.header else { return read };
-            if read.is_pending() {
-                let late = header.deadline.as_mut().poll(context);
-                return late.map(|()| Err(io::ErrorKind::TimedOut.into()));
-            }
-            if header.ends_in(&buffer.filled()[before..]) {
-                self.header = None;
-            }
-            read
-        }
-    }
-
-    impl AsyncWrite for Counted {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(context, bytes)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(context)
-        }
-
-        fn poll_shutdown(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-        ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(context)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use podgate_hubble::client::Address;
     use podgate_hubble::proto::flow::FlowFilter;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -384,28 +259,5 @@ mod tests {
         for bad in ["last=-1", "last=x", "filter=x", "filter=%7B%7D", "filter=%5B1%5D"] {
             assert!(request(bad).is_err(), "{bad}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_connection_ends_if_its_header_is_late_and_not_once_it_was_read() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let connections = Arc::new(Semaphore::new(1));
-        let header_timeout = Duration::from_millis(1);
-        let mut limited =
-            Limited { listener, connections: Arc::clone(&connections), header_timeout };
-        for said in [&b""[..], b"GET / HTTP/1.1\r\nHost: a\r\n"] {
-            let mut client = TcpStream::connect(address).await.unwrap();
-            client.write_all(said).await.unwrap();
-            let (mut accepted, _) = axum::serve::Listener::accept(&mut limited).await;
-            let error = accepted.read_to_end(&mut Vec::new()).await.unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-            drop(accepted);
-            assert_eq!(connections.available_permits(), 1);
-        }
-        let mut header = Header { deadline: Box::pin(sleep(header_timeout)), ended: 0 };
-        assert!(!header.ends_in(b"GET / HTTP/1.1\r\nHost: a\r\n\r"));
-        assert!(header.ends_in(b"\n"));
-        assert!(!Header { ended: 0, ..header }.ends_in(b"a\r\n\n\r\n"));
     }
 }

@@ -22,6 +22,7 @@ use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 use super::capture::Capturing;
 use super::reply_limit::ReplyLimit;
 use super::rule_counters::RuleCounters;
+use super::tx_queue::TxQueue;
 
 /// Whether a transmitted packet was received or built here: they are counted separately.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,72 +65,6 @@ pub(super) struct Egress {
     handoff_shares: Vec<FairShare>,
     rule_counters: RuleCounters,
     capturing: Option<Box<Capturing>>,
-}
-
-/// A queue, with its transmit accounting.
-#[derive(Debug)]
-struct TxQueue {
-    queue: LinkQueue,
-    /// Whether the link is in [`Egress::unflushed`].
-    unflushed: bool,
-    /// Packets put on the transmit ring, wrapping; and how many of them were attributed to the link
-    /// that they were received from.
-    sent: u32,
-    attributed: u32,
-    /// Packets since the last flush by source link. Links beyond the last entry count as that one.
-    sources: [(LinkId, u32); SOURCES],
-    /// Packets taken off the receive ring.
-    received: u64,
-    over_quota: OverQuota,
-}
-
-/// Source links that the packets of one round to one link are attributed to, at most.
-const SOURCES: usize = 4;
-
-impl TxQueue {
-    const fn new(queue: LinkQueue) -> Self {
-        Self {
-            queue,
-            unflushed: false,
-            sent: 0,
-            attributed: 0,
-            sources: [(LinkId(0), 0); SOURCES],
-            received: 0,
-            over_quota: OverQuota { flows: 0, inspected: 0, buffers: 0, handoffs: 0, events: 0 },
-        }
-    }
-
-    /// Counts a packet that was put on the transmit ring, and marks the link as unflushed.
-    #[inline]
-    fn count_sent(&mut self, unflushed: &mut Vec<LinkId>) {
-        self.sent = self.sent.wrapping_add(1);
-        if !std::mem::replace(&mut self.unflushed, true) {
-            unflushed.push(self.queue.link());
-        }
-    }
-
-    /// Attributes the packets sent since the last call to the link `from`.
-    fn attribute(&mut self, from: LinkId) {
-        let packets = self.sent.wrapping_sub(self.attributed);
-        if packets == 0 {
-            return;
-        }
-        self.attributed = self.sent;
-        let at = self.sources.iter().position(|(link, sent)| *sent == 0 || *link == from);
-        let (link, sent) = &mut self.sources[at.unwrap_or(SOURCES - 1)];
-        (*link, *sent) = (from, *sent + packets);
-    }
-
-    /// Charges the duration of a flush to the source links, in proportion to their packets.
-    fn charge_sources(&mut self, nanos: u64, mut charge: impl FnMut(LinkId, u64)) {
-        let all: u64 = self.sources.iter().map(|(_, sent)| u64::from(*sent)).sum();
-        for (link, sent) in &mut self.sources {
-            if *sent > 0 {
-                charge(*link, nanos * u64::from(*sent) / all);
-            }
-            *sent = 0;
-        }
-    }
 }
 
 /// Inspected flows of all workers may hold one in this many frames of the UMEM; the rest is for

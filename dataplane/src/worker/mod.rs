@@ -39,6 +39,7 @@ mod slowed;
 mod steering;
 mod targets;
 mod timer_wheel;
+mod tx_queue;
 
 use std::sync::Arc;
 

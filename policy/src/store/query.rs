@@ -48,10 +48,21 @@ impl Store {
                     labels
                 }
             };
-            let context = label_context(name, pod, namespace_labels);
-            let selected = sets.iter().any(|set| set.endpoint_selector.matches(&context));
-            (selected && !pod.addresses().is_empty()).then_some(name)
+            selects(sets, name, pod, namespace_labels).then_some(name)
         })
+    }
+
+    /// Whether policies in force select the pod, as [`Self::selected_pods`] has it.
+    pub fn selecting(&self, pod: &PodName) -> impl Fn(&ObjectKey) -> bool {
+        let known = self.pods.get_key_value(pod);
+        let namespace_labels = Arc::new(self.namespace_labels(&pod.namespace));
+        move |key| {
+            let Some((name, pod)) = known else { return false };
+            let is_elsewhere = |namespace: &str| *namespace != *name.namespace;
+            let sets = self.rule_sets(key).map_or(&[][..], |sets| sets);
+            !key.namespace.as_deref().is_some_and(is_elsewhere)
+                && selects(sets, name, pod, Arc::clone(&namespace_labels))
+        }
     }
 
     /// Labels of a namespace, with the one that the API server adds; just that one for a namespace
@@ -172,6 +183,13 @@ impl Store {
     pub fn policy_objects(&self) -> impl Iterator<Item = (&ObjectKey, &Policy)> {
         self.policies.iter().map(|(key, policy)| (key.as_ref(), &policy.policy))
     }
+}
+
+/// Whether one of the rule sets selects a pod that has an address.
+fn selects(sets: &[RuleSet], name: &PodName, pod: &Pod, namespace_labels: Arc<Labels>) -> bool {
+    let context = label_context(name, pod, namespace_labels);
+    let selected = sets.iter().any(|set| set.endpoint_selector.matches(&context));
+    selected && !pod.addresses().is_empty()
 }
 
 /// What selectors match against for a pod.

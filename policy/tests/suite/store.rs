@@ -95,6 +95,9 @@ fn a_policy_selects_running_pods_of_its_own() {
     let key = store.apply(&policy(&spec), None).unwrap();
     let selected: Vec<String> = store.selected_pods(&key).map(ToString::to_string).collect();
     assert_eq!(selected, ["shop/a"]);
+    let selects = |pod: &str| store.selecting(&pod.parse().unwrap())(&key);
+    let pods = ["shop/a", "shop/b", "shop/c", "shop/none", "other/a"];
+    assert_eq!(pods.map(selects), [true, false, false, false, false]);
 }
 
 fn number_at(compiled: &Compiled, ip: &str) -> u32 {

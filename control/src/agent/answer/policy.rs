@@ -182,12 +182,18 @@ fn policy_status(store: &Store, policy: &podgate_policy::PolicyStatus<'_>) -> Po
 fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDetail>, ApiError> {
     let fits =
         |wanted: &Option<String>, have: &str| wanted.as_deref().is_none_or(|wanted| wanted == have);
+    let pod = filter.pod.as_ref().map(|pod| (pod, store.selecting(pod)));
     let chosen = store.policies().filter(|policy| {
         let namespace = policy.key.namespace.as_deref().unwrap_or_default();
         fits(&filter.kind, policy.key.kind.name())
             && fits(&filter.namespace, namespace)
             && fits(&filter.name, &policy.key.name)
+            && pod.as_ref().is_none_or(|(_, selected_by)| selected_by(policy.key))
     });
+    let selected = |key| match &pod {
+        Some((pod, _)) => vec![pod.to_string()],
+        None => store.selected_pods(key).map(ToString::to_string).collect(),
+    };
     let details: Vec<_> = chosen
         .map(|policy| PolicyDetail {
             status: policy_status(store, &policy),
@@ -198,7 +204,7 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
                 .iter()
                 .map(rule_set)
                 .collect(),
-            selected: store.selected_pods(policy.key).map(ToString::to_string).collect(),
+            selected: selected(policy.key),
         })
         .collect();
     match &filter.name {

@@ -25,6 +25,7 @@ use ratatui::crossterm::event;
 
 use self::model::Model;
 use self::screen::{Outcome, View, draw};
+use self::table::Direction;
 use self::updates::{Update, start};
 use crate::cli::{Tab, TopArgs};
 use crate::output::print;
@@ -71,7 +72,7 @@ fn as_plain_text(updates: &Receiver<Update>, tab: Option<Tab>, count: Option<u64
 fn plain_text(model: &Model, tab: Option<Tab>) -> String {
     let tabs = Tab::ALL.into_iter().filter(|shown| tab.is_none_or(|tab| tab == *shown));
     let table = |tab: Tab| {
-        let text = model.table(tab).sorted(tab.sorted_by(), false).to_text();
+        let text = model.table(tab).sorted(tab.sorted_by(), Direction::Usual).to_text();
         format!("\n{}\n{text}", tab.title())
     };
     format!("{}\n", model.summary()) + &tabs.map(table).collect::<String>() + "\n"

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell as ScreenCell, Row, Table as ScreenTable, TableState};
 
 use super::model::Model;
-use super::table::{Cell, Table};
+use super::table::{Cell, Direction, Table};
 use crate::cli::Tab;
 
 /// The keys, for the last line.
@@ -27,8 +27,8 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct View {
     tab: Tab,
-    /// Sorted column and whether its order is reversed, of each table.
-    order: [(usize, bool); Tab::ALL.len()],
+    /// The column by which each table is sorted, and in which direction.
+    order: [(usize, Direction); Tab::ALL.len()],
     filter: String,
     /// Whether keys are part of the filter.
     is_typing: bool,
@@ -42,7 +42,7 @@ impl View {
     pub(super) fn new(tab: Tab) -> Self {
         Self {
             tab,
-            order: Tab::ALL.map(|tab| (tab.sorted_by(), false)),
+            order: Tab::ALL.map(|tab| (tab.sorted_by(), Direction::Usual)),
             filter: String::new(),
             is_typing: false,
             frozen: None,
@@ -82,9 +82,9 @@ impl View {
             KeyCode::Char('s') => {
                 let columns = model.table(self.tab).heading.len();
                 let (column, _) = self.order[index];
-                self.order[index] = ((column + 1) % columns, false);
+                self.order[index] = ((column + 1) % columns, Direction::Usual);
             }
-            KeyCode::Char('r') => self.order[index].1 = !self.order[index].1,
+            KeyCode::Char('r') => self.order[index].1 = self.order[index].1.reversed(),
             KeyCode::Char('/') => self.is_typing = true,
             KeyCode::Esc => self.filter.clear(),
             KeyCode::Char('p' | ' ') => {
@@ -132,9 +132,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, view: &mut View) {
     };
     frame.render_widget(Line::from(line).style(Modifier::BOLD), summary);
     frame.render_widget(tab_line(view.tab), tabs);
-    let (column, reversed) = view.order[index];
-    let table = table.filtered(&view.filter).sorted(column, reversed);
-    let (widget, count) = (screen_table(&table, column, reversed), table.rows.len());
+    let (column, direction) = view.order[index];
+    let table = table.filtered(&view.filter).sorted(column, direction);
+    let (widget, count) = (screen_table(&table, column, direction), table.rows.len());
     if view.position.selected().is_some_and(|selected| selected >= count) {
         view.position.select(count.checked_sub(1));
     }
@@ -157,9 +157,9 @@ fn tab_line(chosen: Tab) -> Line<'static> {
 }
 
 /// The table, with columns as wide as their cells; those with numbers are aligned to the right.
-fn screen_table(table: &Table, sorted: usize, reversed: bool) -> ScreenTable<'static> {
+fn screen_table(table: &Table, sorted: usize, direction: Direction) -> ScreenTable<'static> {
     let heading = table.heading.iter().enumerate().map(|(index, name)| match index == sorted {
-        true => format!("{name}{}", if reversed { "▲" } else { "▼" }),
+        true => format!("{name}{}", if direction == Direction::Usual { "▼" } else { "▲" }),
         false => (*name).to_owned(),
     });
     let heading: Vec<_> = heading.collect();

@@ -63,10 +63,29 @@ pub(super) struct Table {
     pub(super) rows: Vec<Vec<Cell>>,
 }
 
+/// In which direction a table is sorted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Direction {
+    /// As the cells of the column are ordered.
+    Usual,
+    /// The other way round.
+    Reversed,
+}
+
+impl Direction {
+    /// The other one.
+    pub(super) const fn reversed(self) -> Self {
+        match self {
+            Self::Usual => Self::Reversed,
+            Self::Reversed => Self::Usual,
+        }
+    }
+}
+
 impl Table {
     /// The rows in the order of a column; those that are equal there by all columns.
     #[must_use]
-    pub(super) fn sorted(mut self, column: usize, reversed: bool) -> Self {
+    pub(super) fn sorted(mut self, column: usize, direction: Direction) -> Self {
         self.rows.sort_by(|one, other| {
             let by_column = match (one.get(column), other.get(column)) {
                 (Some(one), Some(other)) => one.order(other),
@@ -76,10 +95,9 @@ impl Table {
                 let pairs = one.iter().zip(other).map(|(one, other)| one.order(other));
                 pairs.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
             };
-            if reversed {
-                by_column.reverse().then_with(by_all)
-            } else {
-                by_column.then_with(by_all)
+            match direction {
+                Direction::Usual => by_column.then_with(by_all),
+                Direction::Reversed => by_column.reverse().then_with(by_all),
             }
         });
         self

@@ -121,6 +121,7 @@ export function Health({ status }: { status: Asked<Status> }) {
               ["resident", bytes(health.memory.resident)],
               ["frames", bytes(health.memory.frames)],
               ["rings, in the kernel", bytes(health.memory.rings)],
+              ["frames and links, in the kernel", bytes(health.memory.pools)],
               ["BPF, in the kernel", bytes(health.memory.bpf)],
             ]}
           />

@@ -177,7 +177,7 @@ export interface Status {
     sync_age_s: number;
     threads: { name: string; alive: boolean; load_percent: number }[];
     tables: { name: string; used: number; capacity: number }[];
-    memory: { resident: number; frames: number; rings: number; bpf: number };
+    memory: { resident: number; frames: number; rings: number; pools: number; bpf: number };
     certificates: { name: string; expires_s: number | null; problem: string | null }[];
     services: { name: string; address: string | null; detail: string }[];
     rejected: { object: string; reason: string }[];
