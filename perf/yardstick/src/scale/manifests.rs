@@ -44,8 +44,8 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     let cluster = Cluster { size, labels: Labels::Shared, seed: 1 };
     context.status(format!("{CHANGE}: writing {} files", size.policies));
     let lab = Lab::of(&objects::manifests(&cluster, &objects::lab_pods(&cluster, 2)))?;
-    // The last policy is the one that changes.
-    for index in 0..size.policies - 1 {
+    // Two more files: the pods, and the policy that changes.
+    for index in 0..size.policies - 2 {
         let text = cluster.policy(index, 0).to_string();
         fs::write(lab.manifests().join(format!("policy-{index:05}.yaml")), text)?;
     }
