@@ -206,7 +206,9 @@ mod tests {
 
     use super::*;
     use crate::read::tests::observed;
-    use crate::{AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Translator, serve};
+    use crate::{
+        AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Translator, UnixSocket, serve,
+    };
 
     /// A log of three requests.
     struct Log(broadcast::Sender<Arc<Observed>>);
@@ -227,6 +229,11 @@ mod tests {
 
     /// Runs a test with a server at a unix socket.
     fn with_server<F: Future<Output = ()>>(test: impl FnOnce(Address) -> F) {
+        with_socket(|address, _| test(address));
+    }
+
+    /// Runs a test with a server at a unix socket, and that socket.
+    fn with_socket<F: Future<Output = ()>>(test: impl FnOnce(Address, Arc<UnixSocket>) -> F) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hubble.sock");
         let listeners = Listeners::open(&path, None).unwrap();
@@ -242,7 +249,7 @@ mod tests {
             let source = Arc::new(Log(broadcast::Sender::new(16)));
             tokio::select! {
                 served = serve(&listeners, config, source) => panic!("{served:?}"),
-                () = test(Address::Unix(path)) => {}
+                () = test(Address::Unix(path), Arc::clone(listeners.unix())) => {}
             }
         });
     }
@@ -262,6 +269,30 @@ mod tests {
             let first = GetFlowsRequest { first: true, follow: true, ..Default::default() };
             let refused = client.flows(first).await.unwrap_err();
             assert_eq!(refused.to_string(), "first and follow exclude each other");
+        });
+    }
+
+    #[test]
+    fn a_removed_socket_is_bound_again_and_another_file_in_its_place_is_named() {
+        with_socket(|address, socket| async move {
+            let Address::Unix(path) = &address else { panic!("{address}") };
+            let mut before = Client::connect(&address, None).await.unwrap();
+            before.server_status().await.unwrap();
+            for _ in 0..2 {
+                assert!(!socket.restore().unwrap());
+                // As `rm -rf STATE` does.
+                std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+                assert!(socket.restore().unwrap());
+                let mut client = Client::connect(&address, None).await.unwrap();
+                assert_eq!(client.server_status().await.unwrap().max_flows, 4096);
+                before.server_status().await.unwrap();
+            }
+            std::fs::remove_file(path).unwrap();
+            std::fs::write(path, "another program's").unwrap();
+            let error = socket.restore().unwrap_err().to_string();
+            assert!(error.contains("hubble.sock: another file is in"), "{error}");
+            drop(socket);
+            assert!(path.exists());
         });
     }
 
