@@ -12,6 +12,7 @@ mod top;
 mod ui;
 mod workload;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -162,11 +163,14 @@ fn print_crds(args: &CrdsArgs) -> Result<()> {
 /// How often the status is asked for while waiting.
 const STATUS_PERIOD: Duration = Duration::from_millis(500);
 
-/// The status as soon as the agent is ready, or when the time to wait is over.
+/// The status as soon as the agent is ready, or when the time to wait is over. While waiting, each
+/// answer may take what is left of that time.
 fn wait_for_status(args: &StatusArgs) -> Result<Status, ClientError> {
     let (begin, limit) = (Instant::now(), args.wait_for());
     loop {
-        let client = Client::connect(&args.client.socket.socket);
+        let left = limit.saturating_sub(begin.elapsed()).max(STATUS_PERIOD);
+        let each = if args.wait { left } else { Duration::MAX };
+        let client = Client::connect_within(&args.client.socket.socket, each);
         let status = client.and_then(|mut client| client.call::<Status>(&Request::Status {}));
         let wait = match &status {
             Ok(status) => !status.ready,
@@ -177,6 +181,12 @@ fn wait_for_status(args: &StatusArgs) -> Result<Status, ClientError> {
         }
         sleep(STATUS_PERIOD);
     }
+}
+
+/// Fails if the agent does not answer: records that are followed may not come for any time.
+fn require_answer(socket: &Path) -> Result<(), ClientError> {
+    let answer = Client::connect(socket)?.call::<serde_json::Value>(&Request::Config {});
+    answer.map(|_| ())
 }
 
 fn endpoint(command: EndpointCommand) -> Result<()> {
