@@ -12,6 +12,7 @@ mod top;
 mod ui;
 mod workload;
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -92,6 +93,29 @@ pub fn main(cli: Cli) -> ExitCode {
             _ => FAILED.into(),
         }
     })
+}
+
+/// Prints what the parser says of a command line: help to standard output, an error to standard
+/// error.
+#[must_use]
+pub fn explain_usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        eprint!("{}", usage_text(error));
+        return u8::try_from(error.exit_code()).unwrap_or(FAILED).into();
+    }
+    match error.print().and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("podgate: {error}");
+            FAILED.into()
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// What is wrong with a command line. It has arguments as they were given.
+fn usage_text(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    text.lines().map(|line| output::escape(line) + "\n").collect()
 }
 
 /// Prints what `make` writes, even if it fails: a capture may be damaged at its end only.
@@ -246,4 +270,22 @@ fn metrics(args: &MetricsArgs) -> Result<()> {
     let families: Vec<Family> =
         Client::connect(&args.client.socket.socket)?.call(&Request::Metrics {})?;
     print_as(args.client.output, &families, |families| metrics::to_text(families))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_escaped_in_what_is_said_of_a_command_line() {
+        for arguments in
+            [["status", "--\u{202e}x"], ["\u{202e}x", "list"], ["completion", "\u{202e}x"]]
+        {
+            let line = std::iter::once("podgate").chain(arguments);
+            let error = crate::config::parse(line.map(Into::into)).unwrap_err();
+            let text = usage_text(&error);
+            assert!(text.contains(r"\u{202e}x") && !text.contains('\u{202e}'), "{text}");
+            assert!(text.lines().count() > 2, "{text}");
+        }
+    }
 }
