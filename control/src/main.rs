@@ -11,6 +11,6 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     match podgate::config::parse(std::env::args_os()) {
         Ok(cli) => podgate::commands::main(cli),
-        Err(error) => error.exit(),
+        Err(error) => podgate::commands::explain_usage(&error),
     }
 }

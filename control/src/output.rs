@@ -10,10 +10,14 @@ mod services;
 mod status;
 
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
 
 use podgate_api::{ConfigOption, EndpointState, EndpointStatus, Origin};
 pub(crate) use podgate_policy::terminal::{escape, escape_json};
 use tabwriter::TabWriter;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
+use tokio::runtime;
 
 pub(crate) use self::explain::explained;
 pub(crate) use self::flow_table::{endpoint_health, endpoint_log, flow_table};
@@ -104,6 +108,30 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// Ends the program, as [`print`] does, as soon as the reader of standard output has left, even if
+/// there is nothing to print for any time.
+pub(crate) fn exit_with_reader() {
+    std::thread::spawn(|| {
+        let out = io::stdout().as_fd().try_clone_to_owned();
+        if out.and_then(wait_for_reader_to_leave).is_ok() {
+            std::process::exit(0);
+        }
+    });
+}
+
+/// Waits until nobody reads a pipe any more (`EPOLLERR`, `epoll_ctl(2)`).
+///
+/// # Errors
+/// When it is a file that can't be polled, such as a regular one.
+fn wait_for_reader_to_leave(out: OwnedFd) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        // Nothing is written by this, so it may be in blocking mode.
+        let out = pipe::Sender::from_owned_fd_unchecked(out)?;
+        out.ready(Interest::ERROR).await.map(|_| ())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +203,15 @@ mod tests {
             }],
         };
         insta::assert_snapshot!(policies(&list));
+    }
+
+    #[test]
+    fn it_is_noticed_that_the_reader_of_a_pipe_has_left() {
+        let (reader, writer) = io::pipe().unwrap();
+        let waiter = std::thread::spawn(move || wait_for_reader_to_leave(writer.into()));
+        drop(reader);
+        waiter.join().unwrap().unwrap();
+        assert!(wait_for_reader_to_leave(tempfile::tempfile().unwrap().into()).is_err());
     }
 
     #[test]

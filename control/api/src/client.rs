@@ -35,7 +35,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The agent accepts no connection, or does not answer.
-    #[error("the agent did not answer within {} s: it is stuck, or very busy", .0.as_secs())]
+    #[error("the agent did not answer within {} s: it is stuck, or very busy", seconds(.0))]
     TimedOut(Duration),
     /// The connection broke.
     #[error("the agent closed the connection: it stopped, or nothing was read here for 30 s")]
@@ -55,6 +55,11 @@ impl ClientError {
     }
 }
 
+/// Rounded up.
+fn seconds(time: &Duration) -> u128 {
+    time.as_millis().div_ceil(1000)
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "run this as root",
@@ -66,6 +71,8 @@ fn hint(error: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
+    /// Timeout for each answer, if it is shorter than the usual one.
+    limit: Duration,
 }
 
 impl Client {
@@ -75,13 +82,19 @@ impl Client {
     /// [`ClientError::Unreachable`], and [`ClientError::TimedOut`] when the agent takes no
     /// connection.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        Self::connect_within(path, CONNECT_TIMEOUT)
+        Self::connect_within(path, Duration::MAX)
     }
 
-    fn connect_within(path: &Path, limit: Duration) -> Result<Self, ClientError> {
-        match open(path, limit) {
-            Ok(stream) => Ok(Self { stream: BufReader::new(stream) }),
-            Err(Errno::EAGAIN) => Err(ClientError::TimedOut(limit)),
+    /// Connects within `limit`; each answer has to come within `limit`, too. Usual timeouts that
+    /// are shorter stay.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_within(path: &Path, limit: Duration) -> Result<Self, ClientError> {
+        let connecting = limit.min(CONNECT_TIMEOUT);
+        match open(path, connecting) {
+            Ok(stream) => Ok(Self { stream: BufReader::new(stream), limit }),
+            Err(Errno::EAGAIN) => Err(ClientError::TimedOut(connecting)),
             Err(error) => Err(ClientError::Unreachable {
                 path: path.display().to_string(),
                 source: error.into(),
@@ -113,9 +126,11 @@ impl Client {
         mut each: impl FnMut(T) -> Result<(), E>,
     ) -> Result<(), E> {
         self.send(request);
-        let limit = answer_timeout(request);
+        let mut limit = first_timeout(request);
         loop {
-            match self.receive(limit)? {
+            let answer = self.receive(limit)?;
+            limit = answer_timeout(request);
+            match answer {
                 Answer::Item(value) => each(from_value(value)?)?,
                 Answer::End(_) => return Ok(()),
                 Answer::Error(error) => return Err(ClientError::from(error).into()),
@@ -136,6 +151,7 @@ impl Client {
     /// The next line of the answer, within `limit`.
     fn receive(&mut self, limit: Option<Duration>) -> Result<Answer, ClientError> {
         let mut line = String::new();
+        let limit = limit.map(|limit| limit.min(self.limit));
         // Fails for a limit of zero only.
         let _ = self.stream.get_ref().set_read_timeout(limit);
         match self.stream.read_line(&mut line) {
@@ -165,6 +181,15 @@ fn answer_timeout(request: &Request) -> Option<Duration> {
     }
 }
 
+/// Timeout for the first line of the answer to `request`.
+fn first_timeout(request: &Request) -> Option<Duration> {
+    match request {
+        // The agent says at once that the capture has started.
+        Request::Capture(_) => Some(ANSWER_TIMEOUT),
+        _ => answer_timeout(request),
+    }
+}
+
 /// Connects to the socket at `path`.
 ///
 /// # Errors
@@ -188,6 +213,7 @@ fn open(path: &Path, limit: Duration) -> nix::Result<UnixStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CaptureRequest;
     use std::os::unix::net::UnixListener;
 
     const SHORT: Duration = Duration::from_millis(50);
@@ -218,6 +244,30 @@ mod tests {
         client.send(&Request::Status {});
         let error = client.receive(Some(SHORT)).unwrap_err();
         assert!(matches!(error, ClientError::TimedOut(SHORT)) && error.is_unreachable());
+    }
+
+    #[test]
+    fn the_start_of_a_capture_and_answers_that_may_take_less_time_are_waited_for_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let capture = Request::Capture(CaptureRequest {
+            pods: Vec::new(),
+            filters: Vec::new(),
+            snap_len: 64,
+            packets: 1,
+            bytes: 64,
+            seconds: 1,
+        });
+        let mut client = Client::connect_within(&path, SHORT).unwrap();
+        let ended = client.stream(&capture, |_: Value| Ok::<_, ClientError>(()));
+        assert!(matches!(ended, Err(ClientError::TimedOut(_))), "{ended:?}");
+        let mut client = Client::connect_within(&path, SHORT).unwrap();
+        let error = client.call::<Value>(&Request::Status {}).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the agent did not answer within 1 s: it is stuck, or very busy"
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Policies in force.
     pub policies: usize,
-    /// Objects that were rejected.
+    /// Objects that were rejected, and files of which nothing could be read.
     pub rejected: usize,
     /// Number of endpoints by state.
     pub endpoints: EndpointCounts,

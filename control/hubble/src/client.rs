@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status, Streaming};
 
@@ -15,6 +16,8 @@ use crate::proto::observer::{
 
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may take to answer, or to send the next flow of those that it has.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest response, bytes.
 const RESPONSE_MAX: usize = 1 << 22;
 
@@ -108,6 +111,8 @@ impl ClientError {
 pub struct Client {
     address: Address,
     observer: ObserverClient<Channel>,
+    /// [`ANSWER_TIMEOUT`].
+    limit: Duration,
 }
 
 /// Responses to a request for flows.
@@ -115,6 +120,8 @@ pub struct Client {
 pub struct Flows {
     address: Address,
     responses: Streaming<GetFlowsResponse>,
+    /// Timeout for the next one; none where new flows are followed, of which there may be none.
+    limit: Option<Duration>,
 }
 
 impl Client {
@@ -140,7 +147,7 @@ impl Client {
         }
         let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
         let observer = ObserverClient::new(channel).max_decoding_message_size(RESPONSE_MAX);
-        Ok(Self { address: address.clone(), observer })
+        Ok(Self { address: address.clone(), observer, limit: ANSWER_TIMEOUT })
     }
 
     /// Asks for flows.
@@ -148,9 +155,10 @@ impl Client {
     /// # Errors
     /// When the server refuses, or can't be reached any more.
     pub async fn flows(&mut self, request: GetFlowsRequest) -> Result<Flows, ClientError> {
-        let responses = self.observer.get_flows(request).await;
-        let responses = responses.map_err(|status| ClientError::of(&self.address, &status))?;
-        Ok(Flows { address: self.address.clone(), responses: responses.into_inner() })
+        let limit = (!request.follow).then_some(self.limit);
+        let asked = self.observer.get_flows(request);
+        let responses = answered(&self.address, Some(self.limit), asked).await?.into_inner();
+        Ok(Flows { address: self.address.clone(), responses, limit })
     }
 
     /// Asks for the server's counters.
@@ -158,9 +166,8 @@ impl Client {
     /// # Errors
     /// As [`Self::flows`].
     pub async fn server_status(&mut self) -> Result<ServerStatusResponse, ClientError> {
-        let status = self.observer.server_status(ServerStatusRequest {}).await;
-        let status = status.map_err(|status| ClientError::of(&self.address, &status))?;
-        Ok(status.into_inner())
+        let asked = self.observer.server_status(ServerStatusRequest {});
+        Ok(answered(&self.address, Some(self.limit), asked).await?.into_inner())
     }
 }
 
@@ -170,9 +177,24 @@ impl Flows {
     /// # Errors
     /// When the server fails, or can't be reached any more.
     pub async fn next(&mut self) -> Result<Option<GetFlowsResponse>, ClientError> {
-        let next = self.responses.message().await;
-        next.map_err(|status| ClientError::of(&self.address, &status))
+        answered(&self.address, self.limit, self.responses.message()).await
     }
+}
+
+/// What a server answers within `limit`.
+async fn answered<T>(
+    address: &Address,
+    limit: Option<Duration>,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, ClientError> {
+    let answer = match limit {
+        Some(limit) => timeout(limit, answer).await.map_err(|_| ClientError::Unreachable {
+            address: address.clone(),
+            reason: format!("no answer within {} s", limit.as_secs()),
+        })?,
+        None => answer.await,
+    };
+    answer.map_err(|status| ClientError::of(address, &status))
 }
 
 fn tls_config(tls: &ClientTls) -> Result<ClientTlsConfig, ClientError> {
@@ -206,7 +228,9 @@ mod tests {
 
     use super::*;
     use crate::read::tests::observed;
-    use crate::{AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Translator, serve};
+    use crate::{
+        AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Translator, UnixSocket, serve,
+    };
 
     /// A log of three requests.
     struct Log(broadcast::Sender<Arc<Observed>>);
@@ -227,6 +251,11 @@ mod tests {
 
     /// Runs a test with a server at a unix socket.
     fn with_server<F: Future<Output = ()>>(test: impl FnOnce(Address) -> F) {
+        with_socket(|address, _| test(address));
+    }
+
+    /// Runs a test with a server at a unix socket, and that socket.
+    fn with_socket<F: Future<Output = ()>>(test: impl FnOnce(Address, Arc<UnixSocket>) -> F) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hubble.sock");
         let listeners = Listeners::open(&path, None).unwrap();
@@ -242,7 +271,7 @@ mod tests {
             let source = Arc::new(Log(broadcast::Sender::new(16)));
             tokio::select! {
                 served = serve(&listeners, config, source) => panic!("{served:?}"),
-                () = test(Address::Unix(path)) => {}
+                () = test(Address::Unix(path), Arc::clone(listeners.unix())) => {}
             }
         });
     }
@@ -262,6 +291,30 @@ mod tests {
             let first = GetFlowsRequest { first: true, follow: true, ..Default::default() };
             let refused = client.flows(first).await.unwrap_err();
             assert_eq!(refused.to_string(), "first and follow exclude each other");
+        });
+    }
+
+    #[test]
+    fn a_removed_socket_is_bound_again_and_another_file_in_its_place_is_named() {
+        with_socket(|address, socket| async move {
+            let Address::Unix(path) = &address else { panic!("{address}") };
+            let mut before = Client::connect(&address, None).await.unwrap();
+            before.server_status().await.unwrap();
+            for _ in 0..2 {
+                assert!(!socket.restore().unwrap());
+                // As `rm -rf STATE` does.
+                std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+                assert!(socket.restore().unwrap());
+                let mut client = Client::connect(&address, None).await.unwrap();
+                assert_eq!(client.server_status().await.unwrap().max_flows, 4096);
+                before.server_status().await.unwrap();
+            }
+            std::fs::remove_file(path).unwrap();
+            std::fs::write(path, "another program's").unwrap();
+            let error = socket.restore().unwrap_err().to_string();
+            assert!(error.contains("hubble.sock: another file is in"), "{error}");
+            drop(socket);
+            assert!(path.exists());
         });
     }
 
@@ -288,6 +341,25 @@ mod tests {
         assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.starts_with("unix:///nowhere/hubble.sock: No such file"), "{text}");
+    }
+
+    #[test]
+    fn a_server_that_answers_nothing_is_unreachable_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hubble.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut client = Client::connect(&Address::Unix(path), None).await.unwrap();
+            client.limit = Duration::from_millis(50);
+            let follow = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+            for request in [GetFlowsRequest::default(), follow] {
+                let error = client.flows(request).await.unwrap_err();
+                assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
+            }
+            let error = client.server_status().await.unwrap_err();
+            assert!(error.to_string().contains("no answer within"), "{error}");
+        });
     }
 
     #[test]

@@ -37,5 +37,5 @@ mod source;
 pub use agent_events::AgentEvents;
 pub use flow::{Translator, timestamp};
 pub use peers::Node;
-pub use server::{Config, ListenError, Listeners, Tcp, TlsFiles, serve};
+pub use server::{Config, ListenError, Listeners, Tcp, TlsFiles, UnixSocket, serve};
 pub use source::{Counts, FlowSource, Observed};

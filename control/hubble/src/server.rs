@@ -2,17 +2,17 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
@@ -67,19 +67,86 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// Open sockets. The unix socket's file is removed when this is dropped.
+/// The unix socket. Its file is removed when this is dropped.
 #[derive(Debug)]
-pub struct Listeners {
+pub struct UnixSocket {
     path: PathBuf,
-    unix: StdUnixListener,
-    tcp: Option<(StdTcpListener, Option<ServerTlsConfig>)>,
+    /// Which file is the socket's.
+    file: Mutex<FileId>,
+    /// What the server accepts connections of.
+    listener: watch::Sender<Arc<StdUnixListener>>,
 }
 
-impl Drop for Listeners {
-    fn drop(&mut self) {
-        // Fails if the file is gone already.
-        let _ = std::fs::remove_file(&self.path);
+/// Device and inode of a file.
+type FileId = (u64, u64);
+
+impl UnixSocket {
+    /// Binds `path`, where no file is.
+    fn bind(path: &Path) -> io::Result<Self> {
+        let (listener, file) = bind(path)?;
+        let (listener, file) = (watch::Sender::new(Arc::new(listener)), Mutex::new(file));
+        Ok(Self { path: path.to_owned(), file, listener })
     }
+
+    /// Binds the path again if the file was removed. Returns whether it was. Connections stay.
+    ///
+    /// # Errors
+    /// When the path can't be bound, or another file is there.
+    pub fn restore(&self) -> Result<bool, ListenError> {
+        let at_path = |source| ListenError { what: self.path.display().to_string(), source };
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        match file_id(&self.path) {
+            Ok(found) if found == *file => return Ok(false),
+            Ok(_) => {
+                let other = "another file is in the place of the socket; remove it";
+                return Err(at_path(io::Error::other(other)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(at_path(error)),
+        }
+        let (listener, bound) = bind(&self.path).map_err(at_path)?;
+        *file = bound;
+        self.listener.send_replace(Arc::new(listener));
+        Ok(true)
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        let own = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if file_id(&self.path).is_ok_and(|found| found == *own) {
+            // Nothing can be done about a file that stays; the next bind replaces it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Binds a socket that only its owner may open; its folder is created.
+fn bind(path: &Path) -> io::Result<(StdUnixListener, FileId)> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let listener = StdUnixListener::bind(path)?;
+    let owner_only = std::fs::Permissions::from_mode(0o600);
+    let bound = std::fs::set_permissions(path, owner_only)
+        .and_then(|()| listener.set_nonblocking(true))
+        .and_then(|()| file_id(path));
+    if bound.is_err() {
+        // The first error is reported.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok((listener, bound?))
+}
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Open sockets.
+#[derive(Debug)]
+pub struct Listeners {
+    unix: Arc<UnixSocket>,
+    tcp: Option<(StdTcpListener, Option<ServerTlsConfig>)>,
 }
 
 impl Listeners {
@@ -90,19 +157,18 @@ impl Listeners {
     pub fn open(path: &Path, tcp: Option<&Tcp>) -> Result<Self, ListenError> {
         let at_path = |source| ListenError { what: path.display().to_string(), source };
         let tcp = tcp.map(open_tcp).transpose()?;
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(at_path)?;
-        }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at_path(error)),
             _ => {}
         }
-        let unix = StdUnixListener::bind(path).map_err(at_path)?;
-        let listeners = Self { path: path.to_owned(), unix, tcp };
-        let owner_only = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(path, owner_only).map_err(at_path)?;
-        listeners.unix.set_nonblocking(true).map_err(at_path)?;
-        Ok(listeners)
+        let unix = Arc::new(UnixSocket::bind(path).map_err(at_path)?);
+        Ok(Self { unix, tcp })
+    }
+
+    /// The unix socket.
+    #[must_use]
+    pub fn unix(&self) -> &Arc<UnixSocket> {
+        &self.unix
     }
 
     /// The port that was opened.
@@ -183,11 +249,16 @@ pub async fn serve(
     let routes = Routes::new(observer).add_service(peers).add_service(health);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
 
-    let unix = Arc::new(UnixListener::from_std(listeners.unix.try_clone()?)?);
-    let accept = move || {
-        let unix = Arc::clone(&unix);
-        async move { unix.accept().await.map(|(stream, _)| stream) }
+    let mut bound = listeners.unix.listener.subscribe();
+    let first = listener_on_runtime(&mut bound)?;
+    let (to, unix) = watch::channel(first);
+    let rebound = async {
+        while bound.changed().await.is_ok() {
+            to.send_replace(listener_on_runtime(&mut bound)?);
+        }
+        std::future::pending().await
     };
+    let accept = move || accept_unix(unix.clone());
     let connections = incoming(accept, Arc::clone(&places));
     let by_unix = builder().add_routes(routes.clone()).serve_with_incoming(connections);
     let by_tcp = async {
@@ -207,6 +278,26 @@ pub async fn serve(
     tokio::select! {
         served = by_unix => served.map_err(io::Error::other),
         served = by_tcp => served,
+        failed = rebound => failed,
+    }
+}
+
+/// What was bound last, for the runtime that this runs on.
+fn listener_on_runtime(
+    bound: &mut watch::Receiver<Arc<StdUnixListener>>,
+) -> io::Result<Arc<UnixListener>> {
+    let listener = bound.borrow_and_update().try_clone()?;
+    UnixListener::from_std(listener).map(Arc::new)
+}
+
+/// The next connection to the listener that was bound last.
+async fn accept_unix(mut listeners: watch::Receiver<Arc<UnixListener>>) -> io::Result<UnixStream> {
+    loop {
+        let listener = Arc::clone(&listeners.borrow_and_update());
+        tokio::select! {
+            accepted = listener.accept() => return accepted.map(|(stream, _)| stream),
+            Ok(()) = listeners.changed() => {}
+        }
     }
 }
 

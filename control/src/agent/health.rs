@@ -12,6 +12,7 @@ use podgate_api::{
     ServiceStatus, TableFill, ThreadStatus,
 };
 use podgate_dataplane::worker::{Dataplane, FLOW_BYTES_PERIOD};
+use podgate_policy::Rejection;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -219,14 +220,14 @@ impl Agent {
     fn rejected_objects(&self) -> Vec<RejectedObject> {
         let mut rejected: Vec<RejectedObject> = Vec::new();
         for rejection in self.plane.store().rejections() {
-            if rejected.iter().any(|known| known.object == rejection.object) {
+            let found = rejected_object(rejection);
+            if rejected.iter().any(|known| known.object == found.object) {
                 continue;
             }
             if rejected.len() == REJECTED_MAX {
                 break;
             }
-            let reason = format!("{}: {}", rejection.field, rejection.reason);
-            rejected.push(RejectedObject { object: rejection.object.clone(), reason });
+            rejected.push(found);
         }
         rejected
     }
@@ -240,5 +241,43 @@ impl Agent {
             link: endpoint.spec.link,
         });
         not_ready.collect()
+    }
+}
+
+/// An object with a reason. What has no kind and name is called by its file and line.
+fn rejected_object(rejection: &Rejection) -> RejectedObject {
+    let Rejection { object, source, field, reason, .. } = rejection;
+    let object = match source {
+        Some(source) if object.is_empty() => source.to_string(),
+        _ => object.clone(),
+    };
+    let place = if field.is_empty() { String::new() } else { format!("{field}: ") };
+    RejectedObject { object, reason: place + reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use podgate_policy::SourceLocation;
+
+    use super::*;
+
+    #[test]
+    fn a_rejection_without_a_field_or_a_name_has_no_empty_part() {
+        let line = |object: &str, field: &str| {
+            let file = Path::new("em/a.yaml").into();
+            rejected_object(&Rejection {
+                object: object.to_owned(),
+                source: Some(SourceLocation { file, line: 3, column: 1 }),
+                field: field.to_owned(),
+                reason: "is wrong".to_owned(),
+                fix: None,
+            })
+            .to_string()
+        };
+        assert_eq!(line("em/a.yaml", ""), "em/a.yaml: is wrong");
+        assert_eq!(line("", ""), "em/a.yaml:3: is wrong");
+        assert_eq!(line("Pod a/b", "spec"), "Pod a/b: spec: is wrong");
     }
 }

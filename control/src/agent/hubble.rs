@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use podgate_api::CertificateStatus;
 use podgate_dataplane::worker::Clock;
-use podgate_hubble::{AgentEvents, Config, Listeners, Node, Tcp, TlsFiles, Translator};
+use podgate_hubble::{AgentEvents, Config, Listeners, Node, Tcp, TlsFiles, Translator, UnixSocket};
 use podgate_policy::Store;
 use tokio::sync::watch;
 use tracing::info;
@@ -66,11 +66,15 @@ fn tls_name(node: &str) -> String {
     format!("{}.{TLS_SUFFIX}", node.replace('.', "-"))
 }
 
-/// Opens the sockets and starts the flow thread.
+/// Opens the sockets and starts the flow thread, which serves them.
 ///
 /// # Errors
 /// When a socket can't be opened.
-pub(super) fn start(args: &RunArgs, state: &StateDir, clock: Clock) -> Result<(FlowThread, Peers)> {
+pub(super) fn start(
+    args: &RunArgs,
+    state: &StateDir,
+    clock: Clock,
+) -> Result<(FlowThread, Peers, Arc<UnixSocket>)> {
     let hubble = &args.hubble;
     let socket = hubble.socket.clone().unwrap_or_else(|| state.hubble_socket());
     let tcp = tcp(hubble)?;
@@ -94,8 +98,9 @@ pub(super) fn start(args: &RunArgs, state: &StateDir, clock: Clock) -> Result<(F
         nodes,
         agent_events,
     };
+    let unix = Arc::clone(listeners.unix());
     let thread = FlowThread::start(args.flow_log as usize, clock, listeners, config)?;
-    Ok((thread, peers))
+    Ok((thread, peers, unix))
 }
 
 /// The state of the server's certificate, if it has one. The server reads it at the start only.

@@ -9,7 +9,7 @@
 //! * [`HostNetwork`]: host link, routes, addresses, tunnels;
 //! * [`Observer`]: the workers' events, on their way to the flow thread;
 //! * [`Names`]: what DNS names stand for;
-//! * [`StateFiles`]: endpoint list, pins, control socket.
+//! * [`StateFiles`]: endpoint list, pins, sockets.
 //!
 //! Nothing here waits for the kernel's network stack or enters another network namespace: tasks and
 //! threads do, and their results are events. Workers run on threads of their own and read published
@@ -265,7 +265,8 @@ impl Agent {
         let preparer =
             Preparer::new(netlink.clone(), args.pod_mtu, checksums(args.pod_checksums, &links));
         let (host, observed) = HostNetwork::start(netlink.clone(), host_link).await?;
-        let (flow_thread, peers) = hubble::start(args, &state, links.dataplane().clock())?;
+        let (flow_thread, peers, hubble_socket) =
+            hubble::start(args, &state, links.dataplane().clock())?;
         let translation = match args.services {
             Services::On => Translation::On,
             Services::Off => Translation::Off,
@@ -293,7 +294,7 @@ impl Agent {
             endpoint_log: EndpointLog::default(),
             options: args.options.clone(),
             started: std::time::Instant::now(),
-            files: StateFiles::new(state, call_sender),
+            files: StateFiles::new(state, call_sender, hubble_socket),
         };
         agent.names.pass_changes(&mut agent.plane);
         // From before the first read, so that no change is missed.

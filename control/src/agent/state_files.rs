@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use podgate_hubble::UnixSocket;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -33,6 +34,8 @@ pub(super) struct StateFiles {
     /// The task that serves the control socket, with device and inode of its file.
     server: Option<(JoinHandle<()>, (u64, u64))>,
     clients: Arc<ClientCounts>,
+    /// The socket of Hubble's API, which the flow thread serves.
+    hubble: Arc<UnixSocket>,
     /// Why the endpoint list on disk is outdated.
     unsaved: Option<String>,
     /// Why the state directory is incomplete.
@@ -44,12 +47,13 @@ pub(super) struct StateFiles {
 
 impl StateFiles {
     /// Nothing is served yet; requests will go to `calls`.
-    pub(super) fn new(state: StateDir, calls: mpsc::Sender<Call>) -> Self {
+    pub(super) fn new(state: StateDir, calls: mpsc::Sender<Call>, hubble: Arc<UnixSocket>) -> Self {
         Self {
             due: Instant::now(),
             calls,
             server: None,
             clients: Arc::default(),
+            hubble,
             unsaved: None,
             broken: None,
             found_at_start: Vec::new(),
@@ -189,6 +193,11 @@ impl StateFiles {
             warn!("the control socket was removed; it is bound again");
             let served = self.serve_clients().await;
             broken.extend(served.err().map(|error| describe(error.as_ref())));
+        }
+        match self.hubble.restore() {
+            Ok(false) => {}
+            Ok(true) => warn!("the socket of Hubble's API was removed; it is bound again"),
+            Err(error) => broken.push(format!("Hubble's API: {error}")),
         }
         broken
     }

@@ -12,6 +12,8 @@ mod top;
 mod ui;
 mod workload;
 
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -93,6 +95,29 @@ pub fn main(cli: Cli) -> ExitCode {
     })
 }
 
+/// Prints what the parser says of a command line: help to standard output, an error to standard
+/// error.
+#[must_use]
+pub fn explain_usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        eprint!("{}", usage_text(error));
+        return u8::try_from(error.exit_code()).unwrap_or(FAILED).into();
+    }
+    match error.print().and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("podgate: {error}");
+            FAILED.into()
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// What is wrong with a command line. It has arguments as they were given.
+fn usage_text(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    text.lines().map(|line| output::escape(line) + "\n").collect()
+}
+
 /// Prints what `make` writes, even if it fails: a capture may be damaged at its end only.
 fn print_report<E>(make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<ExitCode>
 where
@@ -162,11 +187,14 @@ fn print_crds(args: &CrdsArgs) -> Result<()> {
 /// How often the status is asked for while waiting.
 const STATUS_PERIOD: Duration = Duration::from_millis(500);
 
-/// The status as soon as the agent is ready, or when the time to wait is over.
+/// The status as soon as the agent is ready, or when the time to wait is over. While waiting, each
+/// answer may take what is left of that time.
 fn wait_for_status(args: &StatusArgs) -> Result<Status, ClientError> {
     let (begin, limit) = (Instant::now(), args.wait_for());
     loop {
-        let client = Client::connect(&args.client.socket.socket);
+        let left = limit.saturating_sub(begin.elapsed()).max(STATUS_PERIOD);
+        let each = if args.wait { left } else { Duration::MAX };
+        let client = Client::connect_within(&args.client.socket.socket, each);
         let status = client.and_then(|mut client| client.call::<Status>(&Request::Status {}));
         let wait = match &status {
             Ok(status) => !status.ready,
@@ -177,6 +205,12 @@ fn wait_for_status(args: &StatusArgs) -> Result<Status, ClientError> {
         }
         sleep(STATUS_PERIOD);
     }
+}
+
+/// Fails if the agent does not answer: records that are followed may not come for any time.
+fn require_answer(socket: &Path) -> Result<(), ClientError> {
+    let answer = Client::connect(socket)?.call::<serde_json::Value>(&Request::Config {});
+    answer.map(|_| ())
 }
 
 fn endpoint(command: EndpointCommand) -> Result<()> {
@@ -241,4 +275,22 @@ fn metrics(args: &MetricsArgs) -> Result<()> {
     let families: Vec<Family> =
         Client::connect(&args.client.socket.socket)?.call(&Request::Metrics {})?;
     print_as(args.client.output, &families, |families| metrics::to_text(families))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_escaped_in_what_is_said_of_a_command_line() {
+        for arguments in
+            [["status", "--\u{202e}x"], ["\u{202e}x", "list"], ["completion", "\u{202e}x"]]
+        {
+            let line = std::iter::once("podgate").chain(arguments);
+            let error = crate::config::parse(line.map(Into::into)).unwrap_err();
+            let text = usage_text(&error);
+            assert!(text.contains(r"\u{202e}x") && !text.contains('\u{202e}'), "{text}");
+            assert!(text.lines().count() > 2, "{text}");
+        }
+    }
 }

@@ -4,11 +4,14 @@ use anyhow::Result;
 use podgate_api::{Client, FlowItem, Request};
 use podgate_policy::observe::{DecidedBy, Detail, FlowEndpoint, FlowRecord, Outcome};
 
+use super::require_answer;
 use crate::cli::{MonitorArgs, MonitorType};
-use crate::output::{self, print};
+use crate::output::{self, exit_with_reader, print};
 
 /// Prints events until the agent ends.
 pub(super) fn run(args: &MonitorArgs) -> Result<()> {
+    require_answer(&args.socket.socket)?;
+    exit_with_reader();
     let mut client = Client::connect(&args.socket.socket)?;
     let request = Request::Flows { follow: true, last: args.last };
     if !args.json {

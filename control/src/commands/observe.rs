@@ -13,14 +13,18 @@ use podgate_hubble::print::{Colors, Ends, Form, Options, Printer, Shown, Text};
 use podgate_hubble::proto::flow::FlowFilter;
 use podgate_hubble::proto::observer::{GetFlowsRequest, GetFlowsResponse};
 
+use super::require_answer;
 use crate::cli::{ColorChoice, ObserveArgs, ObserveOutput};
-use crate::output::{self, print};
+use crate::output::{self, exit_with_reader, print};
 
 /// Shows flows; `policies` is whether the policies that decided them are shown in any case.
 pub(super) fn run(args: &ObserveArgs, policies: Shown) -> Result<()> {
     let request = args.request().map_err(anyhow::Error::msg)?;
     if args.print_raw_filters {
         return Ok(print(&raw_filters(&request)?)?);
+    }
+    if request.follow {
+        exit_with_reader();
     }
     if args.format.output == ObserveOutput::Record {
         return records(args);
@@ -152,6 +156,9 @@ fn records(args: &ObserveArgs) -> Result<()> {
         (false, number) => u32::try_from(number).unwrap_or(u32::MAX),
     };
     let request = Request::Flows { follow: selectors.follow, last };
+    if selectors.follow {
+        require_answer(&args.source.socket.socket)?;
+    }
     let mut client = ControlClient::connect(&args.source.socket.socket)?;
     client.stream(&request, |item: FlowItem| {
         let text = match &item {

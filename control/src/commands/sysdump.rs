@@ -4,8 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use crate::cli::SysdumpArgs;
 use crate::error::describe;
 use crate::metrics;
-use crate::output::{escape, print};
+use crate::output::{escape, escape_json, print};
 use crate::redact::redact;
 
 /// Files of the kernel that say what it is and what it can do.
@@ -54,7 +55,15 @@ pub(super) fn run(args: &SysdumpArgs) -> Result<()> {
 
 fn collect<W: Write>(args: &SysdumpArgs, archive: &mut Archive<W>) -> Result<()> {
     archive.add("version.txt", concat!("podgate ", env!("CARGO_PKG_VERSION"), "\n"))?;
-    let socket = &args.socket.socket;
+    add_kernel_files(archive)?;
+    add_answers(&mut Agent::new(&args.socket.socket, Duration::MAX), args.flows, archive)
+}
+
+fn add_answers<W: Write>(
+    agent: &mut Agent<'_>,
+    flows: u32,
+    archive: &mut Archive<W>,
+) -> Result<()> {
     for (name, request) in [
         ("status", Request::Status {}),
         ("config", Request::Config {}),
@@ -67,23 +76,27 @@ fn collect<W: Write>(args: &SysdumpArgs, archive: &mut Archive<W>) -> Result<()>
         ("nodes", Request::NodeList {}),
         ("fqdns", Request::FqdnList { pattern: None }),
     ] {
-        let value = ask::<Value>(socket, &request);
+        let value = agent.ask::<Value>(&request);
         archive.add_json(&format!("{name}.json"), value)?;
     }
-    match ask::<Vec<Family>>(socket, &Request::Metrics {}) {
+    match agent.ask::<Vec<Family>>(&Request::Metrics {}) {
         Ok(families) => archive.add("metrics.prom", &metrics::to_text(&families))?,
-        Err(error) => archive.note("metrics.prom", &describe(&error)),
+        Err(error) => archive.note("metrics.prom", &describe(error.as_ref())),
     }
-    let endpoints: Vec<EndpointStatus> = ask(socket, &Request::EndpointList {}).unwrap_or_default();
+    let endpoints: Vec<EndpointStatus> = agent.ask(&Request::EndpointList {}).unwrap_or_default();
     for endpoint in endpoints.into_iter().take(TABLES_MAX) {
         let link = endpoint.spec.link;
-        let table = ask::<Value>(socket, &Request::TablePolicyGet { endpoint: link.clone() });
+        let table = agent.ask::<Value>(&Request::TablePolicyGet { endpoint: link.clone() });
         archive.add_json(&format!("tables/{}.json", link.replace('/', "_")), table)?;
     }
-    match flows(socket, args.flows) {
+    match agent.flows(flows) {
         Ok(lines) => archive.add("flows.json", &lines)?,
         Err(error) => archive.note("flows.json", &describe(error.as_ref())),
     }
+    Ok(())
+}
+
+fn add_kernel_files<W: Write>(archive: &mut Archive<W>) -> Result<()> {
     for path in KERNEL_FILES {
         let name = format!("kernel{path}");
         match fs::read(path) {
@@ -97,20 +110,45 @@ fn collect<W: Write>(args: &SysdumpArgs, archive: &mut Archive<W>) -> Result<()>
     Ok(())
 }
 
-fn ask<T: serde::de::DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, ClientError> {
-    Client::connect(socket)?.call(request)
+/// The agent, until it does not answer a request in time: then it is asked nothing more.
+struct Agent<'s> {
+    socket: &'s Path,
+    /// Timeout for each answer, if it is shorter than the usual one.
+    limit: Duration,
+    is_stuck: bool,
 }
 
-/// The last flow records, one a line.
-fn flows(socket: &Path, last: u32) -> Result<String> {
-    let mut lines = String::new();
-    let request = Request::Flows { follow: false, last };
-    Client::connect(socket)?.stream(&request, |item: FlowItem| {
-        lines.push_str(&serde_json::to_string(&item)?);
-        lines.push('\n');
-        Ok::<_, anyhow::Error>(())
-    })?;
-    Ok(lines)
+impl<'s> Agent<'s> {
+    const fn new(socket: &'s Path, limit: Duration) -> Self {
+        Self { socket, limit, is_stuck: false }
+    }
+
+    fn ask<T: serde::de::DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+        self.talk(|client| Ok(client.call(request)?))
+    }
+
+    /// The last flow records, one a line.
+    fn flows(&mut self, last: u32) -> Result<String> {
+        let mut lines = String::new();
+        let request = Request::Flows { follow: false, last };
+        self.talk(|client| {
+            client.stream(&request, |item: FlowItem| {
+                lines.push_str(&escape_json(&serde_json::to_string(&item)?));
+                lines.push('\n');
+                Ok::<_, anyhow::Error>(())
+            })
+        })?;
+        Ok(lines)
+    }
+
+    fn talk<T>(&mut self, talk: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
+        ensure!(!self.is_stuck, "not asked for, since the agent did not answer another request");
+        let client = Client::connect_within(self.socket, self.limit);
+        let answer = client.map_err(Into::into).and_then(|mut client| talk(&mut client));
+        let error = answer.as_ref().err().and_then(|error| error.downcast_ref());
+        self.is_stuck = matches!(error, Some(ClientError::TimedOut(_)));
+        answer
+    }
 }
 
 /// An archive whose files have no secrets.
@@ -139,11 +177,11 @@ impl<W: Write> Archive<W> {
         Ok(self.tar.append_data(&mut header, path, text.as_bytes())?)
     }
 
-    fn add_json(&mut self, name: &str, value: Result<Value, ClientError>) -> Result<()> {
+    fn add_json(&mut self, name: &str, value: Result<Value>) -> Result<()> {
         match value {
-            Ok(value) => self.add(name, &serde_json::to_string_pretty(&value)?),
+            Ok(value) => self.add(name, &escape_json(&serde_json::to_string_pretty(&value)?)),
             Err(error) => {
-                self.note(name, &describe(&error));
+                self.note(name, &describe(error.as_ref()));
                 Ok(())
             }
         }
@@ -165,8 +203,11 @@ impl<W: Write> Archive<W> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::unix::net::UnixListener;
 
     use flate2::read::GzDecoder;
+    use podgate_api::Answer;
+    use serde_json::json;
 
     use super::*;
     use crate::cli::SocketArgs;
@@ -203,10 +244,57 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_does_not_answer_is_asked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("silent.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut bytes = Vec::new();
+        let mut archive = Archive::new(&mut bytes, "dump");
+        let mut agent = Agent::new(&socket, Duration::from_millis(50));
+        add_answers(&mut agent, 10, &mut archive).unwrap();
+        archive.finish().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let connections = std::iter::from_fn(|| listener.accept().ok());
+        assert_eq!(connections.count(), 1);
+        let errors = files(&bytes).pop().unwrap().1;
+        assert!(errors.starts_with("status.json: the agent did not answer within"), "{errors}");
+        for name in ["fqdns.json", "metrics.prom", "flows.json"] {
+            assert!(errors.contains(&format!("{name}: not asked for")), "{errors}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_print_is_escaped_in_json() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let end = |path: &str| json!({"address": path, "identity": 7, "labels": ["a=\u{202e}"]});
+        let flow = json!({
+            "time": "2026-01-02T03:04:05Z", "verdict": "DROPPED", "source": end("10.0.0.1"),
+            "destination": end("10.0.0.2"), "protocol": "TCP", "link": 3, "epoch": 7,
+            "type": "drop",
+        });
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for answer in [Answer::Item(json!({"flow": flow})), Answer::End(true)] {
+                stream.write_all(answer.to_line().as_bytes()).unwrap();
+            }
+        });
+        let lines = Agent::new(&socket, Duration::MAX).flows(1).unwrap();
+        server.join().unwrap();
+        assert!(lines.contains(r"a=\u202e"), "{lines}");
+        let mut bytes = Vec::new();
+        let mut archive = Archive::new(&mut bytes, "dump");
+        archive.add_json("nodes.json", Ok(json!("\u{2066}\u{2028}"))).unwrap();
+        archive.finish().unwrap();
+        assert_eq!(files(&bytes)[0].1, r#""\u2066\u2028""#);
+    }
+
+    #[test]
     fn what_is_added_has_no_secrets() {
         let mut bytes = Vec::new();
         let mut archive = Archive::new(&mut bytes, "dump");
-        let value = serde_json::json!({"path": "/a?key=s3cr3t", "token": "s3cr3t"});
+        let value = json!({"path": "/a?key=s3cr3t", "token": "s3cr3t"});
         archive.add_json("status.json", Ok(value)).unwrap();
         archive.add("flows.json", "Authorization: Bearer s3cr3t\n").unwrap();
         archive.finish().unwrap();

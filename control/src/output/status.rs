@@ -68,7 +68,8 @@ fn facts(status: &Status) -> Vec<Vec<String>> {
         row(&["uptime", &format!("{}s", status.uptime_s)]),
         row(&["epoch", &status.epoch.to_string()]),
         row(&["source", &source]),
-        row(&["policies", &format!("{} enforced, {} rejected", status.policies, status.rejected)]),
+        row(&["policies", &format!("{} enforced", status.policies)]),
+        row(&["rejected", &format!("{} objects and files", status.rejected)]),
     ];
     let counts = &status.endpoints;
     let endpoints =

@@ -146,7 +146,8 @@ fn a_removed_state_directory_is_recreated_with_its_contents() -> Result<()> {
             let there = LISTS.iter().all(|name| lab.state_dir().join(name).exists());
             let there = there && pins(lab).is_ok_and(|pins| pins == all);
             let answers = lab.podgate(&["status", "--brief"])?.status.success();
-            Ok((there && answers).then_some(()))
+            let flows = lab.podgate(&["flows", "--last", "1"])?.status.success();
+            Ok((there && answers && flows).then_some(()))
         })?;
         assert_eq!(problems(&lab)?, "");
     }
