@@ -13,7 +13,6 @@ use podgate_hostnet::Netlink;
 use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, netns_threads, require_root, restore_offload};
 use crate::error::describe;
 use crate::output::{escape, print};
-use crate::sources::manifests::last_good::DIRECTORY as LAST_GOOD;
 
 /// What was detached and removed, and what could not be.
 #[derive(Debug, Default)]
@@ -43,12 +42,10 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
         report.unpin_all(&state.bpf());
         runtime.block_on(report.restore_offloads(&state));
         report.remove_pins(&state);
-        let others = [state.flows(), state.bad_flows(), state.socket(), state.hubble_socket()];
-        let others = others.into_iter().chain(state.name_files());
-        for file in state.list_files().into_iter().chain(others) {
+        for file in state.files() {
             report.remove_if_there(&file);
         }
-        report.remove_directory(&state_dir.join(LAST_GOOD));
+        report.remove_directory(&state.last_good());
         if !state.remove() {
             report.left(&format!("{} is not empty, or can't be removed", state_dir.display()));
         }

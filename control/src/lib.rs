@@ -10,6 +10,7 @@ mod cni;
 pub mod commands;
 pub mod config;
 mod crds;
+mod damaged_file;
 mod error;
 mod explanation;
 mod log;

@@ -32,7 +32,7 @@ use podgate_tables::policy::ProvenSender;
 use podgate_tables::service::Frontend;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
-use crate::atomic_file;
+use crate::{atomic_file, damaged_file};
 
 const MAGIC: &[u8; 8] = b"podgatef";
 const VERSION: u16 = 1;
@@ -188,11 +188,11 @@ impl FlowsFile {
     }
 
     /// Reads what an agent wrote to `path`, and removes the file; `None` if there is none. One that
-    /// is damaged is set aside under the name `aside`.
+    /// is damaged is set aside.
     ///
     /// # Errors
     /// Why there is nothing that could be taken over. A file that can't be removed isn't used.
-    pub(crate) fn take(path: &Path, aside: &Path) -> Result<Option<Self>, Unusable> {
+    pub(crate) fn take(path: &Path) -> Result<Option<Self>, Unusable> {
         let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             metadata => metadata?,
@@ -203,7 +203,7 @@ impl FlowsFile {
             _ => Err(Unusable::Damaged("it is too long")),
         };
         match read {
-            Err(Unusable::Damaged(_)) => fs::rename(path, aside)?,
+            Err(Unusable::Damaged(_)) => _ = damaged_file::set_aside(path)?,
             _ => fs::remove_file(path)?,
         }
         read.map(Some)
@@ -568,20 +568,25 @@ mod tests {
     #[test]
     fn a_file_is_read_once_and_a_damaged_one_set_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, aside) = (dir.path().join("flows.state"), dir.path().join("flows.bad"));
-        assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
+        let path = dir.path().join("flows.state");
+        assert_eq!(FlowsFile::take(&path), Ok(None));
         sample().write(&path).unwrap();
-        assert_eq!(FlowsFile::take(&path, &aside), Ok(Some(sample())));
-        assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
+        assert_eq!(FlowsFile::take(&path), Ok(Some(sample())));
+        assert_eq!(FlowsFile::take(&path), Ok(None));
         fs::write(&path, "rubbish").unwrap();
-        assert!(matches!(FlowsFile::take(&path, &aside), Err(Unusable::Damaged(_))));
-        assert_eq!(fs::read(&aside).unwrap(), b"rubbish");
-        assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
+        assert!(matches!(FlowsFile::take(&path), Err(Unusable::Damaged(_))));
+        let aside = damaged_file::set_aside_before(&path);
+        assert_eq!(fs::read(&aside[0]).unwrap(), b"rubbish");
+        assert_eq!(FlowsFile::take(&path), Ok(None));
+        // A directory can't replace the file that was set aside before.
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(FlowsFile::take(&path), Err(Unusable::Damaged(_))));
+        assert_eq!(FlowsFile::take(&path), Ok(None));
         // A device or a FIFO may have no end, or none to write to it.
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         let irregular = Err(Unusable::Damaged("it is no regular file"));
-        assert_eq!(FlowsFile::take(&path, &aside), irregular);
-        assert_eq!(FlowsFile::take(&path, &aside), Ok(None));
+        assert_eq!(FlowsFile::take(&path), irregular);
+        assert_eq!(FlowsFile::take(&path), Ok(None));
     }
 
     #[test]

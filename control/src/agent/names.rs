@@ -81,7 +81,7 @@ impl Names {
         let boot = boot.unwrap_or_default().trim().to_owned();
         let (mut table, now) = (NameTable::new(limits), now());
         let path = state.names();
-        let loaded = NamesFile::load(&path, &state.bad_names(), &mut table, &boot, now);
+        let loaded = NamesFile::load(&path, &mut table, &boot, now);
         match &loaded {
             Ok(0) => {}
             Ok(count) => info!("{count} addresses of DNS names are known from before the start"),

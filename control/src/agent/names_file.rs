@@ -14,7 +14,7 @@ use podgate_tables::time::Nanos;
 use serde::{Deserialize, Serialize};
 
 use super::state_json;
-use crate::atomic_file;
+use crate::{atomic_file, damaged_file};
 
 const VERSION: u32 = 1;
 /// Largest file, bytes: 65,536 addresses, each of a name of its own, take about 22 MB.
@@ -62,13 +62,12 @@ impl NamesFile {
     }
 
     /// Reads what an agent of this boot wrote to `path`. Returns the number of addresses that were
-    /// added to `table`. A file that is not usable is renamed to `aside`.
+    /// added to `table`. A file that is not usable is set aside.
     ///
     /// # Errors
     /// One line that says what is wrong with the file.
     pub(crate) fn load(
         path: &Path,
-        aside: &Path,
         table: &mut NameTable,
         boot: &str,
         now: Nanos,
@@ -81,7 +80,7 @@ impl NamesFile {
             }
             Ok((bytes, _)) => Self::parse(&bytes),
         };
-        let file = file.map_err(|reason| state_json::set_aside(path, aside, &reason))?;
+        let file = file.map_err(|reason| damaged_file::set_aside_line(path, &reason))?;
         if file.boot != boot {
             return Ok(0);
         }
@@ -133,34 +132,36 @@ mod tests {
     #[test]
     fn names_are_there_again_after_a_restart_but_not_after_a_boot() {
         let dir = tempfile::tempdir().unwrap();
-        let [path, aside] = ["names.json", "names.bad"].map(|name| dir.path().join(name));
+        let path = dir.path().join("names.json");
         let load = |boot| {
             let mut table = NameTable::default();
-            let count = NamesFile::load(&path, &aside, &mut table, boot, NOW);
+            let count = NamesFile::load(&path, &mut table, boot, NOW);
             (count, entries(&table))
         };
         assert_eq!(load("boot"), (Ok(0), vec![]));
         NamesFile::of(&table(), "boot").write(&path).unwrap();
         assert_eq!(load("boot"), (Ok(3), entries(&table())));
         assert_eq!(load("other"), (Ok(0), vec![]));
-        assert!(!aside.exists());
+        assert_eq!(damaged_file::set_aside_before(&path), [] as [&Path; 0]);
     }
 
     #[test]
     fn a_damaged_file_is_set_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let [path, aside] = ["names.json", "names.bad"].map(|name| dir.path().join(name));
+        let path = dir.path().join("names.json");
         NamesFile::of(&table(), "boot").write(&path).unwrap();
         let good = fs::read_to_string(&path).unwrap();
         let other = good.replace("192.0.2.1", "192.0.2.2");
         for broken in ["", "[]", r#"{"version":2}"#, r#"{"version":1}"#, &good[..40], &other] {
             fs::write(&path, broken).unwrap();
             let mut table = NameTable::default();
-            let problem = NamesFile::load(&path, &aside, &mut table, "boot", NOW).unwrap_err();
-            assert!(problem.contains("names.bad"), "{problem}");
+            let problem = NamesFile::load(&path, &mut table, "boot", NOW).unwrap_err();
+            assert!(problem.contains("names.json.bad-"), "{problem}");
             assert_eq!(table.counts().addresses, 0, "{broken}");
-            assert!(!path.exists() && aside.exists());
+            assert!(!path.exists());
         }
-        assert_eq!(fs::read_to_string(&aside).unwrap(), other);
+        let mut aside = damaged_file::set_aside_before(&path);
+        aside.sort();
+        assert_eq!(fs::read_to_string(aside.pop().unwrap()).unwrap(), other);
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct EarlierFlows {
 impl EarlierFlows {
     /// Reads the file that the agent before wrote, once.
     pub(super) fn read(state: &StateDir) -> Self {
-        match FlowsFile::take(&state.flows(), &state.bad_flows()) {
+        match FlowsFile::take(&state.flows()) {
             Ok(waiting) => Self { waiting, outcome: FlowsTakenOver::default() },
             Err(reason) => {
                 let reason = format!("{} is not used: {reason}", state.flows().display());

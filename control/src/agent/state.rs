@@ -8,23 +8,19 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use podgate_api::EndpointSpec;
 use podgate_policy::manifest::{self, ReadError};
 use serde::{Deserialize, Serialize};
 
 use super::state_json;
-use crate::atomic_file;
 use crate::cli::{HUBBLE_SOCKET_NAME, SOCKET_NAME};
+use crate::sources::manifests::last_good::DIRECTORY as LAST_GOOD;
+use crate::{atomic_file, damaged_file};
 
 const VERSION: u32 = 1;
 const LIST: &str = "endpoints.json";
 const COPY: &str = "endpoints.copy.json";
-/// Suffix of a list that was set aside; the time follows, seconds.
-const BAD: &str = ".bad-";
-/// Most lists that were set aside.
-const BAD_MAX: usize = 8;
 /// Largest list, bytes: some thousand for each possible endpoint.
 const LIST_MAX: u64 = 16 << 20;
 
@@ -198,37 +194,32 @@ impl StateDir {
         self.path.join("flows.state")
     }
 
-    /// Where a damaged file of flows is moved.
-    #[must_use]
-    pub(crate) fn bad_flows(&self) -> PathBuf {
-        self.path.join("flows.bad")
-    }
-
     /// The file of DNS names.
     #[must_use]
     pub(crate) fn names(&self) -> PathBuf {
         self.path.join("names.json")
     }
 
-    /// Where a damaged file of DNS names is moved.
+    /// The saved objects of manifests.
     #[must_use]
-    pub(crate) fn bad_names(&self) -> PathBuf {
-        self.path.join("names.bad")
+    pub(crate) fn last_good(&self) -> PathBuf {
+        self.path.join(LAST_GOOD)
     }
 
-    /// All files of DNS names that may exist.
+    /// All files that may exist: of endpoints, flows and DNS names, unfinished ones, and those that
+    /// were set aside; the sockets.
     #[must_use]
-    pub(crate) fn name_files(&self) -> [PathBuf; 3] {
-        [self.names(), self.path.join("names.json.new"), self.bad_names()]
-    }
-
-    /// All files of the endpoint list that may exist: the list, its copy, unfinished ones, and
-    /// those that were set aside.
-    #[must_use]
-    pub(crate) fn list_files(&self) -> Vec<PathBuf> {
-        let whole = [LIST, COPY].into_iter();
-        let names = whole.flat_map(|name| [name.to_owned(), format!("{name}.new")]);
-        names.map(|name| self.path.join(name)).chain(self.set_aside_before()).collect()
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let copy = self.path.join(COPY);
+        let mut files = vec![self.socket(), self.hubble_socket()];
+        for path in [self.endpoints(), copy, self.flows(), self.names()] {
+            let mut unfinished = path.clone().into_os_string();
+            unfinished.push(".new");
+            files.extend(damaged_file::set_aside_before(&path));
+            files.extend([path, unfinished.into()]);
+        }
+        files.extend(damaged_file::set_aside_before(&self.last_good()));
+        files
     }
 
     /// Reads the list; without one there are no endpoints. A damaged list is set aside.
@@ -244,33 +235,10 @@ impl StateDir {
                     return Loaded { endpoints: file.into_remembered(), problems };
                 }
                 Ok(None) => {}
-                Err(reason) => problems.push(self.set_aside(name, &reason)),
+                Err(reason) => problems.push(damaged_file::set_aside_line(&path, &reason)),
             }
         }
         Loaded { endpoints: Vec::new(), problems }
-    }
-
-    /// Renames a damaged list. Returns a line about it.
-    fn set_aside(&self, name: &str, reason: &str) -> String {
-        let path = self.path.join(name);
-        let mut before = self.set_aside_before();
-        before.sort();
-        for oldest in before.iter().take((before.len() + 1).saturating_sub(BAD_MAX)) {
-            // If that fails there is one more file, which does no harm.
-            let _ = fs::remove_file(oldest);
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let aside = self.path.join(format!("{name}{BAD}{now}"));
-        state_json::set_aside(&path, &aside, reason)
-    }
-
-    fn set_aside_before(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        let is_bad = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            [LIST, COPY].iter().any(|list| name.starts_with(&format!("{list}{BAD}")))
-        };
-        entries.map(|entry| entry.path()).filter(is_bad).collect()
     }
 
     /// Writes the list and its copy, each atomically.
@@ -315,6 +283,7 @@ mod tests {
     use nix::sys::stat::Mode;
 
     use super::*;
+    use crate::damaged_file::{BAD, BAD_MAX};
 
     fn remembered(link: &str) -> Remembered {
         let spec = EndpointSpec {
@@ -388,15 +357,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path(), None).unwrap();
         for number in 0..20 {
-            fs::write(dir.path().join(format!("{LIST}{BAD}{number:02}")), "").unwrap();
+            for name in [LIST, COPY] {
+                fs::write(dir.path().join(format!("{name}{BAD}{number:02}")), "").unwrap();
+            }
         }
         for name in [LIST, COPY] {
             fs::write(dir.path().join(name), "damaged").unwrap();
         }
         let loaded = state.load();
         assert_eq!((loaded.endpoints.len(), loaded.problems.len()), (0, 2));
-        assert_eq!(names_in(dir.path()).len(), BAD_MAX);
-        state.list_files().iter().for_each(|file| _ = fs::remove_file(file));
+        assert_eq!(names_in(dir.path()).len(), 2 * BAD_MAX);
+        state.files().iter().for_each(|file| _ = fs::remove_file(file));
         assert!(state.remove(), "{:?}", names_in(dir.path()));
     }
 

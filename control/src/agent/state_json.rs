@@ -1,9 +1,7 @@
-//! What the JSON files of the state directory have in common: a version, a checksum of the other
-//! fields, and that a damaged one is set aside.
+//! What the JSON files of the state directory have in common: a version, and a checksum of the
+//! other fields.
 
-use std::fs;
 use std::io;
-use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,13 +27,4 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], version: u32) -> Result<T
 /// When it can't be written as JSON.
 pub(crate) fn checksum(content: &impl Serialize) -> io::Result<u32> {
     Ok(crc32c::crc32c(&serde_json::to_vec(content)?))
-}
-
-/// Renames a damaged file. Returns a line about it.
-pub(crate) fn set_aside(path: &Path, aside: &Path, reason: &str) -> String {
-    let what = format!("{} is not usable: {reason}", path.display());
-    match fs::rename(path, aside) {
-        Ok(()) => format!("{what}; it was set aside as {}", aside.display()),
-        Err(error) => format!("{what}; it can't be set aside: {error}"),
-    }
 }

@@ -20,7 +20,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::file_state::Stamp;
-use crate::atomic_file;
+use crate::{atomic_file, damaged_file};
 
 /// Name of the directory in the state directory.
 pub(crate) const DIRECTORY: &str = "last-good";
@@ -100,6 +100,10 @@ impl LastGood {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return (index, damaged),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                let reason = damaged_file::set_aside_line(&self.path, "it is no directory");
+                return (index, vec![reason]);
+            }
             Err(error) => {
                 let path = self.path.display();
                 return (index, vec![format!("{path} can't be read: {error}")]);
@@ -346,6 +350,20 @@ mod tests {
             format!("{}:{port}", value["metadata"]["name"].as_str().unwrap())
         };
         documents.iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_directory_is_set_aside() {
+        let state = tempfile::tempdir().unwrap();
+        let place = LastGood::new(state.path(), Path::new("/manifests"));
+        fs::write(state.path().join(DIRECTORY), "no directory").unwrap();
+        let (index, damaged) = place.index();
+        assert!(index.is_empty() && damaged[0].contains("last-good.bad-"), "{damaged:?}");
+        assert!(place.index().1.is_empty());
+        let mut writer = Writer::new(place);
+        let documents = manifest::decode(policy("p", 1).as_bytes(), Path::new("p.yaml")).into();
+        let (name, stamp, missing) = ("p.yaml".into(), Some(STAMP), Missing::Delete);
+        writer.save(Save::Put { name, stamp, documents, missing }).unwrap();
     }
 
     #[test]

@@ -1,0 +1,78 @@
+//! Setting a damaged file of the state directory aside: it is renamed to `NAME.bad-TIME`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Suffix of a file that was set aside; the time follows, seconds.
+pub(crate) const BAD: &str = ".bad-";
+/// Most files of one name that were set aside.
+pub(crate) const BAD_MAX: usize = 8;
+
+/// Renames a damaged file, or what is in its place, and removes the oldest of those before. Returns
+/// its new path.
+///
+/// # Errors
+/// When it can't be renamed.
+pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut before = set_aside_before(path);
+    before.sort();
+    for oldest in before.iter().take((before.len() + 1).saturating_sub(BAD_MAX)) {
+        // If that fails there is one more file, which does no harm.
+        let _ = fs::remove_file(oldest);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut names = (now..).map(|time| with_suffix(path, &format!("{BAD}{time}")));
+    // A directory can't replace a file, nor a file a directory.
+    let aside = names.find(|name| fs::symlink_metadata(name).is_err());
+    let aside = aside.ok_or(io::ErrorKind::AlreadyExists)?;
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+/// [`set_aside`] with a line about it.
+pub(crate) fn set_aside_line(path: &Path, reason: &str) -> String {
+    let what = format!("{} is not usable: {reason}", path.display());
+    match set_aside(path) {
+        Ok(aside) => format!("{what}; it was set aside as {}", aside.display()),
+        Err(error) => format!("{what}; it can't be set aside: {error}"),
+    }
+}
+
+/// Those files of this name that were set aside and are still there.
+pub(crate) fn set_aside_before(path: &Path) -> Vec<PathBuf> {
+    let entries = path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+    let prefix = with_suffix(path, BAD);
+    let prefix = prefix.as_os_str().as_encoded_bytes();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| path.as_os_str().as_encoded_bytes().starts_with(prefix)).collect()
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_and_files_of_one_name_are_set_aside_beside_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flows.state");
+        fs::write(&path, "damaged").unwrap();
+        let file = set_aside(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let directory = set_aside(&path).unwrap();
+        assert!(file.is_file() && directory.is_dir() && !path.exists());
+        let mut both = set_aside_before(&path);
+        both.sort();
+        assert_eq!(both, [file, directory]);
+        let line = set_aside_line(&path, "it is gone");
+        assert!(line.contains("it can't be set aside: No such file"), "{line}");
+    }
+}
