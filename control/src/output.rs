@@ -108,8 +108,8 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Ends the program, as [`print`] does, as soon as the reader of standard output has left, even if
-/// there is nothing to print for any time.
+/// Ends the program, as [`print()`] does, as soon as the reader of standard output has left, even
+/// if there is nothing to print for any time.
 pub(crate) fn exit_with_reader() {
     std::thread::spawn(|| {
         let out = io::stdout().as_fd().try_clone_to_owned();

@@ -482,6 +482,17 @@ fn a_flow_that_the_new_policy_still_allows_continues() {
 }
 
 #[test]
+fn a_worker_has_new_tables_until_a_round_has_used_them() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    rig.run();
+    assert!(!rig.workers[0].has_new_tables());
+    rig.shared.publish(snapshot(2, IngressOfB::Closed));
+    assert!(rig.workers[0].has_new_tables());
+    rig.run();
+    assert!(!rig.workers[0].has_new_tables());
+}
+
+#[test]
 fn a_mid_stream_segment_is_picked_up_only_if_either_end_might_have_opened_the_flow() {
     let mut rig = Rig::with(IngressOfB::Open);
     assert_eq!(rig.send(B, &b_to_a("P", Some(5))).len(), 1);

@@ -257,6 +257,13 @@ impl Worker {
         self.pipeline.next_inspected()
     }
 
+    /// Whether tables were published that it has not used in a round yet.
+    #[must_use]
+    pub fn has_new_tables(&self) -> bool {
+        let published = self.shared.snapshot.load();
+        published.as_ref().map_or(0, |snapshot| snapshot.epoch.0.into()) != self.stats().epoch.get()
+    }
+
     /// Whether released DNS answers can be forwarded by one of the next rounds.
     #[must_use]
     pub fn has_releases(&self) -> bool {

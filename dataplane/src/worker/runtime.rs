@@ -536,6 +536,7 @@ impl Thread {
             || self.worker.has_checks()
             || self.shared.has_handoffs(self.index)
             || self.worker.has_releases()
+            || self.worker.has_new_tables()
             || self.stop.load(Ordering::Acquire);
         let timeout = match () {
             () if work => Duration::ZERO,

@@ -107,12 +107,15 @@ impl Shared {
     }
 
     /// Publishes new tables. Workers use them from their next batch on, and never wait: only
-    /// publishers take the lock.
+    /// publishers take the lock. Those that sleep are woken, so that all use them soon.
     pub fn publish(&self, snapshot: impl Into<Arc<Snapshot>>) {
         let former = self.snapshot.swap(Some(snapshot.into()));
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.extend(former);
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        for sleeper in &self.sleepers {
+            sleeper.wake_if_asleep();
+        }
     }
 
     /// Releases all DNS answers of `worker` up to `ticket`. The tables that admit their addresses
