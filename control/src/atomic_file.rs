@@ -34,9 +34,14 @@ pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Resul
 }
 
 /// Where the new content is written first: beside the file, `NAME.new`.
-fn temporary(path: &Path) -> PathBuf {
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    with_suffix(path, ".new")
+}
+
+/// The path with `suffix` behind its last name.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
-    name.push(".new");
+    name.push(suffix);
     name.into()
 }
 

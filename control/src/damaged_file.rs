@@ -1,10 +1,11 @@
 //! Setting a damaged file of the state directory aside: it is renamed to `NAME.bad-TIME`.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::atomic_file::with_suffix;
 
 /// Suffix of a file that was set aside; the time follows, seconds.
 pub(crate) const BAD: &str = ".bad-";
@@ -17,8 +18,7 @@ pub(crate) const BAD_MAX: usize = 8;
 /// # Errors
 /// When it can't be renamed.
 pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let mut before = set_aside_before(path);
-    before.sort();
+    let before = set_aside_before(path);
     for oldest in before.iter().take((before.len() + 1).saturating_sub(BAD_MAX)) {
         // If that fails there is one more file, which does no harm.
         let _ = fs::remove_file(oldest);
@@ -41,19 +41,16 @@ pub(crate) fn set_aside_line(path: &Path, reason: &str) -> String {
     }
 }
 
-/// Those files of this name that were set aside and are still there.
+/// Those files of this name that were set aside and are still there, oldest first.
 pub(crate) fn set_aside_before(path: &Path) -> Vec<PathBuf> {
     let entries = path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
     let prefix = with_suffix(path, BAD);
     let prefix = prefix.as_os_str().as_encoded_bytes();
     let paths = entries.map(|entry| entry.path());
-    paths.filter(|path| path.as_os_str().as_encoded_bytes().starts_with(prefix)).collect()
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path.as_os_str());
-    name.push(suffix);
-    name.into()
+    let is_aside = |path: &PathBuf| path.as_os_str().as_encoded_bytes().starts_with(prefix);
+    let mut found: Vec<_> = paths.filter(is_aside).collect();
+    found.sort();
+    found
 }
 
 #[cfg(test)]
@@ -69,9 +66,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         let directory = set_aside(&path).unwrap();
         assert!(file.is_file() && directory.is_dir() && !path.exists());
-        let mut both = set_aside_before(&path);
-        both.sort();
-        assert_eq!(both, [file, directory]);
+        assert_eq!(set_aside_before(&path), [file, directory]);
         let line = set_aside_line(&path, "it is gone");
         assert!(line.contains("it can't be set aside: No such file"), "{line}");
     }

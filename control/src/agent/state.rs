@@ -213,10 +213,8 @@ impl StateDir {
         let copy = self.path.join(COPY);
         let mut files = vec![self.socket(), self.hubble_socket()];
         for path in [self.endpoints(), copy, self.flows(), self.names()] {
-            let mut unfinished = path.clone().into_os_string();
-            unfinished.push(".new");
             files.extend(damaged_file::set_aside_before(&path));
-            files.extend([path, unfinished.into()]);
+            files.extend([atomic_file::temporary(&path), path]);
         }
         files.extend(damaged_file::set_aside_before(&self.last_good()));
         files
