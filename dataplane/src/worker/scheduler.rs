@@ -93,11 +93,15 @@ impl LinkScheduler {
         }
     }
 
-    /// Ends a round: replaces estimated costs by actual ones.
+    /// Ends a round: replaces estimated costs by actual ones. A link without packets of its own in
+    /// this round may have taken time, too: for packets that other workers handed over.
     pub(super) fn end_round(&mut self) {
-        for account in self.accounts.iter_mut().filter(|account| account.packets > 0) {
+        let busy = |account: &&mut Account| account.packets > 0 || account.taken > 0;
+        for account in self.accounts.iter_mut().filter(busy) {
             account.credit = (account.credit + account.charged - account.taken).max(-DEBT_MAX);
-            account.per_packet += (account.taken / account.packets - account.per_packet) / AVERAGED;
+            if let Some(per_packet) = account.taken.checked_div(account.packets) {
+                account.per_packet += (per_packet - account.per_packet) / AVERAGED;
+            }
             (account.packets, account.charged, account.taken) = (0, 0, 0);
         }
     }
@@ -171,6 +175,25 @@ mod tests {
             }
         }
         assert!(taken[0] > 3 * taken[1], "{taken:?}");
+    }
+
+    #[test]
+    fn time_for_handed_over_packets_is_settled_in_its_round() {
+        let (mut scheduler, link) = (LinkScheduler::default(), LinkId(0));
+        scheduler.add(link);
+        for _ in 0..1_000 {
+            scheduler.record_time(link, 40_000);
+            scheduler.end_round();
+            if scheduler.batch_size(link).is_none() {
+                scheduler.replenish();
+            }
+        }
+        scheduler.charge(link, 10);
+        scheduler.record_time(link, 5_000);
+        scheduler.end_round();
+        scheduler.replenish();
+        scheduler.replenish();
+        assert_eq!(scheduler.batch_size(link), Some(BATCH));
     }
 
     #[test]
