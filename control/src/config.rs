@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(option(&options, "max-endpoints"), (some("250"), file()));
         assert_eq!(option(&options, "pod-mtu"), (some("keep"), file()));
         assert_eq!(option(&options, "in-cluster").1, file());
-        assert_eq!(option(&options, "frames"), (some("65536"), Origin::Default));
+        assert_eq!(option(&options, "frames"), (some("16384"), Origin::Default));
         assert_eq!(option(&options, "manifests"), (None, Origin::Default));
     }
 

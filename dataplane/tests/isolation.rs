@@ -418,3 +418,18 @@ fn hand_off(rig: &mut Rig, by: usize, link: LinkId, times: u16) -> u64 {
     }
     rig.workers[by].stats().handed_off.get() - before
 }
+
+#[test]
+fn a_link_that_got_no_frame_receives_again_once_there_are_some() {
+    let mut rig = Rig::of(RigConfig { frames: 3 * 64, ring: 64, ..RigConfig::default() });
+    for port in 1..=64 {
+        assert!(rig.links[A.index()].inject(0, &IN_POD_A.segment(port, 1, b"")));
+    }
+    assert_eq!(rig.links[A.index()].fill_level(), 0);
+    // The worker receives all of them at once, so that no frame is free for the fill ring. Then it
+    // drops them, and nothing is sent to the link.
+    rig.run();
+    assert_eq!(rig.links[A.index()].fill_level(), 64);
+    assert!(!rig.workers[0].has_unsent());
+    rig.assert_no_frame_is_lost();
+}

@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(need.files, 476 + 2 * 4 + 200 * (2 * 2 + 4));
         assert!(need.files > 1024);
         assert_eq!(need.locked, (256 << 20) + (64 << 20));
-        // The defaults stay below what every shell has, and the most that can be asked for doesn't
+        // 31 endpoints stay below what every shell has, and the most that can be asked for doesn't
         // overflow.
         assert!(Need::of(1, 31, 65536).files < 1024);
         assert_eq!(Need::of(64, 4095, 4_194_304).files, 476 + 256 + 4096 * 132);

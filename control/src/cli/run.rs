@@ -83,13 +83,15 @@ pub struct RunArgs {
     /// debugging.
     #[arg(long, value_enum, default_value_t = Seccomp::Enforce)]
     pub seccomp: Seccomp,
-    /// Number of frames of 4096 bytes that all links share; half of them are in fill rings.
-    #[arg(long, value_name = "N", default_value_t = 65536,
+    /// Number of frames of 4096 bytes that all links share. The kernel keeps 128 bytes more of each
+    /// frame for each attached link: by default 2 MiB for each pod. More frames are for bursts of
+    /// many pods at once.
+    #[arg(long, value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
     /// Maximum number of endpoints, which share the frames. The limit of open files is raised as
     /// needed.
-    #[arg(long, value_name = "N", default_value_t = 31,
+    #[arg(long, value_name = "N", default_value_t = 250,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,
     /// Maximum number of flows per worker: 136 bytes of memory each (34 MiB by default), allocated

@@ -1,19 +1,25 @@
 //! Each worker's pool of free frames.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use thin_vec::ThinVec;
 
 use super::frame::{FRAME_HEADROOM, Frame, Packet};
 use super::umem::Umem;
 
-/// Free frames that a pool keeps before it returns some to the shared free list.
+/// Free frames that a pool keeps before it returns some to the shared free list, at most and at
+/// least.
 const CACHE_FRAMES: usize = 1024;
+const CACHE_FRAMES_MIN: usize = 32;
+/// The pools of all workers together keep one in so many frames before they return some: a worker
+/// can't use what another one keeps.
+const CACHE_SHARE: usize = 16;
 /// Frames moved between a pool and the shared free list at once.
-const EXCHANGE_FRAMES: usize = 256;
+const EXCHANGE_FRAMES: usize = CACHE_FRAMES / 4;
 
 /// Hot frames that a pool keeps, at most: about twice what a worker transmits per round.
-const HOT_FRAMES: usize = 512;
+const HOT_FRAMES: usize = CACHE_FRAMES / 2;
 /// Longest packet that is copied to a hot frame, bytes: headers and little payload. Copying more
 /// costs more than it saves.
 const HOT_BYTES_MAX: u32 = 128;
@@ -21,6 +27,8 @@ const HOT_BYTES_MAX: u32 = 128;
 /// apart, so with one offset all of these packets would compete for a few sets of the L1 cache.
 const HOT_OFFSETS: u32 = 32;
 const CACHE_LINE: u32 = 64;
+/// Refills that a worker counts by itself, before it writes to what all workers read.
+const REFILLS_COUNTED: u32 = 1024;
 /// Prefetch distance of the copy, in packets: received data is in another core's cache.
 const AHEAD: usize = 16;
 
@@ -40,19 +48,28 @@ pub struct FramePool {
     /// Empty `tail` vectors, kept for their capacity so that large packets allocate nothing.
     tails: Vec<ThinVec<Frame>>,
     outstanding: i64,
+    /// Limit of `cache` before frames are returned, and of `hot`.
+    cache_max: usize,
+    hot_max: usize,
+    /// Refills of fill rings since the UMEM's count was last increased.
+    refills: u32,
 }
 
 impl FramePool {
     /// Free frames that one pool keeps, at most.
     pub const CACHED_MAX: usize = CACHE_FRAMES + EXCHANGE_FRAMES + HOT_FRAMES;
 
-    fn new(umem: Arc<Umem>) -> Self {
+    fn new(umem: Arc<Umem>, cache_max: usize) -> Self {
+        let hot_max = cache_max / 2;
         Self {
             umem,
-            cache: Vec::with_capacity(CACHE_FRAMES + EXCHANGE_FRAMES),
-            hot: Vec::with_capacity(HOT_FRAMES),
+            cache: Vec::with_capacity(cache_max + cache_max / 4),
+            hot: Vec::with_capacity(hot_max),
             tails: Vec::with_capacity(CACHE_FRAMES),
             outstanding: 0,
+            cache_max,
+            hot_max,
+            refills: 0,
         }
     }
 
@@ -78,12 +95,13 @@ impl FramePool {
 
     #[cold]
     fn take_from_shared(&mut self) {
-        self.cache.extend(std::iter::from_fn(|| self.umem.free.pop()).take(EXCHANGE_FRAMES));
+        let exchange = self.cache_max / 4;
+        self.cache.extend(std::iter::from_fn(|| self.umem.free.pop()).take(exchange));
     }
 
     #[cold]
     fn give_to_shared(&mut self) {
-        self.umem.free_frames(self.cache.drain(CACHE_FRAMES..));
+        self.umem.free_frames(self.cache.drain(self.cache_max..));
     }
 
     /// Frees all frames of a packet.
@@ -132,7 +150,7 @@ impl FramePool {
     /// The same for a frame that the kernel has transmitted from.
     #[inline]
     pub(crate) fn put_transmitted(&mut self, frame: Frame) {
-        if self.hot.len() < HOT_FRAMES {
+        if self.hot.len() < self.hot_max {
             self.hot.push(frame);
         } else {
             self.put_from_ring(frame);
@@ -169,6 +187,18 @@ impl FramePool {
         self.put_from_ring(received);
     }
 
+    /// Counts a refill of a fill ring. Returns the time in refills by all workers, in thousands and
+    /// wrapping: it passes as fast as packets come.
+    #[inline]
+    pub(crate) fn refill_time(&mut self) -> u32 {
+        self.refills += 1;
+        if self.refills == REFILLS_COUNTED {
+            self.refills = 0;
+            self.umem.refills.fetch_add(1, Ordering::Relaxed);
+        }
+        self.umem.refills.load(Ordering::Relaxed)
+    }
+
     /// Accounts for frames that came from a ring or from another worker.
     pub(crate) fn account_received(&mut self, frames: usize) {
         self.outstanding += frames as i64;
@@ -187,10 +217,17 @@ impl FramePool {
 }
 
 impl Umem {
-    /// A new pool of free frames for one worker.
+    /// A new pool of free frames for a lone worker.
     #[must_use]
     pub fn pool(self: &Arc<Self>) -> FramePool {
-        FramePool::new(Arc::clone(self))
+        FramePool::new(Arc::clone(self), CACHE_FRAMES)
+    }
+
+    /// A new pool of free frames for one of `workers` workers.
+    #[must_use]
+    pub fn pool_of(self: &Arc<Self>, workers: usize) -> FramePool {
+        let share = self.frames() as usize / CACHE_SHARE / workers.max(1);
+        FramePool::new(Arc::clone(self), share.clamp(CACHE_FRAMES_MIN, CACHE_FRAMES))
     }
 }
 
@@ -230,6 +267,26 @@ mod tests {
         assert!(b.alloc().is_none());
         frames.into_iter().for_each(|frame| a.free(frame));
         assert!(b.alloc().map(|frame| b.free(frame)).is_some());
+    }
+
+    #[test]
+    fn the_pools_of_many_workers_keep_few_frames() {
+        for (frames, workers) in [(16_384, 1), (16_384, 2), (16_384, 64), (1024, 2)] {
+            let umem = Umem::new(frames).unwrap();
+            let mut pools: Vec<_> = (0..workers).map(|_| umem.pool_of(workers)).collect();
+            // Each worker frees all frames once, half of them as transmitted ones.
+            for pool in &mut pools {
+                let all: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
+                assert!(all.len() * 2 > frames as usize);
+                pool.account_sent(all.len());
+                for (at, frame) in all.into_iter().enumerate() {
+                    let put = [FramePool::put_from_ring, FramePool::put_transmitted][at % 2];
+                    put(pool, frame);
+                }
+            }
+            let kept = frames as usize - umem.shared_free_frames();
+            assert!(kept * 4 <= frames as usize, "{kept} of {frames}, {workers}");
+        }
     }
 
     #[test]

@@ -16,6 +16,10 @@ use podgate_tables::ids::LinkId;
 use super::frame::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet};
 use super::{Mapping, prefetch};
 
+/// One in so many frames is left to packets in flight and to those that flows hold (L7 inspection
+/// one in eight, fragments one in sixteen), however busy links are.
+const RESERVE: u32 = 4;
+
 /// Identifies a UMEM, so that a frame of one can't be used to access another.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
@@ -47,6 +51,10 @@ pub struct Umem {
     open: Mutex<HashSet<LinkId>>,
     /// Whether the kernel supports transmit metadata.
     tx_metadata: AtomicBool,
+    /// Refills of fill rings by all workers, in thousands ([`super::FramePool::refill_time`]).
+    pub(super) refills: AtomicU32,
+    /// Frames that are free but not spare.
+    reserve: AtomicU32,
 }
 
 impl fmt::Debug for Umem {
@@ -69,7 +77,19 @@ impl Umem {
         let holder = (0..frames).map(|_| FrameOwner::default()).collect();
         let (registrant, open) = Default::default();
         let tx_metadata = AtomicBool::new(false);
-        let umem = Arc::new(Self { area, frames, id, holder, free, registrant, open, tx_metadata });
+        let (refills, reserve) = (AtomicU32::new(0), AtomicU32::new(frames / RESERVE));
+        let umem = Arc::new(Self {
+            area,
+            frames,
+            id,
+            holder,
+            free,
+            registrant,
+            open,
+            tx_metadata,
+            refills,
+            reserve,
+        });
         umem.free_frames((0..frames).map(|index| Frame::new(id, index)));
         Ok(umem)
     }
@@ -190,6 +210,20 @@ impl Umem {
     #[must_use]
     pub fn shared_free_frames(&self) -> usize {
         self.free.len()
+    }
+
+    /// Leaves `frames` more free to links that will be opened.
+    pub fn reserve(&self, frames: u32) {
+        let reserve = (self.frames / RESERVE).saturating_add(frames);
+        self.reserve.store(reserve, Ordering::Relaxed);
+    }
+
+    /// Free frames that busy links may use beyond what each link needs: those in no worker's pool,
+    /// but for the ones that are left to packets in flight and to other links.
+    #[must_use]
+    pub fn spare_frames(&self) -> u32 {
+        let free = u32::try_from(self.free.len()).unwrap_or(u32::MAX);
+        free.saturating_sub(self.reserve.load(Ordering::Relaxed))
     }
 
     /// Number of frames in `link`'s rings.

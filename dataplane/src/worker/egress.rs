@@ -51,7 +51,8 @@ pub(super) struct Egress {
     queues: Vec<Option<TxQueue>>,
     /// Counters of closed queues.
     closed: XskStatistics,
-    /// Links with packets on their transmit ring that the kernel was not notified of, each once.
+    /// Links with packets on their transmit ring that the kernel was not notified of, or with too
+    /// few frames in their fill ring, each once.
     unflushed: Vec<LinkId>,
     /// Frames that inspected flows hold, by the opener's link.
     frame_quota: Quota,
@@ -141,7 +142,11 @@ impl Egress {
         }
         drop(self.take_queue(queue.link()));
         queue.service(&mut self.pool);
+        let (link, starved) = (queue.link(), queue.is_starved());
         self.queues[slot] = Some(TxQueue::new(queue));
+        if starved {
+            self.retry_refill(link);
+        }
     }
 
     /// Removes the queue on `link`. Adds up its counters and frees the frames that it holds.
@@ -171,8 +176,20 @@ impl Egress {
         if received > 0 {
             queue.service(&mut self.pool);
             *total += received as u64;
+            if queue.is_starved() {
+                self.retry_refill(link);
+            }
         }
         received
+    }
+
+    /// Has [`Self::flush`] refill the fill ring of `link` until frames suffice.
+    #[cold]
+    fn retry_refill(&mut self, link: LinkId) {
+        let Some(Some(tx)) = self.queues.get_mut(link.index()) else { return };
+        if !std::mem::replace(&mut tx.unflushed, true) {
+            self.unflushed.push(link);
+        }
     }
 
     /// Whether `link`'s receive ring has packets.
@@ -307,6 +324,9 @@ impl Egress {
         };
         let queue = &mut tx.queue;
         let sent = queue.transmit(&mut self.pool, packet).or_else(|packet| {
+            if queue.is_stalled() {
+                return Err(packet);
+            }
             // The ring is full of packets that are not flushed or not completed.
             queue.flush();
             queue.service(&mut self.pool);
@@ -372,14 +392,14 @@ impl Egress {
             let done = clock();
             tx.charge_sources(done.since(begun), &mut charge);
             begun = done;
-            if !tx.queue.has_unsent() {
+            if !tx.queue.has_unsent() && !tx.queue.is_starved() {
                 self.unflushed.swap_remove(index);
                 tx.unflushed = false;
             }
         }
     }
 
-    /// Whether the last flush was incomplete.
+    /// Whether the last flush was incomplete, or a refill.
     pub(super) fn has_unsent(&self) -> bool {
         !self.unflushed.is_empty()
     }

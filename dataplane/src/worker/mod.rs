@@ -227,7 +227,8 @@ impl Worker {
         self.egress.link_statistics()
     }
 
-    /// Whether the kernel has not transmitted all packets; the next round retries.
+    /// Whether the kernel has not transmitted all packets, or a link got too few frames to receive
+    /// into; the next round retries.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.egress.has_unsent()

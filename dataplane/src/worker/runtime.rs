@@ -59,7 +59,7 @@ pub struct Config {
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// The same while DNS answers wait, for their timeout.
 const SLEEP_ANSWERS: Duration = Duration::from_millis(20);
-/// The same while the kernel has not transmitted all packets.
+/// The same while the kernel has not transmitted all packets, or frames for a fill ring lack.
 const SLEEP_UNSENT: Duration = Duration::from_millis(1);
 /// How long to wait for a worker's reply to a command. Commands run between two rounds, so this is
 /// ample.
@@ -166,7 +166,11 @@ impl Dataplane {
             let core = cores.get(usize::from(index) % cores.len().max(1)).copied();
             let thread = Thread {
                 index,
-                worker: Worker::new(&this.shared, index, this.umem.pool()),
+                worker: Worker::new(
+                    &this.shared,
+                    index,
+                    this.umem.pool_of(usize::from(config.shared.workers)),
+                ),
                 shared: Arc::clone(&this.shared),
                 commands,
                 stop: Arc::clone(&this.stop),

@@ -5,22 +5,27 @@ use std::sync::{Arc, Mutex, TryLockError};
 
 use podgate_tables::ids::LinkId;
 
+use super::fill_level::FillLevel;
 use super::ring::{Completion, Fill};
 use super::socket::Sockets;
 use crate::mem::{Claim, FrameOwnership, FramePool, Registrant, Umem};
 
 /// Entries of a link's rings. Each must be a power of two.
 ///
-/// They bound the frames of one link: `fill` wait for received data, and each worker adds at most
-/// `rx` received ones and `tx` to be transmitted.
+/// They bound the frames of one link: at most `fill` wait for received data, and each worker adds
+/// at most `rx` received ones and `tx` to be transmitted.
 ///
-/// The default takes 8 MiB for a link's fill ring. It covers a worker that is preempted for a time
-/// slice (3 ms) during a TCP stream at full speed: on two busy cores, streams of 3 s lost thousands
-/// of packets with rings of 512 entries and nearly none with 2048, at MTU 1500, 9000 and 65000.
+/// The default takes 8 MiB for a link's fill ring, idle or not. It covers a worker that is
+/// preempted for a time slice (3 ms) during a TCP stream at full speed: on two busy cores, streams
+/// of 3 s lost thousands of packets with rings of 512 entries and nearly none with 2048, at MTU
+/// 1500, 9000 and 65000.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RingSizes {
     /// Frames to receive into, shared by the link's workers.
     pub fill: u32,
+    /// Of them while the link is idle: no ring, so any number. The fill ring is kept full if this
+    /// is not less than `fill`.
+    pub idle: u32,
     /// Transmitted frames that are not reclaimed yet, shared by the link's workers.
     pub completion: u32,
     /// Received frames, per worker. With `rx` = `fill` a slow worker runs out of receive slots no
@@ -38,7 +43,7 @@ impl RingSizes {
 
 impl Default for RingSizes {
     fn default() -> Self {
-        Self { fill: 2048, completion: 2048, rx: 2048, tx: 2048 }
+        Self { fill: 2048, idle: 2048, completion: 2048, rx: 2048, tx: 2048 }
     }
 }
 
@@ -56,6 +61,7 @@ pub(super) struct Link {
 struct SharedRings {
     fill: Fill,
     completion: Completion,
+    level: FillLevel,
 }
 
 impl Link {
@@ -63,9 +69,11 @@ impl Link {
         claim: Claim,
         fill: Fill,
         completion: Completion,
+        sizes: RingSizes,
         sockets: Vec<Sockets>,
     ) -> Self {
-        Self { rings: Mutex::new(SharedRings { fill, completion }), sockets, claim }
+        let level = FillLevel::new(sizes.idle, sizes.fill);
+        Self { rings: Mutex::new(SharedRings { fill, completion, level }), sockets, claim }
     }
 
     /// The worker's sockets.
@@ -87,17 +95,19 @@ impl Link {
         self.umem().ownership(self.id())
     }
 
-    /// Reclaims transmitted frames and refills the fill ring, unless another worker is doing that.
-    pub(super) fn service(&self, pool: &mut FramePool) -> Serviced {
+    /// Reclaims transmitted frames and refills the fill ring; `None` if another worker is doing
+    /// that.
+    pub(super) fn service(&self, pool: &mut FramePool) -> Option<Serviced> {
         let mut rings = match self.rings.try_lock() {
             Ok(rings) => rings,
             // A panic at any step leaves the rings' ends consistent.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Serviced::default(),
+            Err(TryLockError::WouldBlock) => return None,
         };
         let false_completions = self.reclaim(&mut rings.completion, pool);
-        let starved = self.refill(&mut rings.fill, pool);
-        Serviced { false_completions, starved }
+        let SharedRings { fill, level, .. } = &mut *rings;
+        let starved = self.refill(fill, level, pool);
+        Some(Serviced { false_completions, starved })
     }
 
     fn reclaim(&self, completion: &mut Completion, pool: &mut FramePool) -> u64 {
@@ -123,17 +133,18 @@ impl Link {
     }
 
     /// Returns whether frames ran out.
-    fn refill(&self, fill: &mut Fill, pool: &mut FramePool) -> bool {
-        let (room, ownership) = (fill.free(u32::MAX), self.ownership());
+    fn refill(&self, fill: &mut Fill, level: &mut FillLevel, pool: &mut FramePool) -> bool {
+        let (in_ring, ownership) = (fill.in_use(), self.ownership());
+        let missing = level.missing(in_ring, pool.refill_time(), || self.umem().spare_frames());
         let frame = || pool.take_for_ring().map(|frame| ownership.to_kernel(frame));
-        let filled = fill.produce(room, frame);
+        let filled = fill.produce(missing, frame);
         fill.publish();
-        filled < room
+        level.refilled(in_ring.saturating_add(filled));
+        filled < missing
     }
 }
 
 /// Result of [`Link::service`].
-#[derive(Default)]
 pub(super) struct Serviced {
     /// Completions of frames that the link didn't hold.
     pub(super) false_completions: u64,

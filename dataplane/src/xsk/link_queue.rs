@@ -8,7 +8,7 @@ use std::thread;
 use podgate_tables::ids::LinkId;
 
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
-use super::link::Link;
+use super::link::{Link, Serviced};
 use super::ring::{Rx, Tx, Vacancy};
 use super::socket::Socket;
 use super::sys::{
@@ -22,6 +22,11 @@ const _: () = assert!(FRAME_HEADROOM >= TX_METADATA_LEN);
 /// transmits 32 of them (`TX_BATCH_SIZE`, `net/xdp/xsk.c`).
 const WAKEUPS_MAX: u32 = 64;
 
+/// Frames that the kernel may leave on a link's transmit ring before the link is stalled: one in
+/// so many of those that are spare, and this many in any case.
+const UNSENT_SHARE: u32 = 4;
+const UNSENT_MIN: u32 = 64;
+
 /// Receives from and transmits to one link, for one worker.
 ///
 /// A round is: [`LinkQueue::receive`], [`LinkQueue::transmit`] for each packet,
@@ -33,6 +38,10 @@ pub struct LinkQueue {
     assembler: Assembler,
     /// Whether the kernel may have left published entries on the transmit ring.
     unsent: bool,
+    /// Whether `unsent` has more frames than a link may keep that doesn't take them.
+    stalled: bool,
+    /// Whether frames ran out when this queue last refilled the fill ring.
+    starved: bool,
     state: LinkState,
     counters: Counters,
     worker: usize,
@@ -126,7 +135,21 @@ impl LinkQueue {
         let (assembler, counters) = Default::default();
         let (id, umem) = (link.id(), Arc::clone(link.umem()));
         let state = LinkState::Up;
-        Self { rx, tx, assembler, unsent: false, state, counters, worker, id, umem, link }
+        let (unsent, stalled, starved) = Default::default();
+        Self {
+            rx,
+            tx,
+            assembler,
+            unsent,
+            stalled,
+            starved,
+            state,
+            counters,
+            worker,
+            id,
+            umem,
+            link,
+        }
     }
 
     /// The link.
@@ -156,6 +179,21 @@ impl LinkQueue {
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.unsent
+    }
+
+    /// Whether frames ran out when the fill ring was to be refilled. [`LinkQueue::service`]
+    /// retries. A link with an empty fill ring receives nothing, so a worker must do that unasked,
+    /// as with [`LinkQueue::has_unsent`].
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// Whether the kernel has left so much on the transmit ring that nothing is added to it. A
+    /// pod that drops packets must not keep the frames of others.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.stalled
     }
 
     /// Whether the receive ring has packets.
@@ -193,13 +231,16 @@ impl LinkQueue {
     /// Puts a packet on the transmit ring; [`LinkQueue::flush`] transmits it.
     ///
     /// # Errors
-    /// The unchanged packet, when the ring has no room for all its frames, when the link is not
-    /// [`LinkState::Up`], or when the kernel would reject the packet because it has more than
-    /// [`PACKET_FRAMES_MAX`] frames or an empty one.
+    /// The unchanged packet, when the ring has no room for all its frames, when the link is
+    /// stalled or not [`LinkState::Up`], or when the kernel would reject the packet because it has
+    /// more than [`PACKET_FRAMES_MAX`] frames or an empty one.
     #[inline]
     pub fn transmit(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
         let frames = packet.frames();
-        if self.state != LinkState::Up || (self.tx.free(frames as u32) as usize) < frames {
+        if self.state != LinkState::Up
+            || self.stalled
+            || (self.tx.free(frames as u32) as usize) < frames
+        {
             return Err(packet);
         }
         if frames == 1 {
@@ -246,7 +287,7 @@ impl LinkQueue {
         mut head: Frame,
         csum_partial: CsumPartial,
     ) -> Result<(), Frame> {
-        if self.state != LinkState::Up || head.is_empty() {
+        if self.state != LinkState::Up || self.stalled || head.is_empty() {
             return Err(head);
         }
         let Some(slot) = self.tx.vacancy() else { return Err(head) };
@@ -274,9 +315,11 @@ impl LinkQueue {
     /// doing that. Retries an incomplete flush.
     #[inline]
     pub fn service(&mut self, pool: &mut FramePool) {
-        let serviced = self.link.service(pool);
-        self.counters.false_completions += serviced.false_completions;
-        self.counters.starved += u64::from(serviced.starved);
+        if let Some(Serviced { false_completions, starved }) = self.link.service(pool) {
+            self.counters.false_completions += false_completions;
+            self.counters.starved += u64::from(starved);
+            self.starved = starved;
+        }
         self.send();
     }
 
@@ -293,7 +336,7 @@ impl LinkQueue {
     fn wake(&mut self) {
         let Self { link, tx, counters, .. } = self;
         let Some(sockets) = link.sockets(self.worker).filter(|_| tx.needs_wakeup()) else {
-            self.unsent = false;
+            (self.unsent, self.stalled) = (false, false);
             return;
         };
         let mut left = tx.in_use();
@@ -311,6 +354,8 @@ impl LinkQueue {
             }
         }
         self.unsent = left > 0 && self.state != LinkState::Gone;
+        self.stalled =
+            self.unsent && left > UNSENT_MIN.max(self.umem.spare_frames() / UNSENT_SHARE);
     }
 
     /// Frames of an incomplete packet. They are part of [`FramePool::outstanding`].

@@ -48,7 +48,7 @@ pub fn link(
     let (fill, kernel_fill) = pair(sizes.fill);
     let (kernel_completion, completion) = pair(sizes.completion);
     let Some(claim) = umem.claim(link) else { panic!("{link:?} is open already") };
-    let shared = Arc::new(Link::new(claim, fill, completion, Vec::new()));
+    let shared = Arc::new(Link::new(claim, fill, completion, sizes, Vec::new()));
     shared.service(&mut umem.pool());
     let (mut queues, mut kernel_rings) = (Vec::new(), Vec::new());
     for worker in 0..workers {

@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 mod assemble;
+mod fill_level;
 mod link;
 mod link_queue;
 pub mod memory;

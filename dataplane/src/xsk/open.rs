@@ -104,7 +104,7 @@ pub fn open_link(
     }
     let (sockets, rings): (_, Vec<_>) =
         queues.into_iter().map(|l| (l.sockets, (l.rx, l.tx))).unzip();
-    let shared = Arc::new(Link::new(claim, fill, completion, sockets));
+    let shared = Arc::new(Link::new(claim, fill, completion, sizes, sockets));
     if registered {
         let link: Arc<dyn Registrant> = Arc::<Link>::clone(&shared);
         *registrant = Some(Arc::downgrade(&link));

@@ -266,6 +266,31 @@ fn a_pod_that_drops_packets_costs_one_system_call_per_flush() {
 }
 
 #[test]
+fn a_pod_that_drops_packets_keeps_few_frames_of_others() {
+    let topology = Topology::new(1500);
+    let mut node = Node::new(&topology);
+    let umem = Arc::clone(&node.umem);
+    let mut pool = umem.pool();
+    topology.pods[0].inside(|| ip("link set eth0 down"));
+    let queue = first_queue(&mut node, LinkId(0));
+    for _ in 0..100 {
+        assert!(transmit(queue, &mut pool));
+    }
+    queue.flush();
+    assert!(queue.has_unsent() && !queue.is_stalled(), "enough is free");
+    assert!(transmit(queue, &mut pool));
+    umem.reserve(u32::MAX);
+    queue.flush();
+    assert!(queue.has_unsent() && queue.is_stalled(), "nothing is to spare");
+    assert!(!transmit(queue, &mut pool));
+    for _ in 0..101 {
+        queue.service(&mut pool);
+    }
+    assert!(!queue.is_stalled());
+    assert!(transmit(queue, &mut pool));
+}
+
+#[test]
 fn a_removed_link_does_no_harm() {
     let topology = Topology::new(1500);
     let mut node = Node::new(&topology);

@@ -18,7 +18,7 @@ use podgate_tables::time::Nanos;
 
 /// Ring sizes of each link. A packet of 64 KiB takes 18 frames, and the largest batch has to fit
 /// into one link's TX ring together with the packets that an inspector releases.
-const RINGS: RingSizes = RingSizes { fill: 64, completion: 512, rx: 64, tx: 512 };
+const RINGS: RingSizes = RingSizes { fill: 64, idle: 64, completion: 512, rx: 64, tx: 512 };
 
 /// Frames in addition to those of fill rings: for batches, and for packets that inspectors hold.
 const FRAMES: u32 = 16_384;

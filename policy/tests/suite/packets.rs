@@ -30,7 +30,7 @@ use podgate_test_support::{client_hello, kafka_request};
 use crate::support::Answer;
 
 const HOST: LinkId = LinkId(0);
-const RINGS: RingSizes = RingSizes { fill: 8, completion: 8, rx: 8, tx: 8 };
+const RINGS: RingSizes = RingSizes { fill: 8, idle: 8, completion: 8, rx: 8, tx: 8 };
 /// Longer than any flow may be silent: what was asked before leaves no trace.
 const BETWEEN_QUESTIONS_SECS: u64 = 3 * 3600;
 

@@ -84,7 +84,7 @@ impl Rig {
         let umem = Umem::new(frames).unwrap();
         let mut all: Vec<_> =
             (0..workers).map(|index| Worker::new(&shared, index, umem.pool())).collect();
-        let sizes = RingSizes { fill: ring, completion: ring, rx: ring, tx: ring };
+        let sizes = RingSizes { fill: ring, idle: ring, completion: ring, rx: ring, tx: ring };
         let links = [HOST, A, B].map(|link| {
             let (ports, kernel) = memory::link(&umem, link, usize::from(workers), sizes);
             all.iter_mut().zip(ports).for_each(|(worker, port)| worker.add_queue(port));

@@ -48,7 +48,7 @@ fn a_start_that_cannot_raise_a_limit_fails_with_advice_and_leaves_nothing_behind
     let links = lab.node().netns.ip_json(&["link"])?;
     for (limits, words) in [
         ("--nofile=1024:1024", ["--max-endpoints 199 with --workers 2 needs", "LimitNOFILE="]),
-        ("--memlock=65536:65536", ["--frames 65536 needs", "LimitMEMLOCK="]),
+        ("--memlock=65536:65536", ["--frames 16384 needs", "LimitMEMLOCK="]),
     ] {
         let mut command = lab.node().netns.bounded("prlimit", Duration::from_secs(30));
         let caps = "-sys_resource,-ipc_lock";

@@ -56,7 +56,10 @@ impl Links {
         let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1)?;
         let redirect = Redirect::load(workers, endpoints_max + 1)?;
         let taken = vec![false; usize::from(endpoints_max) + 1];
-        Ok(Self { dataplane, redirect, pins, workers, sizes, taken, unserved: Vec::new() })
+        let unserved = Vec::new();
+        let links = Self { dataplane, redirect, pins, workers, sizes, taken, unserved };
+        links.reserve_frames();
+        Ok(links)
     }
 
     /// The running dataplane.
@@ -79,7 +82,7 @@ impl Links {
     /// Memory of the sockets' rings in the kernel, bytes: an entry of `rx` and `tx` has 16, one of
     /// `fill` and `completion` 8 (`linux/if_xdp.h`).
     pub(in crate::agent) fn ring_bytes(&self) -> u64 {
-        let RingSizes { fill, completion, rx, tx } = self.sizes;
+        let RingSizes { fill, completion, rx, tx, idle: _ } = self.sizes;
         let of_link = 8 * (u64::from(fill) + u64::from(completion));
         let of_worker = 16 * (u64::from(rx) + u64::from(tx));
         self.attached() * (of_link + of_worker * u64::from(self.workers))
@@ -193,7 +196,10 @@ impl Links {
     fn open_sockets(&mut self, link: &Link, slot: LinkId) -> Result<Vec<LinkQueue>> {
         let workers = usize::from(self.workers);
         let umem = self.dataplane.umem();
-        let ports = open_link(umem, link.index, slot, workers, self.sizes)?;
+        let idle = idle_level(umem.frames(), self.attached()).max(self.sizes.idle);
+        let sizes = RingSizes { idle, ..self.sizes };
+        self.reserve_frames();
+        let ports = open_link(umem, link.index, slot, workers, sizes)?;
         for (worker, port) in (0..).zip(&ports) {
             if let Some(socket) = port.fd() {
                 self.redirect.set_socket(slot.0, worker, socket)?;
@@ -255,6 +261,13 @@ impl Links {
             tracing::warn!("{error}");
         }
         self.taken[slot.index()] = false;
+        self.reserve_frames();
+    }
+
+    /// Keeps busy links from the idle frames of links that are not attached yet.
+    fn reserve_frames(&self) {
+        let free_slots = self.taken.iter().filter(|taken| !**taken).count() as u32;
+        self.dataplane.umem().reserve(free_slots * self.sizes.idle);
     }
 }
 
@@ -304,43 +317,65 @@ pub(in crate::agent) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
     }
 }
 
-/// Ring sizes with which the fill rings of all links hold at most half of the frames; the other
-/// half is for packets in flight.
+/// Ring sizes of each of `links` links, with the idle level of the last ones ([`idle_level`]).
 ///
 /// # Errors
-/// When a ring would be smaller than [`RING_MIN`].
+/// When the frames don't suffice for the smallest idle level of all links.
 fn ring_sizes(frames: u32, links: u16) -> Result<RingSizes> {
     let halves = 2 * u32::from(links);
     ensure!(
-        frames / halves >= RING_MIN,
+        frames / halves >= IDLE_MIN,
         "{frames} frames are too few for {} endpoints: use --frames {}, or a smaller \
          --max-endpoints",
         links - 1,
-        halves * RING_MIN
+        halves * IDLE_MIN
     );
-    let size = (1 << (frames / halves).ilog2()).min(RING_MAX);
-    Ok(RingSizes { fill: size, completion: size, rx: size, tx: size })
+    let size = (1 << (frames / RING_SHARE).ilog2()).min(RING_MAX);
+    let idle = (frames / IDLE_SHARE / u32::from(links)).clamp(IDLE_MIN, IDLE_MAX);
+    Ok(RingSizes { fill: size, idle, completion: size, rx: size, tx: size })
 }
 
-/// Smallest ring, descriptors: a packet of 64 KiB takes 18.
-const RING_MIN: u32 = 64;
+/// Frames that the fill ring of an idle link may hold, when `attached` links have one, this link
+/// included: the fewer links, the more.
+fn idle_level(frames: u32, attached: u64) -> u32 {
+    let share = u64::from(frames / FIRST_SHARE) / attached.max(1);
+    u32::try_from(share).unwrap_or(u32::MAX).min(IDLE_MAX)
+}
+
+/// Bounds of the idle level, frames. A packet of 64 KiB takes 18.
+const IDLE_MIN: u32 = 32;
+const IDLE_MAX: u32 = 256;
+/// All links while idle share one in so many frames. (Beyond that, each has [`IDLE_MIN`].)
+const IDLE_SHARE: u32 = 3;
+/// As long as few links are attached, a new one may have its part of one in so many frames. In all,
+/// idle links hold less than two thirds: the rest is for packets in flight, and for those that
+/// flows hold.
+const FIRST_SHARE: u32 = 16;
 /// Largest ring, descriptors: a larger one only adds latency.
 const RING_MAX: u32 = 2048;
+/// A ring has at most one in so many frames.
+const RING_SHARE: u32 = 4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn fill_rings_leave_half_of_the_frames() {
-        for (frames, links) in [(32768, 32), (1024, 2), (4096, 9), (65536, 256)] {
-            let sizes = ring_sizes(frames, links).unwrap();
-            assert!(sizes.fill.is_power_of_two());
-            let held = sizes.fill * u32::from(links);
-            assert!(held <= frames / 2, "{frames} {links} {sizes:?}");
+    fn idle_links_leave_a_third_of_the_frames() {
+        let few = [(1024, 2), (1024, 16), (4096, 9), (4096, 64)];
+        let many = [(16_384, 251), (16_384, 111), (16_384, 32), (16_384, 256), (65_536, 1024)];
+        for (frames, links) in few.into_iter().chain(many).chain([(4_194_304, 4096)]) {
+            let RingSizes { fill, idle, .. } = ring_sizes(frames, links).unwrap();
+            assert!(fill.is_power_of_two());
+            let idle = |attached| idle_level(frames, attached).max(idle).min(fill);
+            let held: u32 = (1..=u64::from(links)).map(idle).sum();
+            assert!(held <= frames / 3 * 2, "{frames} {links} {held}");
         }
-        assert_eq!(ring_sizes(32768, 32).unwrap().fill, 512);
-        assert_eq!(ring_sizes(4_194_304, 2).unwrap().fill, RING_MAX);
+        let idle = |links| ring_sizes(16_384, links).unwrap().idle;
+        assert_eq!([2, 32, 111, 251].map(idle), [256, 170, 49, 32]);
+        assert_eq!([1, 10, 64].map(|links| idle_level(16_384, links)), [256, 102, 16]);
+        assert_eq!(ring_sizes(16_384, 251).unwrap().fill, RING_MAX);
+        assert_eq!(ring_sizes(1024, 2).unwrap().fill, 256);
     }
 
     #[test]
@@ -355,7 +390,7 @@ mod tests {
     #[test]
     fn too_few_frames_are_an_error_that_names_the_minimum() {
         let error = ring_sizes(1024, 4096).unwrap_err().to_string();
-        assert!(error.contains("for 4095 endpoints: use --frames 524288,"), "{error}");
-        assert_eq!(ring_sizes(524_288, 4096).unwrap().fill, RING_MIN);
+        assert!(error.contains("for 4095 endpoints: use --frames 262144,"), "{error}");
+        assert_eq!(ring_sizes(262_144, 4096).unwrap().idle, IDLE_MIN);
     }
 }

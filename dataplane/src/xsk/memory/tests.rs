@@ -9,7 +9,7 @@ use crate::mem::{FramePool, Packet};
 use crate::xsk::assemble::PACKET_FRAMES_MAX;
 use crate::xsk::link_queue::XskStatistics;
 
-const SIZES: RingSizes = RingSizes { fill: 64, completion: 64, rx: 64, tx: 64 };
+const SIZES: RingSizes = RingSizes { fill: 64, idle: 64, completion: 64, rx: 64, tx: 64 };
 const LINK: LinkId = LinkId(1);
 
 /// A memory link with one worker that sends back what it receives.
@@ -359,6 +359,177 @@ fn a_link_number_is_free_again_when_its_last_port_is_dropped() {
     assert!(umem.claim(LINK).is_none());
     queues.pop();
     assert!(umem.claim(LINK).is_some());
+}
+
+/// As many links as an agent has by default, on as many frames.
+struct Node {
+    umem: Arc<Umem>,
+    pool: FramePool,
+    links: Vec<(LinkQueue, MemoryLink)>,
+}
+
+const ELASTIC: RingSizes = RingSizes { fill: 2048, idle: 32, completion: 2048, rx: 2048, tx: 2048 };
+
+impl Node {
+    fn new(links: u16) -> Self {
+        let umem = Umem::new(16_384).unwrap();
+        let open = |number| {
+            let (mut queues, kernel) = link(&umem, LinkId(number), 1, ELASTIC);
+            (queues.remove(0), kernel)
+        };
+        let links = (0..links).map(open).collect();
+        Self { pool: umem.pool(), umem, links }
+    }
+
+    /// A pod sends up to `packets` at once; returns how many found a frame.
+    fn burst(&mut self, link: usize, packets: usize) -> usize {
+        let (_, kernel) = &mut self.links[link];
+        (0..packets).take_while(|_| kernel.inject(0, b"packet")).count()
+    }
+
+    fn receive(&mut self, link: usize) -> Vec<Packet> {
+        let (mut packets, (queue, _)) = (Vec::new(), &mut self.links[link]);
+        queue.receive(&mut self.pool, &mut packets, 64);
+        queue.service(&mut self.pool);
+        packets
+    }
+
+    /// Returns how many packets the pod behind `link` got.
+    fn send(&mut self, link: usize, packets: Vec<Packet>) -> usize {
+        let (queue, kernel) = &mut self.links[link];
+        for packet in packets {
+            queue.transmit(&mut self.pool, packet).unwrap();
+        }
+        queue.flush();
+        let sent = kernel.transmitted(0, &mut |bytes| assert_eq!(bytes, b"packet"));
+        queue.service(&mut self.pool);
+        sent
+    }
+
+    /// Forwards all of what `link` sent to its neighbour.
+    fn forward(&mut self, link: usize) -> usize {
+        let to = (link + 1) % self.links.len();
+        let batches = std::iter::from_fn(|| {
+            let packets = self.receive(link);
+            (!packets.is_empty()).then(|| self.send(to, packets))
+        });
+        batches.sum()
+    }
+
+    fn fill_level(&mut self, link: usize) -> u32 {
+        self.links[link].1.fill_level()
+    }
+
+    fn close(self) {
+        let Self { umem, mut pool, links } = self;
+        for (queue, kernel) in links {
+            queue.close(&mut pool);
+            drop(kernel);
+        }
+        assert_eq!(pool.outstanding(), 0);
+        drop(pool);
+        assert_eq!(umem.shared_free_frames(), umem.frames() as usize);
+    }
+}
+
+#[test]
+fn a_burst_to_an_idle_link_loses_what_is_beyond_its_level_once() {
+    let mut node = Node::new(2);
+    assert_eq!(node.burst(0, 100), 32);
+    assert_eq!(node.forward(0), 32);
+    for _ in 0..3 {
+        assert_eq!(node.burst(0, 100), 100);
+        assert_eq!(node.forward(0), 100);
+    }
+    node.close();
+}
+
+#[test]
+fn all_of_250_links_that_are_always_busy_make_progress() {
+    let mut node = Node::new(250);
+    let mut forwarded = [0; 250];
+    for _ in 0..20 {
+        for link in 0..250 {
+            node.burst(link, usize::MAX);
+        }
+        for (link, forwarded) in forwarded.iter_mut().enumerate() {
+            let packets = node.receive(link);
+            let to = (link + 1) % 250;
+            *forwarded += node.send(to, packets);
+        }
+    }
+    assert!(forwarded.iter().all(|packets| *packets >= 20 * 32), "{forwarded:?}");
+    node.close();
+}
+
+#[test]
+fn links_that_were_busy_once_leave_frames_to_packets_in_flight_and_to_new_links() {
+    const NEW: u16 = 100;
+    let mut node = Node::new(150);
+    node.umem.reserve(32 * u32::from(NEW));
+    for link in [0..150, 0..150].into_iter().flatten() {
+        for _ in 0..10 {
+            node.burst(link, usize::MAX);
+            node.forward(link);
+        }
+    }
+    let held: u32 = (0..150).map(|link| node.fill_level(link)).sum();
+    assert!(held <= 16_384 - 16_384 / 4 - 32 * u32::from(NEW), "{held} of 16384");
+    // What L7 inspection and reassembly may hold at most, of one link after the other.
+    let mut waiting = Vec::new();
+    while waiting.len() < 16_384 / 16 * 3 {
+        let link = waiting.len() % 150;
+        node.burst(link, 32);
+        waiting.extend(node.receive(link));
+    }
+    for number in 150..150 + NEW {
+        let (mut queues, kernel) = link(&node.umem, LinkId(number), 1, ELASTIC);
+        queues[0].service(&mut node.pool);
+        node.links.push((queues.remove(0), kernel));
+    }
+    for link in 0..250 {
+        assert!(node.fill_level(link) >= 32, "link {link}");
+        let sent = node.burst(link, 32);
+        assert_eq!((sent, node.forward(link)), (32, 32), "link {link}");
+    }
+    for packet in waiting {
+        node.pool.free_packet(packet);
+    }
+    node.close();
+}
+
+#[test]
+fn a_link_without_frames_is_starved_until_it_gets_some() {
+    let mut bench = Bench::new(SIZES.fill);
+    for _ in 0..SIZES.fill {
+        assert!(bench.kernel.inject(0, b"x"));
+    }
+    let packets = bench.receive();
+    bench.queue.service(&mut bench.pool);
+    assert!(bench.queue.is_starved());
+    assert_eq!(bench.kernel.fill_level(), 0);
+    packets.into_iter().for_each(|packet| bench.pool.free_packet(packet));
+    bench.queue.service(&mut bench.pool);
+    assert!(!bench.queue.is_starved());
+    assert_eq!(bench.kernel.fill_level(), SIZES.fill);
+    bench.close();
+}
+
+#[test]
+fn a_link_that_closes_while_its_level_is_high_frees_its_frames_once() {
+    let mut node = Node::new(3);
+    for _ in 0..3 {
+        node.burst(1, usize::MAX);
+        node.forward(1);
+    }
+    assert_eq!(node.fill_level(1), 2048);
+    node.burst(1, 1000);
+    let (queue, kernel) = node.links.remove(1);
+    drop((queue, kernel));
+    assert_eq!(node.umem.held_by(LinkId(1)), 0);
+    node.burst(1, 10);
+    assert_eq!(node.forward(1), 10);
+    node.close();
 }
 
 proptest! {
