@@ -4,15 +4,16 @@
 //! stand for other rules in other epochs. So each name that a number had is stored, with the epoch
 //! since which it had it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use podgate_dataplane::worker::{RuleKey, RuleReport, RuleTally, RuleVerdict};
 use podgate_policy::RuleOrigin;
 use podgate_tables::ids::{Epoch, RuleId};
 
-/// Rules with samples of their own. Each gets its place at its first hit, and keeps it while the
-/// rule exists; further rules are counted together.
+/// Rules with samples of their own. Each gets its place at its first hit while one is free, and
+/// keeps it while the rule exists. Hits without a place are counted together.
 pub(crate) const SERIES_MAX: usize = 500;
 
 /// Names of a number that are stored. Flows that were last decided under earlier ones count for no
@@ -28,25 +29,17 @@ pub(crate) struct RuleName {
     pub(crate) rule: String,
 }
 
-/// The counters of one rule.
-#[derive(Clone, Copy, Default, Debug)]
-struct Total {
-    tally: RuleTally,
-    has_series: bool,
-}
-
 /// Names that a number has had, each from an epoch on; none while it was free.
 type NamesOfId = VecDeque<(Epoch, Option<Arc<RuleName>>)>;
 
-/// Counters of all rules that exist, and of the others together.
+/// Counters of up to [`SERIES_MAX`] rules, and of the others together.
 #[derive(Debug, Default)]
 pub(crate) struct RuleTotals {
     names: HashMap<RuleId, NamesOfId>,
     /// How many numbers have the name now.
     live: HashMap<Arc<RuleName>, usize>,
-    totals: BTreeMap<(Arc<RuleName>, RuleVerdict), Total>,
-    /// Rules with `has_series`.
-    series: usize,
+    /// At most [`SERIES_MAX`].
+    series: BTreeMap<(Arc<RuleName>, RuleVerdict), RuleTally>,
     others: [RuleTally; 3],
     default_denied: [RuleTally; 2],
 }
@@ -92,7 +85,7 @@ impl RuleTotals {
         former
     }
 
-    /// One number less has this name. The counters of a rule that is gone become those of others.
+    /// One number less has this name. The counters of a rule that is gone end.
     fn release(&mut self, name: &Arc<RuleName>) {
         let Some(count) = self.live.get_mut(name) else { return };
         *count -= 1;
@@ -101,9 +94,7 @@ impl RuleTotals {
         }
         self.live.remove(name);
         for verdict in [RuleVerdict::Allowed, RuleVerdict::Denied, RuleVerdict::Conflict] {
-            if let Some(total) = self.totals.remove(&(Arc::clone(name), verdict)) {
-                self.series -= usize::from(total.has_series);
-            }
+            self.series.remove(&(Arc::clone(name), verdict));
         }
     }
 
@@ -127,23 +118,20 @@ impl RuleTotals {
         let Some(name) = named.filter(|name| self.live.contains_key(name)) else {
             return others.add(tally);
         };
-        let total = self.totals.entry((name, key.verdict)).or_default();
-        total.tally.add(tally);
-        if !total.has_series && self.series < SERIES_MAX {
-            self.series += 1;
-            total.has_series = true;
-        } else if !total.has_series {
-            others.add(tally);
+        let full = self.series.len() >= SERIES_MAX;
+        match self.series.entry((name, key.verdict)) {
+            Entry::Occupied(mut of_rule) => of_rule.get_mut().add(tally),
+            Entry::Vacant(_) if full => others.add(tally),
+            Entry::Vacant(place) => place.insert(RuleTally::default()).add(tally),
         }
     }
 
     /// Rules with samples of their own.
     pub(crate) fn series(&self) -> impl Iterator<Item = (&RuleName, RuleVerdict, &RuleTally)> {
-        let shown = self.totals.iter().filter(|(_, total)| total.has_series);
-        shown.map(|((name, verdict), total)| (&**name, *verdict, &total.tally))
+        self.series.iter().map(|((name, verdict), tally)| (&**name, *verdict, tally))
     }
 
-    /// All other rules together, and those that are gone, by verdict.
+    /// Hits of all other rules together, also late ones of rules that are gone, by verdict.
     pub(crate) fn others(&self) -> impl Iterator<Item = (RuleVerdict, &RuleTally)> {
         let verdicts = [RuleVerdict::Allowed, RuleVerdict::Denied, RuleVerdict::Conflict];
         verdicts.into_iter().zip(&self.others)
@@ -213,10 +201,10 @@ mod tests {
         let mut totals = RuleTotals::default();
         rename(&mut totals, 1, &[(7, Some("web"))]);
         totals.add(&report(1, 7, 2));
-        assert_eq!(totals.series, 1);
+        assert_eq!(totals.series.len(), 1);
         rename(&mut totals, 2, &[(7, None)]);
         totals.add(&report(1, 7, 3));
-        assert_eq!((hits(&totals, "web"), totals.series), (None, 0));
+        assert_eq!((hits(&totals, "web"), totals.series.len()), (None, 0));
         assert_eq!(totals.others().next().map(|(_, tally)| tally.hits), Some(3));
         // A rule of the same name begins at zero, as after a restart.
         rename(&mut totals, 3, &[(1, Some("web"))]);
@@ -235,6 +223,11 @@ mod tests {
             totals.add(&report(1, rule, 1));
         }
         assert_eq!(totals.series().count(), SERIES_MAX);
-        assert_eq!(totals.others().map(|(_, tally)| tally.hits).sum::<u64>(), 3);
+        let others = |totals: &RuleTotals| -> u64 { totals.others().map(|(_, t)| t.hits).sum() };
+        assert_eq!(others(&totals), 3);
+        // No hit is in two samples: a rule that gets a free place later begins at zero.
+        rename(&mut totals, 2, &[(0, None)]);
+        totals.add(&report(2, all - 1, 10));
+        assert_eq!((hits(&totals, &format!("p{}", all - 1)), others(&totals)), (Some(10), 3));
     }
 }
