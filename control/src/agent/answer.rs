@@ -109,7 +109,7 @@ impl Agent {
     /// Replies when the kernel has the routes of the last publication, so that what the
     /// answer says is in force. If the client has disconnected, the answer is discarded.
     pub(super) fn reply(&self, to: ReplySender, answer: Result<Reply, ApiError>) {
-        self.host.after_routes(move || _ = to.send(answer));
+        self.host.after_routes(move |_| _ = to.send(answer));
     }
 
     fn flows(&mut self, range: FlowRange, last: u32, reply: ReplySender) {
@@ -215,7 +215,8 @@ impl Agent {
             Some(format!("link {} is cut off: {}", endpoint.spec.link, endpoint.reason?))
         });
         let files = self.files.problems().chain(self.names.problems());
-        files.chain(cut_off).chain(self.host.problems()).collect()
+        let endpoints = cut_off.chain(self.endpoints.problems());
+        files.chain(endpoints).chain(self.host.problems()).collect()
     }
 
     pub(super) fn policies_in_force(&self) -> usize {
