@@ -7,8 +7,6 @@ mod policy;
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
-use jiff::Timestamp;
-
 use podgate_api::{
     ApiError, ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, EndpointState,
     EndpointStatus, FLOWS_LISTED_MAX, Family, LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
@@ -358,7 +356,7 @@ impl Agent {
                 unreadable: cluster.unreadable(),
             }),
             enforcement: self.enforcement(),
-            started_s: Timestamp::now().as_second() as u64 - self.started.elapsed().as_secs(),
+            started_s: self.started_s,
             scrapes: self.health.metrics().map_or([0; 3], MetricsServer::numbers),
         }
     }
