@@ -321,8 +321,8 @@ impl HostNetwork {
         self.tunnels.set_ports(ports)
     }
 
-    /// Passes on the UDP ports that tunnels of a node receive on, after each read of them: well-known
-    /// ones included; `None` if any may be one.
+    /// Passes on the UDP ports that tunnels of a node receive on, after each read of them:
+    /// well-known ones included; `None` if any may be one.
     pub(super) fn pass_tunnel_ports(
         &mut self,
         pass: impl FnOnce(Option<&[u16]>) -> Result<(), String>,

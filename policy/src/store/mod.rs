@@ -297,10 +297,10 @@ impl Store {
         }
     }
 
-    /// Sets why the objects of a kind are unknown; `None` if they are known. Until then, a rule that
-    /// refers to them can't be enforced as written: one that denies denies everyone, and one that
-    /// allows allows nobody for their sake. Its policy has a warning. Returns whether that concerns
-    /// a policy.
+    /// Sets why the objects of a kind are unknown; `None` if they are known. Until then, a rule
+    /// that refers to them can't be enforced as written: one that denies denies everyone, and one
+    /// that allows allows nobody for their sake. Its policy has a warning. Returns whether that
+    /// concerns a policy.
     ///
     /// It is for kinds that Cilium policies name as peers: CiliumCIDRGroups, services and
     /// EndpointSlices.

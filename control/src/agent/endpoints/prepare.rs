@@ -217,8 +217,8 @@ pub(crate) async fn restore_offload(
     }
 }
 
-/// Whether an error says nothing of the pod: no thread was free or in time, there were too many open
-/// files, netlink failed.
+/// Whether an error says nothing of the pod: no thread was free or in time, there were too many
+/// open files, netlink failed.
 pub(super) fn is_transient(error: &anyhow::Error) -> bool {
     (error.is::<NetnsError>() && !is_not_found(error))
         || error.is::<NetlinkError>()
