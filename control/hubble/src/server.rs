@@ -330,7 +330,6 @@ struct Connection<T> {
 struct Requested(Arc<AtomicBool>);
 
 /// Notes that a request came by its connection.
-#[expect(clippy::result_large_err, reason = "tonic's interceptors have this type")]
 fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
     if let Some(Requested(requested)) = request.extensions().get() {
         requested.store(true, Relaxed);
