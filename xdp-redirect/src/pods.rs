@@ -54,7 +54,7 @@ impl Pods {
         &mut self,
         ifindex: u32,
         entries: &mut PodEntries,
-        now: Option<&Pod>,
+        now: Option<Pod>,
     ) -> Result<(), MapError> {
         entries.replace(now, |change| self.apply(ifindex, change))
     }
@@ -76,14 +76,12 @@ impl Pods {
 impl PodEntries {
     fn replace(
         &mut self,
-        now: Option<&Pod>,
+        now: Option<Pod>,
         mut apply: impl FnMut(Change) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
-        let result = match now {
-            Some(pod) => self.set(pod, &mut apply),
-            None => Ok(()),
-        };
-        if now.is_none() || result.is_err() {
+        let Some(pod) = now else { return self.clear(apply) };
+        let result = self.set(pod, &mut apply);
+        if result.is_err() {
             return result.and(self.clear(apply));
         }
         result
@@ -91,10 +89,10 @@ impl PodEntries {
 
     fn set(
         &mut self,
-        pod: &Pod,
+        Pod { mac, addresses }: Pod,
         mut apply: impl FnMut(Change) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
-        let wanted = BTreeSet::from_iter(pod.addresses.iter().copied());
+        let wanted = BTreeSet::from_iter(addresses);
         for address in self.addresses.difference(&wanted) {
             apply(Change::Remove(*address))?;
         }
@@ -102,8 +100,8 @@ impl PodEntries {
         for address in self.addresses.difference(&former) {
             apply(Change::Add(*address))?;
         }
-        if self.mac.replace(pod.mac) != Some(pod.mac) {
-            apply(Change::SetMac(pod.mac))?;
+        if self.mac.replace(mac) != Some(mac) {
+            apply(Change::SetMac(mac))?;
         }
         Ok(())
     }
@@ -181,17 +179,17 @@ mod tests {
             [Change::Remove(1), Change::Add(3), Change::Add(4), Change::SetMac([2; 6])];
         for failing in every_step {
             let (mut maps, mut known) = (Maps::default(), PodEntries::default());
-            known.replace(Some(&pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
+            known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
             maps.fails = vec![failing];
             let now = pod(2, &[2, 3, 4]);
-            known.replace(Some(&now), |change| maps.apply(change)).unwrap_err();
+            known.replace(Some(now.clone()), |change| maps.apply(change)).unwrap_err();
             assert_eq!(maps.entries.mac, None, "{failing:?}");
             assert_eq!(known, maps.entries, "{failing:?}");
             // What could not be removed is removed later, if no pod takes its place.
             maps.fails.clear();
             known.replace(None, |change| maps.apply(change)).unwrap();
             assert_eq!(maps.entries, PodEntries::default(), "{failing:?}");
-            known.replace(Some(&now), |change| maps.apply(change)).unwrap();
+            known.replace(Some(now.clone()), |change| maps.apply(change)).unwrap();
             assert_eq!(maps.entries.mac, Some([2; 6]));
             assert_eq!(maps.entries.addresses, BTreeSet::from([2, 3, 4]));
         }
@@ -200,7 +198,7 @@ mod tests {
     #[test]
     fn what_can_not_be_removed_is_not_forgotten() {
         let (mut maps, mut known) = (Maps::default(), PodEntries::default());
-        known.replace(Some(&pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
+        known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
         maps.fails = vec![Change::RemoveMac, Change::Remove(1)];
         known.replace(None, |change| maps.apply(change)).unwrap_err();
         assert_eq!(maps.entries, PodEntries { mac: Some([1; 6]), addresses: [1].into() });

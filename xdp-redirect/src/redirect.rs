@@ -251,7 +251,7 @@ impl Redirect {
     pub fn set_pod(&mut self, slot: u16, pod: Option<Pod>) -> Result<(), Error> {
         let attached = self.attached.get_mut(&slot).ok_or(Error::Slot { slot, taken: false })?;
         self.pods
-            .replace(attached.ifindex, &mut attached.pod, pod.as_ref())
+            .replace(attached.ifindex, &mut attached.pod, pod)
             .map_err(|cause| Error::Map { map: "PODS", cause })
     }
 
@@ -278,9 +278,10 @@ impl Redirect {
             self.left.insert(ifindex, pod);
         }
         let forgotten = self.forget_netdev(ifindex);
-        let cleared = (0..self.workers)
-            .map(|worker| self.clear_socket(slot, worker))
-            .fold(Ok(()), |result, cleared| result.and(cleared));
+        let mut cleared = Ok(());
+        for worker in 0..self.workers {
+            cleared = cleared.and(self.clear_socket(slot, worker));
+        }
         let is_host_link = egress.as_ref().is_some_and(|held| held.ifindex != ifindex);
         let no_host_link = if is_host_link { self.set_host_link(0) } else { Ok(()) };
         let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.let_go()));

@@ -61,11 +61,11 @@ impl Probe {
         redirect.set_socket(ONLY_WORKER_0, 0, socket.as_fd()).unwrap();
         let mut probe =
             Self { ebpf, redirect, pod: PodEntries::default(), out: Vec::new(), _socket: socket };
-        probe.set_pod(Some(&neighbours::pod()));
+        probe.set_pod(Some(neighbours::pod()));
         probe
     }
 
-    fn set_pod(&mut self, pod: Option<&Pod>) {
+    fn set_pod(&mut self, pod: Option<Pod>) {
         self.redirect.pods.replace(LOOPBACK, &mut self.pod, pod).unwrap();
     }
 
