@@ -37,11 +37,31 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
     require_root("cleanup", "detaches XDP programs and deletes links")?;
     let mut report = Report::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if !state_dir.exists()
+        && let Some(pins) = bpffs
+    {
+        // Without the directory there is no lock that says whether an agent runs.
+        if has_af_xdp_sockets(&fs::read_to_string(PROTOCOLS)?) {
+            bail!(
+                "{} doesn't exist, and programs in this network namespace use AF_XDP; if one of them \
+                 is an agent, stop it, or name its state directory by --state-dir",
+                state_dir.display()
+            );
+        }
+        report.unpin_all(pins);
+        report.remove_pins(pins, false);
+        if report.detached > 0 {
+            let dir = state_dir.display();
+            report.left(&format!(
+                "{dir} is gone, and with it the list of pods; their TX checksum offload may be off"
+            ));
+        }
+    }
     if state_dir.exists() {
         let state = StateDir::open(state_dir, bpffs)?;
         report.unpin_all(&state.bpf());
         runtime.block_on(report.restore_offloads(&state));
-        report.remove_pins(&state);
+        report.remove_pins(&state.bpf(), state.mounts_bpffs());
         for file in state.files() {
             report.remove_if_there(&file);
         }
@@ -121,8 +141,7 @@ impl Report {
 
     /// Removes the directory of pins, if nothing is left in it, and its bpffs, if it is the
     /// agent's.
-    fn remove_pins(&mut self, state: &StateDir) {
-        let dir = &state.bpf();
+    fn remove_pins(&mut self, dir: &Path, mounted_by_agent: bool) {
         if !dir.exists() {
             return;
         }
@@ -135,7 +154,7 @@ impl Report {
             return self.left(&format!("{} holds {}", dir.display(), others.join(", ")));
         }
         let is_mounted = statfs(dir).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
-        if state.mounts_bpffs()
+        if mounted_by_agent
             && is_mounted
             && let Err(error) = umount2(dir, MntFlags::empty())
         {
@@ -166,6 +185,19 @@ impl Report {
     }
 }
 
+/// Sockets of the calling process's network namespace, by protocol: a table with a row for each, of
+/// its name, the size of a socket, their number, and more.
+const PROTOCOLS: &str = "/proc/self/net/protocols";
+
+/// Whether there are AF_XDP sockets.
+fn has_af_xdp_sockets(protocols: &str) -> bool {
+    protocols.lines().any(|line| {
+        let mut columns = line.split_ascii_whitespace();
+        columns.next() == Some("XDP")
+            && columns.nth(1).and_then(|count| count.parse().ok()) != Some(0_u64)
+    })
+}
+
 fn is_pin(entry: &fs::DirEntry) -> bool {
     entry.file_name().to_string_lossy().starts_with(PIN_PREFIX)
 }
@@ -187,4 +219,36 @@ async fn delete_host_link() -> Result<bool> {
     // Deleting one end deletes the other, and the routes through it.
     netlink.delete_link(&host).await?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn af_xdp_sockets_are_seen() {
+        let protocols = |count: &str| {
+            format!(
+                "protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de\n\
+                 XDP        960  {count:>5}      -1   NI       0   no   kernel      n  n  n  n  n  n\n\
+                 UNIX      1024     98      -1   NI       0   yes  kernel      y  n  n  n  n  n\n"
+            )
+        };
+        assert!(!has_af_xdp_sockets(&protocols("0")));
+        assert!(has_af_xdp_sockets(&protocols("2")));
+        // A format that is not known says nothing.
+        assert!(has_af_xdp_sockets(&protocols("x")));
+        assert!(!has_af_xdp_sockets(""));
+    }
+
+    #[test]
+    fn pins_are_listed_without_a_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = dir.path().join("pins");
+        fs::create_dir(&pins).unwrap();
+        let mut report = Report::default();
+        report.unpin_all(&pins);
+        report.remove_pins(&pins, false);
+        assert!(report.remaining.is_empty() && !pins.exists());
+    }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::key::ObjectKey;
+use crate::key::{Kind, ObjectKey};
 use crate::model::{
-    CidrGroup, CiliumPeer, CiliumPolicy, ClusterNetworkPolicy, ClusterPeer, EndpointSlice, Entity,
-    GroupReference, LabelSelector, Node, Policy, Service, ServiceReference, ServiceSelection,
+    CidrGroup, CiliumPeer, CiliumPolicy, CiliumRule, ClusterNetworkPolicy, ClusterPeer,
+    EndpointSlice, Entity, GroupReference, LabelSelector, Node, Policy, Service, ServiceReference,
+    ServiceSelection,
 };
 
 /// Name of a namespaced object: namespace, then name.
@@ -32,6 +33,8 @@ pub(crate) struct Directory {
     references: BTreeMap<ObjectKey, Vec<Reference>>,
     /// Policies by the keys of their references.
     referring: BTreeMap<ReferenceKey, BTreeSet<ObjectKey>>,
+    /// Kinds whose objects are unknown, and why.
+    unread: BTreeMap<Kind, String>,
 }
 
 /// One thing that a policy looks up.
@@ -59,6 +62,16 @@ enum ReferenceKey {
 }
 
 impl Reference {
+    /// The kinds of objects that it looks up.
+    const fn kinds(&self) -> &'static [Kind] {
+        match self {
+            Self::Groups(_) => &[Kind::CiliumCidrGroup],
+            Self::Services(_) => &[Kind::Service, Kind::EndpointSlice],
+            Self::ApiServer => &[Kind::EndpointSlice],
+            Self::Nodes(_) => &[Kind::Node],
+        }
+    }
+
     fn reference_key(&self) -> ReferenceKey {
         match self {
             Self::Groups(GroupReference::Name(name)) => ReferenceKey::Group(name.as_str().into()),
@@ -103,20 +116,21 @@ impl Reference {
                 .chain(&spec.egress)
                 .chain(&spec.egress_deny)
         });
-        let peers = rules.flat_map(|rule| rule.peers.iter().flatten());
-        peers
-            .filter_map(|peer| match peer {
-                CiliumPeer::CidrGroups { groups, .. } => Some(Self::Groups(groups.clone())),
-                CiliumPeer::Services(services) => Some(Self::Services(services.clone())),
-                CiliumPeer::Entity(
-                    Entity::KubeApiserver | Entity::Cluster | Entity::ClusterMesh,
-                ) => Some(Self::ApiServer),
-                CiliumPeer::Entity(_)
-                | CiliumPeer::Endpoints(_)
-                | CiliumPeer::Cidr { .. }
-                | CiliumPeer::Name(_) => None,
-            })
-            .collect()
+        rules.flat_map(|rule| rule.peers.iter().flatten()).filter_map(Self::of_peer).collect()
+    }
+
+    fn of_peer(peer: &CiliumPeer) -> Option<Self> {
+        match peer {
+            CiliumPeer::CidrGroups { groups, .. } => Some(Self::Groups(groups.clone())),
+            CiliumPeer::Services(services) => Some(Self::Services(services.clone())),
+            CiliumPeer::Entity(Entity::KubeApiserver | Entity::Cluster | Entity::ClusterMesh) => {
+                Some(Self::ApiServer)
+            }
+            CiliumPeer::Entity(_)
+            | CiliumPeer::Endpoints(_)
+            | CiliumPeer::Cidr { .. }
+            | CiliumPeer::Name(_) => None,
+        }
     }
 }
 
@@ -141,6 +155,40 @@ impl Directory {
         }
         self.references.insert(key.clone(), references);
         true
+    }
+
+    /// Sets why the objects of a kind are unknown; `None` if they are known. Returns the policies
+    /// that refer to the kind, if that changed.
+    pub(crate) fn set_unread(&mut self, kind: Kind, reason: Option<&str>) -> Vec<ObjectKey> {
+        if self.unread.get(&kind).map(String::as_str) == reason {
+            return Vec::new();
+        }
+        match reason {
+            Some(reason) => self.unread.insert(kind, reason.to_owned()),
+            None => self.unread.remove(&kind),
+        };
+        let refers = |references: &[Reference]| {
+            references.iter().any(|reference| reference.kinds().contains(&kind))
+        };
+        let referring = self.references.iter().filter(|(_, references)| refers(references));
+        referring.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether the objects of the kind are unknown.
+    #[cfg(feature = "oracle")]
+    pub(crate) fn is_unread(&self, kind: Kind) -> bool {
+        self.unread.contains_key(&kind)
+    }
+
+    /// A kind that a peer of the rule refers to and whose objects are unknown, and why.
+    pub(crate) fn unread_by(&self, rule: &CiliumRule) -> Option<(Kind, &str)> {
+        if self.unread.is_empty() {
+            return None;
+        }
+        let references = rule.peers.iter().flatten().filter_map(Reference::of_peer);
+        let kinds = references.flat_map(|reference| reference.kinds());
+        let mut unread = kinds.filter_map(|kind| Some((*kind, self.unread.get(kind)?.as_str())));
+        unread.next()
     }
 
     /// Sets or removes a node. Returns the policies that it concerns.
@@ -435,6 +483,24 @@ mod tests {
         assert_eq!(affected(store, apply(slice("10.0.0.1"))), ["api-server"]);
         assert_eq!(affected(store, apply(slice("10.0.0.1"))), [""; 0]);
         assert_eq!(affected(store, apply(slice("10.0.0.2"))), ["api-server"]);
+    }
+
+    #[test]
+    fn a_kind_that_can_not_be_read_concerns_policies_that_refer_to_it() {
+        let store = &mut store();
+        let unread = |kind, reason: Option<&'static str>| {
+            move |store: &mut Store| _ = store.set_unread(kind, reason)
+        };
+        let groups = ["group-a", "groups-x"];
+        assert_eq!(affected(store, unread(Kind::CiliumCidrGroup, Some("why"))), groups);
+        assert_eq!(affected(store, unread(Kind::CiliumCidrGroup, Some("why"))), [""; 0]);
+        let with_services = ["service-a", "service-blue-a", "services-x"];
+        assert_eq!(affected(store, unread(Kind::Service, Some("why"))), with_services);
+        let with_slices = ["api-server", "service-a", "service-blue-a", "services-x"];
+        assert_eq!(affected(store, unread(Kind::EndpointSlice, Some("why"))), with_slices);
+        assert_eq!(store.rejected_objects(), 6);
+        assert_eq!(affected(store, unread(Kind::CiliumCidrGroup, None)), groups);
+        assert_eq!(store.rejected_objects(), 4);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The programs' maps of MAC and IP addresses of the pods behind links.
 
+use std::collections::BTreeSet;
+use std::mem;
+
 use aya::maps::{HashMap, MapData, MapError};
 
 /// The pod of a link. Without one, the programs pass only IP from the link to the workers.
@@ -21,6 +24,22 @@ pub(crate) struct Pods {
     addresses: HashMap<MapData, Place, u8>,
 }
 
+/// What the maps have of a netdev, or may have: a failed write leaves that open.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub(crate) struct PodEntries {
+    mac: Option<[u8; 6]>,
+    addresses: BTreeSet<u128>,
+}
+
+/// A change of one entry of a netdev.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    SetMac([u8; 6]),
+    RemoveMac,
+    Add(u128),
+    Remove(u128),
+}
+
 impl Pods {
     pub(crate) const fn new(
         macs: HashMap<MapData, u32, [u8; 8]>,
@@ -29,28 +48,84 @@ impl Pods {
         Self { macs, addresses }
     }
 
-    /// Replaces the pod `before` of a netdev by `now`.
+    /// Makes `now` the pod of a netdev, of which the maps have `entries`. If that fails, the netdev
+    /// has no pod afterwards; what can't be removed either stays in `entries`.
     pub(crate) fn replace(
         &mut self,
         ifindex: u32,
-        before: Option<&Pod>,
-        now: Option<&Pod>,
+        entries: &mut PodEntries,
+        now: Option<Pod>,
     ) -> Result<(), MapError> {
-        let addresses = |pod: Option<&Pod>| pod.map_or(Vec::new(), |pod| pod.addresses.clone());
-        let (old, new) = (addresses(before), addresses(now));
-        if now.is_none() && before.is_some() {
-            absent_is_fine(self.macs.remove(&ifindex))?;
+        entries.replace(now, |change| self.apply(ifindex, change))
+    }
+
+    fn apply(&mut self, ifindex: u32, change: Change) -> Result<(), MapError> {
+        match change {
+            Change::SetMac([a, b, c, d, e, f]) => {
+                self.macs.insert(ifindex, [a, b, c, d, e, f, 0, 0], 0)
+            }
+            Change::RemoveMac => absent_is_fine(self.macs.remove(&ifindex)),
+            Change::Add(address) => self.addresses.insert(place(ifindex, address), 1, 0),
+            Change::Remove(address) => {
+                absent_is_fine(self.addresses.remove(&place(ifindex, address)))
+            }
         }
-        for address in old.iter().filter(|address| !new.contains(address)) {
-            absent_is_fine(self.addresses.remove(&place(ifindex, *address)))?;
+    }
+}
+
+impl PodEntries {
+    fn replace(
+        &mut self,
+        now: Option<Pod>,
+        mut apply: impl FnMut(Change) -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
+        let Some(pod) = now else { return self.clear(apply) };
+        let result = self.set(pod, &mut apply);
+        if result.is_err() {
+            return result.and(self.clear(apply));
         }
-        for address in new.iter().filter(|address| !old.contains(address)) {
-            self.addresses.insert(place(ifindex, *address), 1, 0)?;
+        result
+    }
+
+    fn set(
+        &mut self,
+        Pod { mac, addresses }: Pod,
+        mut apply: impl FnMut(Change) -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
+        let wanted = BTreeSet::from_iter(addresses);
+        for address in self.addresses.difference(&wanted) {
+            apply(Change::Remove(*address))?;
         }
-        if let Some(Pod { mac: [a, b, c, d, e, f], .. }) = now {
-            self.macs.insert(ifindex, [*a, *b, *c, *d, *e, *f, 0, 0], 0)?;
+        let former = mem::replace(&mut self.addresses, wanted);
+        for address in self.addresses.difference(&former) {
+            apply(Change::Add(*address))?;
+        }
+        if self.mac.replace(mac) != Some(mac) {
+            apply(Change::SetMac(mac))?;
         }
         Ok(())
+    }
+
+    /// Removes everything that can be removed, and returns the first error.
+    fn clear(
+        &mut self,
+        mut apply: impl FnMut(Change) -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
+        let mut result = Ok(());
+        // First, since without it no address counts.
+        if let Some(mac) = self.mac.take()
+            && let Err(error) = apply(Change::RemoveMac)
+        {
+            self.mac = Some(mac);
+            result = Err(error);
+        }
+        for address in mem::take(&mut self.addresses) {
+            if let Err(error) = apply(Change::Remove(address)) {
+                self.addresses.insert(address);
+                result = result.and(Err(error));
+            }
+        }
+        result
     }
 }
 
@@ -66,4 +141,70 @@ fn place(ifindex: u32, address: u128) -> Place {
     place[..4].copy_from_slice(&ifindex.to_ne_bytes());
     place[4..].copy_from_slice(&address.to_be_bytes());
     place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The maps in memory; a change that is in `fails` is not made.
+    #[derive(Default)]
+    struct Maps {
+        entries: PodEntries,
+        fails: Vec<Change>,
+    }
+
+    impl Maps {
+        fn apply(&mut self, change: Change) -> Result<(), MapError> {
+            if self.fails.contains(&change) {
+                return Err(MapError::ElementNotFound);
+            }
+            match change {
+                Change::SetMac(mac) => self.entries.mac = Some(mac),
+                Change::RemoveMac => self.entries.mac = None,
+                Change::Add(address) => _ = self.entries.addresses.insert(address),
+                Change::Remove(address) => _ = self.entries.addresses.remove(&address),
+            }
+            Ok(())
+        }
+    }
+
+    fn pod(mac: u8, addresses: &[u128]) -> Pod {
+        Pod { mac: [mac; 6], addresses: addresses.to_vec() }
+    }
+
+    #[test]
+    fn a_pod_that_is_half_replaced_is_removed() {
+        let every_step =
+            [Change::Remove(1), Change::Add(3), Change::Add(4), Change::SetMac([2; 6])];
+        for failing in every_step {
+            let (mut maps, mut known) = (Maps::default(), PodEntries::default());
+            known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
+            maps.fails = vec![failing];
+            let now = pod(2, &[2, 3, 4]);
+            known.replace(Some(now.clone()), |change| maps.apply(change)).unwrap_err();
+            assert_eq!(maps.entries.mac, None, "{failing:?}");
+            assert_eq!(known, maps.entries, "{failing:?}");
+            // What could not be removed is removed later, if no pod takes its place.
+            maps.fails.clear();
+            known.replace(None, |change| maps.apply(change)).unwrap();
+            assert_eq!(maps.entries, PodEntries::default(), "{failing:?}");
+            known.replace(Some(now.clone()), |change| maps.apply(change)).unwrap();
+            assert_eq!(maps.entries.mac, Some([2; 6]));
+            assert_eq!(maps.entries.addresses, BTreeSet::from([2, 3, 4]));
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_removed_is_not_forgotten() {
+        let (mut maps, mut known) = (Maps::default(), PodEntries::default());
+        known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
+        maps.fails = vec![Change::RemoveMac, Change::Remove(1)];
+        known.replace(None, |change| maps.apply(change)).unwrap_err();
+        assert_eq!(maps.entries, PodEntries { mac: Some([1; 6]), addresses: [1].into() });
+        assert_eq!(known, maps.entries);
+        maps.fails.clear();
+        known.replace(None, |change| maps.apply(change)).unwrap();
+        assert_eq!(maps.entries, PodEntries::default());
+    }
 }

@@ -16,7 +16,7 @@ use nix::net::if_::if_indextoname;
 use crate::Error;
 use crate::frame_drops::{self, FrameDrops};
 use crate::link::{Hook, HookLink};
-use crate::pods::{Pod, Pods};
+use crate::pods::{Pod, PodEntries, Pods};
 use crate::tunnel_ports::TunnelPorts;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
@@ -51,6 +51,8 @@ pub struct Redirect {
     /// The program at the socket lookup of the node's network namespace.
     lookup: Option<HookLink>,
     attached: StdHashMap<u16, Attached>,
+    /// What could not be removed of netdevs that were detached, by ifindex.
+    left: StdHashMap<u32, PodEntries>,
     workers: u16,
     max_links: u16,
 }
@@ -71,7 +73,7 @@ struct Attached {
     egress: Option<Held>,
     /// The host link's, beside [`Redirect::mark`]'s.
     ingress: Option<Held>,
-    pod: Option<Pod>,
+    pod: PodEntries,
 }
 
 /// A program at a hook.
@@ -126,6 +128,7 @@ impl Redirect {
             tunnel_ports,
             lookup: None,
             attached,
+            left: StdHashMap::new(),
             workers,
             max_links,
         })
@@ -154,7 +157,8 @@ impl Redirect {
             .map_err(|cause| Error::Map { map: "LINKS", cause })?;
         match self.adopt_or_create(ifindex, Hook::Xdp, &self.programs.redirect, pin) {
             Ok(xdp) => {
-                let attached = Attached { ifindex, xdp, egress: None, ingress: None, pod: None };
+                let pod = self.left.remove(&ifindex).unwrap_or_default();
+                let attached = Attached { ifindex, xdp, egress: None, ingress: None, pod };
                 self.attached.insert(slot, attached);
                 Ok(())
             }
@@ -242,18 +246,13 @@ impl Redirect {
     /// pod do frames pass to it, and ARP and neighbour discovery from it.
     ///
     /// # Errors
-    /// [`Error::Slot`] if there is no such link; [`Error::Map`] when there are too many addresses.
+    /// [`Error::Slot`] if there is no such link; [`Error::Map`] when there are too many addresses:
+    /// then the link has no pod, and the next call tries again.
     pub fn set_pod(&mut self, slot: u16, pod: Option<Pod>) -> Result<(), Error> {
         let attached = self.attached.get_mut(&slot).ok_or(Error::Slot { slot, taken: false })?;
-        if attached.pod == pod {
-            return Ok(());
-        }
-        let before = attached.pod.take();
         self.pods
-            .replace(attached.ifindex, before.as_ref(), pod.as_ref())
-            .map_err(|cause| Error::Map { map: "PODS", cause })?;
-        attached.pod = pod;
-        Ok(())
+            .replace(attached.ifindex, &mut attached.pod, pod)
+            .map_err(|cause| Error::Map { map: "PODS", cause })
     }
 
     /// Drops of the programs so far, by reason.
@@ -269,20 +268,25 @@ impl Redirect {
     /// the netdev is gone. From here on the kernel handles the netdev's packets.
     ///
     /// # Errors
-    /// [`Error::Slot`] if there is no such link, [`Error::Detach`], [`Error::Pin`].
+    /// [`Error::Slot`] if there is no such link. [`Error::Map`], [`Error::Detach`] and
+    /// [`Error::Pin`] are the first of several: everything else is done, and the slot is free.
     pub fn detach(&mut self, slot: u16) -> Result<(), Error> {
-        self.set_pod(slot, None)?;
-        let Attached { ifindex, xdp, egress, ingress, .. } =
+        let no_pod = self.set_pod(slot, None);
+        let Attached { ifindex, xdp, egress, ingress, pod } =
             self.attached.remove(&slot).ok_or(Error::Slot { slot, taken: false })?;
-        self.forget_netdev(ifindex)?;
+        if no_pod.is_err() {
+            self.left.insert(ifindex, pod);
+        }
+        let forgotten = self.forget_netdev(ifindex);
+        let mut cleared = Ok(());
         for worker in 0..self.workers {
-            self.clear_socket(slot, worker)?;
+            cleared = cleared.and(self.clear_socket(slot, worker));
         }
-        if egress.as_ref().is_some_and(|held| held.ifindex != ifindex) {
-            self.set_host_link(0)?;
-        }
+        let is_host_link = egress.as_ref().is_some_and(|held| held.ifindex != ifindex);
+        let no_host_link = if is_host_link { self.set_host_link(0) } else { Ok(()) };
         let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.let_go()));
-        xdp.let_go().and(egress).and(ingress)
+        let programs = xdp.let_go().and(egress).and(ingress);
+        programs.and(no_pod).and(forgotten).and(cleared).and(no_host_link)
     }
 
     /// Pins every attached link again whose pin was removed. Returns their number.

@@ -20,16 +20,28 @@ impl TunnelPorts {
         Ok(ports)
     }
 
-    /// Sets the ports; all of them if `None`.
+    /// Sets the ports; all of them if `None`. After an error, the next call tries again.
     pub(crate) fn set(&mut self, ports: Option<&[u16]>) -> Result<(), MapError> {
-        for (index, (word, wanted)) in (0..).zip(self.words.iter_mut().zip(words(ports))) {
-            if *word != wanted {
-                self.map.set(index, wanted, 0)?;
-                *word = wanted;
+        write(&mut self.words, &words(ports), |index, word| self.map.set(index, word, 0))
+    }
+}
+
+/// Writes each word that differs, and returns the first error.
+fn write(
+    written: &mut [u64],
+    wanted: &[u64],
+    mut set: impl FnMut(u32, u64) -> Result<(), MapError>,
+) -> Result<(), MapError> {
+    let mut result = Ok(());
+    for (index, (word, wanted)) in (0..).zip(written.iter_mut().zip(wanted)) {
+        if word != wanted {
+            match set(index, *wanted) {
+                Ok(()) => *word = *wanted,
+                Err(error) => result = result.and(Err(error)),
             }
         }
-        Ok(())
     }
+    result
 }
 
 fn words(ports: Option<&[u16]>) -> Vec<u64> {
@@ -44,6 +56,28 @@ fn words(ports: Option<&[u16]>) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_that_is_not_written_keeps_no_other_from_it_and_is_tried_again() {
+        let (mut written, wanted) = ([0; 3], [1, 2, 3]);
+        let mut map = [0; 3];
+        write(&mut written, &wanted, |index, word| {
+            if index == 1 {
+                return Err(MapError::ElementNotFound);
+            }
+            map[index as usize] = word;
+            Ok(())
+        })
+        .unwrap_err();
+        assert_eq!((map, written), ([1, 0, 3], [1, 0, 3]));
+        let mut tried = Vec::new();
+        let all = |index, word| {
+            tried.push((index, word));
+            Ok(())
+        };
+        write(&mut written, &wanted, all).unwrap();
+        assert_eq!((tried, written), (vec![(1, 2)], wanted));
+    }
 
     #[test]
     fn each_port_has_its_bit() {

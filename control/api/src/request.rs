@@ -13,6 +13,9 @@ use crate::endpoint::EndpointSpec;
 use crate::flow_table::FlowSelector;
 use crate::policy::PolicyFilter;
 
+/// Longest timeout of [`Request::PolicyWait`], seconds.
+pub const WAIT_MAX_S: u32 = 3600;
+
 /// Declares [`Request`] and the list of its commands.
 macro_rules! requests {
     ($($(#[$attribute:meta])* $command:literal: $variant:ident $arguments:tt,)*) => {
@@ -74,7 +77,7 @@ requests! {
     "policy-wait": PolicyWait {
         /// The epoch to wait for.
         epoch: u32,
-        /// Timeout, seconds.
+        /// Timeout, seconds; at most [`WAIT_MAX_S`].
         timeout_s: u32,
     },
     /// Answered by [`FlowItem`](crate::FlowItem)s.

@@ -47,7 +47,7 @@ fn add_alone(call: &Call, netns: &Path) -> Result<CniResult, CniError> {
     let mut agent = agent::connect(call)?;
     agent::status(&mut agent)?;
     let assigned = ipam::add(call, &ipam.plugin)?;
-    let host_name = pod_link::host_name(&call.container, &call.interface);
+    let host_name = host_name(call);
     let created = create(call, netns, ipam, &assigned, &host_name, &mut agent);
     if created.is_err() {
         // What fails here is repeated by the runtime's DEL.
@@ -147,7 +147,7 @@ fn add_chained(call: &Call, netns: &Path, result: CniResult) -> Result<CniResult
 fn del(call: &Call) -> Result<(), CniError> {
     let prev_result = call.prev_result()?;
     let is_chained = call.config.ipam.is_none();
-    let host_name = pod_link::host_name(&call.container, &call.interface);
+    let host_name = host_name(call);
     if !is_chained {
         pod_link::delete(&host_name)?;
     }
@@ -217,26 +217,37 @@ fn status(call: &Call) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Removes links of this plugin that no container has any more, and their endpoints.
+/// Removes links that this plugin created for the network and that no container has any more, and
+/// their endpoints.
 fn gc(call: &Call) -> Result<(), CniError> {
-    let valid: BTreeSet<_> = call
-        .config
-        .valid_attachments
-        .iter()
-        .map(|attachment| pod_link::host_name(&attachment.container, &attachment.ifname))
-        .collect();
     let mut agent = agent::connect(call)?;
-    for endpoint in agent::list(&mut agent)? {
-        let link = &endpoint.spec.link;
-        if link.starts_with(pod_link::PREFIX) && !valid.contains(link) {
-            pod_link::delete(link)?;
-            agent::remove(&mut agent, link)?;
-        }
+    let endpoints = agent::list(&mut agent)?;
+    for link in stale_links(call, endpoints.iter().map(|endpoint| endpoint.spec.link.as_str())) {
+        pod_link::delete(link)?;
+        agent::remove(&mut agent, link)?;
     }
     match &call.config.ipam {
         Some(ipam) => ipam::other(call, &ipam.plugin, "GC"),
         None => Ok(()),
     }
+}
+
+/// The links of the call's network that are not among its valid attachments.
+fn stale_links<'l>(call: &Call, links: impl Iterator<Item = &'l str>) -> Vec<&'l str> {
+    let network = &call.config.name;
+    let valid: BTreeSet<_> = call
+        .config
+        .valid_attachments
+        .iter()
+        .map(|attachment| pod_link::host_name(network, &attachment.container, &attachment.ifname))
+        .collect();
+    let prefix = pod_link::prefix(network);
+    links.filter(|link| link.starts_with(&prefix) && !valid.contains(*link)).collect()
+}
+
+/// Name of the node's end of the link that the call is about.
+fn host_name(call: &Call) -> String {
+    pod_link::host_name(&call.config.name, &call.container, &call.interface)
 }
 
 fn netns(call: &Call) -> Result<&Path, CniError> {
@@ -254,4 +265,28 @@ fn ipam_of(call: &Call) -> Result<&Ipam, CniError> {
         );
         CniError::new(Code::Config, message)
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gc_removes_links_of_its_own_network_only() {
+        let config = r#"{"cniVersion": "1.1.0", "name": "pods",
+            "cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]}"#;
+        let variable = |name: &str| (name == "CNI_COMMAND").then(|| "GC".to_owned());
+        let call = Call::parse(&variable, config.as_bytes().to_vec()).unwrap();
+        let name = |network, container| pod_link::host_name(network, container, "eth0");
+        let links = [
+            name("pods", "c1"),
+            name("pods", "c2"),
+            name("storage", "c1"),
+            name("storage", "c2"),
+            "veth7".to_owned(),
+        ];
+        let stale = stale_links(&call, links.iter().map(String::as_str));
+        assert_eq!(stale, [name("pods", "c2")]);
+    }
 }

@@ -13,18 +13,38 @@ use podgate_hostnet::{Link, Netlink};
 use crate::error::{CniError, Code};
 
 /// First letters of the names of links that this plugin creates.
-pub(crate) const PREFIX: &str = "pgp";
+const PREFIX: &str = "pgp";
+/// Characters of a name that stand for the network, and for the attachment: a name has 15 bytes at
+/// most.
+const NETWORK_CHARACTERS: usize = 3;
+const ATTACHMENT_CHARACTERS: usize = 9;
 
-/// Name of the node's end of a container's link. It depends on the container and the name of its
-/// interface only, so DEL and GC need no list of links.
-pub(crate) fn host_name(container: &str, interface: &str) -> String {
+/// First letters of the names of a network's links, so that GC leaves those of others alone.
+pub(crate) fn prefix(network: &str) -> String {
+    format!("{PREFIX}{}", short(&[network], NETWORK_CHARACTERS))
+}
+
+/// Name of the node's end of a container's link. It depends on the network, the container and the
+/// name of its interface only, so DEL and GC need no list of links.
+pub(crate) fn host_name(network: &str, container: &str, interface: &str) -> String {
+    let attachment = short(&[network, container, interface], ATTACHMENT_CHARACTERS);
+    format!("{}{attachment}", prefix(network))
+}
+
+/// A hash of the parts, as so many digits and lower-case letters.
+fn short(parts: &[&str], characters: usize) -> String {
     let mut hasher = fnv::FnvHasher::default();
-    hasher.write(container.as_bytes());
-    hasher.write(b"/");
-    hasher.write(interface.as_bytes());
-    let hash = hasher.finish();
-    // A name has 15 bytes at most.
-    format!("{PREFIX}{:012x}", hash & 0xffff_ffff_ffff)
+    for part in parts {
+        hasher.write(part.as_bytes());
+        hasher.write(b"/");
+    }
+    let mut rest = hasher.finish();
+    let digits = (0..characters).map(|_| {
+        let digit = char::from_digit((rest % 36) as u32, 36);
+        rest /= 36;
+        digit.unwrap_or('0')
+    });
+    digits.collect()
 }
 
 /// What a pod's end gets.
@@ -93,7 +113,9 @@ pub(crate) fn configure(ends: &Ends, netns: &Path, end: &PodEnd<'_>) -> Result<(
             netlink.set_up(pod).await?;
             for address in end.addresses {
                 netlink.add_host_address(pod, *address).await?;
-                netlink.add_gateway(pod, *address, gateway_mac).await?;
+            }
+            for family in one_of_each_family(end.addresses) {
+                netlink.add_gateway(pod, family, gateway_mac).await?;
             }
             for route in end.routes {
                 netlink.add_gateway_route(pod, route.network(), route.prefix_len()).await?;
@@ -101,6 +123,11 @@ pub(crate) fn configure(ends: &Ends, netns: &Path, end: &PodEnd<'_>) -> Result<(
             Ok(())
         })
     })?
+}
+
+fn one_of_each_family(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let first = |is_family: fn(&IpAddr) -> bool| addresses.iter().copied().find(is_family);
+    [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)].into_iter().flatten()
 }
 
 /// Deletes the node's end of a link, and the pod's end with it, if it exists.
@@ -152,15 +179,28 @@ pub(crate) fn addresses(netns: &Path, interface: &str) -> Result<Vec<IpAddr>, Cn
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_of_links_are_short_and_depend_on_both_parts() {
-        let name = host_name("a1b2", "eth0");
-        assert!(name.len() == 15 && name.starts_with(PREFIX), "{name}");
-        assert_eq!(name, host_name("a1b2", "eth0"));
-        assert_ne!(name, host_name("a1b2", "eth1"));
-        assert_ne!(host_name("a", "b/c"), host_name("a/b", "c/"));
+    fn names_of_links_are_short_and_depend_on_each_part() {
+        let name = host_name("pods", "a1b2", "eth0");
+        assert!(name.len() == 15 && name.starts_with(&prefix("pods")), "{name}");
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()), "{name}");
+        assert_eq!(name, host_name("pods", "a1b2", "eth0"));
+        assert_ne!(name, host_name("pods", "a1b2", "eth1"));
+        assert_ne!(host_name("n", "a", "b/c"), host_name("n", "a/b", "c/"));
+        assert!(!host_name("storage", "a1b2", "eth0").starts_with(&prefix("pods")));
+    }
+
+    #[test]
+    fn a_family_has_one_gateway_however_many_addresses_it_has() {
+        let addresses: [IpAddr; 4] =
+            ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"].map(|text| text.parse().unwrap());
+        let gateways = |addresses: &[IpAddr]| Vec::from_iter(one_of_each_family(addresses));
+        assert_eq!(gateways(&addresses), [addresses[0], addresses[2]]);
+        assert_eq!(gateways(&addresses[2..]), [addresses[2]]);
+        assert_eq!(gateways(&[]), [IpAddr::from([0; 4]); 0]);
     }
 }

@@ -229,7 +229,8 @@ mod tests {
     use super::*;
     use crate::read::tests::observed;
     use crate::{
-        AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Translator, UnixSocket, serve,
+        AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Tcp, Translator, UnixSocket,
+        serve,
     };
 
     /// A log of three requests.
@@ -256,9 +257,17 @@ mod tests {
 
     /// Runs a test with a server at a unix socket, and that socket.
     fn with_socket<F: Future<Output = ()>>(test: impl FnOnce(Address, Arc<UnixSocket>) -> F) {
+        with_listeners(None, |address, listeners| test(address, Arc::clone(listeners.unix())));
+    }
+
+    /// Runs a test with a server at a unix socket and perhaps a TCP port.
+    fn with_listeners<F: Future<Output = ()>>(
+        tcp: Option<&Tcp>,
+        test: impl FnOnce(Address, &Listeners) -> F,
+    ) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hubble.sock");
-        let listeners = Listeners::open(&path, None).unwrap();
+        let listeners = Listeners::open(&path, tcp).unwrap();
         let (_to, nodes) = watch::channel(Vec::new());
         let config = Config {
             translator: Translator::new("node-1".into(), 1, 0),
@@ -271,7 +280,7 @@ mod tests {
             let source = Arc::new(Log(broadcast::Sender::new(16)));
             tokio::select! {
                 served = serve(&listeners, config, source) => panic!("{served:?}"),
-                () = test(Address::Unix(path), Arc::clone(listeners.unix())) => {}
+                () = test(Address::Unix(path), &listeners) => {}
             }
         });
     }
@@ -291,6 +300,33 @@ mod tests {
             let first = GetFlowsRequest { first: true, follow: true, ..Default::default() };
             let refused = client.flows(first).await.unwrap_err();
             assert_eq!(refused.to_string(), "first and follow exclude each other");
+        });
+    }
+
+    #[test]
+    fn connections_by_tcp_take_no_place_from_the_unix_socket() {
+        let tcp = Tcp { address: "127.0.0.1:0".parse().unwrap(), tls: None };
+        with_listeners(Some(&tcp), |unix, listeners| {
+            let address = listeners.tcp_address().unwrap();
+            async move {
+                // More than there are places, and none of them says anything.
+                let mut silent = Vec::new();
+                for _ in 0..100 {
+                    silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+                }
+                let mut client = Client::connect(&unix, None).await.unwrap();
+                assert_eq!(client.server_status().await.unwrap().max_flows, 4096);
+                drop(silent);
+                // Those places are free again.
+                let tcp = Address::Tcp(address.to_string());
+                loop {
+                    if let Ok(mut client) = Client::connect(&tcp, None).await
+                        && let Ok(status) = client.server_status().await
+                    {
+                        return assert_eq!(status.max_flows, 4096);
+                    }
+                }
+            }
         });
     }
 

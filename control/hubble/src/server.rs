@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -14,9 +15,11 @@ use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tonic::service::Routes;
+use tokio::time::{Sleep, sleep};
+use tonic::service::{InterceptorLayer, Routes};
 use tonic::transport::server::Connected;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Status};
 use tracing::warn;
 
 use crate::agent_events::AgentEvents;
@@ -28,8 +31,11 @@ use crate::proto::observer::observer_server::ObserverServer;
 use crate::proto::peer::peer_server::PeerServer;
 use crate::source::FlowSource;
 
-/// Most connections at a time.
+/// Most connections at a time, of each socket: those by TCP, whose clients may be anybody, take no
+/// place from those of the unix socket.
 const CONNECTIONS_MAX: usize = 64;
+/// How long a connection by TCP may take to its first request, TLS included.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Largest request, bytes.
 const REQUEST_MAX: usize = 1 << 18;
 /// How often a silent connection is probed, and how long its answer may take.
@@ -247,7 +253,6 @@ pub async fn serve(
     let peers = PeerServer::new(peers).max_decoding_message_size(REQUEST_MAX);
     let health = HealthServer::new(HealthService).max_decoding_message_size(REQUEST_MAX);
     let routes = Routes::new(observer).add_service(peers).add_service(health);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
 
     let mut bound = listeners.unix.listener.subscribe();
     let first = listener_on_runtime(&mut bound)?;
@@ -259,7 +264,7 @@ pub async fn serve(
         std::future::pending().await
     };
     let accept = move || accept_unix(unix.clone());
-    let connections = incoming(accept, Arc::clone(&places));
+    let connections = incoming(accept, None);
     let by_unix = builder().add_routes(routes.clone()).serve_with_incoming(connections);
     let by_tcp = async {
         let Some((listener, tls)) = &listeners.tcp else { return std::future::pending().await };
@@ -272,7 +277,9 @@ pub async fn serve(
         if let Some(tls) = tls {
             builder = builder.tls_config(tls.clone()).map_err(io::Error::other)?;
         }
-        let served = builder.add_routes(routes).serve_with_incoming(incoming(accept, places));
+        let mut builder = builder.layer(InterceptorLayer::new(note_request));
+        let connections = incoming(accept, Some(FIRST_REQUEST));
+        let served = builder.add_routes(routes).serve_with_incoming(connections);
         served.await.map_err(io::Error::other)
     };
     tokio::select! {
@@ -312,19 +319,37 @@ fn builder() -> Server {
 /// A connection that has one of the places.
 struct Connection<T> {
     stream: T,
+    /// Until when the first request has to come, if at any time.
+    deadline: Option<Pin<Box<Sleep>>>,
+    requested: Requested,
     _place: OwnedSemaphorePermit,
 }
 
-/// Connections, of which there are at most as many as places; others are closed.
+/// Whether a request came by a connection.
+#[derive(Clone, Debug, Default)]
+struct Requested(Arc<AtomicBool>);
+
+/// Notes that a request came by its connection.
+fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
+    if let Some(Requested(requested)) = request.extensions().get() {
+        requested.store(true, Relaxed);
+    }
+    Ok(request)
+}
+
+/// Connections, of which there are at most [`CONNECTIONS_MAX`]; others are closed, as are those
+/// without a request within `first_request`.
 fn incoming<T, F: Future<Output = io::Result<T>>>(
     accept: impl Fn() -> F,
-    places: Arc<Semaphore>,
+    first_request: Option<Duration>,
 ) -> impl Stream<Item = io::Result<Connection<T>>> {
-    stream::unfold((accept, places), |(accept, places)| async move {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    stream::unfold((accept, places), move |(accept, places)| async move {
         loop {
             match (accept().await, Arc::clone(&places).try_acquire_owned()) {
-                (Ok(stream), Ok(_place)) => {
-                    return Some((Ok(Connection { stream, _place }), (accept, places)));
+                (Ok(stream), Ok(place)) => {
+                    let connection = Connection::new(stream, first_request, place);
+                    return Some((Ok(connection), (accept, places)));
                 }
                 (Ok(_), Err(_)) => {
                     warn!("{CONNECTIONS_MAX} clients of Hubble's API are connected already");
@@ -332,18 +357,25 @@ fn incoming<T, F: Future<Output = io::Result<T>>>(
                 (Err(error), _) => {
                     // Probably no file descriptor is free: wait until a client disconnects.
                     warn!(%error, "a client of Hubble's API could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     })
 }
 
-impl<T: Connected> Connected for Connection<T> {
-    type ConnectInfo = T::ConnectInfo;
+impl<T> Connection<T> {
+    fn new(stream: T, first_request: Option<Duration>, place: OwnedSemaphorePermit) -> Self {
+        let deadline = first_request.map(|limit| Box::pin(sleep(limit)));
+        Self { stream, deadline, requested: Requested::default(), _place: place }
+    }
+}
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+impl<T> Connected for Connection<T> {
+    type ConnectInfo = Requested;
+
+    fn connect_info(&self) -> Requested {
+        self.requested.clone()
     }
 }
 
@@ -353,6 +385,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.deadline.is_some() && self.requested.0.load(Relaxed) {
+            self.deadline = None;
+        }
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -372,5 +412,42 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn connection(stream: UnixStream, places: &Arc<Semaphore>) -> Connection<UnixStream> {
+        let place = Arc::clone(places).try_acquire_owned().unwrap();
+        Connection::new(stream, Some(Duration::from_millis(1)), place)
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_request_in_time_fails_whatever_else_comes() {
+        let places = Arc::new(Semaphore::new(1));
+        for said in [&b""[..], b"\x16\x03\x01"] {
+            let (mut client, accepted) = UnixStream::pair().unwrap();
+            client.write_all(said).await.unwrap();
+            let mut accepted = connection(accepted, &places);
+            let error = accepted.read_to_end(&mut Vec::new()).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_stays_once_a_request_has_come() {
+        let places = Arc::new(Semaphore::new(1));
+        let (mut client, accepted) = UnixStream::pair().unwrap();
+        let mut accepted = connection(accepted, &places);
+        let mut request = Request::new(());
+        request.extensions_mut().insert(accepted.connect_info());
+        note_request(request).unwrap();
+        sleep(Duration::from_millis(2)).await;
+        client.write_all(b"more").await.unwrap();
+        accepted.read_exact(&mut [0; 4]).await.unwrap();
     }
 }

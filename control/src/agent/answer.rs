@@ -7,8 +7,6 @@ mod policy;
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
-use jiff::Timestamp;
-
 use podgate_api::{
     ApiError, ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, EndpointState,
     EndpointStatus, FLOWS_LISTED_MAX, Family, LAST_MAX, LinkCounts, Request, Status, WorkerStatus,
@@ -109,7 +107,7 @@ impl Agent {
     /// Replies when the kernel has the routes of the last publication, so that what the
     /// answer says is in force. If the client has disconnected, the answer is discarded.
     pub(super) fn reply(&self, to: ReplySender, answer: Result<Reply, ApiError>) {
-        self.host.after_routes(move || _ = to.send(answer));
+        self.host.after_routes(move |_| _ = to.send(answer));
     }
 
     fn flows(&mut self, range: FlowRange, last: u32, reply: ReplySender) {
@@ -215,7 +213,8 @@ impl Agent {
             Some(format!("link {} is cut off: {}", endpoint.spec.link, endpoint.reason?))
         });
         let files = self.files.problems().chain(self.names.problems());
-        files.chain(cut_off).chain(self.host.problems()).collect()
+        let endpoints = cut_off.chain(self.endpoints.problems());
+        files.chain(endpoints).chain(self.host.problems()).collect()
     }
 
     pub(super) fn policies_in_force(&self) -> usize {
@@ -357,7 +356,7 @@ impl Agent {
                 unreadable: cluster.unreadable(),
             }),
             enforcement: self.enforcement(),
-            started_s: Timestamp::now().as_second() as u64 - self.started.elapsed().as_secs(),
+            started_s: self.started_s,
             scrapes: self.health.metrics().map_or([0; 3], MetricsServer::numbers),
         }
     }

@@ -5,6 +5,7 @@
 //! counted in one place.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -37,7 +38,12 @@ type LinkNames = BTreeMap<LinkId, (String, Option<String>)>;
 #[derive(Default)]
 pub(super) struct Captures {
     running: Option<Running>,
+    /// When workers that may still copy packets are told again to stop.
+    stop_at: Option<Instant>,
 }
+
+/// How long after a worker did not answer that is.
+const STOP_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 struct Running {
     capture: Arc<Capture>,
@@ -94,9 +100,10 @@ impl Agent {
         let _ = to.try_send(CaptureItem::Started {});
         let capture = Capture::new(spec);
         if let Err(error) = self.dataplane().set_capture(Some(&capture)) {
-            let _stopped = self.dataplane().set_capture(None);
+            self.captures.stop_at = Some(Instant::now());
             return Err(ApiError::failed(error));
         }
+        self.captures.stop_at = None;
         let until = Instant::now() + Duration::from_secs(request.seconds.into());
         let pods: Vec<_> = request.pods.iter().map(ToString::to_string).collect();
         info!("a capture of packets of {} starts", pods.join(", "));
@@ -107,21 +114,41 @@ impl Agent {
     /// Passes copies to the client, and ends the capture when that is due. Returns whether copies
     /// wait still, so that it is to be called again soon.
     pub(super) fn pass_captured(&mut self) -> bool {
-        let Some(running) = &mut self.captures.running else { return false };
+        let now = Instant::now();
         let dataplane = self.endpoints.links().dataplane();
-        if running.ended.is_none()
+        if let Some(running) = &mut self.captures.running
+            && running.ended.is_none()
             && let Some(reason) = running.why_over()
         {
             running.ended = Some(reason);
-            if let Err(error) = dataplane.set_capture(None) {
-                warn!("a capture can't be stopped: {error}");
-            }
+            self.captures.stop_at = Some(now);
         }
+        // All would wait for a worker that is stuck: the others are told once it goes on.
+        if self.health.dead_worker(now).is_none() {
+            self.captures.stop_if_due(now, || dataplane.set_capture(None));
+        }
+        let Some(running) = &mut self.captures.running else { return false };
         if running.pass(dataplane.clock(), self.plane.epochs()) {
             info!("the capture has ended");
             self.captures.running = None;
         }
         self.captures.running.as_ref().is_some_and(|running| running.capture.has_waiting())
+    }
+}
+
+impl Captures {
+    /// Stops the workers' copying, if that is due; again and again, until all have answered.
+    fn stop_if_due<E: Display>(&mut self, now: Instant, stop: impl FnOnce() -> Result<(), E>) {
+        if self.stop_at.is_none_or(|due| now < due) {
+            return;
+        }
+        self.stop_at = match stop() {
+            Ok(()) => None,
+            Err(error) => {
+                warn!("a capture can't be stopped yet: {error}");
+                Some(now + STOP_AGAIN_AFTER)
+            }
+        };
     }
 }
 
@@ -266,6 +293,26 @@ mod tests {
         let sent = packet(CapturePoint::Transmitted, [None; 2]);
         assert_eq!(comment(&sent, Some(&tables)), "after policy: FORWARDED; worker 1, epoch 3");
         assert_eq!(comment(&sent, None), "after policy: FORWARDED");
+    }
+
+    #[tokio::test]
+    async fn workers_are_told_to_stop_until_all_have_answered() {
+        let mut captures = Captures::default();
+        let begin = Instant::now();
+        let mut told = 0;
+        let mut stop = |captures: &mut Captures, at, result: Result<(), &str>| {
+            captures.stop_if_due(at, || {
+                told += 1;
+                result
+            });
+            told
+        };
+        assert_eq!(stop(&mut captures, begin, Ok(())), 0, "nothing has run");
+        captures.stop_at = Some(begin);
+        assert_eq!(stop(&mut captures, begin, Err("worker 1 is stuck")), 1);
+        assert_eq!(stop(&mut captures, begin, Err("worker 1 is stuck")), 1, "too early");
+        assert_eq!(stop(&mut captures, begin + STOP_AGAIN_AFTER, Ok(())), 2);
+        assert_eq!(stop(&mut captures, begin + 9 * STOP_AGAIN_AFTER, Ok(())), 2);
     }
 
     #[test]

@@ -47,7 +47,20 @@ impl Agent {
         self.publish();
         let answer = result.map(|()| Reply::Value(json!(self.endpoint_status(link))));
         let answer = answer.map_err(|error| ApiError::failed(describe(error.as_ref())));
-        self.reply(reply, answer);
+        let endpoint = self.endpoints.get(link);
+        let addresses = endpoint.and_then(|endpoint| endpoint.addresses(self.plane.store()).ok());
+        let addresses = addresses.unwrap_or_default().to_vec();
+        self.host.after_routes(move |routes| {
+            let failed = addresses.iter().find_map(|address| routes.failed.get(address));
+            let answer = match failed {
+                Some(reason) => answer.and(Err(ApiError::failed(format!(
+                    "the pod is under policy, but the node has no route to it: {reason}; it is tried \
+                     again every second"
+                )))),
+                None => answer,
+            };
+            _ = reply.send(answer);
+        });
     }
 
     /// Detaches a pod's link: from here on, no policy applies to the pod.
@@ -64,8 +77,9 @@ impl Agent {
         self.observer.agent_events().endpoint_deleted(Timestamp::now(), namespace, name);
         // First nobody sends to it any more, then it is detached.
         self.publish();
-        if let Ok(Attached { slot, .. }) = attached {
-            self.endpoints.detach(slot);
+        match attached {
+            Ok(Attached { slot, .. }) => self.endpoints.detach(slot),
+            Err(_) => self.endpoints.unpin_unattached(link),
         }
         if offload_was_on {
             self.endpoints.start_restore(spec, AfterRestore::Removed(reply));
@@ -86,7 +100,10 @@ impl Agent {
             Completed::Prepared { spec, purpose, result } => {
                 self.on_prepared(spec, purpose, result);
             }
-            Completed::StillGone(link) => self.operation_ended(&link),
+            Completed::StillGone(link) => {
+                self.endpoints.still_gone(&link);
+                self.operation_ended(&link);
+            }
             Completed::Inspected { link, index, result } => {
                 let effect = self.endpoints.inspected(&link, index, result);
                 if effect.publish {

@@ -7,6 +7,7 @@
 mod endpoint;
 mod links;
 mod prepare;
+mod retries;
 mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use podgate_api::EndpointSpec;
 use podgate_hostnet::Link;
 use podgate_tables::ids::LinkId;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::server::ReplySender;
@@ -28,8 +30,10 @@ pub(super) use self::endpoint::{Attached, Endpoint};
 pub(crate) use self::links::PIN_PREFIX;
 pub(super) use self::links::{Links, pinned_indices, unpin_in};
 use self::prepare::NETNS_THREADS;
+use self::prepare::is_transient;
 pub(super) use self::prepare::{PodEnd, Prepared, Preparer};
 pub(crate) use self::prepare::{netns_threads, restore_offload};
+use self::retries::Retries;
 use self::unknown::UnknownPods;
 
 /// Results of tasks that may wait for the control thread.
@@ -46,6 +50,10 @@ pub(super) struct Endpoints {
     running: BTreeMap<String, Running>,
     completed: mpsc::Sender<Completed>,
     links_gone: u64,
+    retries: Retries,
+    /// Indices of links that the agent before cut off and that could not be attached again, by
+    /// name.
+    unattached: BTreeMap<String, u32>,
 }
 
 /// An operation on a link that a task works on.
@@ -162,6 +170,8 @@ impl Endpoints {
             running: BTreeMap::new(),
             completed,
             links_gone: 0,
+            retries: Retries::default(),
+            unattached: BTreeMap::new(),
         }
     }
 
@@ -193,6 +203,16 @@ impl Endpoints {
     /// Links that vanished under an endpoint.
     pub(super) fn links_gone(&self) -> u64 {
         self.links_gone
+    }
+
+    /// Endpoints that something failed at, and that are due to be tried again.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<String> {
+        self.retries.due(now)
+    }
+
+    /// What fails at endpoints that stay in force, one line each.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        self.retries.problems()
     }
 
     /// Indices of the attached links.
@@ -335,11 +355,13 @@ impl Endpoints {
         let offload_was_on = before || pod_end.offload_was_on;
         info!("endpoint {} on link {link} attached", spec.pod);
         self.unknown.remove(&link);
+        self.unattached.remove(&link);
+        self.retries.clear(&link);
         self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload_was_on });
     }
 
-    /// Takes the result of attaching the link of an endpoint again, which is another link, with its
-    /// pod's end as it was created. Returns whether the endpoint list changed.
+    /// Takes the result of attaching the link of an endpoint again, which is another link unless it
+    /// could not be attached before. Returns whether the endpoint list changed.
     pub(super) fn reattached(
         &mut self,
         spec: &EndpointSpec,
@@ -351,20 +373,30 @@ impl Endpoints {
             Ok((attached, pod_end)) => {
                 info!("link {} of endpoint {} is back", spec.link, spec.pod);
                 endpoint.link = Ok(attached);
-                endpoint.offload_was_on = pod_end.offload_was_on;
+                endpoint.offload_was_on |= pod_end.offload_was_on;
+                self.unattached.remove(&spec.link);
+                self.retries.clear(&spec.link);
             }
             Err(error) => {
                 let reason = describe(error.as_ref());
                 debug!("link {} of endpoint {} is not back yet: {reason}", spec.link, spec.pod);
                 endpoint.link = Err(reason);
-                endpoint.offload_was_on = false;
+                self.retries.failed(&spec.link, None, Instant::now());
             }
         }
         endpoint.offload_was_on != before
     }
 
+    /// There is still no link for an endpoint.
+    pub(super) fn still_gone(&mut self, link: &str) {
+        if self.by_link.contains_key(link) {
+            self.retries.failed(link, None, Instant::now());
+        }
+    }
+
     /// Takes the state of a pod's end. An unknown state differs from a known one: then the pod is
-    /// cut off.
+    /// cut off. If the state could not be read for a reason that says nothing of the pod, it stays
+    /// as it was.
     pub(super) fn inspected(
         &mut self,
         link: &str,
@@ -378,6 +410,17 @@ impl Endpoints {
             return effect;
         }
         let turned_off = result.as_ref().is_ok_and(|found| found.offload_was_on);
+        if let Err(error) = &result {
+            let reason = describe(error.as_ref());
+            let keeps = attached.pod_end.is_ok() && is_transient(error);
+            self.retries.failed(link, keeps.then(|| reason.clone()), Instant::now());
+            if keeps {
+                warn!("the pod's end of link {link} can't be read: {reason}; it is tried again");
+                return effect;
+            }
+        } else {
+            self.retries.clear(link);
+        }
         let pod_end = result.map(|end| end.interface).map_err(|error| describe(error.as_ref()));
         if attached.pod_end != pod_end {
             debug!("the pod's end of link {link} is now {pod_end:?}");
@@ -390,7 +433,16 @@ impl Endpoints {
 
     /// Removes an endpoint, whose link is still attached.
     pub(super) fn remove(&mut self, link: &str) -> Option<Endpoint> {
+        self.retries.clear(link);
         self.by_link.remove(link)
+    }
+
+    /// Detaches what the agent before pinned at a link that could not be attached again: from here
+    /// on, no policy applies to its pod.
+    pub(super) fn unpin_unattached(&mut self, link: &str) {
+        if let Some(index) = self.unattached.remove(link) {
+            self.links.unpin(index);
+        }
     }
 
     /// Detaches a link: from here on, no policy applies to its pod.
@@ -426,6 +478,9 @@ impl Endpoints {
     /// Takes the deletion of a link. Returns its name, if it was an endpoint's.
     pub(super) fn link_gone(&mut self, index: u32) -> Option<String> {
         self.unknown.link_gone(index, &self.links);
+        if self.unattached.extract_if(.., |_, of| *of == index).count() > 0 {
+            self.links.unpin(index);
+        }
         let mut gone = None;
         for endpoint in self.by_link.values_mut() {
             let Ok(attached) = &endpoint.link else { continue };
@@ -433,6 +488,8 @@ impl Endpoints {
                 warn!("link {} of endpoint {} is gone", endpoint.spec.link, endpoint.spec.pod);
                 self.links.close(attached.slot);
                 endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
+                // The pod's end of another link is as it was created.
+                endpoint.offload_was_on = false;
                 self.links_gone += 1;
                 gone = Some(endpoint.spec.link.clone());
             }
@@ -496,6 +553,9 @@ impl Endpoints {
             let link = link.map_err(|error| {
                 let reason = describe(error.as_ref());
                 warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
+                if spec.netns.is_some() {
+                    self.retries.failed(&spec.link, None, Instant::now());
+                }
                 reason
             });
             self.by_link.insert(spec.link.clone(), Endpoint { spec, link, offload_was_on });
@@ -550,8 +610,9 @@ impl Endpoints {
     /// Notes a link with pinned programs that no endpoint names.
     pub(super) fn record_unknown(&mut self, link: Link) {
         // The link of an endpoint that could not be attached is that endpoint's.
-        if !self.by_link.contains_key(&link.name) {
-            self.unknown.insert(link);
+        match self.by_link.contains_key(&link.name) {
+            true => _ = self.unattached.insert(link.name, link.index),
+            false => self.unknown.insert(link),
         }
     }
 }

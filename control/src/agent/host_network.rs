@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
 use self::tunnels::TunnelState;
-use self::worker::{HostRoutes, Worker};
+use self::worker::{AppliedRoutes, HostRoutes, Worker};
 
 pub(crate) use self::host_link::{HOST, XSK};
 pub(super) use self::host_link::{HOST_SLOT, HostLink, find};
@@ -39,8 +39,13 @@ pub(super) struct HostNetwork {
     tunnels: TunnelState,
     observations: mpsc::Sender<Observation>,
     routes: watch::Sender<HostRoutes>,
-    /// Generation of the routes that the kernel has.
-    applied: watch::Receiver<u64>,
+    /// What became of the routes.
+    applied: watch::Receiver<AppliedRoutes>,
+    /// Why the host link's ends can't be set up, if they are down.
+    down: Option<String>,
+    /// Why links of pods, and the node's addresses, could not be read.
+    links_unread: Option<String>,
+    addresses_unread: Option<String>,
 }
 
 /// What the agent has to do after a change of the host link.
@@ -67,7 +72,7 @@ impl HostNetwork {
         let (observations, requested) = mpsc::channel(1);
         let (observed, results) = mpsc::channel(1);
         let (routes, wanted) = watch::channel(HostRoutes::default());
-        let (applied, applied_seen) = watch::channel(0);
+        let (applied, applied_seen) = watch::channel(AppliedRoutes::default());
         let worker = Worker::new(netlink, link.host.index, wanted, applied).await?;
         tokio::spawn(worker.run(requested, observed));
         let network = Self {
@@ -80,6 +85,9 @@ impl HostNetwork {
             observations,
             routes,
             applied: applied_seen,
+            down: None,
+            links_unread: None,
+            addresses_unread: None,
         };
         Ok((network, results))
     }
@@ -120,9 +128,41 @@ impl HostNetwork {
         routes.with_node(self.addresses).with_tunnels(self.tunnels.table())
     }
 
-    /// What can't be read, one line each.
+    /// What can't be read or set, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        self.tunnels.problems()
+        let down = self.down.iter().map(|reason| {
+            format!("links {HOST} and {XSK} are down: {reason}; they are set up again every second")
+        });
+        let failed = self.applied.borrow().failed.clone();
+        let routes = failed.into_iter().map(|(address, reason)| {
+            format!(
+                "the route of pod address {address} to {HOST} is not as it has to be: {reason}; it is \
+                 tried again every second"
+            )
+        });
+        let unread = [("links of pods", &self.links_unread), ("addresses", &self.addresses_unread)];
+        let unread = unread.into_iter().filter_map(|(what, reason)| {
+            let reason = reason.as_ref()?;
+            Some(format!(
+                "the node's {what} can't be read: {reason}; it is tried again every second"
+            ))
+        });
+        self.tunnels.problems().chain(down).chain(routes).chain(unread)
+    }
+
+    /// Why the node's addresses could not be read.
+    pub(super) fn addresses_unread(&self) -> Option<&str> {
+        self.addresses_unread.as_deref()
+    }
+
+    /// Whether links of pods could not be read.
+    pub(super) fn links_are_due(&self) -> bool {
+        self.links_unread.is_some()
+    }
+
+    /// Whether the host link has to be checked, though nothing is said to have changed.
+    pub(super) fn link_is_due(&self) -> bool {
+        self.lost.is_some() || self.down.is_some()
     }
 
     /// Whether the ports of tunnels have to be read again.
@@ -145,22 +185,23 @@ impl HostNetwork {
         });
     }
 
-    /// Whether the kernel has the routes that were requested last.
+    /// Whether the routes that were requested last were set, except for those that failed.
     pub(super) fn routes_are_applied(&self) -> bool {
-        *self.applied.borrow() >= self.routes.borrow().generation
+        self.applied.borrow().generation >= self.routes.borrow().generation
     }
 
-    /// Calls `then` when the kernel has the routes that were requested last.
-    pub(super) fn after_routes(&self, then: impl FnOnce() + Send + 'static) {
+    /// Calls `then` when the routes that were requested last were set, with what became of them.
+    pub(super) fn after_routes(&self, then: impl FnOnce(&AppliedRoutes) + Send + 'static) {
         if self.routes_are_applied() {
-            return then();
+            return then(&self.applied.borrow());
         }
         let generation = self.routes.borrow().generation;
         let mut applied = self.applied.clone();
         tokio::spawn(async move {
             // Fails when the agent has stopped.
-            let _ = applied.wait_for(|done| *done >= generation).await;
-            then();
+            if let Ok(applied) = applied.wait_for(|done| done.generation >= generation).await {
+                then(&applied);
+            }
         });
     }
 
@@ -180,6 +221,7 @@ impl HostNetwork {
         if self.attached {
             error!("links {HOST} and {XSK} were deleted; they are created again");
         }
+        self.down = None;
         std::mem::take(&mut self.attached)
     }
 
@@ -191,35 +233,72 @@ impl HostNetwork {
                     warn!("links {HOST} and {XSK} were set down; they are up again");
                 }
                 let changed = self.link != found;
-                self.link = found;
+                (self.link, self.down) = (found, None);
                 if changed { HostLinkEffect::Publish } else { HostLinkEffect::None }
             }
             Ok(found) => HostLinkEffect::Attach(found),
             Err(reason) if self.attached => {
-                error!("links {HOST} and {XSK} are down: {reason}");
+                if self.down.as_ref() != Some(&reason) {
+                    error!("links {HOST} and {XSK} are down: {reason}");
+                }
+                self.down = Some(reason);
                 HostLinkEffect::None
             }
-            Err(reason) => {
-                self.host_link_failed(reason);
-                HostLinkEffect::Publish
-            }
+            Err(reason) => match self.host_link_failed(reason) {
+                true => HostLinkEffect::Publish,
+                false => HostLinkEffect::None,
+            },
         }
     }
 
     /// The dataplane is attached to this host link.
     pub(super) fn host_link_attached(&mut self, link: HostLink) {
-        (self.link, self.attached, self.lost) = (link, true, None);
+        (self.link, self.attached) = (link, true);
+        (self.lost, self.down) = (None, None);
     }
 
-    /// The host link can't be created, or the dataplane can't be attached to it.
-    pub(super) fn host_link_failed(&mut self, reason: String) {
-        error!("pods reach nothing but pods of this node: {reason}");
-        (self.attached, self.lost) = (false, Some(reason));
+    /// The host link can't be created, or the dataplane can't be attached to it. Returns whether
+    /// that was not known.
+    pub(super) fn host_link_failed(&mut self, reason: String) -> bool {
+        let is_new = self.attached || self.lost.as_ref() != Some(&reason);
+        if is_new {
+            error!("pods reach nothing but pods of this node: {reason}");
+        }
+        self.attached = false;
+        (self.lost, self.down) = (Some(reason), None);
+        is_new
     }
 
-    /// Takes the node's addresses.
-    pub(super) fn set_addresses(&mut self, addresses: &[IpAddr]) {
-        self.addresses = node_addresses(addresses);
+    /// Takes the result of reading the node's addresses, and returns them. Those of before stay if
+    /// they could not be read.
+    pub(super) fn set_addresses(
+        &mut self,
+        read: Result<Vec<IpAddr>, String>,
+    ) -> Option<Vec<IpAddr>> {
+        match read {
+            Ok(addresses) => {
+                self.addresses = node_addresses(&addresses);
+                self.addresses_unread = None;
+                Some(addresses)
+            }
+            Err(reason) => {
+                if self.addresses_unread.as_ref() != Some(&reason) {
+                    warn!("{reason}");
+                }
+                self.addresses_unread = Some(reason);
+                None
+            }
+        }
+    }
+
+    /// Takes why a link of a pod could not be read, if all were to be read.
+    pub(super) fn set_links_unread(&mut self, reason: Option<String>) {
+        if let Some(reason) = &reason
+            && self.links_unread.as_ref() != Some(reason)
+        {
+            warn!("{reason}");
+        }
+        self.links_unread = reason;
     }
 
     /// Takes the result of reading routes. Returns whether something changed.
@@ -242,10 +321,13 @@ impl HostNetwork {
         self.tunnels.set_ports(ports)
     }
 
-    /// The UDP ports that tunnels of a node receive on, well-known ones included; `None` if any may
-    /// be one.
-    pub(super) fn tunnel_ports(&self) -> Option<Vec<u16>> {
-        self.tunnels.ports()
+    /// Passes on the UDP ports that tunnels of a node receive on, after each read of them:
+    /// well-known ones included; `None` if any may be one.
+    pub(super) fn pass_tunnel_ports(
+        &mut self,
+        pass: impl FnOnce(Option<&[u16]>) -> Result<(), String>,
+    ) {
+        self.tunnels.pass_ports(pass);
     }
 
     /// Links that are no routes out of the node: the host link and those of pods.
@@ -266,4 +348,90 @@ fn node_addresses(all: &[IpAddr]) -> NodeAddresses {
         of_family.into_iter().find(is_reachable).map(|address| Address::from(*address))
     };
     NodeAddresses { v4: first(IpAddr::is_ipv4), v6: first(IpAddr::is_ipv6) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str, index: u32) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            mac: [2; 6],
+            mtu: 1500,
+            peer: None,
+            up: true,
+            loopback: false,
+        }
+    }
+
+    fn pair(index: u32) -> HostLink {
+        HostLink { host: link(HOST, index), xsk: link(XSK, index + 1) }
+    }
+
+    fn network() -> HostNetwork {
+        HostNetwork {
+            link: pair(7),
+            attached: true,
+            lost: None,
+            addresses: NodeAddresses::default(),
+            path_mtu: None,
+            tunnels: TunnelState::default(),
+            observations: mpsc::channel(1).0,
+            routes: watch::channel(HostRoutes::default()).0,
+            applied: watch::channel(AppliedRoutes::default()).1,
+            down: None,
+            links_unread: None,
+            addresses_unread: None,
+        }
+    }
+
+    #[test]
+    fn a_host_link_that_can_not_be_created_or_attached_is_tried_again() {
+        let mut network = network();
+        assert!(!network.link_is_due());
+        assert!(network.detach());
+        let failed = || Err("ENOMEM".to_owned());
+        assert_eq!(network.host_link_checked(failed()), HostLinkEffect::Publish);
+        assert!(network.link_is_due() && network.lost() == Some("ENOMEM"));
+        assert_eq!(network.host_link_checked(failed()), HostLinkEffect::None);
+        assert_eq!(network.host_link_checked(Ok(pair(9))), HostLinkEffect::Attach(pair(9)));
+        assert!(network.host_link_failed("EBUSY".to_owned()) && network.link_is_due());
+        network.host_link_attached(pair(9));
+        assert!(!network.link_is_due() && network.lost().is_none());
+    }
+
+    #[test]
+    fn addresses_and_links_that_can_not_be_read_are_a_problem_until_they_are() {
+        let mut network = network();
+        network.tunnels.set_local(Ok(Vec::new()));
+        network.tunnels.set_ports(Ok(Vec::new()));
+        let addresses = vec![IpAddr::from([192, 0, 2, 1])];
+        assert_eq!(network.set_addresses(Ok(addresses.clone())), Some(addresses));
+        let before = network.addresses;
+        assert_eq!(network.set_addresses(Err("ENOBUFS".to_owned())), None);
+        network.set_links_unread(Some("ENOBUFS".to_owned()));
+        assert_eq!(network.addresses, before);
+        assert!(network.addresses_unread().is_some() && network.links_are_due());
+        assert_eq!(network.problems().count(), 2);
+        network.set_addresses(Ok(Vec::new()));
+        network.set_links_unread(None);
+        assert!(network.addresses_unread().is_none() && !network.links_are_due());
+        assert_eq!(network.problems().count(), 0);
+    }
+
+    #[test]
+    fn a_host_link_that_can_not_be_set_up_is_a_problem_and_tried_again() {
+        let mut network = network();
+        network.tunnels.set_local(Ok(Vec::new()));
+        network.tunnels.set_ports(Ok(Vec::new()));
+        assert_eq!(network.host_link_checked(Err("EPERM".to_owned())), HostLinkEffect::None);
+        assert!(network.link_is_due());
+        let problems = Vec::from_iter(network.problems());
+        assert!(problems.len() == 1 && problems[0].contains("down: EPERM"), "{problems:?}");
+        assert_eq!(network.host_link_checked(Ok(pair(7))), HostLinkEffect::None);
+        assert!(!network.link_is_due());
+        assert_eq!(network.problems().count(), 0);
+    }
 }

@@ -138,6 +138,8 @@ struct Agent {
     /// What the command line, the environment and the file of options say.
     options: Vec<ConfigOption>,
     started: std::time::Instant,
+    /// The same, as seconds since the epoch of Unix.
+    started_s: u64,
     /// Dropped last, when the workers have stopped: it has the state directory's lock.
     files: StateFiles,
 }
@@ -179,20 +181,13 @@ async fn start_and_serve(
     log: &LogFilter,
 ) -> Result<()> {
     let mut undo = Undo::default();
-    let started = Agent::start(args, &mut undo).await.and_then(|started| {
-        confine::filter_system_calls(args.seccomp)?;
-        Ok(started)
-    });
-    let (mut agent, inputs) = match started {
+    let (mut agent, inputs) = match Agent::start(args, group, &mut undo).await {
         Ok(started) => started,
         Err(error) => {
             undo.run().await;
             return Err(error);
         }
     };
-    if let Some(group) = group {
-        agent.files.serve_group(group)?;
-    }
     info!(socket = %agent.files.state().socket().display(), "podgate runs");
     let end = agent.serve(inputs, signals, log).await;
     agent.files.stop_serving().await;
@@ -245,6 +240,7 @@ impl Agent {
     /// Everything up to the first request; what it changes on the node is noted in `undo`.
     async fn start(
         args: &RunArgs,
+        group: Option<&GroupSocket>,
         undo: &mut Undo,
     ) -> Result<(Self, Inputs<impl Stream<Item = Change> + Unpin + use<>>)> {
         // First, since nothing has been changed yet.
@@ -294,20 +290,45 @@ impl Agent {
             endpoint_log: EndpointLog::default(),
             options: args.options.clone(),
             started: std::time::Instant::now(),
+            started_s: u64::try_from(Timestamp::now().as_second()).unwrap_or_default(),
             files: StateFiles::new(state, call_sender, hubble_socket),
         };
         agent.names.pass_changes(&mut agent.plane);
         // From before the first read, so that no change is missed.
         let changes = changes()?;
         let mut inputs = Inputs { updates, calls, completed, observed, changes };
-        if let Err(error) = agent.attach_at_start(listed, &netlink).await {
+        if let Err(error) =
+            agent.complete_start(args, group, listed, &netlink, &mut inputs.observed).await
+        {
+            agent.files.stop_serving().await;
             agent.restore_offloads().await;
             return Err(error);
         }
-        agent.observe_first(&mut inputs.observed).await;
-        agent.files.serve_clients().await?;
+        // Only now, so that a start that fails leaves the list as it was.
         agent.save();
         Ok((agent, inputs))
+    }
+
+    /// The part of the start that changes pods.
+    async fn complete_start(
+        &mut self,
+        args: &RunArgs,
+        group: Option<&GroupSocket>,
+        listed: Vec<EndpointSpec>,
+        netlink: &Netlink,
+        observed: &mut mpsc::Receiver<Observed>,
+    ) -> Result<()> {
+        self.attach_at_start(listed, netlink).await?;
+        self.observe_first(observed).await;
+        if let Some(reason) = self.host.addresses_unread() {
+            bail!("the node's addresses can't be read: {reason}");
+        }
+        self.files.serve_clients().await?;
+        if let Some(group) = group {
+            self.files.serve_group(group)?;
+        }
+        // Last, because it forbids what undoing a start needs.
+        confine::filter_system_calls(args.seccomp)
     }
 
     /// Restores the TX checksum offloads that this start turned off.

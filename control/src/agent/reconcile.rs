@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use podgate_hostnet::{Change, Link};
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::Agent;
 use super::debounce::Debounce;
@@ -144,21 +144,30 @@ impl Agent {
         }
         if let Some(name) = self.endpoints.link_gone(index) {
             self.plane.request();
+            // Nothing is left of a TX checksum offload to restore.
+            self.save();
             // Another link may have the name already, and its notification may be lost.
             self.reconciler.mark(|dirty| _ = dirty.endpoints.insert(name));
         }
         self.reconciler.mark(|dirty| (dirty.routes, dirty.tunnels) = (true, true));
     }
 
-    /// Requests reads that no notification asks for: of the ports of tunnels, and of routes that
-    /// could not be read.
+    /// Requests reads that no notification asks for: of the ports of tunnels, and of what could not
+    /// be read, created or attached.
     pub(super) fn request_periodic_reads(&mut self) {
         if self.host.tunnels_are_due() && self.reconciler.observing.is_none() {
-            let routes = self.host.routes_are_unknown();
+            let host = &self.host;
             self.reconciler.mark(|dirty| {
                 dirty.tunnels = true;
-                dirty.routes |= routes;
+                dirty.routes |= host.routes_are_unknown();
+                dirty.host_link |= host.link_is_due();
+                dirty.addresses |= host.addresses_unread().is_some();
+                dirty.links |= host.links_are_due();
             });
+        }
+        let endpoints = self.endpoints.due(Instant::now());
+        if !endpoints.is_empty() {
+            self.reconciler.mark(|dirty| dirty.endpoints.extend(endpoints));
         }
     }
 
@@ -204,7 +213,10 @@ impl Agent {
 
     /// Takes what was read.
     pub(super) fn on_observed(&mut self, observed: Observed) {
-        let Observed { links, host_link, addresses, routes, tunnels } = observed;
+        let Observed { links, links_failed, host_link, addresses, routes, tunnels } = observed;
+        if !links.is_empty() || links_failed.is_some() {
+            self.host.set_links_unread(links_failed);
+        }
         for (index, link) in links {
             match link {
                 Some(link) => self.on_link_change(&link),
@@ -214,18 +226,18 @@ impl Agent {
         if let Some(result) = host_link {
             self.on_host_link(result);
         }
-        if let Some(addresses) = addresses {
-            self.host.set_addresses(&addresses);
+        if let Some(addresses) = addresses.and_then(|read| self.host.set_addresses(read)) {
             self.plane.set_host_addresses(addresses);
         }
         let routes = routes.is_some_and(|read| self.host.set_read_routes(read));
-        let tunnels = tunnels.is_some_and(|ports| self.host.set_tunnel_ports(ports));
-        if tunnels {
-            let ports = self.host.tunnel_ports();
-            if let Err(error) = self.endpoints.links_mut().set_tunnel_ports(ports.as_deref()) {
-                error!("can't set the ports of this node's tunnels: {error:#}");
-            }
-        }
+        let tunnels = tunnels.is_some_and(|ports| {
+            let changed = self.host.set_tunnel_ports(ports);
+            let links = self.endpoints.links_mut();
+            self.host.pass_tunnel_ports(|ports| {
+                links.set_tunnel_ports(ports).map_err(|error| describe(error.as_ref()))
+            });
+            changed
+        });
         if routes || tunnels {
             self.plane.request();
         }
@@ -240,14 +252,20 @@ impl Agent {
             HostLinkEffect::Publish => self.plane.request(),
             HostLinkEffect::Attach(link) => {
                 // It may have been deleted and created again before the notification came.
-                if self.host.detach() {
+                let detached = self.host.detach();
+                if detached {
                     self.endpoints.detach(HOST_SLOT);
                 }
-                match self.endpoints.links_mut().open_host(&link) {
-                    Ok(()) => self.host.host_link_attached(link),
+                let changed = match self.endpoints.links_mut().open_host(&link) {
+                    Ok(()) => {
+                        self.host.host_link_attached(link);
+                        true
+                    }
                     Err(error) => self.host.host_link_failed(describe(error.as_ref())),
+                };
+                if detached || changed {
+                    self.plane.force();
                 }
-                self.plane.force();
             }
         }
     }

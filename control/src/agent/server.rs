@@ -193,6 +193,15 @@ struct Client {
     access: Access,
 }
 
+/// Returns when the client has disconnected. A request that it sends before its answer stays
+/// unread.
+async fn disconnected(read: &mut BufReader<OwnedReadHalf>) {
+    match read.fill_buf().await {
+        Ok([]) | Err(_) => {}
+        Ok(_) => std::future::pending().await,
+    }
+}
+
 /// One line from a client.
 enum Line {
     Complete(Vec<u8>),
@@ -257,8 +266,12 @@ impl Client {
         }
         let (reply, replied) = oneshot::channel();
         let stopping = || ApiError::new(ErrorCode::Busy, "the agent is stopping");
+        let may_wait = matches!(request, Request::PolicyWait { .. });
         let outcome = match self.calls.send(Call { request, reply }).await {
-            Ok(()) => replied.await.unwrap_or_else(|_| Err(stopping())),
+            Ok(()) => tokio::select! {
+                replied = replied => replied.unwrap_or_else(|_| Err(stopping())),
+                () = disconnected(&mut self.read), if may_wait => return Ok(()),
+            },
             Err(_) => Err(stopping()),
         };
         match outcome {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::sources::manifests::last_good::DIRECTORY as LAST_GOOD;
 pub(super) struct Undo {
     /// Directories that were created, innermost first.
     dirs: Vec<PathBuf>,
+    /// A directory of pins on another's bpffs that this start creates, if there is a bpffs.
+    pins_dir: Option<PathBuf>,
     /// Directory of last good objects, if it was created.
     last_good: Option<PathBuf>,
     /// Directory of pins, and who mounted its bpffs.
@@ -54,14 +57,20 @@ impl Undo {
     /// The state directory was opened.
     pub(super) fn record_state(&mut self, state: &StateDir) {
         let bpf = state.bpf();
-        let made_by_mounting = (!bpf.exists()).then_some(bpf);
         let last_good = state.path().join(LAST_GOOD);
         self.last_good = (!last_good.exists()).then_some(last_good);
-        self.dirs = made_by_mounting.into_iter().chain(state.made().to_vec()).collect();
+        self.dirs = state.made().to_vec();
+        let made = (!bpf.exists()).then_some(bpf);
+        if state.mounts_bpffs() {
+            self.dirs.splice(..0, made);
+        } else {
+            self.pins_dir = made;
+        }
     }
 
-    /// There is a bpffs in the state directory.
+    /// The directory of pins is on a bpffs.
     pub(super) fn record_bpf(&mut self, bpf: PathBuf, creator: Creator) {
+        self.dirs.splice(..0, self.pins_dir.take());
         self.pinned_before = pinned_indices(&bpf).unwrap_or_default();
         self.bpf = Some((bpf, creator));
     }
@@ -99,6 +108,7 @@ impl Undo {
                 let _ = fs::remove_dir_all(last_good);
             }
             match fs::remove_dir(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => _ = dirs.next(),
                 Err(_) if tries.next().is_some() => tokio::time::sleep(TRY_GAP).await,
                 result => {
                     warn(result.map_err(|error| format!("{}: {error}", dir.display())));
@@ -120,5 +130,29 @@ async fn delete_host_link() -> Result<(), String> {
         }
         Ok(None) => Ok(()),
         Err(error) => Err(describe(error.as_ref())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_not_created_is_not_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let (dir, pins) = (parent.path().join("state"), parent.path().join("pins"));
+        for is_there in [false, true] {
+            let state = StateDir::open(&dir, Some(&pins)).unwrap();
+            let mut undo = Undo::default();
+            undo.record_state(&state);
+            if is_there {
+                fs::create_dir(&pins).unwrap();
+                undo.record_bpf(pins.clone(), Creator::Earlier);
+            }
+            let expected = is_there.then(|| pins.clone()).into_iter().chain([dir.clone()]);
+            assert_eq!(undo.dirs, Vec::from_iter(expected));
+            undo.run().await;
+            assert!(!dir.exists() && !pins.exists());
+        }
     }
 }

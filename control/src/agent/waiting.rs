@@ -25,15 +25,16 @@ struct Client {
 impl Waiting {
     /// Adds a client that waits for `wanted` for at most `timeout`.
     pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: ReplySender) {
-        // Clients that disconnected are dropped.
-        self.clients.retain(|client| !client.answer.is_closed());
         self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
     }
 
     /// Answers clients whose epoch is in force or whose timeout is over. Every worker uses
     /// `in_force` or a later epoch.
     pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {
-        let due = |client: &mut Client| in_force >= client.wanted || now >= client.until;
+        // Clients that disconnected are dropped.
+        let due = |client: &mut Client| {
+            in_force >= client.wanted || now >= client.until || client.answer.is_closed()
+        };
         for client in self.clients.extract_if(.., due) {
             let waited = PolicyWaited { epoch: in_force.0, in_force: in_force >= client.wanted };
             // A client that left misses the answer only.

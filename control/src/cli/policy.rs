@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use podgate_api::WAIT_MAX_S;
 use podgate_policy::explain::{EndName, HttpSpec, KafkaSpec, RequestSpec, Transport};
 
 use super::{ClientArgs, Output, TableFlowCommand, examples};
@@ -187,7 +188,7 @@ pub struct PolicyWaitArgs {
     pub epoch: u32,
     /// Timeout in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
-          value_parser = clap::value_parser!(u32).range(0..=3600))]
+          value_parser = clap::value_parser!(u32).range(0..=i64::from(WAIT_MAX_S)))]
     pub timeout: u32,
 }
 

@@ -62,7 +62,7 @@ struct Shared {
     config: Config,
     access: Access,
     followers: Arc<Semaphore>,
-    questions: Semaphore,
+    questions: Arc<Semaphore>,
 }
 
 impl Server {
@@ -83,7 +83,7 @@ impl Server {
             config,
             access,
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-            questions: Semaphore::new(QUESTIONS_MAX),
+            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         });
         Ok(Self { listener, address, shared })
     }
@@ -163,15 +163,28 @@ fn json(status: StatusCode, value: &serde_json::Value) -> Response {
 
 /// Asks the agent.
 async fn answer(shared: Arc<Shared>, question: Question, uri: Uri) -> Response {
-    // Never closed.
-    let _permit = shared.questions.acquire().await;
     let socket = shared.config.socket.clone();
-    let asked =
-        tokio::task::spawn_blocking(move || ask(&socket, question, &parameters(&uri))).await;
-    match asked.unwrap_or_else(|error| Err(error.to_string())) {
+    let asked = in_place(&shared.questions, move || ask(&socket, question, &parameters(&uri)));
+    match asked.await {
         Ok(value) => json(StatusCode::OK, &value),
         Err(error) => json(StatusCode::BAD_GATEWAY, &json!({"error": error})),
     }
+}
+
+/// Does work that blocks once there is a place for it, which it has until it ends, even if nobody
+/// waits for its result any more.
+async fn in_place<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    // Never closed.
+    let place = Arc::clone(places).acquire_owned().await;
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work();
+        drop(place);
+        result
+    });
+    done.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// Sends flows: the last ones, then new ones.
@@ -243,6 +256,27 @@ mod tests {
             assert!(url.starts_with("http://127.0.0.1:") && !url.contains(":0/"), "{url}");
             assert!(Server::open(config("0.0.0.0:0", Exposure::Any)).await.is_ok());
         });
+    }
+
+    #[tokio::test]
+    async fn work_keeps_its_place_after_its_browser_has_left() {
+        let places = Arc::new(Semaphore::new(1));
+        let (go_on, waits) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let asked = Arc::clone(&places);
+        let browser = tokio::spawn(async move {
+            let work = move || {
+                begun.send(()).map_err(|()| String::new())?;
+                waits.recv().map_err(|error| error.to_string())
+            };
+            in_place(&asked, work).await
+        });
+        begins.await.unwrap();
+        browser.abort();
+        assert!(browser.await.unwrap_err().is_cancelled());
+        assert_eq!(places.available_permits(), 0);
+        go_on.send(()).unwrap();
+        assert_eq!(in_place(&places, || Ok(7)).await, Ok(7));
     }
 
     #[test]

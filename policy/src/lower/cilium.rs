@@ -68,6 +68,9 @@ impl Scope<'_> {
             // A rule that names neither peers nor ports allows nothing (unlike NetworkPolicy's).
             None if rule.ports == Ports::All => Some(Vec::new()),
             None => None,
+            // Anyone may be among the peers, so it denies everyone. An allow rule allows nobody
+            // that only unknown objects name.
+            Some(_) if section.is_deny() && self.directory.unread_by(rule).is_some() => None,
             Some(peers) => self.lower_peers(peers),
         };
         let ports = match &rule.ports {

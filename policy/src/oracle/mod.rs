@@ -15,7 +15,7 @@ use podgate_tables::l7::{L7Protocol, L7Rules};
 use podgate_tables::policy::{Exemption, LocalEnds, Subject, Tier};
 use podgate_tables::proto;
 
-use self::peers::{AddressOwner, resolve};
+use self::peers::{AddressOwner, is_unknown, resolve};
 pub use self::requests::{HttpRequest, KafkaRequest, OracleRequest, kafka_api};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
@@ -245,7 +245,7 @@ impl<'s> DirectionQuery<'_, 's> {
             {
                 for (index, rule) in spec.section(section).iter().enumerate() {
                     let field = format!("{}.{}[{index}]", spec.field, section.field());
-                    for l7 in self.cilium_rule(rule, namespace) {
+                    for l7 in self.cilium_rule(rule, section.is_deny(), namespace) {
                         let restricts = matches!(l7, Some(L7Rules::ServerNames(_)));
                         let (field, watches) = (field.clone(), !isolates && !restricts);
                         let matched = Match { key, field, l7, watches };
@@ -263,10 +263,12 @@ impl<'s> DirectionQuery<'_, 's> {
     fn cilium_rule(
         &self,
         rule: &'s CiliumRule,
+        denies: bool,
         namespace: Option<&str>,
     ) -> Vec<Option<&'s L7Rules>> {
         let peer = match &rule.peers {
             None => true,
+            Some(list) if denies && list.iter().any(|peer| is_unknown(self.store, peer)) => true,
             Some(list) => list
                 .iter()
                 .any(|peer| self.peer.matches_cilium(self.store, self.address, peer, namespace)),

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::labels;
 use super::requests::name_matches;
 use crate::catalog::PodName;
+use crate::key::Kind;
 use crate::model::{
     CiliumPeer, Entity, GroupReference, NetworkPolicyPeer, Pod, ServiceReference, ServiceSelection,
 };
@@ -32,6 +33,21 @@ pub(super) fn resolve(store: &Store, address: IpAddr) -> AddressOwner<'_> {
     match claiming.max_by_key(|(name, pod)| (&pod.created, *name)) {
         Some((name, pod)) => AddressOwner::Pod(name, pod),
         None => AddressOwner::World,
+    }
+}
+
+/// Whether nobody knows what a peer stands for, since a kind of objects can't be read.
+pub(super) fn is_unknown(store: &Store, peer: &CiliumPeer) -> bool {
+    let is_unread = |kind| store.directory().is_unread(kind);
+    match peer {
+        CiliumPeer::CidrGroups { .. } => is_unread(Kind::CiliumCidrGroup),
+        CiliumPeer::Services(_) => is_unread(Kind::Service) || is_unread(Kind::EndpointSlice),
+        CiliumPeer::Entity(entity) => {
+            let looks_up_slices =
+                [Entity::KubeApiserver, Entity::Cluster, Entity::ClusterMesh].contains(entity);
+            looks_up_slices && is_unread(Kind::EndpointSlice)
+        }
+        _ => false,
     }
 }
 

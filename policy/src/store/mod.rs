@@ -34,7 +34,8 @@ use crate::kinds::for_each_kind;
 use crate::lower::{lower, size};
 use crate::manifest::Source;
 use crate::model::{
-    self, CidrGroup, EndpointSlice, Header, Namespace, Node, Object, Pod, Policy, Service,
+    self, CidrGroup, EndpointSlice, Header, Namespace, Node, Object, Pod, Policy, RuleSection,
+    Service,
 };
 use crate::rejection::{Rejection, SourceLocation};
 use crate::rules::RuleSet;
@@ -271,7 +272,8 @@ impl Store {
         let without_references = lower(key, &policy, &Directory::default());
         size::check(&without_references).map_err(|problem| vec![problem])?;
         let located = |problems| rejections(&key.to_string(), source, problems);
-        let warnings = located(policy.warnings());
+        let mut warnings = located(policy.warnings());
+        warnings.extend(unread_by(key, &policy, &self.directory));
         let hints = located(policy.hints(key.namespace.as_deref()));
         if let Some(former) = self.policies.get_mut(key).filter(|former| former.policy == policy) {
             (former.warnings, former.hints) = (warnings, hints);
@@ -293,6 +295,25 @@ impl Store {
             self.directory.set_references(&key, None);
             self.add_change(Change::Policy(key));
         }
+    }
+
+    /// Sets why the objects of a kind are unknown; `None` if they are known. Until then, a rule
+    /// that refers to them can't be enforced as written: one that denies denies everyone, and one
+    /// that allows allows nobody for their sake. Its policy has a warning. Returns whether that
+    /// concerns a policy.
+    ///
+    /// It is for kinds that Cilium policies name as peers: CiliumCIDRGroups, services and
+    /// EndpointSlices.
+    pub fn set_unread(&mut self, kind: Kind, reason: Option<&str>) -> bool {
+        let affected = self.directory.set_unread(kind, reason);
+        for key in &affected {
+            if let Some(enforced) = self.policies.get_mut(key) {
+                enforced.warnings = unread_by(key, &enforced.policy, &self.directory);
+            }
+        }
+        let concerns = !affected.is_empty();
+        self.invalidate(affected);
+        concerns
     }
 
     /// Discards the normal forms of policies after a change of what they refer to.
@@ -424,6 +445,35 @@ fn qualified(key: &ObjectKey) -> directory::Name {
 
 fn pod_name(namespace: &str, name: &str) -> PodName {
     PodName { namespace: namespace.into(), name: name.into() }
+}
+
+/// Warnings of rules that refer to objects that are unknown. Cilium policies have no others.
+fn unread_by(key: &ObjectKey, policy: &Policy, directory: &Directory) -> Vec<Rejection> {
+    let (Policy::CiliumNetworkPolicy(policy) | Policy::CiliumClusterwideNetworkPolicy(policy)) =
+        policy
+    else {
+        return Vec::new();
+    };
+    let mut warnings = Vec::new();
+    for (spec, section) in
+        policy.specs.iter().flat_map(|spec| RuleSection::ALL.map(|section| (spec, section)))
+    {
+        let effect =
+            if section.is_deny() { "denies everyone" } else { "allows nobody for their sake" };
+        for (index, rule) in spec.section(section).iter().enumerate() {
+            let Some((kind, reason)) = directory.unread_by(rule) else { continue };
+            warnings.push(Rejection {
+                object: key.to_string(),
+                source: None,
+                field: format!("{}.{}[{index}]", spec.field, section.field()),
+                reason: format!(
+                    "refers to {kind} objects, which can't be read, so the rule {effect}: {reason}"
+                ),
+                fix: Some(format!("let podgate list and watch {}", kind.plural())),
+            });
+        }
+    }
+    warnings
 }
 
 fn rejections(object: &str, source: Option<&Source>, problems: Vec<Problem>) -> Vec<Rejection> {

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use podgate_policy::{Compiled, EnforcementMode, ObjectKey, Store, compile};
+use podgate_policy::{Compiled, EnforcementMode, Kind, ObjectKey, Store, compile};
 
 use crate::by_names::by_names;
 use crate::generate::{HOSTS, cluster, flow, learned, policies, request};
@@ -35,6 +35,11 @@ fn mode() -> impl Strategy<Value = EnforcementMode> {
     ]
 }
 
+/// A kind that can't be read.
+fn unread() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::CiliumCidrGroup), Just(Kind::Service), Just(Kind::EndpointSlice)]
+}
+
 proptest! {
     #[test]
     fn tables_say_what_the_oracle_says(
@@ -43,9 +48,13 @@ proptest! {
         flows in vec((flow(), request()), 40),
         learned in learned(),
         mode in mode(),
+        unread in proptest::option::weighted(0.2, unread()),
     ) {
         let mut store = store();
         store.set_mode(mode);
+        if let Some(kind) = unread {
+            store.set_unread(kind, Some("forbidden"));
+        }
         for (name, addresses) in learned {
             store.learn(name, addresses);
         }

@@ -8,7 +8,7 @@ use aya::{Ebpf, TestRun, TestRunOptions};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use super::{Redirect, load_object, program};
+use super::{PodEntries, Redirect, load_object, program};
 use crate::test_netns::af_xdp_socket;
 use crate::{Pod, flow_hash, worker_of};
 
@@ -40,6 +40,7 @@ enum Verdict {
 struct Probe {
     ebpf: Ebpf,
     redirect: Redirect,
+    pod: PodEntries,
     /// The frame as the last program at the egress hook left it.
     out: Vec<u8>,
     _socket: OwnedFd,
@@ -58,8 +59,14 @@ impl Probe {
             }
         }
         redirect.set_socket(ONLY_WORKER_0, 0, socket.as_fd()).unwrap();
-        redirect.pods.replace(LOOPBACK, None, Some(&neighbours::pod())).unwrap();
-        Self { ebpf, redirect, out: Vec::new(), _socket: socket }
+        let mut probe =
+            Self { ebpf, redirect, pod: PodEntries::default(), out: Vec::new(), _socket: socket };
+        probe.set_pod(Some(neighbours::pod()));
+        probe
+    }
+
+    fn set_pod(&mut self, pod: Option<Pod>) {
+        self.redirect.pods.replace(LOOPBACK, &mut self.pod, pod).unwrap();
     }
 
     /// The raw verdict if the frame comes from a netdev that LINKS gives `slot`.

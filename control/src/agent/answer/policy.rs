@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use podgate_api::{
     ApiError, EndpointTable, Explained, PodName, PolicyDetail, PolicyFilter, PolicyList,
-    PolicyState, PolicyStatus, PortsDetail, RejectedField, RuleDetail, RuleSetDetail,
+    PolicyState, PolicyStatus, PortsDetail, RejectedField, RuleDetail, RuleSetDetail, WAIT_MAX_S,
 };
 use podgate_policy::explain::{
     End, Local, Query, SelectorInfo, ServiceEntry, explain, l7_words, most_similar, selectors,
@@ -142,6 +142,10 @@ impl Agent {
 
     /// Answers when the epoch is in force, or after the timeout.
     pub(super) fn wait_for_epoch(&mut self, wanted: Epoch, timeout_s: u32, reply: ReplySender) {
+        if timeout_s > WAIT_MAX_S {
+            let error = format!("timeout_s is {timeout_s}; it is {WAIT_MAX_S} at most");
+            return self.reply(reply, Err(ApiError::failed(error)));
+        }
         self.waiting.add(wanted, Duration::from_secs(timeout_s.into()), reply);
         self.answer_waiting();
     }
@@ -197,7 +201,12 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
     let details: Vec<_> = chosen
         .map(|policy| PolicyDetail {
             status: policy_status(store, &policy),
-            rejected: policy.rejections.iter().map(RejectedField::from).collect(),
+            rejected: policy
+                .rejections
+                .iter()
+                .chain(policy.warnings)
+                .map(RejectedField::from)
+                .collect(),
             specs: store
                 .rule_sets(policy.key)
                 .map_or(&[][..], |sets| sets)

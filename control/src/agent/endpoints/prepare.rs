@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use podgate_api::{EndpointSpec, MacAddress, PodMtu};
-use podgate_hostnet::netns::NetnsThreads;
+use podgate_hostnet::netns::{NetnsError, NetnsThreads};
 use podgate_hostnet::offload::{self, State};
-use podgate_hostnet::{Link, Netlink};
+use podgate_hostnet::{Link, Netlink, NetlinkError};
 
 use super::endpoint::PodInterface;
 use crate::cli::{MtuChoice, PodChecksums};
@@ -217,9 +217,16 @@ pub(crate) async fn restore_offload(
     }
 }
 
+/// Whether an error says nothing of the pod: no thread was free or in time, there were too many
+/// open files, netlink failed.
+pub(super) fn is_transient(error: &anyhow::Error) -> bool {
+    (error.is::<NetnsError>() && !is_not_found(error))
+        || error.is::<NetlinkError>()
+        || error.is::<std::io::Error>()
+}
+
 /// Whether a namespace could not be entered because its path doesn't exist.
 fn is_not_found(error: &anyhow::Error) -> bool {
-    use podgate_hostnet::netns::NetnsError;
     matches!(
         error.downcast_ref::<NetnsError>(),
         Some(NetnsError::Enter { source, .. }) if source.kind() == std::io::ErrorKind::NotFound
@@ -248,4 +255,30 @@ async fn at_pod_end<T: Send + 'static>(
         runtime.block_on(enter())
     };
     threads.run(path, run).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn only_what_says_nothing_of_the_pod_is_transient() {
+        let path = || "/run/netns/pod".into();
+        let enter = |source: ErrorKind| NetnsError::Enter { path: path(), source: source.into() };
+        let transient = [
+            NetnsError::Busy { path: path() }.into(),
+            NetnsError::TimedOut { path: path(), limit: NETNS_LIMIT }.into(),
+            enter(ErrorKind::OutOfMemory).into(),
+            NetlinkError::Socket(Error::other("EMFILE")).into(),
+            anyhow::Error::from(Error::other("EMFILE")),
+        ];
+        assert!(transient.iter().all(is_transient));
+        let of_the_pod = [
+            enter(ErrorKind::NotFound).into(),
+            anyhow::anyhow!("network namespace x doesn't hold the other end of link y"),
+        ];
+        assert!(!of_the_pod.iter().any(is_transient));
+    }
 }

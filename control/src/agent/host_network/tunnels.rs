@@ -23,6 +23,8 @@ pub(super) struct TunnelState {
     ports: Result<Vec<u16>, String>,
     /// Prefixes that the kernel delivers locally, sorted, or why they are unknown.
     local: Result<Vec<(IpAddr, u8)>, String>,
+    /// Why the BPF programs have other ports, if they have.
+    not_passed: Option<String>,
     due: Instant,
 }
 
@@ -30,7 +32,7 @@ impl Default for TunnelState {
     /// Nothing is known, so every packet is dropped that may be a tunnel's.
     fn default() -> Self {
         let not_yet = || "it was not read yet".to_owned();
-        Self { ports: Err(not_yet()), local: Err(not_yet()), due: Instant::now() }
+        Self { ports: Err(not_yet()), local: Err(not_yet()), not_passed: None, due: Instant::now() }
     }
 }
 
@@ -43,13 +45,22 @@ impl TunnelState {
         Tunnels::new(self.ports.as_deref().ok(), local)
     }
 
-    /// The UDP ports, well-known ones included; `None` if they are unknown.
-    pub(super) fn ports(&self) -> Option<Vec<u16>> {
-        let ports = self.ports.as_ref().ok()?;
-        Some(ports.iter().copied().chain(WELL_KNOWN_PORTS).collect())
+    /// Passes the UDP ports on, well-known ones included; `None` if they are unknown. It has to be
+    /// called after each read: what could not be passed on is tried again, though it is no change.
+    pub(super) fn pass_ports(&mut self, pass: impl FnOnce(Option<&[u16]>) -> Result<(), String>) {
+        let ports = self.ports.as_deref().ok();
+        let ports: Option<Vec<u16>> =
+            ports.map(|ports| ports.iter().copied().chain(WELL_KNOWN_PORTS).collect());
+        let not_passed = pass(ports.as_deref()).err();
+        if let Some(reason) = &not_passed
+            && self.not_passed.is_none()
+        {
+            error!("can't set the ports of this node's tunnels: {reason}");
+        }
+        self.not_passed = not_passed;
     }
 
-    /// What is unknown, one line each.
+    /// What is unknown, or not in force, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let ports = self.ports.as_ref().err().map(|reason| {
             format!(
@@ -63,7 +74,13 @@ impl TunnelState {
                  anywhere"
             )
         });
-        ports.into_iter().chain(local)
+        let not_passed = self.not_passed.as_ref().map(|reason| {
+            format!(
+                "the ports of this node's tunnels can't be set: {reason}; it is tried again every \
+                 second, until then pods may reach a new tunnel of this node"
+            )
+        });
+        ports.into_iter().chain(local).chain(not_passed)
     }
 
     /// Whether the ports have to be read again.
@@ -100,5 +117,30 @@ impl TunnelState {
         let changed = self.local != local;
         self.local = local;
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_could_not_be_passed_on_are_a_problem_and_passed_on_later() {
+        let mut state = TunnelState::default();
+        state.set_local(Ok(Vec::new()));
+        assert!(state.set_ports(Ok(vec![7000])));
+        state.pass_ports(|_| Err("EIO".to_owned()));
+        let problems = Vec::from_iter(state.problems());
+        assert!(problems[0].contains("tunnels can't be set: EIO"), "{problems:?}");
+
+        // Nothing has changed since.
+        assert!(!state.set_ports(Ok(vec![7000])));
+        let mut passed = None;
+        state.pass_ports(|ports| {
+            passed = ports.map(<[u16]>::to_vec);
+            Ok(())
+        });
+        assert!(passed.is_some_and(|ports| ports.contains(&7000)));
+        assert_eq!(state.problems().count(), 0);
     }
 }

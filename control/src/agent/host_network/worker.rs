@@ -3,13 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use podgate_hostnet::{Link, Netlink, NetlinkError, RouteMode, Routes, TunnelReader, path_mtu};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::host_link::{self, HOST, HostLink};
 use crate::error::describe;
+
+/// How long after routes could not be set that is tried again.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// Routes to pods through `pg-host`.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +25,15 @@ pub(super) struct HostRoutes {
     pub(super) link: u32,
     /// MTU by address, bytes.
     pub(super) pods: BTreeMap<IpAddr, u32>,
+}
+
+/// What became of [`HostRoutes`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(in crate::agent) struct AppliedRoutes {
+    /// Generation of the routes that were set last.
+    pub(super) generation: u64,
+    /// Why the kernel does not have the wanted route of an address, or still has one.
+    pub(in crate::agent) failed: BTreeMap<IpAddr, String>,
 }
 
 /// What is to be read.
@@ -46,10 +60,12 @@ pub(super) type RoutesRead = Result<(Vec<(IpAddr, u8)>, Option<u32>), String>;
 pub(in crate::agent) struct Observed {
     /// Links by index; `None` if there is no such link.
     pub(in crate::agent) links: Vec<(u32, Option<Link>)>,
+    /// Why a link could not be read.
+    pub(in crate::agent) links_failed: Option<String>,
     /// The host link, or why there is none.
     pub(in crate::agent) host_link: Option<Result<HostLink, String>>,
     /// Addresses of the node.
-    pub(in crate::agent) addresses: Option<Vec<IpAddr>>,
+    pub(in crate::agent) addresses: Option<Result<Vec<IpAddr>, String>>,
     /// Routes.
     pub(in crate::agent) routes: Option<RoutesRead>,
     /// UDP ports of tunnels.
@@ -62,11 +78,13 @@ pub(super) struct Worker {
     /// Absent while a thread reads.
     tunnels: Option<TunnelReader>,
     wanted: watch::Receiver<HostRoutes>,
-    applied: watch::Sender<u64>,
+    applied: watch::Sender<AppliedRoutes>,
     /// Index of `pg-host` that `routed` are about.
     link: u32,
     /// Addresses that the kernel routes to `pg-host`, with the routes' MTUs.
     routed: BTreeMap<IpAddr, u32>,
+    /// When routes that could not be set are set again.
+    retry_at: Instant,
 }
 
 impl Worker {
@@ -78,12 +96,13 @@ impl Worker {
         netlink: Netlink,
         link: u32,
         wanted: watch::Receiver<HostRoutes>,
-        applied: watch::Sender<u64>,
+        applied: watch::Sender<AppliedRoutes>,
     ) -> anyhow::Result<Self> {
         let routes = netlink.routes().await?;
         let routed = routes.unicast.iter().filter_map(|route| route.host_route(link)).collect();
         let tunnels = Some(TunnelReader::open()?);
-        Ok(Self { netlink, tunnels, wanted, applied, link, routed })
+        let retry_at = Instant::now();
+        Ok(Self { netlink, tunnels, wanted, applied, link, routed, retry_at })
     }
 
     /// Runs until the agent stops.
@@ -100,6 +119,7 @@ impl Worker {
                     }
                     self.apply_routes().await;
                 }
+                () = sleep_until(self.retry_at), if self.have_failed() => self.apply_routes().await,
                 Some(observation) = requested.recv() => {
                     let result = self.observe(observation).await;
                     if observed.send(result).await.is_err() {
@@ -109,6 +129,10 @@ impl Worker {
                 else => return,
             }
         }
+    }
+
+    fn have_failed(&self) -> bool {
+        !self.applied.borrow().failed.is_empty()
     }
 
     /// Makes the kernel send what is meant for local pods to `pg-host`.
@@ -121,10 +145,11 @@ impl Worker {
         }
         let unwanted: Vec<_> =
             self.routed.keys().filter(|address| !pods.contains_key(address)).copied().collect();
+        let mut failed = BTreeMap::new();
         for address in unwanted {
             match self.netlink.delete_route(address, link).await {
                 Ok(()) => _ = self.routed.remove(&address),
-                Err(error) => warn!("{error}"),
+                Err(error) => _ = failed.insert(address, error.to_string()),
             }
         }
         for (address, mtu) in pods {
@@ -135,10 +160,16 @@ impl Worker {
             };
             match self.netlink.set_route(address, link, mtu, mode).await {
                 Ok(()) => _ = self.routed.insert(address, mtu),
-                Err(error) => warn!("{error}"),
+                Err(error) => _ = failed.insert(address, error.to_string()),
             }
         }
-        self.applied.send_replace(generation);
+        self.retry_at = Instant::now() + RETRY_PERIOD;
+        let before = self.applied.send_replace(AppliedRoutes { generation, failed });
+        for (address, reason) in &self.applied.borrow().failed {
+            if before.failed.get(address) != Some(reason) {
+                warn!("{reason}");
+            }
+        }
     }
 
     async fn observe(&mut self, observation: Observation) -> Observed {
@@ -146,7 +177,7 @@ impl Worker {
         for index in observation.links {
             match self.netlink.link_at(index).await {
                 Ok(link) => observed.links.push((index, link)),
-                Err(error) => warn!("{error}"),
+                Err(error) => observed.links_failed = Some(error.to_string()),
             }
         }
         if observation.host_link {
@@ -154,10 +185,8 @@ impl Worker {
             observed.host_link = Some(checked.map_err(|error| describe(error.as_ref())));
         }
         if observation.addresses {
-            match self.netlink.addresses().await {
-                Ok(addresses) => observed.addresses = Some(addresses),
-                Err(error) => warn!("{error}"),
-            }
+            let read = self.netlink.addresses().await;
+            observed.addresses = Some(read.map_err(|error| error.to_string()));
         }
         if let Some(not_outward) = observation.routes {
             let read = self.read_routes(&not_outward).await;
@@ -225,5 +254,35 @@ impl Worker {
         }
         self.tunnels = Some(reader);
         ports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An index that no link has.
+    const NO_LINK: u32 = 1 << 30;
+
+    #[tokio::test]
+    async fn a_route_that_can_not_be_set_is_reported_until_it_is_not_wanted() {
+        let pod: IpAddr = "192.0.2.1".parse().unwrap();
+        let (wanted, wanted_seen) = watch::channel(HostRoutes::default());
+        let (applied, applied_seen) = watch::channel(AppliedRoutes::default());
+        let netlink = Netlink::connect().unwrap();
+        let mut worker = Worker::new(netlink, NO_LINK, wanted_seen, applied).await.unwrap();
+        let routes = HostRoutes { generation: 1, link: NO_LINK, pods: [(pod, 1500)].into() };
+        wanted.send_replace(routes.clone());
+        worker.apply_routes().await;
+        let result = applied_seen.borrow().clone();
+        assert_eq!(result.generation, 1);
+        assert!(result.failed[&pod].contains("192.0.2.1"), "{result:?}");
+        assert!(worker.have_failed());
+
+        wanted.send_replace(HostRoutes { generation: 2, pods: BTreeMap::new(), ..routes });
+        worker.apply_routes().await;
+        let none = AppliedRoutes { generation: 2, failed: BTreeMap::new() };
+        assert_eq!(*applied_seen.borrow(), none);
+        assert!(!worker.have_failed());
     }
 }

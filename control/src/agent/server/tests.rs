@@ -304,3 +304,33 @@ fn a_follower_that_lags_is_told_how_much_it_lost() {
         }
     });
 }
+
+#[test]
+fn a_client_that_waits_and_disconnects_gives_its_place_back() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let server = Server::bind(&path, Arc::default()).unwrap();
+        let (calls, mut called) = mpsc::channel::<Call>(1);
+        tokio::task::spawn_local(server.serve(calls));
+        let line = Request::PolicyWait { epoch: 7, timeout_s: 3600 }.to_line();
+        // More clients than there are places, one after another; none of them is answered.
+        let mut replies = Vec::new();
+        for _ in 0..=LASTING_MAX {
+            let mut client = UnixStream::connect(&path).await.unwrap();
+            client.write_all(line.as_bytes()).await.unwrap();
+            let mut call = called.recv().await.unwrap();
+            drop(client);
+            call.reply.closed().await;
+            replies.push(call.reply);
+        }
+        // A client that stays gets its answer, whatever it sends meanwhile.
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        client.write_all(line.repeat(2).as_bytes()).await.unwrap();
+        let call = called.recv().await.unwrap();
+        call.reply.send(Ok(Reply::Value(json!(7)))).unwrap();
+        let mut answers = BufReader::new(client).lines();
+        let answer = answers.next_line().await.unwrap().unwrap();
+        assert!(matches!(Answer::parse(&answer), Ok(Answer::Result(_))), "{answer}");
+    });
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use podgate_api::{CertificateStatus, SourceStatus};
-use podgate_policy::{Kind, ObjectKey, Store};
+use podgate_policy::{Kind, ObjectKey, Store, Translation};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -45,6 +45,8 @@ struct Watched {
     listed: Option<BTreeSet<ObjectKey>>,
     /// Whether a list was complete once, or the kind can be done without.
     synced: bool,
+    /// Whether a list was complete once.
+    complete: bool,
     /// Why objects can't be watched at present.
     problem: Option<Problem>,
     /// When the server last said something of the kind.
@@ -82,7 +84,7 @@ impl Cluster {
             self.note_policy(kind, &news);
         }
         let watched = self.kinds.entry(kind).or_default();
-        match news {
+        let changed = match news {
             Ok(news) => {
                 watched.as_of = Some(at);
                 let (changed, deleted) = watched.take(kind, news, store);
@@ -91,8 +93,20 @@ impl Cluster {
                 }
                 changed
             }
-            Err(problem) => watched.fail(kind, problem),
+            Err(problem) => watched.fail(kind, problem, store.translation()),
+        };
+        changed | self.set_unread(kind, store)
+    }
+
+    /// Tells the store whether it lacks objects of a kind that can be done without. Returns whether
+    /// that concerns a policy.
+    fn set_unread(&mut self, kind: Kind, store: &mut Store) -> bool {
+        let unread = self.kinds.get(&kind).and_then(Watched::unread);
+        let concerns = can_do_without(kind, store.translation()) && store.set_unread(kind, unread);
+        if concerns && self.writer.is_some() {
+            self.changed.extend(self.policies.keys().cloned());
         }
+        concerns
     }
 
     /// Stores what the server has of a policy, to compare it with what it should have.
@@ -177,7 +191,28 @@ impl Cluster {
     }
 }
 
+/// Whether policy can be enforced without having read the kind once. A policy that refers to its
+/// objects then fails closed ([`Store::set_unread`]). Of the other kinds, each verdict may depend:
+/// pods, namespaces and nodes decide who an address is, services and their EndpointSlices where a
+/// packet to a cluster IP goes, if podgate decides that.
+fn can_do_without(kind: Kind, translation: Translation) -> bool {
+    match kind {
+        Kind::CiliumCidrGroup => true,
+        Kind::Service | Kind::EndpointSlice => translation == Translation::Off,
+        _ => false,
+    }
+}
+
 impl Watched {
+    /// Why objects are unknown. What was listed once stays in force, and a kind that is not
+    /// installed has no objects.
+    fn unread(&self) -> Option<&str> {
+        match self.problem.as_ref()? {
+            Problem::Forbidden(text) | Problem::Other(text) if !self.complete => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether it was listed, and changes are noticed.
     fn is_current(&self) -> bool {
         self.synced && matches!(self.problem, None | Some(Problem::NotInstalled))
@@ -186,14 +221,28 @@ impl Watched {
     fn problem_in_words(&self, kind: Kind) -> Option<String> {
         Some(match self.problem.as_ref()? {
             Problem::NotInstalled => format!("{kind} is not installed at the API server"),
-            Problem::Forbidden(text) | Problem::Other(text) => {
+            problem @ (Problem::Forbidden(text) | Problem::Other(text)) => {
                 let age = match self.as_of {
                     Some(at) if self.synced => {
                         format!("; its objects are as of {} s ago", at.elapsed().as_secs())
                     }
                     _ => String::new(),
                 };
-                format!("{kind} can't be watched: {text}{age}")
+                let remedy = match (problem, kind) {
+                    (Problem::Forbidden(_), Kind::Service | Kind::EndpointSlice)
+                        if !self.synced =>
+                    {
+                        format!(
+                            "; let podgate list and watch {}, or run it with --services off",
+                            kind.plural()
+                        )
+                    }
+                    (Problem::Forbidden(_), _) => {
+                        format!("; let podgate list and watch {}", kind.plural())
+                    }
+                    _ => String::new(),
+                };
+                format!("{kind} can't be watched: {text}{age}{remedy}")
             }
         })
     }
@@ -216,6 +265,7 @@ impl Watched {
             }
             News::End => {
                 self.succeed(kind);
+                self.complete = true;
                 let listed = self.listed.take().unwrap_or_default();
                 // Objects that the list lacks were deleted before the watch began.
                 let stale: Vec<_> = self.known.difference(&listed).cloned().collect();
@@ -263,7 +313,7 @@ impl Watched {
 
     /// Objects stay in force: an unreachable server must not lift any policy. Returns whether the
     /// kind counts as read from now on.
-    fn fail(&mut self, kind: Kind, problem: Problem) -> bool {
+    fn fail(&mut self, kind: Kind, problem: Problem, translation: Translation) -> bool {
         let synced = self.synced;
         let known = self.problem.as_ref() == Some(&problem);
         match &problem {
@@ -274,9 +324,8 @@ impl Watched {
                 }
             }
             Problem::Forbidden(text) | Problem::Other(text) => {
-                // Without pods, namespaces or policies nothing could be enforced as written.
-                let dispensable = !kind.is_policy() && !matches!(kind, Kind::Pod | Kind::Namespace);
-                self.synced |= dispensable && matches!(problem, Problem::Forbidden(_));
+                self.synced |=
+                    can_do_without(kind, translation) && matches!(problem, Problem::Forbidden(_));
                 if !known {
                     warn!("{kind} objects can't be watched: {text}; it will be tried again");
                 }
@@ -389,26 +438,86 @@ mod tests {
         assert_eq!(cluster.status().problems.len(), 0);
     }
 
-    #[test]
-    fn a_kind_that_may_not_be_read_degrades_alone_unless_policy_depends_on_it() {
-        for (kind, dispensable) in [
-            (Kind::Service, true),
-            (Kind::CiliumCidrGroup, true),
-            (Kind::Pod, false),
-            (Kind::Namespace, false),
-            (Kind::NetworkPolicy, false),
-            (Kind::CiliumNetworkPolicy, false),
-        ] {
-            let (mut cluster, mut store) = (cluster(), Store::new());
-            for other in Kind::ALL.iter().filter(|other| **other != kind) {
-                feed(&mut cluster, &mut store, *other, vec![News::Begin, News::End]);
-            }
-            let denied = Problem::Forbidden("forbidden: User \"x\"".into());
-            cluster.apply(event(kind, Err(denied)), &mut store);
-            let status = cluster.status();
-            assert_eq!(status.synced, dispensable, "{kind}");
-            assert!(status.problems[0].starts_with(&format!("{kind} can't be watched")));
+    /// A cluster of which every kind was listed but `kind`, which may not be read.
+    fn cluster_without_right(kind: Kind, store: &mut Store) -> Cluster {
+        let mut cluster = cluster();
+        for other in Kind::ALL.iter().filter(|other| **other != kind) {
+            feed(&mut cluster, store, *other, vec![News::Begin, News::End]);
         }
+        let denied = Problem::Forbidden("forbidden: User \"x\"".into());
+        cluster.apply(event(kind, Err(denied)), store);
+        cluster
+    }
+
+    #[test]
+    fn a_kind_that_may_not_be_read_degrades_alone_unless_every_verdict_depends_on_it() {
+        use Translation::{Off, On};
+        for (kind, translation, can_do_without) in [
+            (Kind::CiliumCidrGroup, On, true),
+            (Kind::Service, Off, true),
+            (Kind::EndpointSlice, Off, true),
+            // Packets to a cluster IP would pass without the policies about its backends.
+            (Kind::Service, On, false),
+            (Kind::EndpointSlice, On, false),
+            // Nodes would be the world.
+            (Kind::Node, Off, false),
+            (Kind::Pod, On, false),
+            (Kind::Namespace, On, false),
+            (Kind::NetworkPolicy, On, false),
+            (Kind::CiliumNetworkPolicy, On, false),
+        ] {
+            let mut store = Store::new();
+            store.set_translation(translation);
+            let status = cluster_without_right(kind, &mut store).status();
+            assert_eq!(status.synced, can_do_without, "{kind}");
+            let problem = &status.problems[0];
+            assert!(problem.starts_with(&format!("{kind} can't be watched")), "{problem}");
+            assert!(problem.contains(&format!("list and watch {}", kind.plural())), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_refers_to_a_kind_that_may_not_be_read_fails_closed_until_it_is_read() {
+        let policy = || {
+            Object::from(json!({
+                "metadata": {"namespace": "a", "name": "x", "uid": "u"},
+                "spec": {
+                    "endpointSelector": {},
+                    "egress": [{"toCIDRSet": [{"cidrGroupRef": "g"}]}],
+                    "egressDeny": [{"toCIDRSet": [{"cidrGroupRef": "g"}]}],
+                },
+            }))
+        };
+        let mut store = Store::new();
+        let mut cluster = cluster_without_right(Kind::CiliumCidrGroup, &mut store);
+        let applied = event(Kind::CiliumNetworkPolicy, Ok(News::Applied(policy())));
+        cluster.apply(applied, &mut store);
+        let peers = |store: &Store| {
+            let key = policy().key(Kind::CiliumNetworkPolicy).unwrap();
+            let sets = store.rule_sets(&key).unwrap();
+            Vec::from_iter(sets[0].rules.iter().map(|rule| rule.peers.as_ref().map(Vec::len)))
+        };
+        // Nobody is allowed, everyone is denied.
+        assert_eq!(peers(&store), [Some(0), None]);
+        let rejections = Vec::from_iter(store.rejections().map(ToString::to_string));
+        assert_eq!(rejections.len(), 2);
+        assert!(rejections[1].contains("spec.egressDeny[0]"), "{rejections:?}");
+        assert!(rejections[1].contains("list and watch ciliumcidrgroups"), "{rejections:?}");
+
+        let group = Object::from(json!({
+            "metadata": {"name": "g"}, "spec": {"externalCIDRs": ["10.0.0.0/8"]},
+        }));
+        use News::{Begin, End, Listed};
+        feed(&mut cluster, &mut store, Kind::CiliumCidrGroup, vec![Begin, Listed(group)]);
+        assert_eq!(peers(&store), [Some(1), None]);
+        assert!(cluster.apply(event(Kind::CiliumCidrGroup, Ok(End)), &mut store));
+        assert_eq!(peers(&store), [Some(1), Some(1)]);
+        assert_eq!(store.rejections().count(), 0);
+
+        // What was read once stays in force.
+        let denied = Problem::Forbidden("forbidden: User \"x\"".into());
+        cluster.apply(event(Kind::CiliumCidrGroup, Err(denied)), &mut store);
+        assert_eq!(peers(&store), [Some(1), Some(1)]);
     }
 
     #[test]

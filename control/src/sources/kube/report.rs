@@ -137,14 +137,14 @@ pub(super) fn writes(
     let mut writes = Vec::new();
     let key = policy.key;
     let reasons = reasons(policy);
-    let rejected = policy.state != PolicyState::Enforced;
+    let rejected = is_rejected(policy);
     if key.kind != Kind::NetworkPolicy && !present.is_given_up() {
         let valid = wanted_valid(rejected, &reasons, author.node);
         if must_write_valid(&valid, present, author) {
             let body = valid.to_json(VALID, present.valid.as_ref(), present, key, author);
             writes.push(Write::Status { manager: MANAGER.into(), body });
         }
-        let own = wanted_own(policy.state, present, revision);
+        let own = wanted_own(policy, present, revision);
         if author.nodes <= NODE_CONDITIONS_MAX && must_write_own(&own, present) {
             let name = node_condition(author.node);
             let body = own.to_json(&name, present.node.as_ref(), present, key, author);
@@ -155,9 +155,14 @@ pub(super) fn writes(
     writes
 }
 
-/// Why the policy is rejected, as one line.
+/// Whether the policy, or a part of it, is not enforced as written.
+fn is_rejected(policy: &PolicyStatus<'_>) -> bool {
+    policy.state != PolicyState::Enforced || !policy.warnings.is_empty()
+}
+
+/// Why the policy is not enforced as written, as one line.
 fn reasons(policy: &PolicyStatus<'_>) -> String {
-    let reasons = policy.rejections.iter().map(|rejection| {
+    let reasons = policy.rejections.iter().chain(policy.warnings).map(|rejection| {
         let fix = rejection.fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
         match rejection.field.as_str() {
             "" => format!("{}{fix}", rejection.reason),
@@ -193,9 +198,14 @@ fn wanted_valid(rejected: bool, reasons: &str, node: &str) -> Wanted {
     }
 }
 
-fn wanted_own(state: PolicyState, present: &Present, revision: u32) -> Wanted {
+fn wanted_own(policy: &PolicyStatus<'_>, present: &Present, revision: u32) -> Wanted {
     let generation = present.generation.unwrap_or(0);
-    let (status, reason, message) = match state {
+    let (status, reason, message) = match policy.state {
+        PolicyState::Enforced if is_rejected(policy) => (
+            "False",
+            "Stricter",
+            format!("generation {generation} in force, stricter than written, revision {revision}"),
+        ),
         PolicyState::Enforced => {
             ("True", "Enforced", format!("generation {generation} in force, revision {revision}"))
         }
@@ -294,7 +304,7 @@ fn event(
     let mut hasher = DefaultHasher::new();
     (key, &present.uid, present.generation, reasons).hash(&mut hasher);
     let number = hasher.finish();
-    let rejected = policy.state != PolicyState::Enforced;
+    let rejected = is_rejected(policy);
     let (r#type, reason, note) = match (rejected, present.told) {
         (true, Some(told)) if told == number => return None,
         (true, _) => ("Warning", "PolicyRejected", shorten(&format!("rejected: {reasons}"))),
@@ -453,6 +463,33 @@ mod tests {
         };
         assert_eq!(body["status"]["conditions"][0]["status"], "True");
         assert_eq!(event["reason"], "PolicyAccepted");
+    }
+
+    #[test]
+    fn a_policy_that_is_stricter_than_written_is_not_valid_and_says_what_to_do() {
+        let spec = json!({
+            "endpointSelector": {},
+            "egressDeny": [{"toCIDRSet": [{"cidrGroupRef": "g"}]}],
+        });
+        let mut object = policy("CiliumNetworkPolicy", &spec);
+        let mut store = store(&object);
+        store.set_unread(Kind::CiliumCidrGroup, Some("forbidden"));
+        let mut present = Present::default();
+        let first = writes_of(&store, &object, "n1", &mut present);
+        let text = format!("{first:?}");
+        for wanted in [
+            "rejected by node n1: spec.egressDeny[0]: refers to CiliumCIDRGroup",
+            "let podgate list and watch ciliumcidrgroups",
+            "generation 3 in force, stricter than written, revision 7",
+            "PolicyRejected",
+        ] {
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+        apply(&mut object, &first);
+        assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
+        store.set_unread(Kind::CiliumCidrGroup, None);
+        let text = format!("{:?}", writes_of(&store, &object, "n1", &mut present));
+        assert!(text.contains("every field can be enforced"), "{text}");
     }
 
     #[test]

@@ -222,7 +222,7 @@ fn a_pod_that_claims_another_pods_address_is_not_heard() {
         assert!(probe.dropped_for("arp_nd_spoofed") > before);
     }
     // A pod that is not known, or not ready, is not heard at all.
-    probe.redirect.pods.replace(LOOPBACK, Some(&pod()), None).unwrap();
+    probe.set_pod(None);
     for frame in well_formed() {
         assert_eq!(probe.verdict(&frame), Verdict::Dropped);
     }
@@ -364,7 +364,7 @@ fn the_guard_sends_ip_to_the_host_link_and_else_drops_it() {
         probe.redirect.set_host_link(0).unwrap();
     }
     probe.redirect.set_host_link(LOOPBACK).unwrap();
-    probe.redirect.pods.replace(LOOPBACK, Some(&pod()), None).unwrap();
+    probe.set_pod(None);
     assert_eq!(probe.run_egress("guard", &to_pod(v4_tcp().frame()), 7).return_value, SHOT);
     let counts = ["no_host_link", "other_mac", "multicast", "vlan_tagged", "not_ready"]
         .map(|reason| probe.dropped_for(&format!("to_pod_{reason}")));
