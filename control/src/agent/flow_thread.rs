@@ -168,7 +168,7 @@ struct Log {
     requests: FlowRequests,
     /// Events since the start.
     seen: u64,
-    /// Locked for moments only, so that readers never wait for the log.
+    /// Locked once for each batch.
     counts: Arc<Mutex<FlowCounts>>,
 }
 
@@ -207,10 +207,11 @@ impl Log {
             self.records.tables.insert(epoch, compiled);
         }
         self.seen += batch.events.len() as u64;
-        for event in batch.events {
-            let logged = Logged { request: self.requests.pair(&event), event };
-            let tables = self.records.tables.get(&event.epoch);
-            self.counts.lock().unwrap_or_else(PoisonError::into_inner).count(&logged, tables);
+        let logged = batch.events.into_iter();
+        let logged: Vec<_> =
+            logged.map(|event| Logged { request: self.requests.pair(&event), event }).collect();
+        self.count(&logged);
+        for logged in logged {
             self.log.push_event(logged, &self.records);
         }
         if batch.lost > 0 {
@@ -221,6 +222,14 @@ impl Log {
         {
             self.log.make_records_of(oldest, &self.records);
             self.records.tables.remove(&oldest);
+        }
+    }
+
+    /// Counts a batch; readers of the counters wait for no more than this.
+    fn count(&self, batch: &[Logged]) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        for logged in batch {
+            counts.count(logged, self.records.tables.get(&logged.event.epoch));
         }
     }
 
@@ -241,6 +250,10 @@ impl SharedLog {
 impl FlowSource for SharedLog {
     fn past(&self) -> Vec<Arc<Observed>> {
         self.lock().last(usize::MAX)
+    }
+
+    fn live(&self) -> broadcast::Receiver<Arc<Observed>> {
+        self.lock().log.follow()
     }
 
     fn follow(&self) -> (Vec<Arc<Observed>>, broadcast::Receiver<Arc<Observed>>) {

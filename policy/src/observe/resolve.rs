@@ -166,7 +166,7 @@ impl NameResolver<'_> {
             address: address.ip(),
             port: has_ports.then_some(port),
             identity: identity.map_or(0, |identity| identity.number),
-            labels: identity.map(IdentityInfo::labels).unwrap_or_default(),
+            labels: identity.map(IdentityInfo::labels).cloned().unwrap_or_default(),
             namespace: pod.map(|pod| pod.namespace.to_string()),
             pod: pod.map(|pod| pod.name.to_string()),
             workload: self.compiled.catalog.workload_at(address.ip()).cloned(),

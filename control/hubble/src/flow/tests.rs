@@ -14,7 +14,7 @@ fn end(name: &str, last: u8, port: u16) -> FlowEndpoint {
         address: [10, 0, 0, last].into(),
         port: Some(port),
         identity: 1000 + u32::from(last),
-        labels: vec![format!("k8s:app={name}"), "k8s:io.kubernetes.pod.namespace=shop".into()],
+        labels: [format!("k8s:app={name}"), "k8s:io.kubernetes.pod.namespace=shop".into()].into(),
         namespace: Some("shop".into()),
         pod: Some(name.into()),
         workload: None,

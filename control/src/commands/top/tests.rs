@@ -118,7 +118,7 @@ fn response(url: &str, code: u32, latency_ns: u64) -> Flow {
 }
 
 fn flow(flow: Flow) -> Update {
-    let response_types = Some(ResponseTypes::Flow(flow));
+    let response_types = Some(ResponseTypes::Flow(flow.into()));
     Update::Flow(Box::new(GetFlowsResponse { response_types, ..GetFlowsResponse::default() }))
 }
 
