@@ -147,6 +147,8 @@ impl Translator {
                 .or_else(|| called.clone().filter(|_| record.is_reply == Some(true))),
             destination_service: service(destination)
                 .or_else(|| called.filter(|_| record.is_reply != Some(true))),
+            source_names: source.names.clone(),
+            destination_names: destination.names.clone(),
             r#type: FlowType::L3L4.into(),
             is_reply: record.is_reply,
             reply: record.is_reply == Some(true),

@@ -87,6 +87,9 @@ pub struct FlowEndpoint {
     /// The service that has the address as its cluster IP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
+    /// DNS names of the address that the other end asked for. Not escaped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
 }
 
 /// A list that records share, as JSON.

@@ -44,6 +44,7 @@ pub(crate) fn observed(number: u64) -> Arc<Observed> {
         pod: None,
         workload: None,
         service: None,
+        names: Vec::new(),
     };
     let (method, host) = ("GET".into(), "h".into());
     let time = Timestamp::from_second(number as i64).unwrap();
