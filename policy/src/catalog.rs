@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
@@ -58,15 +58,30 @@ impl fmt::Display for RuleOrigin {
 }
 
 /// One identity.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct IdentityInfo {
     /// The number that people and Hubble see: Cilium's for reserved identities, else one from 256
     /// to 2^24 - 1 that the labels determine. Two identities may, rarely, share one.
     pub number: u32,
-    pub(crate) label_context: LabelContext,
+    label_context: LabelContext,
+    /// [`Self::labels`], made when they are read first.
+    labels: Arc<OnceLock<Arc<[String]>>>,
 }
 
+/// The labels are those of the context.
+impl PartialEq for IdentityInfo {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number && self.label_context == other.label_context
+    }
+}
+
+impl Eq for IdentityInfo {}
+
 impl IdentityInfo {
+    pub(crate) fn new(number: u32, label_context: LabelContext) -> Self {
+        Self { number, label_context, labels: Arc::default() }
+    }
+
     /// Whether it is a reserved identity: not that of pods.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
@@ -75,8 +90,8 @@ impl IdentityInfo {
 
     /// The labels as Cilium writes them, `source:key=value`, sorted.
     #[must_use]
-    pub fn labels(&self) -> Vec<String> {
-        self.label_context.to_labels()
+    pub fn labels(&self) -> &Arc<[String]> {
+        self.labels.get_or_init(|| self.label_context.to_labels().into())
     }
 }
 

@@ -30,6 +30,10 @@ pub fn escape(text: &str) -> String {
 /// a terminal. All of those stand inside of strings, where JSON allows that (RFC 8259, section 7).
 #[must_use]
 pub fn escape_json(json: &str) -> String {
+    // Most JSON has none of them.
+    if json.bytes().fold(0, u8::max) < 0x7f {
+        return json.to_owned();
+    }
     let mut escaped = String::with_capacity(json.len());
     for character in json.chars() {
         if character != '\x7f' && (character.is_ascii() || prints(character)) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status, Streaming};
@@ -179,6 +180,14 @@ impl Flows {
     pub async fn next(&mut self) -> Result<Option<GetFlowsResponse>, ClientError> {
         answered(&self.address, self.limit, self.responses.message()).await
     }
+
+    /// As [`Self::next`], if that has arrived already.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn arrived(&mut self) -> Option<Result<Option<GetFlowsResponse>, ClientError>> {
+        self.next().now_or_never()
+    }
 }
 
 /// What a server answers within `limit`.
@@ -239,6 +248,10 @@ mod tests {
     impl FlowSource for Log {
         fn past(&self) -> Vec<Arc<Observed>> {
             (1..4).map(observed).collect()
+        }
+
+        fn live(&self) -> broadcast::Receiver<Arc<Observed>> {
+            self.0.subscribe()
         }
 
         fn follow(&self) -> (Vec<Arc<Observed>>, broadcast::Receiver<Arc<Observed>>) {

@@ -73,7 +73,7 @@ impl Translator {
     pub fn flows(&self, observed: &Observed, record: &FlowRecord) -> Vec<Flow> {
         let common = self.common(record);
         let mut flows = match &record.detail {
-            Detail::PolicyVerdict { .. } => policy_verdicts(record, &common),
+            Detail::PolicyVerdict { .. } => policy_verdicts(record, common),
             Detail::Drop => vec![self.dropped(record, common)],
             Detail::HttpRequest { rule, .. }
             | Detail::DnsRequest { rule, .. }
@@ -147,6 +147,8 @@ impl Translator {
                 .or_else(|| called.clone().filter(|_| record.is_reply == Some(true))),
             destination_service: service(destination)
                 .or_else(|| called.filter(|_| record.is_reply != Some(true))),
+            source_names: source.names.clone(),
+            destination_names: destination.names.clone(),
             r#type: FlowType::L3L4.into(),
             is_reply: record.is_reply,
             reply: record.is_reply == Some(true),
@@ -174,10 +176,16 @@ impl Translator {
 }
 
 /// The flows of a policy verdict.
-fn policy_verdicts(record: &FlowRecord, common: &Flow) -> Vec<Flow> {
+fn policy_verdicts(record: &FlowRecord, common: Flow) -> Vec<Flow> {
     let directions = record.directions();
-    let mut flows: Vec<_> =
-        directions.iter().map(|(side, by)| policy_verdict(record, *side, by, common)).collect();
+    // One for each direction, and the drop.
+    let mut flows = Vec::with_capacity(directions.len() + 1);
+    if let Some(((last, last_by), others)) = directions.split_last() {
+        for (side, by) in others {
+            flows.push(policy_verdict(record, *side, by, common.clone()));
+        }
+        flows.push(policy_verdict(record, *last, last_by, common));
+    }
     if let Some(denied) = flows.iter().find(|flow| flow.verdict == i32::from(Verdict::Dropped)) {
         let mut drop = denied.clone();
         drop.event_type = event(event_type::DROP, drop.drop_reason_desc);
@@ -196,9 +204,8 @@ fn policy_verdict(
     record: &FlowRecord,
     side: rules::TrafficDirection,
     by: &DirectionVerdict,
-    common: &Flow,
+    mut flow: Flow,
 ) -> Flow {
-    let mut flow = common.clone();
     flow.event_type = event(event_type::POLICY_VERDICT, 0);
     flow.traffic_direction = direction(side).into();
     flow.policy_match_type = match_type(&by.by);
@@ -388,16 +395,16 @@ fn policies(by: &DecidedBy, epoch: u32) -> Vec<Policy> {
 
 fn policy_of_rule(rule: &RuleName, epoch: u32) -> Policy {
     let mut policy = policy(&rule.policy, epoch);
-    policy.labels.push(format!("podgate:rule={}", rule.path));
+    policy.labels.push(["podgate:rule=", &rule.path].concat());
     policy
 }
 
 /// A policy with the labels that Cilium gives it (cilium `pkg/k8s/apis/cilium.io/const.go`).
 fn policy(name: &PolicyName, epoch: u32) -> Policy {
     const PREFIX: &str = "k8s:io.cilium.k8s.policy";
-    let namespace = name.namespace.iter().map(|name| format!("{PREFIX}.namespace={name}"));
-    let labels =
-        [format!("{PREFIX}.derived-from={}", name.kind), format!("{PREFIX}.name={}", name.name)];
+    let label = |key, value: &str| [PREFIX, key, value].concat();
+    let namespace = name.namespace.iter().map(|name| label(".namespace=", name));
+    let labels = [label(".derived-from=", &name.kind), label(".name=", &name.name)];
     Policy {
         name: name.name.clone(),
         namespace: name.namespace.clone().unwrap_or_default(),
@@ -411,7 +418,7 @@ fn endpoint(end: &FlowEndpoint) -> Endpoint {
     Endpoint {
         identity: end.identity,
         namespace: end.namespace.clone().unwrap_or_default(),
-        labels: end.labels.clone(),
+        labels: end.labels.to_vec(),
         pod_name: end.pod.clone().unwrap_or_default(),
         cluster_name: end.pod.as_ref().map(|_| cluster(&end.labels)).unwrap_or_default(),
         workloads: end.workload.iter().map(workload).collect(),

@@ -114,7 +114,7 @@ mod tests {
         let response = |(index, verdict): (i64, Verdict)| {
             let flow = Flow { verdict: verdict.into(), ..Flow::default() };
             let response = GetFlowsResponse {
-                response_types: Some(ResponseTypes::Flow(flow)),
+                response_types: Some(ResponseTypes::Flow(flow.into())),
                 node_name: String::new(),
                 time: Some(prost_types::Timestamp { seconds: index * 100, nanos: 0 }),
             };

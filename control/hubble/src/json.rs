@@ -1,11 +1,14 @@
 //! Messages as JSON, in protocol buffers' own mapping (protobuf.dev, "ProtoJSON Format"), with
 //! fields named as in the proto files, as `hubble observe -o jsonpb` prints them.
 
+mod writer;
+
 use std::sync::LazyLock;
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
 
+use self::writer::Writer;
 use crate::proto::flow::FlowFilter;
 use crate::proto::observer::GetFlowsResponse;
 
@@ -14,6 +17,9 @@ static MESSAGES: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // `tests/generated.rs` compares the file; what is missing in it is an error below.
     DescriptorPool::decode(&include_bytes!("generated/descriptors.bin")[..]).unwrap_or_default()
 });
+
+/// Writes them.
+static WRITER: LazyLock<Writer> = LazyLock::new(|| Writer::new(&MESSAGES));
 
 /// What a reader does with a field that no message has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,8 +63,14 @@ pub fn filter_from_json(json: &str) -> Result<FlowFilter, String> {
 }
 
 fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
+    let encoded = message.encode_to_vec();
+    WRITER.write(name, &encoded).map_or_else(|| by_reflection(name, &encoded), Ok)
+}
+
+/// Writes a message of any types.
+fn by_reflection(name: &str, encoded: &[u8]) -> Result<String, String> {
     let descriptor = MESSAGES.get_message_by_name(name).ok_or("no such message")?;
-    let dynamic = DynamicMessage::decode(descriptor, &*message.encode_to_vec());
+    let dynamic = DynamicMessage::decode(descriptor, encoded);
     let dynamic = dynamic.map_err(|error| error.to_string())?;
     let mut json = Vec::new();
     let options = SerializeOptions::new().use_proto_field_name(true);
@@ -86,13 +98,17 @@ fn from_json<T: Message + Default>(
 mod tests {
     use super::*;
     use crate::print::tests::sample;
-    use crate::proto::flow::Verdict;
+    use crate::proto::flow::layer7::Record;
+    use crate::proto::flow::{
+        CiliumEventType, Dns, Http, HttpHeader, IpVersion, Layer7, LostEvent, NetworkInterface,
+        Policy, Verdict,
+    };
     use crate::proto::observer::get_flows_response::ResponseTypes;
 
     fn response() -> GetFlowsResponse {
         let flow = sample();
         let (node_name, time) = (flow.node_name.clone(), flow.time);
-        GetFlowsResponse { response_types: Some(ResponseTypes::Flow(flow)), node_name, time }
+        GetFlowsResponse { response_types: Some(ResponseTypes::Flow(flow.into())), node_name, time }
     }
 
     #[test]
@@ -109,6 +125,70 @@ mod tests {
         );
         assert_eq!(response_to_json(&response()).unwrap(), expected);
         assert_eq!(response_from_json(&expected).unwrap(), response());
+    }
+
+    /// One of every type of field, and the numbers that are encoded in another way.
+    fn full() -> [GetFlowsResponse; 2] {
+        let http = Http {
+            code: u32::MAX,
+            method: "P\u{202e}\"\\\n\u{1}".into(),
+            headers: vec![HttpHeader { key: "a".into(), value: String::new() }; 2],
+            ..Http::default()
+        };
+        let dns = Dns { rcode: 3, ips: vec!["é".into(); 3], ..Dns::default() };
+        let mut response = response();
+        let Some(ResponseTypes::Flow(flow)) = &mut response.response_types else { unreachable!() };
+        flow.event_type = Some(CiliumEventType { r#type: -1, sub_type: i32::MIN });
+        flow.source_names = vec!["a.example".into(), String::new()];
+        flow.drop_reason_desc = 70_000;
+        flow.interface = Some(NetworkInterface::default());
+        flow.egress_denied_by = vec![
+            Policy { revision: u64::MAX, labels: vec!["k8s:a".into()], ..Policy::default() },
+            Policy::default(),
+        ];
+        flow.l7 =
+            Some(Layer7 { latency_ns: 1, record: Some(Record::Http(http)), ..Layer7::default() });
+        flow.l4 = None;
+        flow.is_reply = Some(true);
+        let mut other = response.clone();
+        let Some(ResponseTypes::Flow(flow)) = &mut other.response_types else { unreachable!() };
+        flow.l7 = Some(Layer7 { record: Some(Record::Dns(dns)), ..Layer7::default() });
+        [response, other]
+    }
+
+    #[test]
+    fn what_is_written_is_what_reflection_gives() {
+        let lost = |cpu| {
+            let lost = LostEvent { num_events_lost: u64::MAX, cpu, ..LostEvent::default() };
+            GetFlowsResponse {
+                response_types: Some(ResponseTypes::LostEvents(lost)),
+                ..GetFlowsResponse::default()
+            }
+        };
+        let name = "observer.GetFlowsResponse";
+        let [http, dns] = full();
+        let lost = [None, Some(0), Some(-7)].map(lost);
+        for response in [GetFlowsResponse::default(), response(), http, dns].iter().chain(&lost) {
+            let encoded = response.encode_to_vec();
+            let written = WRITER.write(name, &encoded).unwrap();
+            assert_eq!(written, by_reflection(name, &encoded).unwrap());
+        }
+        let filter = FlowFilter {
+            ip_version: vec![IpVersion::IPv4.into(), 99],
+            verdict: vec![Verdict::Dropped.into(); 2],
+            source_port: vec!["80".into()],
+            reply: vec![true, false],
+            ..FlowFilter::default()
+        };
+        let encoded = filter.encode_to_vec();
+        let written = WRITER.write("flow.FlowFilter", &encoded).unwrap();
+        assert_eq!(written, by_reflection("flow.FlowFilter", &encoded).unwrap());
+    }
+
+    #[test]
+    fn a_time_that_is_out_of_range_has_no_json() {
+        let time = Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 });
+        assert!(response_to_json(&GetFlowsResponse { time, ..response() }).is_err());
     }
 
     #[test]

@@ -145,10 +145,14 @@ impl Query {
         Start { item: if left == 0 { items.len() } else { 0 }, flows: 0 }
     }
 
-    fn response(&self, flow: &Flow) -> GetFlowsResponse {
+    fn response(&self, flow: Flow) -> GetFlowsResponse {
         let (time, node_name) = (flow.time, flow.node_name.clone());
-        let flow = self.mask.as_ref().map_or_else(|| flow.clone(), |mask| mask.apply(flow));
-        GetFlowsResponse { response_types: Some(ResponseTypes::Flow(flow)), node_name, time }
+        let flow = match &self.mask {
+            Some(mask) => mask.apply(&flow),
+            None => flow,
+        };
+        let response_types = Some(ResponseTypes::Flow(flow.into()));
+        GetFlowsResponse { response_types, node_name, time }
     }
 }
 
@@ -181,12 +185,14 @@ impl Reader {
 
     async fn send_all(&self, source: &impl FlowSource) -> Result<(), Left> {
         let range = &self.query.range;
-        let (past, live) = match range.follow {
-            true => {
+        let (past, live) = match (range.follow, range.number) {
+            // The log makes no records for it.
+            (true, 0) => (Vec::new(), Some(source.live())),
+            (true, _) => {
                 let (past, live) = source.follow();
                 (past, Some(live))
             }
-            false => (source.past(), None),
+            (false, _) => (source.past(), None),
         };
         self.send_past(&past).await?;
         drop(past);
@@ -209,7 +215,8 @@ impl Reader {
             if left == 0 && range.starts_at_oldest() {
                 break;
             }
-            for flow in self.query.flows(observed, &self.translator).iter().skip(skip).take(left) {
+            let flows = self.query.flows(observed, &self.translator);
+            for flow in flows.into_iter().skip(skip).take(left) {
                 self.send(self.query.response(flow)).await?;
                 left -= 1;
             }
@@ -229,7 +236,7 @@ impl Reader {
             match received {
                 Ok(observed) if self.query.range.is_over(observed.time) => return Ok(()),
                 Ok(observed) => {
-                    for flow in &self.query.flows(&observed, &self.translator) {
+                    for flow in self.query.flows(&observed, &self.translator) {
                         self.send(self.query.response(flow)).await?;
                     }
                     self.send_gap(&observed).await?;

@@ -33,7 +33,10 @@ pub trait FlowSource: Send + Sync + 'static {
     /// What the log has, oldest first.
     fn past(&self) -> Vec<Arc<Observed>>;
 
-    /// The same, and everything after it.
+    /// What comes from here on.
+    fn live(&self) -> broadcast::Receiver<Arc<Observed>>;
+
+    /// What the log has, and everything after it.
     fn follow(&self) -> (Vec<Arc<Observed>>, broadcast::Receiver<Arc<Observed>>);
 
     /// Counters.

@@ -15,6 +15,8 @@ use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Verdict;
 use tokio::sync::broadcast;
 
+use super::flow_names::EndNames;
+
 /// Records that a follower may lag behind before it loses some.
 const FOLLOWER_BACKLOG: usize = 4096;
 
@@ -27,13 +29,15 @@ enum Entry {
     Event(Box<Logged>),
 }
 
-/// An event, and of a response the request that it answers.
+/// An event, and what other events said about it.
 #[derive(Debug)]
 pub(crate) struct Logged {
     /// The event.
     pub(crate) event: Event,
-    /// The request, if it is known.
+    /// Of a response the request that it answers, if that is known.
     pub(crate) request: Option<RequestLine>,
+    /// DNS names.
+    pub(crate) names: EndNames,
 }
 
 /// Those that share the log: each has as much of it as the others, if it needs that.
@@ -202,7 +206,7 @@ mod tests {
         let tuple = Tuple { src: any, dst: any, protocol: 6, src_port: 1, dst_port: 2 };
         let (time, epoch, link) = (Nanos(number), Epoch(1), LinkId(link));
         let event = Event { time, epoch, link, tuple, frontend: None, kind };
-        Logged { event, request: None }
+        Logged { event, request: None, names: None }
     }
 
     /// Stands for making records; counts them.

@@ -301,7 +301,7 @@ mod tests {
     fn logged(tuple: Tuple, kind: EventKind) -> Logged {
         let (time, epoch, link) = (Nanos(1), Epoch(1), LinkId(1));
         let event = Event { time, epoch, link, tuple, frontend: None, kind };
-        Logged { event, request: None }
+        Logged { event, request: None, names: None }
     }
 
     fn tuple(dst_port: u16, protocol: u8) -> Tuple {

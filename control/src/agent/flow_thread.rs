@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -20,6 +21,7 @@ use tracing::error;
 
 use super::flow_log::{FlowLog, Logged, MakeRecord};
 use super::flow_metrics::FlowCounts;
+use super::flow_names::{FlowNames, Learned};
 use super::flow_requests::FlowRequests;
 use super::server::{Reply, ReplySender};
 
@@ -61,6 +63,8 @@ pub(super) struct Batch {
     pub(super) tables: Vec<(Epoch, Compiled)>,
     /// Events that were lost since the last batch.
     pub(super) lost: u64,
+    /// What DNS answers said before the events.
+    pub(super) learned: Vec<Learned>,
 }
 
 /// The thread. Dropping this ends it.
@@ -166,9 +170,10 @@ struct Log {
     records: Records,
     /// Requests without their responses.
     requests: FlowRequests,
+    names: FlowNames,
     /// Events since the start.
     seen: u64,
-    /// Locked for moments only, so that readers never wait for the log.
+    /// Locked once for each batch.
     counts: Arc<Mutex<FlowCounts>>,
 }
 
@@ -179,13 +184,16 @@ struct Records {
 }
 
 impl MakeRecord for Records {
-    fn make(&self, Logged { event, request }: &Logged) -> (Timestamp, FlowItem) {
+    fn make(&self, Logged { event, request, names }: &Logged) -> (Timestamp, FlowItem) {
         let time = Timestamp::try_from(self.clock.wall(event.time)).unwrap_or_default();
         let item = match self.tables.get(&event.epoch) {
             Some(tables) => {
                 let mut record = FlowRecord::new(event, time, tables);
                 if let Some(request) = request {
                     record.set_request(request);
+                }
+                if let Some(names) = names {
+                    record.set_names(names);
                 }
                 FlowItem::Flow(Box::new(record))
             }
@@ -198,8 +206,8 @@ impl MakeRecord for Records {
 impl Log {
     fn new(capacity: usize, clock: Clock, counts: Arc<Mutex<FlowCounts>>) -> Self {
         let records = Records { clock, tables: BTreeMap::new() };
-        let requests = FlowRequests::default();
-        Self { log: FlowLog::new(capacity), records, requests, seen: 0, counts }
+        let (requests, names) = Default::default();
+        Self { log: FlowLog::new(capacity), records, requests, names, seen: 0, counts }
     }
 
     fn push(&mut self, batch: Batch) {
@@ -207,10 +215,16 @@ impl Log {
             self.records.tables.insert(epoch, compiled);
         }
         self.seen += batch.events.len() as u64;
-        for event in batch.events {
-            let logged = Logged { request: self.requests.pair(&event), event };
-            let tables = self.records.tables.get(&event.epoch);
-            self.counts.lock().unwrap_or_else(PoisonError::into_inner).count(&logged, tables);
+        let now = Instant::now();
+        batch.learned.iter().for_each(|learned| self.names.learn(learned, now));
+        let logged = batch.events.into_iter().map(|event| Logged {
+            request: self.requests.pair(&event),
+            names: self.names.take(&event, now),
+            event,
+        });
+        let logged: Vec<_> = logged.collect();
+        self.count(&logged);
+        for logged in logged {
             self.log.push_event(logged, &self.records);
         }
         if batch.lost > 0 {
@@ -221,6 +235,14 @@ impl Log {
         {
             self.log.make_records_of(oldest, &self.records);
             self.records.tables.remove(&oldest);
+        }
+    }
+
+    /// Counts a batch; readers of the counters wait for no more than this.
+    fn count(&self, batch: &[Logged]) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        for logged in batch {
+            counts.count(logged, self.records.tables.get(&logged.event.epoch));
         }
     }
 
@@ -241,6 +263,10 @@ impl SharedLog {
 impl FlowSource for SharedLog {
     fn past(&self) -> Vec<Arc<Observed>> {
         self.lock().last(usize::MAX)
+    }
+
+    fn live(&self) -> broadcast::Receiver<Arc<Observed>> {
+        self.lock().log.follow()
     }
 
     fn follow(&self) -> (Vec<Arc<Observed>>, broadcast::Receiver<Arc<Observed>>) {

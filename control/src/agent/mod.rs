@@ -26,6 +26,7 @@ mod endpoints_file;
 mod epochs;
 mod flow_log;
 mod flow_metrics;
+mod flow_names;
 mod flow_requests;
 mod flow_tables;
 mod flow_thread;

@@ -271,9 +271,10 @@ impl Agent {
         let begin = now();
         let mut tickets = BTreeMap::new();
         let dataplane = self.endpoints.links().dataplane();
-        let (names, plane) = (&mut self.names, &self.plane);
+        let (names, plane, observer) = (&mut self.names, &self.plane, &mut self.observer);
         dataplane.drain_answers(|worker, answer| {
             names.learn(&answer, plane, begin);
+            observer.learn(&answer);
             tickets.insert(worker, answer.ticket);
         });
         if self.publish_names() {

@@ -1,10 +1,12 @@
 //! The observer: takes events from the workers, and passes them to the flow thread.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use podgate_api::ApiError;
+use podgate_dataplane::l7::dns::learned::DnsAnswer;
 use podgate_dataplane::share::FairShare;
 use podgate_dataplane::worker::Dataplane;
 use podgate_hubble::AgentEvents;
@@ -13,6 +15,7 @@ use podgate_tables::event::Event;
 use super::epochs::Epochs;
 use super::flow_log::is_drop;
 use super::flow_metrics::FlowCounts;
+use super::flow_names::Learned;
 use super::flow_thread::{Batch, FlowRange, FlowThread, Message};
 use super::server::ReplySender;
 
@@ -29,6 +32,9 @@ const EVENTS_AT_A_TIME: usize = 96;
 
 /// Events at a time from which many come.
 const MANY_EVENTS: usize = 12;
+
+/// Most DNS answers that wait for the flow thread; flows miss the names of further ones.
+const LEARNED_MAX: usize = 1024;
 
 /// Time until the next ones are passed on while many come.
 pub(super) const MORE_EVENTS_AFTER: Duration = Duration::from_millis(1);
@@ -55,13 +61,25 @@ pub(super) struct Observer {
     skipped: u64,
     /// Lost events that the log has gaps for.
     lost_logged: u64,
+    /// DNS answers that were not passed on yet.
+    learned: Vec<Learned>,
 }
 
 impl Observer {
     /// Passes events to `thread`.
     pub(super) fn new(thread: FlowThread) -> Self {
-        let (drop_shares, shares) = Default::default();
-        Self { thread, drop_shares, shares, records: 0, skipped: 0, lost_logged: 0 }
+        let (drop_shares, shares, learned) = Default::default();
+        Self { thread, drop_shares, shares, records: 0, skipped: 0, lost_logged: 0, learned }
+    }
+
+    /// Takes a DNS answer, for the names of flows.
+    pub(super) fn learn(&mut self, answer: &DnsAnswer) {
+        if self.learned.len() == LEARNED_MAX {
+            return;
+        }
+        let name = String::from_utf8_lossy(answer.name.bytes()).into();
+        let addresses = answer.addresses().iter().map(|it| (it.address, it.ttl)).collect();
+        self.learned.push(Learned { name, addresses });
     }
 
     /// Passes on events of the workers. Returns whether many come.
@@ -88,13 +106,18 @@ impl Observer {
             return many;
         }
         let count = events.len() as u64;
-        let batch = Batch { events, tables, lost: lost - self.lost_logged };
+        let learned = mem::take(&mut self.learned);
+        let batch = Batch { events, tables, lost: lost - self.lost_logged, learned };
         match self.thread.send(Message::Events(batch)) {
             Ok(()) => {
                 self.records += count;
                 self.lost_logged = lost;
             }
-            Err(_) => self.skipped += count,
+            Err(Message::Events(batch)) => {
+                self.skipped += count;
+                self.learned = batch.learned;
+            }
+            Err(Message::Read { .. }) => {}
         }
         many
     }

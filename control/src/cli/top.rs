@@ -9,15 +9,17 @@ pub(super) const TOP_ABOUT: &str = "\
 Show what happens now: rates of endpoints and rules, drops by reason, the slowest requests, the \
 workers' load.
 
-Counters come from the control socket. Rules and requests are counted from the flows of Hubble's \
-API, so those that it lost are missing; their number is shown.
+Counters come from the control socket, those of rules too. Requests, denied ones among them, and \
+the policies of a default deny are counted from the flows of Hubble's API, so those that it lost \
+are missing; their number is shown.
 
-Keys: Tab and Shift-Tab or 1 to 5 choose a table, s and r sort it, the arrows scroll, / filters rows, \
-p pauses, q quits.";
+Keys: Tab and Shift-Tab or 1 to 5 choose a table, s and r sort it, the arrows scroll, / filters \
+rows, p pauses, q quits.";
 
 pub(super) const TOP_EXAMPLES: &str = examples! {
     "podgate top"
     "podgate top --tab rules --interval 5"
+    "podgate top --once --tab rules --rows 5"
     "podgate top --once"
     "podgate top --batch --count 60 --tab drops > drops.txt"
 };
@@ -35,6 +37,9 @@ pub struct TopArgs {
     /// The table to begin with; with --once and --batch, the only one.
     #[arg(long, value_enum)]
     pub tab: Option<Tab>,
+    /// Most rows of a table that --once and --batch print, from the busiest on.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub rows: usize,
     /// Print all tables once, as text, after one interval.
     #[arg(long, conflicts_with = "batch")]
     pub once: bool,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::mem;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +17,9 @@ use podgate_hubble::proto::observer::{GetFlowsRequest, GetFlowsResponse};
 use super::require_answer;
 use crate::cli::{ColorChoice, ObserveArgs, ObserveOutput};
 use crate::output::{self, exit_with_reader, print};
+
+/// Flows that arrive together are written together, up to these bytes.
+const WRITTEN_AT_ONCE: usize = 1 << 16;
 
 /// Shows flows; `policies` is whether the policies that decided them are shown in any case.
 pub(super) fn run(args: &ObserveArgs, policies: Shown) -> Result<()> {
@@ -109,10 +113,36 @@ async fn from_server(
     let source = &args.source;
     let mut client = Client::connect(&source.address(), source.client_tls().as_ref()).await?;
     let mut flows = client.flows(request).await?;
-    while let Some(response) = flows.next().await? {
-        show(printer, &response)?;
+    let mut text = Text::default();
+    loop {
+        let response = match flows.arrived() {
+            Some(response) if text.out.len() < WRITTEN_AT_ONCE => response,
+            Some(response) => {
+                write(&mem::take(&mut text))?;
+                response
+            }
+            None => {
+                write(&mem::take(&mut text))?;
+                flows.next().await
+            }
+        };
+        let printed = match response {
+            Ok(Some(response)) => printer.response(&response).map_err(anyhow::Error::msg),
+            Ok(None) => break,
+            Err(error) => Err(error.into()),
+        };
+        match printed {
+            Ok(printed) => {
+                text.out += &printed.out;
+                text.err += &printed.err;
+            }
+            Err(error) => {
+                write(&text)?;
+                return Err(error);
+            }
+        }
     }
-    Ok(())
+    write(&text)
 }
 
 fn show(printer: &mut Printer, response: &GetFlowsResponse) -> Result<()> {

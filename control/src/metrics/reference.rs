@@ -44,7 +44,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("source", "1"),
     ("status", "501"),
     ("table", "6"),
-    ("thread", "one for each worker, and 4"),
+    ("thread", "one for each worker, and about ten"),
     ("type", "2"),
     ("version", "1"),
     ("worker", "one for each worker, 64 at most"),

@@ -142,7 +142,7 @@ struct Batcher {
 impl Batcher {
     fn add(&mut self, response: GetFlowsResponse, to: &Sender<Message>) {
         match response.response_types {
-            Some(ResponseTypes::Flow(flow)) => self.batch.flows.push(Row::of(flow)),
+            Some(ResponseTypes::Flow(flow)) => self.batch.flows.push(Row::of(*flow)),
             Some(ResponseTypes::LostEvents(lost)) => {
                 self.batch.lost = self.batch.lost.saturating_add(lost.num_events_lost);
             }
@@ -171,12 +171,12 @@ impl Batcher {
 
 #[cfg(test)]
 mod tests {
-    use podgate_hubble::proto::flow::{Flow, LostEvent};
+    use podgate_hubble::proto::flow::LostEvent;
 
     use super::*;
 
     fn flow() -> GetFlowsResponse {
-        let response_types = Some(ResponseTypes::Flow(Flow::default()));
+        let response_types = Some(ResponseTypes::Flow(Box::default()));
         GetFlowsResponse { response_types, ..GetFlowsResponse::default() }
     }
 

@@ -233,7 +233,7 @@ mod tests {
     fn row(flow: &Value) -> Value {
         let response = response_from_json(&json!({"flow": flow}).to_string()).unwrap();
         let Some(ResponseTypes::Flow(flow)) = response.response_types else { panic!("no flow") };
-        serde_json::to_value(Row::of(flow)).unwrap()
+        serde_json::to_value(Row::of(*flow)).unwrap()
     }
 
     #[test]

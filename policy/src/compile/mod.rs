@@ -415,7 +415,7 @@ impl Compiler {
                 egress,
                 ingress,
             };
-            let info = IdentityInfo { number, label_context: identity.label_context.clone() };
+            let info = IdentityInfo::new(number, identity.label_context.clone());
             self.builder.write_identity(id, row, Some(info));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use podgate_tables::event::HttpVersion;
@@ -72,7 +73,8 @@ pub struct FlowEndpoint {
     /// Identity number, Cilium's for the reserved ones.
     pub identity: u32,
     /// Labels of the identity.
-    pub labels: Vec<String>,
+    #[serde(with = "shared")]
+    pub labels: Arc<[String]>,
     /// Namespace of the pod that has the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -85,6 +87,29 @@ pub struct FlowEndpoint {
     /// The service that has the address as its cluster IP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
+    /// DNS names of the address that the other end asked for. Not escaped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+}
+
+/// A list that records share, as JSON.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        list: &Arc<[String]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        list[..].serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<[String]>, D::Error> {
+        Vec::deserialize(deserializer).map(Arc::from)
+    }
 }
 
 /// A rule about requests that a denied request does not match.

@@ -1,5 +1,7 @@
 //! From a worker's event to a record: names in place of numbers.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
@@ -54,6 +56,13 @@ impl FlowRecord {
 }
 
 impl FlowRecord {
+    /// Adds the DNS names of the source and of the destination.
+    pub fn set_names(&mut self, [source, destination]: &[Vec<Arc<str>>; 2]) {
+        for (end, names) in [(&mut self.source, source), (&mut self.destination, destination)] {
+            end.names = names.iter().map(|name| name.as_ref().to_owned()).collect();
+        }
+    }
+
     /// Adds to the record of an HTTP response what was requested.
     pub fn set_request(&mut self, line: &RequestLine) {
         if let Detail::HttpResponse { request, .. } = &mut self.detail {
@@ -166,11 +175,12 @@ impl NameResolver<'_> {
             address: address.ip(),
             port: has_ports.then_some(port),
             identity: identity.map_or(0, |identity| identity.number),
-            labels: identity.map(IdentityInfo::labels).unwrap_or_default(),
+            labels: identity.map(IdentityInfo::labels).cloned().unwrap_or_default(),
             namespace: pod.map(|pod| pod.namespace.to_string()),
             pod: pod.map(|pod| pod.name.to_string()),
             workload: self.compiled.catalog.workload_at(address.ip()).cloned(),
             service: self.compiled.catalog.service_at(address.ip()).cloned(),
+            names: Vec::new(),
         }
     }
 

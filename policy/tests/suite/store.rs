@@ -138,7 +138,7 @@ fn identities_are_shared_by_label_sets_and_keep_their_numbers() {
         .unwrap()
         .labels();
     assert_eq!(
-        labels,
+        labels[..],
         [
             "k8s:app=a",
             "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop",

@@ -215,6 +215,7 @@ fn names_are_listed_survive_a_restart_and_can_be_cleaned() -> Result<()> {
         [1, 2].map(|number| format!("n{number}.fresh.example {}", address(number)));
     assert_eq!(names.listed(&[])?, [&*first, &*second]);
     assert_eq!(names.listed(&["--name", "n2.*.example"])?, [&*second]);
+    flows_have_the_names_that_their_pod_asked_for(&names)?;
     let to = address(1).to_string();
     let flow = ["--from", CLIENT, "--to", &to, "--port", "80/TCP"];
     let explained = names.lab.podgate(&[&["policy", "explain"], &flow[..]].concat())?;
@@ -236,6 +237,31 @@ fn names_are_listed_survive_a_restart_and_can_be_cleaned() -> Result<()> {
     assert!(names.lab.drops("policy_denied")? > 0, "the SYNs to the forgotten name are counted");
     agent.assert_alive()?;
     agent.stop()
+}
+
+/// A denied connection has the name of its address too, though no rule is about it.
+fn flows_have_the_names_that_their_pod_asked_for(names: &Names) -> Result<()> {
+    names.with_servers(|client| {
+        client.connect(1, BOUND)?;
+        ensure!(client.connect(3, Duration::from_millis(500)).is_err(), "no rule allows it");
+        Ok(())
+    })?;
+    let observed = |filters: &[&str]| {
+        let printed = names.lab.podgate(&[&["observe", "--all"], filters].concat())?;
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&printed.stdout).into_owned())
+    };
+    for (filters, end) in [
+        (["--to-fqdn", "n1.*.example", "--verdict", "FORWARDED"], "n1.fresh.example:80 ("),
+        (["--to-fqdn", "*.other.example", "--verdict", "DROPPED"], "n3.other.example:80 ("),
+    ] {
+        wait_for("the flow of the name", BOUND, || {
+            let lines = observed(&filters)?;
+            let to = format!(" -> {end}");
+            Ok(lines.lines().any(|line| line.contains(CLIENT) && line.contains(&to)).then_some(()))
+        })?;
+    }
+    assert_eq!(observed(&["--to-fqdn", "n2.fresh.example"])?, "", "nobody connected to it");
+    Ok(())
 }
 
 #[test]

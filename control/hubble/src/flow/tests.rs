@@ -8,17 +8,23 @@ use podgate_policy::observe::{
 use podgate_tables::event::HttpVersion;
 
 use super::*;
+use crate::filter::Filters;
+use crate::print::{Options, Printer};
+use crate::proto::flow::FlowFilter;
+use crate::proto::observer::GetFlowsResponse;
+use crate::proto::observer::get_flows_response::ResponseTypes;
 
 fn end(name: &str, last: u8, port: u16) -> FlowEndpoint {
     FlowEndpoint {
         address: [10, 0, 0, last].into(),
         port: Some(port),
         identity: 1000 + u32::from(last),
-        labels: vec![format!("k8s:app={name}"), "k8s:io.kubernetes.pod.namespace=shop".into()],
+        labels: [format!("k8s:app={name}"), "k8s:io.kubernetes.pod.namespace=shop".into()].into(),
         namespace: Some("shop".into()),
         pod: Some(name.into()),
         workload: None,
         service: None,
+        names: Vec::new(),
     }
 }
 
@@ -181,6 +187,44 @@ fn the_source_of_a_response_is_the_server() {
     assert_eq!(flow.summary, "HTTP/2 403 7ms (PUT http://db/x)");
     let Some(Protocol::Tcp(tcp)) = &flow.l4.as_ref().unwrap().protocol else { panic!("{flow:?}") };
     assert_eq!((tcp.source_port, tcp.destination_port), (80, 40000));
+}
+
+#[test]
+fn ends_have_the_dns_names_that_were_asked_for() {
+    let named = |detail| {
+        let mut record = record(detail, Outcome::Forwarded, None);
+        record.destination = FlowEndpoint {
+            names: vec!["a.example".into(), "b.example".into()],
+            pod: None,
+            namespace: None,
+            ..record.destination
+        };
+        flows(&record).remove(0)
+    };
+    let by = || by_rule(true, "cart", "spec.egress[0]");
+    let flow = named(verdicts(by(), by()));
+    assert_eq!((flow.source_names.len(), flow.destination_names.len()), (0, 2));
+    let wanted = |filter: FlowFilter| Filters::new(&[filter], &[]).unwrap();
+    let to = || vec!["b.*".to_owned()];
+    let forth = wanted(FlowFilter { destination_fqdn: to(), ..FlowFilter::default() });
+    let back = wanted(FlowFilter { source_fqdn: to(), ..FlowFilter::default() });
+    assert_eq!([&forth, &back].map(|filter| filter.match_flow(&flow)), [true, false]);
+    let version = HttpVersion::Http11.into();
+    let (status, grpc_status, latency_ns, request) = (200, None, 1, None);
+    let reply = named(Detail::HttpResponse { version, status, grpc_status, latency_ns, request });
+    assert_eq!(reply.source_names, ["a.example", "b.example"]);
+    assert_eq!([&forth, &back].map(|filter| filter.match_flow(&reply)), [false, true]);
+    let line = |flow: Flow| {
+        let response = GetFlowsResponse {
+            response_types: Some(ResponseTypes::Flow(flow.into())),
+            ..GetFlowsResponse::default()
+        };
+        Printer::new(Options::default()).response(&response).unwrap().out
+    };
+    insta::assert_snapshot!(line(flow) + &line(reply), @"
+    Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) -> a.example,b.example:80 (ID:1002) policy-verdict:L3-L4 EGRESS ALLOWED (TCP Flags: SYN)
+    Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) <- a.example,b.example:80 (ID:1002) http-response FORWARDED (HTTP/1.1 200 0ms)
+    ");
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub mod get_flows_response {
     pub enum ResponseTypes {
         /// A flow.
         #[prost(message, tag = "1")]
-        Flow(super::super::flow::Flow),
+        Flow(::prost::alloc::boxed::Box<super::super::flow::Flow>),
         /// A change of the state of nodes.
         #[prost(message, tag = "2")]
         NodeStatus(super::super::relay::NodeStatusEvent),

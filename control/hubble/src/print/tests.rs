@@ -51,7 +51,8 @@ fn l7(kind: L7FlowType, record: Option<Record>) -> Layer7 {
 
 fn response(flow: Flow) -> GetFlowsResponse {
     let (node_name, time) = (flow.node_name.clone(), flow.time);
-    GetFlowsResponse { response_types: Some(ResponseTypes::Flow(flow)), node_name, time }
+    let response_types = Some(ResponseTypes::Flow(flow.into()));
+    GetFlowsResponse { response_types, node_name, time }
 }
 
 /// What is printed for some flows.

@@ -20,6 +20,10 @@ impl FlowSource for Log {
         self.past.lock().unwrap().clone()
     }
 
+    fn live(&self) -> broadcast::Receiver<Arc<Observed>> {
+        self.live.subscribe()
+    }
+
     fn follow(&self) -> (Vec<Arc<Observed>>, broadcast::Receiver<Arc<Observed>>) {
         (self.past(), self.live.subscribe())
     }
@@ -35,11 +39,12 @@ pub(crate) fn observed(number: u64) -> Arc<Observed> {
         address: [10, 0, 0, last].into(),
         port: Some(80),
         identity: 7,
-        labels: Vec::new(),
+        labels: [].into(),
         namespace: None,
         pod: None,
         workload: None,
         service: None,
+        names: Vec::new(),
     };
     let (method, host) = ("GET".into(), "h".into());
     let time = Timestamp::from_second(number as i64).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use podgate_api::{ApiError, IdentityEntry, IpEntry, NodeEntry};
-use podgate_policy::{Compiled, IdentityInfo};
+use podgate_policy::Compiled;
 use podgate_tables::address::Address;
 
 use super::super::Agent;
@@ -27,7 +27,7 @@ impl Agent {
         let identities = self.in_force()?.catalog.identities();
         // Two may, rarely, share a number.
         let mut entries: Vec<_> = identities
-            .map(|info| IdentityEntry { identity: info.number, labels: info.labels() })
+            .map(|info| IdentityEntry { identity: info.number, labels: info.labels().to_vec() })
             .collect();
         entries.sort_by(|a, b| (a.identity, &a.labels).cmp(&(b.identity, &b.labels)));
         Ok(entries)
@@ -59,6 +59,6 @@ fn ip_entry(compiled: &Compiled, address: Address) -> IpEntry {
         address: address.ip(),
         identity: resolved.identity.number,
         pod: compiled.catalog.pod_at(address.ip()).map(ToString::to_string),
-        labels: info.map(IdentityInfo::labels).unwrap_or_default(),
+        labels: info.map(|info| info.labels().to_vec()).unwrap_or_default(),
     }
 }

@@ -28,13 +28,14 @@ use self::screen::{Outcome, View, draw};
 use self::table::Direction;
 use self::updates::{Update, start};
 use crate::cli::{Tab, TopArgs};
-use crate::output::print;
+use crate::output::{exit_with_reader, print};
 
 /// How long a key is waited for before updates are shown.
 const FRAME: Duration = Duration::from_millis(100);
 
 /// Shows tables until the user quits, or prints them.
 pub(super) fn run(args: &TopArgs) -> Result<()> {
+    exit_with_reader();
     let as_text = args.once || args.batch;
     ensure!(
         as_text || io::stdout().is_terminal(),
@@ -43,7 +44,7 @@ pub(super) fn run(args: &TopArgs) -> Result<()> {
     let updates = start(&args.source, Duration::from_secs(args.interval))?;
     if as_text {
         let count = if args.once { Some(1) } else { args.count };
-        return as_plain_text(&updates, args.tab, count);
+        return as_plain_text(&updates, args, count);
     }
     let mut terminal = ratatui::try_init()?;
     let outcome = interact(&mut terminal, &updates, args.tab.unwrap_or_default());
@@ -52,7 +53,7 @@ pub(super) fn run(args: &TopArgs) -> Result<()> {
 }
 
 /// Prints tables after each interval, `count` times if it is given.
-fn as_plain_text(updates: &Receiver<Update>, tab: Option<Tab>, count: Option<u64>) -> Result<()> {
+fn as_plain_text(updates: &Receiver<Update>, args: &TopArgs, count: Option<u64>) -> Result<()> {
     let mut model = Model::default();
     let mut printed = 0;
     while count.is_none_or(|count| printed < count) {
@@ -62,17 +63,17 @@ fn as_plain_text(updates: &Receiver<Update>, tab: Option<Tab>, count: Option<u64
         }
         // The first sample has no rates.
         if model.update(update) && model.has_rates() {
-            print(&plain_text(&model, tab))?;
+            print(&plain_text(&model, args.tab, args.rows))?;
             printed += 1;
         }
     }
     Ok(())
 }
 
-fn plain_text(model: &Model, tab: Option<Tab>) -> String {
+fn plain_text(model: &Model, tab: Option<Tab>, rows: usize) -> String {
     let tabs = Tab::ALL.into_iter().filter(|shown| tab.is_none_or(|tab| tab == *shown));
     let table = |tab: Tab| {
-        let text = model.table(tab).sorted(tab.sorted_by(), Direction::Usual).to_text();
+        let text = model.table(tab).sorted(tab.sorted_by(), Direction::Usual).to_text(rows);
         format!("\n{}\n{text}", tab.title())
     };
     format!("{}\n", model.summary()) + &tabs.map(table).collect::<String>() + "\n"

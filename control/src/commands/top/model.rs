@@ -14,7 +14,7 @@ use podgate_hubble::proto::observer::get_flows_response::ResponseTypes;
 
 use super::latency::Latencies;
 use super::table::{Cell, Table};
-use super::updates::{Sample, Update};
+use super::updates::{RuleCounts, Sample, Update};
 use crate::cli::Tab;
 
 /// Most names of one kind that are counted.
@@ -56,7 +56,6 @@ struct PodCounts {
 struct RuleKey {
     policy: String,
     rule: String,
-    direction: &'static str,
     verdict: &'static str,
 }
 
@@ -175,17 +174,17 @@ impl Model {
                 (false, false) => counts.allowed.add(),
             }
         }
-        let lists = match denied {
-            true => [("egress", &flow.egress_denied_by), ("ingress", &flow.ingress_denied_by)],
-            false => [("egress", &flow.egress_allowed_by), ("ingress", &flow.ingress_allowed_by)],
-        };
-        for (direction, policies) in lists {
+        if !denied {
+            return;
+        }
+        for (direction, policies) in
+            [("egress", &flow.egress_denied_by), ("ingress", &flow.ingress_denied_by)]
+        {
             for policy in policies {
                 let key = RuleKey {
                     policy: policy_name(policy),
-                    rule: rule_of(policy),
-                    direction,
-                    verdict: if denied { "denied" } else { "allowed" },
+                    rule: rule_of(policy, direction),
+                    verdict: "denied",
                 };
                 entry(&mut self.rules, key).add();
             }
@@ -264,18 +263,48 @@ impl Model {
         Table { heading, rows: rows.collect() }
     }
 
+    /// Rules by their counters, and by flows what has none: which policies denied by default, and
+    /// which rules a denied request did not match.
     fn rules(&self) -> Table {
-        let heading = vec!["POLICY", "RULE", "DIRECTION", "VERDICT", "RATE/s", "TOTAL"];
-        let rows = self.rules.iter().map(|(key, count)| {
-            let [policy, rule, direction, verdict] = match key {
-                Some(key) => [&*key.policy, &*key.rule, key.direction, key.verdict],
-                None => ["(others)", "", "", ""],
+        let heading = vec!["POLICY", "RULE", "VERDICT", "HITS/s", "BYTES/s", "HITS", "BYTES"];
+        let [before, now] = &self.samples;
+        let counted = |sample: &Option<Box<Sample>>| -> HashMap<_, _> {
+            let rules = sample.iter().flat_map(|sample| sample.rules.clone());
+            rules.map(|RuleCounts { name, hits, bytes }| (name, (hits, bytes))).collect()
+        };
+        let (before, now) = (counted(before), counted(now));
+        let named = |[policy, rule, verdict]: [&str; 3]| match (policy, rule) {
+            ("", _) => ["(others)", "", verdict].map(Cell::text),
+            _ => [policy, rule, verdict].map(Cell::text),
+        };
+        let of_counters =
+            now.iter().filter(|(_, (hits, bytes))| hits | bytes > 0).map(|(name, now)| {
+                // A rule without hits has no sample.
+                let before = before.get(name).copied().unwrap_or_default();
+                let before = if self.has_rates() { before } else { *now };
+                let mut row = named([&name[0], &name[1], &name[2]]).to_vec();
+                row.extend([
+                    self.rate(Some(before.0), now.0),
+                    self.rate(Some(before.1), now.1),
+                    Cell::count(now.0),
+                    Cell::count(now.1),
+                ]);
+                row
+            });
+        let of_flows = self.rules.iter().filter_map(|(key, count)| {
+            let name = match key {
+                Some(RuleKey { policy, rule, verdict }) => [policy, rule, *verdict],
+                None => ["", "", ""],
             };
-            let mut row: Vec<_> = [policy, rule, direction, verdict].map(Cell::text).into();
-            row.extend([self.rate_of(*count), Cell::count(count.total)]);
-            row
+            let row = || {
+                let mut row = named(name).to_vec();
+                let (rate, total) = (self.rate_of(*count), Cell::count(count.total));
+                row.extend([rate, Cell::none(), total, Cell::none()]);
+                row
+            };
+            (!now.contains_key(&name.map(str::to_owned))).then(row)
         });
-        Table { heading, rows: rows.collect() }
+        Table { heading, rows: of_counters.chain(of_flows).collect() }
     }
 
     fn drops(&self) -> Table {
@@ -367,9 +396,9 @@ fn policy_name(policy: &Policy) -> String {
 }
 
 /// The rule that a policy's label names.
-fn rule_of(policy: &Policy) -> String {
+fn rule_of(policy: &Policy, direction: &str) -> String {
     let label = policy.labels.iter().find_map(|label| label.strip_prefix("podgate:rule="));
-    label.unwrap_or("(default deny)").to_owned()
+    label.map_or_else(|| format!("(default deny, {direction})"), str::to_owned)
 }
 
 /// What a response answers, and whether it is an error.
@@ -414,7 +443,7 @@ impl Tab {
     pub(super) const fn sorted_by(self) -> usize {
         match self {
             Self::Endpoints => 2,
-            Self::Rules => 4,
+            Self::Rules => 3,
             Self::Drops => 1,
             // The slowest are first.
             Self::Requests => 6,

@@ -34,6 +34,11 @@ impl Cell {
         Self::Number(rate, text)
     }
 
+    /// A number that is not known; it counts as zero.
+    pub(super) fn none() -> Self {
+        Self::Number(0.0, "-".to_owned())
+    }
+
     /// A time, in milliseconds.
     pub(super) fn milliseconds(ns: u64) -> Self {
         let milliseconds = ns as f64 / 1e6;
@@ -112,10 +117,15 @@ impl Table {
         self
     }
 
-    /// Aligned lines.
-    pub(super) fn to_text(&self) -> String {
+    /// Aligned lines of the first `max` rows, and how many more there are.
+    pub(super) fn to_text(&self, max: usize) -> String {
         let heading = self.heading.iter().map(|name| (*name).to_owned()).collect();
-        let rows = self.rows.iter().map(|row| row.iter().map(|cell| cell.printed().to_owned()));
-        output::table(std::iter::once(heading).chain(rows.map(Iterator::collect)))
+        let rows = self.rows.iter().take(max);
+        let rows = rows.map(|row| row.iter().map(|cell| cell.printed().to_owned()).collect());
+        let text = output::table(std::iter::once(heading).chain(rows));
+        match self.rows.len().saturating_sub(max) {
+            0 => text,
+            more => format!("{text}({more} more rows)\n"),
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use podgate_api::{DropCount, EndpointCounts, LinkCounts, SourceStatus, Status, WorkerStatus};
+use podgate_api::{
+    DropCount, EndpointCounts, Family, LinkCounts, SourceStatus, Status, WorkerStatus,
+};
 use podgate_hubble::proto::flow::layer7::Record;
 use podgate_hubble::proto::flow::{
     CiliumEventType, Endpoint, Flow, Http, Ip, L7FlowType, Layer7, LostEvent, Policy, Verdict,
@@ -17,7 +19,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::model::Model;
 use super::plain_text;
 use super::screen::{Outcome, View, draw};
-use super::updates::{Sample, Update};
+use super::updates::{RuleCounts, Sample, Update, rules};
 use crate::cli::Tab;
 
 /// Counters, which grew `times` times.
@@ -70,7 +72,19 @@ fn sample(at: Instant, times: u64) -> Update {
         flows_taken_over: Default::default(),
         health: Default::default(),
     };
-    Update::Sample(Box::new(Sample { at, status, sleeps: vec![3 * times, 200 * times] }))
+    let rule = |policy: &str, rule: &str, verdict: &str, hits: u64, bytes: u64| RuleCounts {
+        name: [policy, rule, verdict].map(str::to_owned),
+        hits: hits * times,
+        bytes: bytes * times,
+    };
+    let rules = vec![
+        rule("CiliumNetworkPolicy shop/cart", "spec.ingress[0]", "allowed", 4, 60_000),
+        rule("CiliumNetworkPolicy shop/cart", "spec.ingressDeny[0]", "denied", 700, 42_000),
+        rule("", "others", "denied", 1, 60),
+        rule("", "others", "conflict", 0, 0),
+        rule("(all policies)", "(default deny, ingress)", "denied", 30, 1800),
+    ];
+    Update::Sample(Box::new(Sample { at, status, sleeps: vec![3 * times, 200 * times], rules }))
 }
 
 fn pod(name: &str) -> Option<Endpoint> {
@@ -118,7 +132,7 @@ fn response(url: &str, code: u32, latency_ns: u64) -> Flow {
 }
 
 fn flow(flow: Flow) -> Update {
-    let response_types = Some(ResponseTypes::Flow(flow));
+    let response_types = Some(ResponseTypes::Flow(flow.into()));
     Update::Flow(Box::new(GetFlowsResponse { response_types, ..GetFlowsResponse::default() }))
 }
 
@@ -223,7 +237,28 @@ fn a_small_screen_and_no_data_are_fine() {
 
 #[test]
 fn all_tables_as_text() {
-    insta::assert_snapshot!(plain_text(&model(), None));
+    insta::assert_snapshot!(plain_text(&model(), None, 3));
+}
+
+#[test]
+fn counters_of_rules_are_read_by_their_labels() {
+    let labels =
+        [("policy", "NetworkPolicy shop/web"), ("rule", "spec.ingress[0]"), ("verdict", "denied")];
+    let other = [("policy", ""), ("rule", "others"), ("verdict", "allowed")];
+    let families = [
+        Family::counter("podgate_rule_bytes_total", "").with(&other, 7).with(&labels, 600),
+        Family::counter("podgate_rule_hits_total", "").with(&labels, 6).with(&other, 1),
+        Family::counter("podgate_default_deny_packets_total", "")
+            .with(&[("direction", "egress")], 3),
+    ];
+    let read: Vec<_> =
+        rules(&families).into_iter().map(|it| (it.name.join("|"), it.hits, it.bytes)).collect();
+    let expected = [
+        ("NetworkPolicy shop/web|spec.ingress[0]|denied".to_owned(), 6, 600),
+        ("|others|allowed".to_owned(), 1, 7),
+        ("(all policies)|(default deny, egress)|denied".to_owned(), 3, 0),
+    ];
+    assert_eq!(read, expected);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Threads that read counters from the control socket, and flows from Hubble's API.
 
+use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +36,16 @@ pub(super) struct Sample {
     pub(super) status: Status,
     /// Times that each worker went to sleep.
     pub(super) sleeps: Vec<u64>,
+    pub(super) rules: Vec<RuleCounts>,
+}
+
+/// The counters of a rule, or of the default deny in a direction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct RuleCounts {
+    /// The labels that name it: policy, rule and verdict.
+    pub(super) name: [String; 3],
+    pub(super) hits: u64,
+    pub(super) bytes: u64,
 }
 
 /// The nobody who reads updates any more.
@@ -74,9 +85,43 @@ fn sample(socket: &std::path::Path) -> Result<Sample> {
     let mut client = ControlClient::connect(socket)?;
     let status = client.call(&Request::Status {})?;
     let families: Vec<Family> = client.call(&Request::Metrics {})?;
-    let sleeps = families.iter().find(|family| family.name == "podgate_worker_sleeps_total");
-    let samples = sleeps.into_iter().flat_map(|family| &family.samples);
-    Ok(Sample { at: Instant::now(), status, sleeps: samples.map(|s| s.value.whole()).collect() })
+    let sleeps = samples_of(&families, "podgate_worker_sleeps_total");
+    let sleeps = sleeps.map(|sample| sample.value.whole()).collect();
+    Ok(Sample { at: Instant::now(), status, sleeps, rules: rules(&families) })
+}
+
+/// The samples of a metric.
+fn samples_of<'a>(
+    families: &'a [Family],
+    name: &'a str,
+) -> impl Iterator<Item = &'a podgate_api::Sample> {
+    families.iter().filter(move |family| family.name == name).flat_map(|family| &family.samples)
+}
+
+/// What was counted by rule.
+pub(super) fn rules(families: &[Family]) -> Vec<RuleCounts> {
+    let label = |sample: &podgate_api::Sample, name: &str| {
+        sample.labels.get(name).cloned().unwrap_or_default()
+    };
+    let of_rule = |sample: &_| ["policy", "rule", "verdict"].map(|name| label(sample, name));
+    let of_direction = |sample: &_| {
+        let rule = format!("(default deny, {})", label(sample, "direction"));
+        ["(all policies)".to_owned(), rule, "denied".to_owned()]
+    };
+    let mut rules = Vec::new();
+    let mut add = |[hits, bytes]: [&str; 2], name: &dyn Fn(&_) -> [String; 3]| {
+        let bytes: HashMap<_, _> = samples_of(families, bytes)
+            .map(|sample| (&sample.labels, sample.value.whole()))
+            .collect();
+        rules.extend(samples_of(families, hits).map(|sample| RuleCounts {
+            name: name(sample),
+            hits: sample.value.whole(),
+            bytes: bytes.get(&sample.labels).copied().unwrap_or(0),
+        }));
+    };
+    add(["podgate_rule_hits_total", "podgate_rule_bytes_total"], &of_rule);
+    add(["podgate_default_deny_packets_total", "podgate_default_deny_bytes_total"], &of_direction);
+    rules
 }
 
 /// Reads new flows, and connects again when that fails.
