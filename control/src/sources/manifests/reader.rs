@@ -707,8 +707,10 @@ impl Reader {
             return seen;
         }
         self.excluded.insert(name.clone());
-        let reason =
-            format!("is not read: with it, the files of the directory have more than {max} bytes");
+        let reason = format!(
+            "is not read: with it, the files of the directory have more than {max} bytes; \
+                     remove what is not needed"
+        );
         Seen::Unreadable { reason, is_manifest: true }
     }
 
