@@ -5,7 +5,7 @@ mod inventory;
 mod policy;
 
 use std::collections::BTreeMap;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
@@ -31,6 +31,7 @@ use super::host_network::HOST_SLOT;
 use super::metrics_server::MetricsServer;
 use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
+use crate::atomic_file;
 use crate::metrics::{self, AgentCounts, Measured, SourceCounts};
 
 impl Agent {
@@ -357,10 +358,17 @@ impl Agent {
                 unreadable: cluster.unreadable(),
             }),
             enforcement: self.enforcement(),
-            started_s: Timestamp::now().as_second() as u64 - self.started.elapsed().as_secs(),
+            started_s: started_s(Timestamp::now(), self.started.elapsed()),
+            failed_writes: atomic_file::failed_writes(),
             scrapes: self.health.metrics().map_or([0; 3], MetricsServer::numbers),
         }
     }
+}
+
+/// When the agent started, seconds since 1970 by the system clock of now.
+fn started_s(now: Timestamp, uptime: Duration) -> u64 {
+    // The clock may have been set to before the start.
+    u64::try_from(now.as_second()).unwrap_or(0).saturating_sub(uptime.as_secs())
 }
 
 /// The reply with this result.
@@ -393,5 +401,18 @@ fn worker_status((worker, stats): (usize, &WorkerStats)) -> WorkerStatus {
         dropped: stats.dropped.iter().map(|tally| tally.packets.get()).sum(),
         flows: stats.flows.get(),
         held_frames: stats.held_frames.get(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_never_negative_whatever_the_clock_is_set_to() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(started_s(at(1000), Duration::from_secs(30)), 970);
+        assert_eq!(started_s(at(10), Duration::from_secs(30)), 0);
+        assert_eq!(started_s(at(-1000), Duration::from_secs(30)), 0);
     }
 }

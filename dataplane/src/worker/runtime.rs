@@ -89,6 +89,9 @@ enum Command {
     Capture(Option<Arc<Capture>>, channel::Sender<()>),
 }
 
+/// Differences of the system clock from this on are steps (`ntpd` steps from 128 ms on).
+const STEP_MIN: Duration = Duration::from_millis(100);
+
 /// The clock of the workers and the control thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -107,10 +110,23 @@ impl Clock {
         Nanos(self.origin.elapsed().as_nanos() as u64)
     }
 
-    /// The wall-clock time of `at`, relative to the wall clock at the dataplane's start.
+    /// The wall-clock time of `at`.
     #[must_use]
     pub fn wall(&self, at: Nanos) -> SystemTime {
         self.wall + Duration::from_nanos(at.0)
+    }
+
+    /// The same clock, whose wall-clock times follow a step of the system clock, if there was one.
+    /// Smaller differences are left out: times must stay in order.
+    #[must_use]
+    pub fn after_steps(self) -> Self {
+        self.with_system_time(SystemTime::now())
+    }
+
+    fn with_system_time(self, now: SystemTime) -> Self {
+        let Some(wall) = now.checked_sub(self.origin.elapsed()) else { return self };
+        let difference = wall.duration_since(self.wall).unwrap_or_else(|error| error.duration());
+        Self { wall: if difference < STEP_MIN { self.wall } else { wall }, ..self }
     }
 }
 
@@ -198,10 +214,10 @@ impl Dataplane {
         &self.shared
     }
 
-    /// The workers' clock.
+    /// The workers' clock, with the wall-clock time of now.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        self.clock
+        self.clock.after_steps()
     }
 
     /// Publishes new tables.
@@ -627,6 +643,26 @@ mod tests {
             assert!(begin.elapsed() < REPLY_MAX, "it never sleeps");
             thread::yield_now();
         }
+    }
+
+    #[test]
+    fn wall_clock_times_follow_steps_of_the_system_clock_only() {
+        let clock = Clock::start();
+        let step = Duration::from_secs(3600);
+        let (begin, at) = (clock.wall(Nanos(0)), Nanos(5));
+        for now in [SystemTime::now() + step, SystemTime::now() - step] {
+            let stepped = clock.with_system_time(now);
+            let wall = stepped.wall(stepped.now());
+            let late = wall.duration_since(now).unwrap_or_else(|error| error.duration());
+            assert!(late < step / 2, "{late:?}");
+            assert_eq!(clock.now().0 / step.as_nanos() as u64, 0, "the workers' time goes on");
+            let back = stepped.with_system_time(SystemTime::now());
+            let off = back.wall(Nanos(0)).duration_since(begin);
+            assert!(off.unwrap_or_else(|error| error.duration()) < step / 2);
+        }
+        let adjusted = clock.with_system_time(SystemTime::now() + STEP_MIN / 1000);
+        assert_eq!(adjusted.wall(at), clock.wall(at), "no step");
+        assert_eq!(clock.after_steps().wall(at), clock.wall(at));
     }
 
     #[test]
