@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::server::ReplySender;
-use super::state::Remembered;
+use super::state::{ChecksumOffload, Remembered};
 use crate::error::describe;
 
 pub(super) use self::endpoint::{Attached, Endpoint};
@@ -205,7 +205,7 @@ impl Endpoints {
     pub(super) fn remembered(&self) -> Vec<Remembered> {
         let remembered = |endpoint: &Endpoint| Remembered {
             spec: endpoint.spec.clone(),
-            offload_was_on: endpoint.offload_was_on,
+            offload: endpoint.offload,
         };
         self.by_link.values().map(remembered).collect()
     }
@@ -331,11 +331,13 @@ impl Endpoints {
     pub(super) fn insert(&mut self, spec: EndpointSpec, attached: Attached, pod_end: PodEnd) {
         let link = spec.link.clone();
         // The state of the offload before podgate is known from an earlier time, if at all.
-        let before = self.by_link.get(&link).is_some_and(|endpoint| endpoint.offload_was_on);
-        let offload_was_on = before || pod_end.offload_was_on;
+        let offload = match self.by_link.get(&link) {
+            Some(before) => pod_end.offload.after(before.offload),
+            None => pod_end.offload,
+        };
         info!("endpoint {} on link {link} attached", spec.pod);
         self.unknown.remove(&link);
-        self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload_was_on });
+        self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload });
     }
 
     /// Takes the result of attaching the link of an endpoint again, which is another link, with its
@@ -346,21 +348,21 @@ impl Endpoints {
         result: Result<(Attached, PodEnd)>,
     ) -> bool {
         let Some(endpoint) = self.by_link.get_mut(&spec.link) else { return false };
-        let before = endpoint.offload_was_on;
+        let before = endpoint.offload;
         match result {
             Ok((attached, pod_end)) => {
                 info!("link {} of endpoint {} is back", spec.link, spec.pod);
                 endpoint.link = Ok(attached);
-                endpoint.offload_was_on = pod_end.offload_was_on;
+                endpoint.offload = pod_end.offload;
             }
             Err(error) => {
                 let reason = describe(error.as_ref());
                 debug!("link {} of endpoint {} is not back yet: {reason}", spec.link, spec.pod);
                 endpoint.link = Err(reason);
-                endpoint.offload_was_on = false;
+                endpoint.offload = ChecksumOffload::Untouched;
             }
         }
-        endpoint.offload_was_on != before
+        endpoint.offload != before
     }
 
     /// Takes the state of a pod's end. An unknown state differs from a known one: then the pod is
@@ -377,14 +379,17 @@ impl Endpoints {
         if attached.link.index != index {
             return effect;
         }
-        let turned_off = result.as_ref().is_ok_and(|found| found.offload_was_on);
+        let turned_off = result.as_ref().is_ok_and(|found| found.offload.is_turned_off());
         let pod_end = result.map(|end| end.interface).map_err(|error| describe(error.as_ref()));
         if attached.pod_end != pod_end {
             debug!("the pod's end of link {link} is now {pod_end:?}");
             attached.pod_end = pod_end;
             effect.publish = true;
         }
-        effect.save = turned_off && !mem::replace(&mut endpoint.offload_was_on, turned_off);
+        if turned_off {
+            let before = mem::replace(&mut endpoint.offload, ChecksumOffload::TurnedOff);
+            effect.save = !before.is_turned_off();
+        }
         effect
     }
 
@@ -485,9 +490,9 @@ impl Endpoints {
         });
         let preparations = futures_util::stream::iter(preparations);
         let prepared: Vec<_> = preparations.buffer_unordered(NETNS_THREADS).collect().await;
-        for (Remembered { spec, mut offload_was_on }, result) in prepared {
+        for (Remembered { spec, mut offload }, result) in prepared {
             let link = result.and_then(|prepared| {
-                offload_was_on |= prepared.pod_end.offload_was_on;
+                offload = prepared.pod_end.offload.after(offload);
                 let slot = self.links.free_slot()?;
                 self.links.open_unserved(&prepared.link, slot)?;
                 let pod_end = Ok(prepared.pod_end.interface);
@@ -498,13 +503,13 @@ impl Endpoints {
                 warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
                 reason
             });
-            self.by_link.insert(spec.link.clone(), Endpoint { spec, link, offload_was_on });
+            self.by_link.insert(spec.link.clone(), Endpoint { spec, link, offload });
         }
         self.links.serve_all()
     }
 
-    /// Attaches an endpoint at the start, when nothing else happens. `offload_was_on` says whether
-    /// podgate turned the pod's TX checksum offload off before.
+    /// Attaches an endpoint at the start, when nothing else happens. `offload` is what the agent
+    /// before did.
     ///
     /// # Errors
     /// When the link can't be attached.
@@ -512,7 +517,7 @@ impl Endpoints {
         &mut self,
         spec: EndpointSpec,
         own: [u32; 2],
-        offload_was_on: bool,
+        offload: ChecksumOffload,
     ) -> Result<()> {
         if self.admit(&spec)? == Admission::Attached {
             return Ok(());
@@ -522,12 +527,12 @@ impl Endpoints {
         let mut pod_end = prepared.pod_end;
         match self.attach(prepared) {
             Ok(attached) => {
-                pod_end.offload_was_on |= offload_was_on;
+                pod_end.offload = pod_end.offload.after(offload);
                 self.insert(spec, attached, pod_end);
                 Ok(())
             }
             Err(error) => {
-                if pod_end.offload_was_on {
+                if pod_end.offload.is_turned_off() {
                     self.preparer.restore_offload(&spec).await;
                 }
                 Err(error)
@@ -540,7 +545,7 @@ impl Endpoints {
     pub(super) async fn restore_offloads(&self, remembered: &[Remembered]) {
         let is_remembered =
             |link: &String| remembered.iter().any(|before| before.spec.link == *link);
-        for endpoint in self.by_link.values().filter(|endpoint| endpoint.offload_was_on) {
+        for endpoint in self.by_link.values().filter(|endpoint| endpoint.offload.is_turned_off()) {
             if !is_remembered(&endpoint.spec.link) {
                 self.preparer.restore_offload(&endpoint.spec).await;
             }

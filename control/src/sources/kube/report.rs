@@ -137,9 +137,8 @@ pub(super) fn writes(
     let mut writes = Vec::new();
     let key = policy.key;
     let reasons = reasons(policy);
-    let rejected = policy.state != PolicyState::Enforced;
     if key.kind != Kind::NetworkPolicy && !present.is_given_up() {
-        let valid = wanted_valid(rejected, &reasons, author.node);
+        let valid = wanted_valid(policy.state, &reasons, author.node);
         if must_write_valid(&valid, present, author) {
             let body = valid.to_json(VALID, present.valid.as_ref(), present, key, author);
             writes.push(Write::Status { manager: MANAGER.into(), body });
@@ -178,14 +177,14 @@ struct Wanted {
     message: String,
 }
 
-fn wanted_valid(rejected: bool, reasons: &str, node: &str) -> Wanted {
-    match rejected {
-        true => Wanted {
+fn wanted_valid(state: PolicyState, reasons: &str, node: &str) -> Wanted {
+    match state {
+        PolicyState::Outdated | PolicyState::Rejected => Wanted {
             status: "False",
             reason: "Rejected",
             message: shorten(&format!("rejected by node {node}: {reasons}")),
         },
-        false => Wanted {
+        PolicyState::Enforced => Wanted {
             status: "True",
             reason: "Accepted",
             message: "every field can be enforced".into(),
