@@ -486,9 +486,7 @@ impl Dataplane {
     /// more; sockets are closed when the dataplane is dropped.
     pub fn stop(&mut self) -> Vec<SavedFlow> {
         self.stop.store(true, Ordering::Release);
-        for sleeper in &self.shared.sleepers {
-            sleeper.wake_if_asleep();
-        }
+        self.shared.wake_all();
         let mut flows = Vec::new();
         for thread in self.threads.drain(..) {
             // The panic of a worker was already reported on standard error.
