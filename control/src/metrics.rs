@@ -73,7 +73,7 @@ pub(crate) struct Measured<'a> {
     /// By worker.
     pub(crate) workers: &'a [&'a WorkerStats],
     /// Of all sockets.
-    pub(crate) ports: XskStatistics,
+    pub(crate) sockets: XskStatistics,
     /// Drops of the BPF programs.
     pub(crate) frame_drops: Vec<FrameDrops>,
     /// What the agent counts itself.
@@ -99,7 +99,7 @@ pub(crate) fn collect(measured: &Measured<'_>) -> Vec<Family> {
     families.extend(counts.source.iter().flat_map(source::families));
     families.extend(link_families(&measured.links));
     families.extend(traffic_families(workers, &measured.frame_drops));
-    families.extend(socket_families(&measured.ports));
+    families.extend(socket_families(&measured.sockets));
     families.extend(rules::families(measured.rules, measured.wall_s));
     families.push(l7_family(workers));
     families.extend(l7::worker_families(workers));

@@ -130,9 +130,9 @@ impl Agent {
         self.health.take_rule_reports(&mut self.plane, dataplane, now);
         let dataplane = self.dataplane();
         // All would wait for a worker that is stuck; that it is, is one of the metrics.
-        let ports = match self.health.dead_worker(now) {
+        let sockets = match self.health.dead_worker(now) {
             Some(_) => XskStatistics::default(),
-            None => dataplane.port_statistics().map_err(ApiError::failed)?,
+            None => dataplane.socket_statistics().map_err(ApiError::failed)?,
         };
         let clock = dataplane.clock();
         let wall_s = |time| {
@@ -141,7 +141,7 @@ impl Agent {
         };
         Ok(metrics::collect(&Measured {
             workers: &self.workers(),
-            ports,
+            sockets,
             frame_drops: self.frame_drops(),
             counts: self.agent_counts(),
             links: self.link_counts(),

@@ -80,7 +80,7 @@ enum Command {
     /// The reply is the number of restored flows.
     RestoreFlows(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
     CheckLive(Arc<LiveCheck>),
-    PortStatistics(channel::Sender<XskStatistics>),
+    SocketStatistics(channel::Sender<XskStatistics>),
     LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
     RuleReport(channel::Sender<RuleReport>),
     CountFlowBytes,
@@ -314,8 +314,8 @@ impl Dataplane {
     ///
     /// # Errors
     /// When a worker doesn't reply.
-    pub fn port_statistics(&self) -> Result<XskStatistics, LinkError> {
-        let commands = (0..self.commands.len()).map(|_| Command::PortStatistics);
+    pub fn socket_statistics(&self) -> Result<XskStatistics, LinkError> {
+        let commands = (0..self.commands.len()).map(|_| Command::SocketStatistics);
         let mut sum = XskStatistics::default();
         self.ask_all(commands, |worker| {
             sum += worker;
@@ -588,7 +588,9 @@ impl Thread {
                     self.worker.start_check(check);
                     true
                 }
-                Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
+                Command::SocketStatistics(done) => {
+                    done.send(self.worker.socket_statistics()).is_ok()
+                }
                 Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),
                 Command::RuleReport(done) => done.send(self.worker.take_rule_report()).is_ok(),
                 Command::CountFlowBytes => {
@@ -637,7 +639,7 @@ mod tests {
         let dataplane = without_links(PollMode::Adaptive);
         let begin = Instant::now();
         while sleeps(&dataplane) < 3 {
-            dataplane.port_statistics().unwrap();
+            dataplane.socket_statistics().unwrap();
             assert!(begin.elapsed() < REPLY_MAX, "it never sleeps");
             thread::yield_now();
         }
@@ -667,7 +669,7 @@ mod tests {
     fn a_busy_polling_worker_never_sleeps() {
         let dataplane = without_links(PollMode::Busy);
         for _ in 0..100 {
-            dataplane.port_statistics().unwrap();
+            dataplane.socket_statistics().unwrap();
         }
         assert_eq!(sleeps(&dataplane), 0);
     }
