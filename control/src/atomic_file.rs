@@ -5,6 +5,15 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Writes of this process that failed.
+static FAILED: AtomicU64 = AtomicU64::new(0);
+
+/// How many writes failed since the program started.
+pub(crate) fn failed_writes() -> u64 {
+    FAILED.load(Ordering::Relaxed)
+}
 
 /// [`write_with_mode`] with mode 0600.
 ///
@@ -18,8 +27,13 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// its directory entry are on disk (`rename(2)`, `fsync(2)`).
 ///
 /// # Errors
-/// When it can't be written; the former content stays, and no temporary file is left.
+/// When it can't be written; the former content stays, and no temporary file is left. It counts in
+/// [`failed_writes`].
 pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace(path, bytes, mode).inspect_err(|_| _ = FAILED.fetch_add(1, Ordering::Relaxed))
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = temporary(path);
     let written = create(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
@@ -75,7 +89,9 @@ mod tests {
         // A directory that isn't empty can't be replaced by a file.
         fs::create_dir(&path).unwrap();
         fs::write(path.join("kept"), "").unwrap();
+        let failed_before = failed_writes();
         assert!(write(&path, b"new").is_err());
+        assert!(failed_writes() > failed_before);
         assert!(path.join("kept").exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write(&dir.path().join("no/such/dir"), b"new").is_err());

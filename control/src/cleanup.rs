@@ -127,7 +127,8 @@ impl Report {
             Err(error) => return self.left(&error.to_string()),
         };
         let threads = netns_threads();
-        for endpoint in loaded.endpoints.iter().filter(|endpoint| endpoint.offload_was_on) {
+        for endpoint in loaded.endpoints.iter().filter(|endpoint| endpoint.offload.is_turned_off())
+        {
             match restore_offload(&netlink, &threads, &endpoint.spec).await {
                 Ok(given) => self.offloads += usize::from(given),
                 Err(error) => self.left(&format!(

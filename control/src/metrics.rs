@@ -62,6 +62,8 @@ pub(crate) struct AgentCounts {
     pub(crate) enforcement: [u64; 4],
     /// When the agent started, seconds since 1970.
     pub(crate) started_s: u64,
+    /// Writes of the agent's files that failed.
+    pub(crate) failed_writes: u64,
     /// Scrapes that were answered, connections that were rejected, scrapes that failed.
     pub(crate) scrapes: [u64; 3],
 }
@@ -71,7 +73,7 @@ pub(crate) struct Measured<'a> {
     /// By worker.
     pub(crate) workers: &'a [&'a WorkerStats],
     /// Of all sockets.
-    pub(crate) ports: XskStatistics,
+    pub(crate) sockets: XskStatistics,
     /// Drops of the BPF programs.
     pub(crate) frame_drops: Vec<FrameDrops>,
     /// What the agent counts itself.
@@ -97,7 +99,7 @@ pub(crate) fn collect(measured: &Measured<'_>) -> Vec<Family> {
     families.extend(counts.source.iter().flat_map(source::families));
     families.extend(link_families(&measured.links));
     families.extend(traffic_families(workers, &measured.frame_drops));
-    families.extend(socket_families(&measured.ports));
+    families.extend(socket_families(&measured.sockets));
     families.extend(rules::families(measured.rules, measured.wall_s));
     families.push(l7_family(workers));
     families.extend(l7::worker_families(workers));
@@ -142,6 +144,11 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             "Problems of the node or the agent's own files, as in status",
         )
         .with(&[], counts.problems),
+        Family::counter(
+            "podgate_state_write_errors_total",
+            "Writes of files in the state directory that failed",
+        )
+        .with(&[], counts.failed_writes),
         Family::counter("podgate_links_gone_total", "Links that vanished under an endpoint")
             .with(&[], counts.links_gone),
         Family::counter(

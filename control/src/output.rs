@@ -26,6 +26,8 @@ pub(crate) use self::inventory::{addresses, identities, nodes};
 pub(crate) use self::metrics::metrics;
 pub(crate) use self::policy::{endpoint_table, policies, policy_details, selectors, waited};
 pub(crate) use self::services::services;
+#[cfg(test)]
+pub(crate) use self::status::status_without_links;
 pub(crate) use self::status::{Detail, status, status_brief};
 
 /// Rows with aligned columns; the first row is the heading.

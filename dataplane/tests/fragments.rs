@@ -251,15 +251,16 @@ fn incomplete_datagrams_of_one_pod_do_not_displace_others() {
 }
 
 #[test]
-fn the_largest_datagram_passes_unfragmented_and_in_fragments() {
-    for v4 in [true, false] {
+fn the_largest_datagrams_pass_unfragmented_and_in_fragments() {
+    // 65,535 bytes: including the IPv4 header, without the IPv6 header (RFC 8200 §4.5).
+    let sizes_v4 = (65_500..=65_507).map(|len| (true, len));
+    let sizes_v6 = (65_512..=65_527).map(|len| (false, len));
+    for (v4, len) in sizes_v4.chain(sizes_v6) {
         let mut rig = Rig::with(IngressOfB::Open);
-        // 65,535 bytes including the IPv4 header; over IPv6 plus the fixed header and minus the
-        // fragment header.
-        let sent = datagram(v4, 80, if v4 { 65_507 } else { 65_519 });
+        let sent = datagram(v4, 80, len);
         let fragments = cut(&sent, 9, 1500);
         let out = send_all(&mut rig, &reversed(fragments.clone()));
-        assert_eq!(out.len(), fragments.len());
+        assert_eq!(out.len(), fragments.len(), "{len} bytes");
         let left: Vec<_> = out.into_iter().map(|(_, bytes)| bytes).collect();
         assert_eq!(joined(&left), body(&sent));
         if v4 {
@@ -268,6 +269,110 @@ fn the_largest_datagram_passes_unfragmented_and_in_fragments() {
         }
         rig.assert_no_frame_is_lost();
     }
+}
+
+/// Extension headers of [`with_extensions`], 8 bytes each.
+mod extension {
+    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const ROUTING: u8 = 43;
+    pub(super) const FRAGMENT: u8 = 44;
+    pub(super) const DESTINATION: u8 = 60;
+}
+
+/// An unfragmented IPv6 packet with extension headers before what follows its fixed header.
+fn with_extensions(frame: &[u8], headers: &[u8]) -> Vec<u8> {
+    let mut bytes = frame[..54].to_vec();
+    let mut next = std::mem::replace(&mut bytes[20], *headers.first().unwrap_or(&frame[20]));
+    for (at, header) in headers.iter().enumerate() {
+        next = if at + 1 < headers.len() { headers[at + 1] } else { frame[20] };
+        bytes.extend(match *header {
+            extension::ROUTING => [next, 0, 4, 0, 0, 0, 0, 0],
+            _ => [next, 0, 1, 4, 0, 0, 0, 0],
+        });
+    }
+    assert_eq!(next, frame[20]);
+    bytes.extend(&frame[54..]);
+    let payload = (bytes.len() - 54) as u16;
+    bytes[18..20].copy_from_slice(&payload.to_be_bytes());
+    bytes
+}
+
+/// Fragments of an IPv6 packet, each of which repeats the first `repeated` extension headers of
+/// `headers` ([`with_extensions`]) before its fragment header.
+fn cut_with_extensions(frame: &[u8], headers: &[u8], repeated: usize, id: u32) -> Vec<Vec<u8>> {
+    const ROOM: usize = 1400;
+    let whole = with_extensions(frame, headers);
+    let (front, body) = whole.split_at(54 + 8 * repeated);
+    let at_next = if repeated == 0 { 20 } else { 54 + 8 * (repeated - 1) };
+    let parts = body.chunks(ROOM).enumerate();
+    let fragment = |(index, part): (usize, &[u8])| {
+        let mut bytes = front.to_vec();
+        let next = std::mem::replace(&mut bytes[at_next], extension::FRAGMENT);
+        let position = (index * ROOM) as u16 | u16::from((index + 1) * ROOM < body.len());
+        bytes.extend([next, 0]);
+        bytes.extend(position.to_be_bytes());
+        bytes.extend(id.to_be_bytes());
+        bytes.extend(part);
+        let payload = (bytes.len() - 54) as u16;
+        bytes[18..20].copy_from_slice(&payload.to_be_bytes());
+        bytes
+    };
+    parts.map(fragment).collect()
+}
+
+#[test]
+fn ipv6_extension_headers_are_before_or_after_the_fragment_header_as_rfc_8200_says() {
+    use extension::{DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
+    // The headers, how many of them the sender put before the fragment header, and how many belong
+    // there: those up to the routing header, else the hop-by-hop options (RFC 8200 §4.5).
+    let cases: &[(&[u8], usize, usize)] = &[
+        (&[], 0, 0),
+        (&[HOP_BY_HOP], 1, 1),
+        (&[HOP_BY_HOP, DESTINATION], 1, 1),
+        (&[DESTINATION], 1, 0),
+        (&[DESTINATION], 0, 0),
+        (&[DESTINATION, ROUTING], 2, 2),
+        (&[DESTINATION, ROUTING], 0, 2),
+        (&[HOP_BY_HOP, DESTINATION, ROUTING, DESTINATION], 3, 3),
+    ];
+    for (headers, sent_before, before) in cases {
+        let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
+        let mut sent = datagram(false, 80, 4000);
+        let fragments = cut_with_extensions(&sent, headers, *sent_before, 0x1234_5678);
+        let out = send_all(&mut rig, &reversed(fragments));
+        assert_eq!(out.len(), 3, "{headers:?}");
+        sent[..14].copy_from_slice(&out[0].1[..14]);
+        sent[21] = 63;
+        let expected = with_extensions(&sent, headers);
+        let (front, body) = expected.split_at(54 + 8 * before);
+        let at_next = if *before == 0 { 20 } else { 54 + 8 * (before - 1) };
+        let mut received = Vec::<u8>::new();
+        for (index, (link, bytes)) in out.iter().enumerate() {
+            assert_eq!(*link, B);
+            let mut start = bytes[..front.len()].to_vec();
+            assert_eq!(std::mem::replace(&mut start[at_next], front[at_next]), FRAGMENT);
+            start[18..20].copy_from_slice(&front[18..20]);
+            assert_eq!(start, front, "{headers:?}");
+            let header = &bytes[front.len()..front.len() + 8];
+            let position = received.len() as u16 | u16::from(index < 2);
+            assert_eq!(header[..2], [front[at_next], 0]);
+            assert_eq!(header[2..4], position.to_be_bytes());
+            assert_eq!(header[4..], [0x12, 0x34, 0x56, 0x78]);
+            received.extend(&bytes[front.len() + 8..]);
+        }
+        assert_eq!(received, body, "{headers:?}");
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn a_reassembled_ipv6_packet_that_every_link_takes_has_no_fragment_header() {
+    let mut rig = Rig::with(IngressOfB::FromAAt(proto::UDP));
+    let sent = datagram(false, 80, 1000);
+    let out = send_all(&mut rig, &cut(&sent, 1, 600));
+    assert_eq!((out.len(), out[0].0), (1, B));
+    assert_eq!((&out[0].1[14..21], &out[0].1[22..]), (&sent[14..21], &sent[22..]));
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]

@@ -19,8 +19,8 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::{Epoch, RuleId};
 use podgate_tables::l7::{
-    HeaderMatch, HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec, L7Entry, L7Policy,
-    L7Request, L7Rules, L7Verdict, Mismatch, NamePattern, Request,
+    HeaderMatch, HttpRequest, HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec,
+    L7Entry, L7Policy, L7Request, L7Rules, L7Verdict, Mismatch, NamePattern,
 };
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -276,7 +276,7 @@ fn judging_a_request_of_any_protocol_allocates_nothing() {
         L7Rules::ServerNames(names),
     ];
     let headers = [httparse::Header { name: "x-role", value: b"admin" }];
-    let request = Request {
+    let request = HttpRequest {
         method: b"GET",
         path: b"/a/b",
         path_is_normal: true,

@@ -1,6 +1,6 @@
 //! Patterns of HTTP rules, and values against them.
 
-use podgate_tables::l7::http1::Request;
+use podgate_tables::l7::http1::HttpRequest;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec};
 
 fn rule(pattern: String) -> Option<HttpRule> {
@@ -8,7 +8,7 @@ fn rule(pattern: String) -> Option<HttpRule> {
 }
 
 fn matches(rule: &HttpRule, path: &[u8]) -> bool {
-    let request = Request { method: b"", path, path_is_normal: true, host: b"", headers: &[] };
+    let request = HttpRequest { method: b"", path, path_is_normal: true, host: b"", headers: &[] };
     rule.failed_fields(&request).is_empty()
 }
 

@@ -51,6 +51,7 @@ use serde_json::{Map, Value};
 
 use crate::key::{Kind, ObjectKey};
 use crate::manifest;
+use crate::model::Pod;
 use crate::oracle::{HttpRequest, KafkaRequest, OracleRequest, kafka_api};
 use crate::store::{EnforcementMode, Store};
 
@@ -249,8 +250,12 @@ impl TruthTable {
         request: Option<OracleRequest>,
     ) -> Result<Row, String> {
         let v6 = map.get("family").is_some_and(|family| *family == 6);
-        let (src, src_is_local) = self.read_end(text(ends[0])?, v6)?;
-        let (dst, dst_is_local) = self.read_end(text(ends[1])?, v6)?;
+        let of_family = if v6 { IpAddr::is_ipv6 } else { IpAddr::is_ipv4 };
+        let (source, destination) = (text(ends[0])?, text(ends[1])?);
+        let src = self.address_of(source, of_family)?;
+        let dst = self.address_of(destination, of_family)?;
+        let local =
+            LocalEnds { source: self.is_local(source), destination: self.is_local(destination) };
         let (protocol, dst_port, icmp_type) = read_port(text(on)?)?;
         let (src, dst) = (Address::from(src), Address::from(dst));
         let tuple = Tuple { src, dst, src_port: 40_000, dst_port, protocol };
@@ -268,7 +273,7 @@ impl TruthTable {
         Ok(Row {
             text: format!("{} -> {} {on}{shown}{why}", ends[0], ends[1]),
             subject: Subject { tuple, icmp_type },
-            local: LocalEnds { source: src_is_local, destination: dst_is_local },
+            local,
             request,
             expect,
             egress: name("egress")?,
@@ -276,15 +281,26 @@ impl TruthTable {
         })
     }
 
-    /// An address, and whether a pod of this node has it as its own.
-    fn read_end(&self, end: &str, v6: bool) -> Result<(IpAddr, bool), String> {
-        let Some((namespace, name)) = end.split_once('/') else {
-            return Ok((parse_ip(end)?, false));
-        };
-        let pod = self.store.pod(namespace, name).ok_or_else(|| format!("no pod {end}"))?;
-        let address = pod.ips.iter().find(|ip| ip.is_ipv6() == v6);
-        let is_local = !pod.host_network && !self.remote.iter().any(|remote| remote == end);
-        Ok((*address.ok_or_else(|| format!("{end} has no such address"))?, is_local))
+    /// The pod that an end is, if it is one.
+    fn pod(&self, end: &str) -> Option<&Pod> {
+        let (namespace, name) = end.split_once('/')?;
+        self.store.pod(namespace, name)
+    }
+
+    /// An end's address, the first one for which `of_family` holds.
+    fn address_of(&self, end: &str, of_family: fn(&IpAddr) -> bool) -> Result<IpAddr, String> {
+        if !end.contains('/') {
+            return parse_ip(end);
+        }
+        let pod = self.pod(end).ok_or_else(|| format!("no pod {end}"))?;
+        let address = pod.ips.iter().find(|ip| of_family(ip));
+        address.copied().ok_or_else(|| format!("{end} has no such address"))
+    }
+
+    /// Whether an end is a pod of this node with an address of its own.
+    fn is_local(&self, end: &str) -> bool {
+        let is_remote = || self.remote.iter().any(|remote| remote == end);
+        self.pod(end).is_some_and(|pod| !pod.host_network && !is_remote())
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
-use podgate_tables::l7::http1::Request;
+use podgate_tables::l7::http1::HttpRequest;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec};
 use podgate_tests::checkout::{in_checkout, python};
 
@@ -31,7 +31,7 @@ fn matches(rule: &HttpRule, value: &str) -> bool {
     // A value is bytes, as Latin-1 text.
     let value: Vec<u8> = value.chars().map(|c| c as u8).collect();
     let request =
-        Request { method: b"", path: &value, path_is_normal: true, host: b"", headers: &[] };
+        HttpRequest { method: b"", path: &value, path_is_normal: true, host: b"", headers: &[] };
     rule.failed_fields(&request).is_empty()
 }
 

@@ -29,6 +29,7 @@ use super::host_network::HOST_SLOT;
 use super::metrics_server::MetricsServer;
 use super::observer::Amount;
 use super::server::{Call, Reply, ReplySender};
+use crate::atomic_file;
 use crate::metrics::{self, AgentCounts, Measured, SourceCounts};
 
 impl Agent {
@@ -127,9 +128,9 @@ impl Agent {
         self.health.take_rule_reports(&mut self.plane, dataplane, now);
         let dataplane = self.dataplane();
         // All would wait for a worker that is stuck; that it is, is one of the metrics.
-        let ports = match self.health.dead_worker(now) {
+        let sockets = match self.health.dead_worker(now) {
             Some(_) => XskStatistics::default(),
-            None => dataplane.port_statistics().map_err(ApiError::failed)?,
+            None => dataplane.socket_statistics().map_err(ApiError::failed)?,
         };
         let clock = dataplane.clock();
         let wall_s = |time| {
@@ -138,7 +139,7 @@ impl Agent {
         };
         Ok(metrics::collect(&Measured {
             workers: &self.workers(),
-            ports,
+            sockets,
             frame_drops: self.frame_drops(),
             counts: self.agent_counts(),
             links: self.link_counts(),
@@ -357,6 +358,7 @@ impl Agent {
             }),
             enforcement: self.enforcement(),
             started_s: self.started_s,
+            failed_writes: atomic_file::failed_writes(),
             scrapes: self.health.metrics().map_or([0; 3], MetricsServer::numbers),
         }
     }

@@ -65,8 +65,7 @@ impl Agent {
 
     /// Detaches a pod's link: from here on, no policy applies to the pod.
     fn remove_endpoint(&mut self, link: &str, reply: ReplySender) {
-        let Some(Endpoint { spec, link: attached, offload_was_on }) = self.endpoints.remove(link)
-        else {
+        let Some(Endpoint { spec, link: attached, offload }) = self.endpoints.remove(link) else {
             let removed = self.endpoints.remove_unknown(link);
             let answer = removed.map(|()| Reply::Value(Value::Null));
             let answer = answer.map_err(|error| ApiError::failed(describe(error.as_ref())));
@@ -81,7 +80,7 @@ impl Agent {
             Ok(Attached { slot, .. }) => self.endpoints.detach(slot),
             Err(_) => self.endpoints.unpin_unattached(link),
         }
-        if offload_was_on {
+        if offload.is_turned_off() {
             self.endpoints.start_restore(spec, AfterRestore::Removed(reply));
         } else {
             self.removed(reply);
@@ -127,7 +126,8 @@ impl Agent {
 
     fn on_prepared(&mut self, spec: EndpointSpec, purpose: Purpose, result: Result<Prepared>) {
         let link = spec.link.clone();
-        let turned_off = result.as_ref().is_ok_and(|prepared| prepared.pod_end.offload_was_on);
+        let turned_off =
+            result.as_ref().is_ok_and(|prepared| prepared.pod_end.offload.is_turned_off());
         let attached = result.and_then(|prepared| self.attach(&spec, prepared));
         let then = match (purpose, attached) {
             (Purpose::Add(reply), Ok((attached, pod_end))) => {

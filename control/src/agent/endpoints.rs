@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::server::ReplySender;
-use super::state::Remembered;
+use super::state::{ChecksumOffload, Remembered};
 use crate::error::describe;
 
 pub(super) use self::endpoint::{Attached, Endpoint};
@@ -225,7 +225,7 @@ impl Endpoints {
     pub(super) fn remembered(&self) -> Vec<Remembered> {
         let remembered = |endpoint: &Endpoint| Remembered {
             spec: endpoint.spec.clone(),
-            offload_was_on: endpoint.offload_was_on,
+            offload: endpoint.offload,
         };
         self.by_link.values().map(remembered).collect()
     }
@@ -351,13 +351,15 @@ impl Endpoints {
     pub(super) fn insert(&mut self, spec: EndpointSpec, attached: Attached, pod_end: PodEnd) {
         let link = spec.link.clone();
         // The state of the offload before podgate is known from an earlier time, if at all.
-        let before = self.by_link.get(&link).is_some_and(|endpoint| endpoint.offload_was_on);
-        let offload_was_on = before || pod_end.offload_was_on;
+        let offload = match self.by_link.get(&link) {
+            Some(before) => pod_end.offload.after(before.offload),
+            None => pod_end.offload,
+        };
         info!("endpoint {} on link {link} attached", spec.pod);
         self.unknown.remove(&link);
         self.unattached.remove(&link);
         self.retries.clear(&link);
-        self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload_was_on });
+        self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload });
     }
 
     /// Takes the result of attaching the link of an endpoint again, which is another link unless it
@@ -368,12 +370,12 @@ impl Endpoints {
         result: Result<(Attached, PodEnd)>,
     ) -> bool {
         let Some(endpoint) = self.by_link.get_mut(&spec.link) else { return false };
-        let before = endpoint.offload_was_on;
+        let before = endpoint.offload;
         match result {
             Ok((attached, pod_end)) => {
                 info!("link {} of endpoint {} is back", spec.link, spec.pod);
                 endpoint.link = Ok(attached);
-                endpoint.offload_was_on |= pod_end.offload_was_on;
+                endpoint.offload = pod_end.offload.after(before);
                 self.unattached.remove(&spec.link);
                 self.retries.clear(&spec.link);
             }
@@ -384,7 +386,7 @@ impl Endpoints {
                 self.retries.failed(&spec.link, None, Instant::now());
             }
         }
-        endpoint.offload_was_on != before
+        endpoint.offload != before
     }
 
     /// There is still no link for an endpoint.
@@ -409,7 +411,7 @@ impl Endpoints {
         if attached.link.index != index {
             return effect;
         }
-        let turned_off = result.as_ref().is_ok_and(|found| found.offload_was_on);
+        let turned_off = result.as_ref().is_ok_and(|found| found.offload.is_turned_off());
         if let Err(error) = &result {
             let reason = describe(error.as_ref());
             let keeps = attached.pod_end.is_ok() && is_transient(error);
@@ -427,7 +429,10 @@ impl Endpoints {
             attached.pod_end = pod_end;
             effect.publish = true;
         }
-        effect.save = turned_off && !mem::replace(&mut endpoint.offload_was_on, turned_off);
+        if turned_off {
+            let before = mem::replace(&mut endpoint.offload, ChecksumOffload::TurnedOff);
+            effect.save = !before.is_turned_off();
+        }
         effect
     }
 
@@ -489,7 +494,7 @@ impl Endpoints {
                 self.links.close(attached.slot);
                 endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
                 // The pod's end of another link is as it was created.
-                endpoint.offload_was_on = false;
+                endpoint.offload = ChecksumOffload::Untouched;
                 self.links_gone += 1;
                 gone = Some(endpoint.spec.link.clone());
             }
@@ -542,9 +547,9 @@ impl Endpoints {
         });
         let preparations = futures_util::stream::iter(preparations);
         let prepared: Vec<_> = preparations.buffer_unordered(NETNS_THREADS).collect().await;
-        for (Remembered { spec, mut offload_was_on }, result) in prepared {
+        for (Remembered { spec, mut offload }, result) in prepared {
             let link = result.and_then(|prepared| {
-                offload_was_on |= prepared.pod_end.offload_was_on;
+                offload = prepared.pod_end.offload.after(offload);
                 let slot = self.links.free_slot()?;
                 self.links.open_unserved(&prepared.link, slot)?;
                 let pod_end = Ok(prepared.pod_end.interface);
@@ -558,13 +563,13 @@ impl Endpoints {
                 }
                 reason
             });
-            self.by_link.insert(spec.link.clone(), Endpoint { spec, link, offload_was_on });
+            self.by_link.insert(spec.link.clone(), Endpoint { spec, link, offload });
         }
         self.links.serve_all()
     }
 
-    /// Attaches an endpoint at the start, when nothing else happens. `offload_was_on` says whether
-    /// podgate turned the pod's TX checksum offload off before.
+    /// Attaches an endpoint at the start, when nothing else happens. `offload` is what the agent
+    /// before did.
     ///
     /// # Errors
     /// When the link can't be attached.
@@ -572,7 +577,7 @@ impl Endpoints {
         &mut self,
         spec: EndpointSpec,
         own: [u32; 2],
-        offload_was_on: bool,
+        offload: ChecksumOffload,
     ) -> Result<()> {
         if self.admit(&spec)? == Admission::Attached {
             return Ok(());
@@ -582,12 +587,12 @@ impl Endpoints {
         let mut pod_end = prepared.pod_end;
         match self.attach(prepared) {
             Ok(attached) => {
-                pod_end.offload_was_on |= offload_was_on;
+                pod_end.offload = pod_end.offload.after(offload);
                 self.insert(spec, attached, pod_end);
                 Ok(())
             }
             Err(error) => {
-                if pod_end.offload_was_on {
+                if pod_end.offload.is_turned_off() {
                     self.preparer.restore_offload(&spec).await;
                 }
                 Err(error)
@@ -600,7 +605,7 @@ impl Endpoints {
     pub(super) async fn restore_offloads(&self, remembered: &[Remembered]) {
         let is_remembered =
             |link: &String| remembered.iter().any(|before| before.spec.link == *link);
-        for endpoint in self.by_link.values().filter(|endpoint| endpoint.offload_was_on) {
+        for endpoint in self.by_link.values().filter(|endpoint| endpoint.offload.is_turned_off()) {
             if !is_remembered(&endpoint.spec.link) {
                 self.preparer.restore_offload(&endpoint.spec).await;
             }

@@ -211,6 +211,7 @@ impl Log {
     }
 
     fn push(&mut self, batch: Batch) {
+        self.records.clock = self.records.clock.after_steps();
         for (epoch, compiled) in batch.tables {
             self.records.tables.insert(epoch, compiled);
         }
@@ -247,6 +248,7 @@ impl Log {
     }
 
     fn last(&mut self, count: usize) -> Vec<Arc<Observed>> {
+        self.records.clock = self.records.clock.after_steps();
         self.log.last(count, &self.records)
     }
 }

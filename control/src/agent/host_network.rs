@@ -16,6 +16,7 @@ use podgate_hostnet::{Link, Netlink};
 use podgate_tables::address::Address;
 use podgate_tables::route::{NextHop, NodeAddresses, RouteTable};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use self::tunnels::TunnelState;
@@ -318,7 +319,7 @@ impl HostNetwork {
 
     /// Takes the result of reading the ports of tunnels. Returns whether something changed.
     pub(super) fn set_tunnel_ports(&mut self, ports: Result<Vec<u16>, String>) -> bool {
-        self.tunnels.set_ports(ports)
+        self.tunnels.set_ports(ports, Instant::now())
     }
 
     /// Passes on the UDP ports that tunnels of a node receive on, after each read of them:

@@ -54,7 +54,7 @@ mod state_json;
 mod undo;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -92,6 +92,7 @@ use self::reconcile::Reconciler;
 use self::restart::EarlierFlows;
 use self::server::Call;
 use self::signals::Signals;
+use self::state::ChecksumOffload;
 use self::state_files::StateFiles;
 use self::undo::{Creator, Undo};
 use self::waiting::Waiting;
@@ -362,17 +363,14 @@ impl Agent {
             .load()
             .into_iter()
             .partition(|before| listed.iter().any(|named| named.link == before.spec.link));
-        let had_offload: BTreeSet<_> = listed_before
-            .into_iter()
-            .filter(|before| before.offload_was_on)
-            .map(|before| before.spec.link)
-            .collect();
+        let offloads: BTreeMap<_, _> =
+            listed_before.into_iter().map(|before| (before.spec.link, before.offload)).collect();
         let (found, own) = (netlink.links().await?, self.host.own());
         self.endpoints.attach_remembered(remembered, found, own).await?;
         for spec in listed {
             let context = format!("the listed endpoint {} on link {}", spec.pod, spec.link);
-            let offload_was_on = had_offload.contains(&spec.link);
-            self.endpoints.attach_now(spec, own, offload_was_on).await.context(context)?;
+            let offload = offloads.get(&spec.link).copied().unwrap_or(ChecksumOffload::Untouched);
+            self.endpoints.attach_now(spec, own, offload).await.context(context)?;
         }
         self.find_unknown_pods(netlink).await;
         Ok(())

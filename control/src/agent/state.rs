@@ -51,13 +51,34 @@ pub(crate) enum StateError {
     },
 }
 
+/// TX checksum offload of a pod's end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ChecksumOffload {
+    /// As it was found.
+    Untouched,
+    /// It was on, and podgate turned it off; it is restored when the endpoint is removed.
+    TurnedOff,
+}
+
+impl ChecksumOffload {
+    /// The state after `earlier`, when podgate looked again.
+    pub(crate) fn after(self, earlier: Self) -> Self {
+        if earlier == Self::TurnedOff { earlier } else { self }
+    }
+
+    /// Whether it has to be restored.
+    pub(crate) fn is_turned_off(self) -> bool {
+        self == Self::TurnedOff
+    }
+}
+
 /// An endpoint in the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Remembered {
     /// The request.
     pub(crate) spec: EndpointSpec,
-    /// Whether the pod's end had TX checksum offload on before podgate turned it off.
-    pub(crate) offload_was_on: bool,
+    /// The pod's end.
+    pub(crate) offload: ChecksumOffload,
 }
 
 /// The list as it was read.
@@ -99,8 +120,11 @@ impl EndpointFile {
     fn into_remembered(self) -> Vec<Remembered> {
         let was_on = self.offload_was_on;
         let remembered = |spec: EndpointSpec| {
-            let offload_was_on = was_on.contains(&spec.link);
-            Remembered { spec, offload_was_on }
+            let offload = match was_on.contains(&spec.link) {
+                true => ChecksumOffload::TurnedOff,
+                false => ChecksumOffload::Untouched,
+            };
+            Remembered { spec, offload }
         };
         self.endpoints.into_iter().map(remembered).collect()
     }
@@ -244,7 +268,7 @@ impl StateDir {
     /// # Errors
     /// When it can't be written.
     pub(crate) fn save(&self, endpoints: Vec<Remembered>) -> Result<(), StateError> {
-        let on = endpoints.iter().filter(|endpoint| endpoint.offload_was_on);
+        let on = endpoints.iter().filter(|endpoint| endpoint.offload.is_turned_off());
         let offload_was_on = on.map(|endpoint| endpoint.spec.link.clone()).collect();
         let endpoints = endpoints.into_iter().map(|endpoint| endpoint.spec).collect();
         let mut file = EndpointFile { version: VERSION, endpoints, offload_was_on, checksum: None };
@@ -292,7 +316,11 @@ mod tests {
             mtu: Some(65000.try_into().unwrap()),
             assigned: Vec::new(),
         };
-        Remembered { spec, offload_was_on: link == "veth1" }
+        let offload = match link {
+            "veth1" => ChecksumOffload::TurnedOff,
+            _ => ChecksumOffload::Untouched,
+        };
+        Remembered { spec, offload }
     }
 
     fn names_in(dir: &Path) -> Vec<String> {

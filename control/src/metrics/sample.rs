@@ -96,7 +96,7 @@ pub(crate) fn with_sample<T>(with: impl FnOnce(&Measured<'_>) -> T) -> T {
     };
     with(&Measured {
         workers: &[&workers[0], &workers[1]],
-        ports: XskStatistics { rx_ring_full: 7, ..XskStatistics::default() },
+        sockets: XskStatistics { rx_ring_full: 7, ..XskStatistics::default() },
         frame_drops: vec![FrameDrops { reason: "not_ip", packets: 3, bytes: 180 }],
         counts,
         links,

@@ -259,32 +259,54 @@ pub(crate) fn status_brief(status: &Status) -> String {
     format!("not ready: {}\n", escape(&status.not_ready.join("; ")))
 }
 
+/// The status of a node without links, for tests.
+#[cfg(test)]
+pub(crate) fn status_without_links() -> Status {
+    use podgate_api::{EndpointCounts, SourceStatus};
+    Status {
+        version: "0.1.0".into(),
+        ready: true,
+        not_ready: Vec::new(),
+        uptime_s: 61,
+        epoch: 7,
+        source: SourceStatus {
+            name: "manifests /p".into(),
+            synced: true,
+            problems: Vec::new(),
+            current: true,
+        },
+        api_server: None,
+        problems: Vec::new(),
+        policies: 3,
+        rejected: 0,
+        endpoints: EndpointCounts { ready: 2, waiting: 1, gone: 0 },
+        workers: Vec::new(),
+        drops: Vec::new(),
+        links: Vec::new(),
+        flow_records_lost: 0,
+        flows_taken_over: FlowsTakenOver::default(),
+        health: Health::default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use podgate_api::{
-        CertificateStatus, DropCount, EndpointCounts, EndpointNotReady, MemoryUse, RejectedObject,
-        ServiceStatus, SourceStatus, ThreadStatus, WorkerStatus,
+        CertificateStatus, DropCount, EndpointNotReady, MemoryUse, RejectedObject, ServiceStatus,
+        SourceStatus, ThreadStatus, WorkerStatus,
     };
 
     use super::*;
 
     fn sample_status() -> Status {
         Status {
-            version: "0.1.0".into(),
-            ready: true,
-            not_ready: Vec::new(),
-            uptime_s: 61,
-            epoch: 7,
             source: SourceStatus {
                 name: "kubernetes https://10.0.0.1:6443/".into(),
                 synced: true,
                 problems: vec!["CiliumNetworkPolicy is not installed at the API server".into()],
                 current: true,
             },
-            problems: Vec::new(),
-            policies: 3,
             rejected: 1,
-            endpoints: EndpointCounts { ready: 2, waiting: 1, gone: 0 },
             workers: vec![WorkerStatus {
                 worker: 0,
                 received: 1234,
@@ -310,10 +332,9 @@ mod tests {
                     ..LinkCounts::default()
                 },
             ],
-            flow_records_lost: 0,
-            api_server: None,
             flows_taken_over: FlowsTakenOver { taken: 12, left_out: 1, problem: None },
             health: sample_health(),
+            ..status_without_links()
         }
     }
 

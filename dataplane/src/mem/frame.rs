@@ -54,8 +54,9 @@ impl Frame {
         self.identity as u32
     }
 
+    /// Offset of the data in the frame, bytes.
     #[inline]
-    const fn offset(&self) -> u32 {
+    pub(crate) const fn offset(&self) -> u32 {
         self.extent & 0xffff
     }
 
@@ -138,6 +139,8 @@ pub struct Packet {
     /// Length of the largest IP fragment it was reassembled from, bytes; zero if it was received
     /// unfragmented.
     pub largest_fragment: u16,
+    /// Identification of the IPv6 fragments it was reassembled from. That of IPv4 is in the header.
+    pub fragment_id: u32,
     /// The L4 checksum that the kernel has to complete, see
     /// [`Umem::has_tx_metadata`](super::Umem::has_tx_metadata).
     pub csum_partial: CsumPartial,
@@ -150,8 +153,8 @@ const _: () = assert!(size_of::<Packet>() == 32);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CsumPartial {
     /// Zero for none.
-    start: u16,
-    offset: u16,
+    start: u8,
+    offset: u8,
 }
 
 impl CsumPartial {
@@ -162,14 +165,14 @@ impl CsumPartial {
     /// stored `offset` bytes after `start`.
     #[must_use]
     #[inline]
-    pub const fn new(start: u16, offset: u16) -> Self {
+    pub const fn new(start: u8, offset: u8) -> Self {
         Self { start, offset }
     }
 
     /// `csum_start`, and `csum_offset` from there, bytes.
     #[inline]
     pub(crate) const fn start_and_offset(self) -> Option<(u16, u16)> {
-        if self.start == 0 { None } else { Some((self.start, self.offset)) }
+        if self.start == 0 { None } else { Some((self.start as u16, self.offset as u16)) }
     }
 }
 
@@ -181,7 +184,8 @@ impl Packet {
 
     /// A packet that was received unfragmented.
     pub const fn new(head: Frame, tail: ThinVec<Frame>) -> Self {
-        Self { head, tail, largest_fragment: 0, csum_partial: CsumPartial::NONE }
+        let csum_partial = CsumPartial::NONE;
+        Self { head, tail, largest_fragment: 0, fragment_id: 0, csum_partial }
     }
 
     /// Length over all frames, bytes.

@@ -5,9 +5,9 @@ use podgate_tables::address::Address;
 use super::offset::{tcp, udp};
 
 /// Offset of the checksum in a TCP header, bytes.
-pub const TCP_FIELD: u16 = tcp::CHECKSUM as u16;
+pub const TCP_FIELD: u8 = tcp::CHECKSUM as u8;
 /// Offset of the checksum in a UDP header, bytes.
-pub const UDP_FIELD: u16 = udp::CHECKSUM as u16;
+pub const UDP_FIELD: u8 = udp::CHECKSUM as u8;
 
 /// A running ones' complement sum.
 ///

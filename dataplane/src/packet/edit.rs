@@ -69,7 +69,7 @@ pub fn complete_checksum<'a>(
     if field.value != pseudo.folded() {
         return false;
     }
-    let at = usize::from(view.l4 + field.offset);
+    let at = usize::from(view.l4) + usize::from(field.offset);
     head[at..at + 2].fill(0);
     let mut sum = pseudo;
     each_l4_part((&*head, tail), view, field.covered, |bytes| sum.add(bytes));
@@ -108,7 +108,9 @@ pub fn csum_partial(head: &[u8], view: &View) -> Option<CsumPartial> {
     // The kernel sums up to the end of the packet.
     let to_the_end = field.covered == view.end - u32::from(view.l4);
     let is_partial = field.value == field.pseudo_header(view).folded();
-    (to_the_end && is_partial).then(|| CsumPartial::new(view.l4, field.offset))
+    // Behind many extension headers it is completed here.
+    let start = u8::try_from(view.l4).ok()?;
+    (to_the_end && is_partial).then(|| CsumPartial::new(start, field.offset))
 }
 
 /// RFC 9260 §6.8 and appendix A: CRC32c of the SCTP packet with zeros in the field, least
@@ -191,7 +193,7 @@ pub fn l4_checksum_is_right<'a>(
 /// The checksum field of a TCP or UDP header.
 struct Field {
     /// From the start of the L4 header, bytes.
-    offset: u16,
+    offset: u8,
     value: u16,
     /// Bytes that it covers, from the start of the L4 header.
     covered: u32,

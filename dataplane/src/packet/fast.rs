@@ -95,7 +95,7 @@ impl FastHeaders {
         if !(eligible_udp | eligible_tcp) {
             return Some(Self { addresses, ports, protocol, eligible: None });
         }
-        let checksum_at = |field: u16| half(L4 + usize::from(field));
+        let checksum_at = |field: u8| half(L4 + usize::from(field));
         let (of_udp, of_tcp) = (checksum_at(checksum::UDP_FIELD), checksum_at(checksum::TCP_FIELD));
         let checksum = if is_udp { of_udp } else { of_tcp };
         let eligible = Some(FastPathPacket { ip_len, checksum, ttl_word });
@@ -171,7 +171,7 @@ impl TtlProtoChecksum {
     #[inline]
     pub const fn csum_partial(self) -> CsumPartial {
         let is_udp = self.protocol() == proto::UDP;
-        CsumPartial::new(L4 as u16, if is_udp { checksum::UDP_FIELD } else { checksum::TCP_FIELD })
+        CsumPartial::new(L4 as u8, if is_udp { checksum::UDP_FIELD } else { checksum::TCP_FIELD })
     }
 
     /// Rewrites the headers for the next hop: Ethernet addresses and TTL, which must be more than

@@ -4,7 +4,7 @@ use podgate_tables::drop_reason::DropReason;
 
 use super::offset::{ipv4, ipv6};
 use super::{View, checksum, ip};
-use crate::mem::{Frame, FramePool, Packet, Umem};
+use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
 /// Fragments of one packet, at most: enough for 65,535 bytes at the minimum IPv4 MTU, 576 bytes,
 /// with all options.
@@ -23,6 +23,9 @@ pub struct Fragmenter<'p> {
     /// IPv4 header of all fragments but the first, and its length, bytes: only some options are
     /// copied.
     later_v4: ([u8; V4_HEADER_MAX], u8),
+    /// Length of the headers that a fragment adds to those of the packet: of its IPv6 fragment
+    /// header, bytes.
+    added: usize,
     /// Longest IP packet to build, bytes.
     size: u32,
     /// Bytes of the fragmentable part in the fragments so far.
@@ -34,8 +37,7 @@ impl<'p> Fragmenter<'p> {
     /// decremented.
     ///
     /// # Errors
-    /// [`DropReason::PacketTooBig`] if there would be too many, and for an IPv6 packet without a
-    /// fragment header: only its sender may fragment it.
+    /// [`DropReason::PacketTooBig`] if there would be too many, or the headers are too long.
     pub fn new(
         umem: &Umem,
         packet: &'p Packet,
@@ -43,21 +45,24 @@ impl<'p> Fragmenter<'p> {
         size: u32,
     ) -> Result<Self, DropReason> {
         let header = &umem.data(&packet.head)[usize::from(view.l3)..];
-        let body = match view.is_v4() {
-            true => view.l4,
-            false => view.l3 + ip::v6_fragmentable(header).ok_or(DropReason::PacketTooBig)?,
+        let (headers, added) = match view.is_v4() {
+            true => (usize::from(view.l4 - view.l3), 0),
+            false => (ip::v6_per_fragment_headers(header), ipv6::FRAGMENT_HEADER_LEN),
         };
-        let headers = u32::from(body - view.l3);
-        let room = size.saturating_sub(headers) / 8 * 8;
-        let body = u32::from(body);
-        if room == 0 || (view.end - body).div_ceil(room) > FRAGMENTS_MAX {
+        let headers_end = usize::from(view.l3) + headers + added;
+        let room = size.saturating_sub((headers + added) as u32) / 8 * 8;
+        let body = u32::from(view.l3) + headers as u32;
+        if headers_end > (FRAME_SIZE - FRAME_HEADROOM) as usize
+            || room == 0
+            || (view.end - body).div_ceil(room) > FRAGMENTS_MAX
+        {
             return Err(DropReason::PacketTooBig);
         }
         let later_v4 = match view.is_v4() {
-            true => later_v4_header(&header[..headers as usize]),
+            true => later_v4_header(&header[..headers]),
             false => ([0; V4_HEADER_MAX], 0),
         };
-        Ok(Self { packet, view, body, later_v4, size, done: 0 })
+        Ok(Self { packet, view, body, later_v4, added, size, done: 0 })
     }
 
     /// The next fragment; `None` after the last.
@@ -80,14 +85,15 @@ impl<'p> Fragmenter<'p> {
             true => &later[..usize::from(*later_len)],
             false => &head[l3..self.body as usize],
         };
-        let room = (self.size - header.len() as u32) / 8 * 8;
+        let header_len = header.len() + self.added;
+        let room = (self.size - header_len as u32) / 8 * 8;
         let len = left.min(room);
         let Some(mut fragment) = Builder::new(pool) else {
             return Some(Err(DropReason::NoFrame));
         };
         let mut fits = fragment.append(umem, pool, &head[..l3]);
         fits &= fragment.append(umem, pool, header);
-        let header_len = header.len();
+        fits &= fragment.append(umem, pool, &[0; ipv6::FRAGMENT_HEADER_LEN][..self.added]);
         for bytes in parts(umem, self.packet, self.body + self.done, len) {
             fits &= fragment.append(umem, pool, bytes);
         }
@@ -100,7 +106,7 @@ impl<'p> Fragmenter<'p> {
         let position = Position { offset: self.done, len, is_last: len == left };
         match self.view.is_v4() {
             true => set_fields_v4(bytes, position),
-            false => set_fields_v6(bytes, position),
+            false => set_fields_v6(bytes, position, self.packet.fragment_id),
         }
         self.done += len;
         Some(Ok(fragment))
@@ -153,12 +159,24 @@ fn set_fields_v4(header: &mut [u8], position: Position) {
 }
 
 /// The fragment header is the last one of `header`.
-fn set_fields_v6(header: &mut [u8], position: Position) {
+fn set_fields_v6(header: &mut [u8], position: Position, id: u32) {
     let payload = ((header.len() - ipv6::HEADER_LEN) as u32 + position.len) as u16;
     header[ipv6::PAYLOAD_LEN..][..2].copy_from_slice(&payload.to_be_bytes());
     let fragment = position.offset as u16 | u16::from(!position.is_last);
-    let at = header.len() - 6;
-    header[at..at + 2].copy_from_slice(&fragment.to_be_bytes());
+    let (headers, fragment_header) = header.split_at_mut(header.len() - ipv6::FRAGMENT_HEADER_LEN);
+    fragment_header[0] = ip::v6_link_fragment_header(headers);
+    fragment_header[2..4].copy_from_slice(&fragment.to_be_bytes());
+    fragment_header[4..8].copy_from_slice(&id.to_be_bytes());
+}
+
+/// Removes the fragment header from a first IPv6 fragment, whose `view` ends its headers with it.
+/// The headers before it move, and with them the start of the packet.
+pub fn remove_fragment_header(umem: &Umem, frame: &mut Frame, view: &View) {
+    const REMOVED: usize = ipv6::FRAGMENT_HEADER_LEN;
+    let headers = &mut umem.data_mut(frame)[..usize::from(view.l4)];
+    ip::v6_unlink_fragment_header(&mut headers[usize::from(view.l3)..]);
+    headers.copy_within(..headers.len() - REMOVED, REMOVED);
+    frame.set_extent(frame.offset() + REMOVED as u32, frame.len() - REMOVED as u32);
 }
 
 /// `len` bytes of a packet from byte `from` on, frame by frame.

@@ -174,11 +174,7 @@ fn skip_extensions(ip: &mut Ip, bytes: &[u8]) -> Result<(), DropReason> {
         };
         let rest = bytes.get(at..).ok_or(cut)?;
         let [next, len, ..] = *rest else { return Err(cut) };
-        let header_len = match ip.protocol {
-            extension::AUTHENTICATION => (usize::from(len) + 2) * 4,
-            extension::FRAGMENT => 8,
-            _ => (usize::from(len) + 1) * 8,
-        };
+        let header_len = extension_len(ip.protocol, len);
         if at + header_len > ip.total_len as usize {
             return Err(overrun);
         }
@@ -217,20 +213,67 @@ fn v6_fragment(header: &[u8]) -> Option<FragmentInfo> {
     (offset > 0 || more).then_some(FragmentInfo { id, offset, more })
 }
 
-/// Offset of the fragmentable part of an IPv6 packet, which was parsed before: bytes from the start
-/// of `packet`. `None` without a fragment header.
-pub(super) fn v6_fragmentable(packet: &[u8]) -> Option<u16> {
-    let (mut at, mut next) = (ipv6::HEADER_LEN, *packet.get(ipv6::NEXT_HEADER)?);
-    while is_extension(next) {
-        let [following, len, ..] = *packet.get(at..)? else { return None };
-        at += match next {
-            extension::AUTHENTICATION => (usize::from(len) + 2) * 4,
-            extension::FRAGMENT => return u16::try_from(at + 8).ok(),
-            _ => (usize::from(len) + 1) * 8,
-        };
-        next = following;
+/// Length of an extension header of type `number` whose length field is `len`, bytes.
+#[inline]
+fn extension_len(number: u8, len: u8) -> usize {
+    match number {
+        extension::AUTHENTICATION => (usize::from(len) + 2) * 4,
+        extension::FRAGMENT => ipv6::FRAGMENT_HEADER_LEN,
+        _ => (usize::from(len) + 1) * 8,
     }
-    None
+}
+
+/// An extension header. Offsets are from the start of the packet, bytes.
+#[derive(Clone, Copy, Debug)]
+struct ExtensionHeader {
+    number: u8,
+    /// Offset of the header before its number: the "next header" field of the header before it.
+    number_at: usize,
+    at: usize,
+    end: usize,
+}
+
+/// The extension headers of an IPv6 packet, which was parsed before.
+fn v6_extensions(packet: &[u8]) -> impl Iterator<Item = ExtensionHeader> {
+    let (mut number_at, mut at) = (ipv6::NEXT_HEADER, ipv6::HEADER_LEN);
+    std::iter::from_fn(move || {
+        let number = *packet.get(number_at)?;
+        if !is_extension(number) {
+            return None;
+        }
+        let end = at + extension_len(number, *packet.get(at + 1)?);
+        let header = ExtensionHeader { number, number_at, at, end };
+        (number_at, at) = (at, end);
+        Some(header)
+    })
+}
+
+/// Takes the fragment header out of the chain of a first fragment's headers, of which it is the
+/// last. Its bytes stay in place.
+pub(super) fn v6_unlink_fragment_header(headers: &mut [u8]) {
+    let header = v6_extensions(headers).find(|header| header.number == extension::FRAGMENT);
+    if let Some(ExtensionHeader { number_at, at, .. }) = header {
+        headers[number_at] = headers[at];
+    }
+}
+
+/// Inserts the number of a fragment header, which is to follow them, into the chain of the headers
+/// that a fragment begins with. Returns the number of what followed them.
+pub(super) fn v6_link_fragment_header(headers: &mut [u8]) -> u8 {
+    let last = v6_extensions(headers).map(|header| header.at).last();
+    std::mem::replace(&mut headers[last.unwrap_or(ipv6::NEXT_HEADER)], extension::FRAGMENT)
+}
+
+/// Length of the headers of an IPv6 packet that each of its fragments begins with: those which
+/// routers process. These are all up to the routing header, or else the hop-by-hop options (RFC
+/// 8200 §4.5).
+pub(super) fn v6_per_fragment_headers(packet: &[u8]) -> usize {
+    use extension::{DESTINATION, HOP_BY_HOP, ROUTING};
+    v6_extensions(packet)
+        .take_while(|header| matches!(header.number, HOP_BY_HOP | DESTINATION | ROUTING))
+        .filter(|header| header.number != DESTINATION)
+        .last()
+        .map_or(ipv6::HEADER_LEN, |header| header.end)
 }
 
 /// Rejects type 0 (deprecated, RFC 5095) and any type with segments left, which is forwarded beyond

@@ -42,6 +42,8 @@ pub mod ipv6 {
     pub const DST: usize = 24;
     /// Length of a header without extension headers.
     pub const HEADER_LEN: usize = 40;
+    /// Length of a fragment header (RFC 8200 §4.5).
+    pub const FRAGMENT_HEADER_LEN: usize = 8;
 }
 
 /// TCP (RFC 9293 §3.1).

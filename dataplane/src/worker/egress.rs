@@ -159,7 +159,7 @@ impl Egress {
     }
 
     /// Sum of the counters of all queues, closed ones included. Two system calls per queue.
-    pub(super) fn port_statistics(&self) -> XskStatistics {
+    pub(super) fn socket_statistics(&self) -> XskStatistics {
         self.queues().fold(self.closed, |mut sum, queue| {
             sum += queue.statistics();
             sum

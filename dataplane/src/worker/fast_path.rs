@@ -152,7 +152,7 @@ impl FastPath {
             let head = cx.egress.umem().data_mut(&mut packet.head);
             let link_mac = if host == Some(to) { ingress.sender_mac } else { next_hop.link_mac };
             ttl_word.rewrite(head, next_hop.mac, link_mac, ttl);
-            let Packet { head, tail, largest_fragment, .. } = packet;
+            let Packet { head, tail, .. } = packet;
             let csum_partial =
                 if csum_partial { ttl_word.csum_partial() } else { CsumPartial::NONE };
             let len = u64::from(head.len());
@@ -162,7 +162,7 @@ impl FastPath {
                     forwarded_bytes += len;
                 }
                 Err(head) => {
-                    let packet = Packet { head, tail, largest_fragment, csum_partial };
+                    let packet = Packet { csum_partial, ..Packet::new(head, tail) };
                     let next_hop = NextHop { link_mac, ..*next_hop };
                     cx.egress.transmit(&next_hop, packet, Origin::Received);
                 }

@@ -217,8 +217,8 @@ impl Worker {
 
     /// Sum of the counters of all queues, closed ones included. Two system calls per queue.
     #[must_use]
-    pub fn port_statistics(&self) -> XskStatistics {
-        self.egress.port_statistics()
+    pub fn socket_statistics(&self) -> XskStatistics {
+        self.egress.socket_statistics()
     }
 
     /// Counters of each link. Two system calls per queue.

@@ -29,7 +29,8 @@ use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 use thin_vec::ThinVec;
 
-use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet, Umem};
+use crate::mem::{FRAME_HEADROOM, Frame, Packet, Umem};
+use crate::packet::fragment::remove_fragment_header;
 use crate::packet::offset::{ipv4, ipv6};
 use crate::packet::{FragmentInfo, View, checksum};
 
@@ -49,6 +50,10 @@ const LIFETIME_V6_SECS: u64 = 60;
 
 /// Largest value of the IPv4 total length, and of the IPv6 payload length, bytes.
 const LENGTH_MAX: u32 = 65_535;
+
+/// Headers of a first IPv6 fragment that the payload length of its datagram does not count, bytes:
+/// the fixed header, and the fragment header, which is not part of it (RFC 8200 §4.5).
+const V6_NOT_COUNTED: u32 = (ipv6::HEADER_LEN + ipv6::FRAGMENT_HEADER_LEN) as u32;
 
 /// DatagramKey of a datagram: equal for all of its fragments.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -413,7 +418,7 @@ impl Reassembly {
         let headers = first.l4 - first.l3;
         let length = match first.is_v4() {
             true => u32::from(headers) + datagram.bytes,
-            false => u32::from(headers) - ipv6::HEADER_LEN as u32 + datagram.bytes,
+            false => u32::from(headers) - V6_NOT_COUNTED + datagram.bytes,
         };
         let ecn_mark = ecn_mark(datagram.ecn);
         if length > LENGTH_MAX || ecn_mark.is_none() {
@@ -433,11 +438,15 @@ impl Reassembly {
         self.recycle(datagram.parts);
         let mut packet = merged.finish()?;
         packet.largest_fragment = u16::try_from(datagram.largest).unwrap_or(u16::MAX);
-        let head = egress.umem().data_mut(&mut packet.head);
-        let header = &mut head[usize::from(first.l3)..usize::from(first.l4)];
+        let umem = egress.umem();
+        let header = &mut umem.data_mut(&mut packet.head)[usize::from(first.l3)..];
         match first.is_v4() {
-            true => rewrite_v4(header, length as u16, ecn_mark?),
-            false => rewrite_v6(header, length as u16, ecn_mark?),
+            true => rewrite_v4(&mut header[..usize::from(headers)], length as u16, ecn_mark?),
+            false => {
+                rewrite_v6(header, length as u16, ecn_mark?);
+                remove_fragment_header(umem, &mut packet.head, &first);
+                packet.fragment_id = datagram.key.id;
+            }
         }
         Some(packet)
     }
@@ -447,7 +456,7 @@ impl Reassembly {
 /// and none ends beyond the maximal packet length ("ping of death").
 fn is_valid(view: &View, fragment: FragmentInfo, end: u32) -> bool {
     let len = end - u32::from(fragment.offset);
-    let headers = if view.is_v4() { 20 } else { 8 };
+    let headers = if view.is_v4() { ipv4::HEADER_LEN as u32 } else { 0 };
     len > 0 && (!fragment.more || len.is_multiple_of(8)) && headers + end <= LENGTH_MAX
 }
 
@@ -500,13 +509,10 @@ fn rewrite_v4(header: &mut [u8], length: u16, mark: EcnMark) {
     header[ipv4::CHECKSUM..][..2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// The same. The fragment header is kept, as that of an atomic fragment (RFC 6946), for its
-/// identification.
+/// The same.
 fn rewrite_v6(header: &mut [u8], length: u16, mark: EcnMark) {
     header[1] |= if mark == EcnMark::Set { 3 << 4 } else { 0 };
     header[ipv6::PAYLOAD_LEN..][..2].copy_from_slice(&length.to_be_bytes());
-    let at = header.len() - 8;
-    header[at + 2..at + 4].fill(0);
 }
 
 /// Frames of a packet that is appended to, each filled before the next.
@@ -523,7 +529,7 @@ impl Merged {
         for mut frame in std::iter::once(head).chain(tail.drain(..)) {
             let skipped = skip.min(frame.len());
             let taken = (frame.len() - skipped).min(left);
-            frame.set_extent(offset_of(&frame) + skipped, taken);
+            frame.set_extent(frame.offset() + skipped, taken);
             skip -= skipped;
             left -= taken;
             self.push(egress, frame);
@@ -559,11 +565,6 @@ impl Merged {
     }
 }
 
-/// Offset of the data in a frame, bytes.
-fn offset_of(frame: &Frame) -> u32 {
-    FRAME_SIZE - frame.capacity()
-}
-
 /// Moves as many bytes as fit from the start of `from` to the end of `to`, and the rest to the
 /// start of its own frame, so that as much as possible fits after it.
 fn move_front(umem: &Umem, from: &mut Frame, to: &mut Frame) {
@@ -571,7 +572,7 @@ fn move_front(umem: &Umem, from: &mut Frame, to: &mut Frame) {
     let moved = from.len().min(room);
     to.set_len(len + moved);
     umem.data_mut(to)[len as usize..].copy_from_slice(&umem.data(from)[..moved as usize]);
-    let (rest, at) = (from.len() - moved, offset_of(from) + moved);
+    let (rest, at) = (from.len() - moved, from.offset() + moved);
     let front = FRAME_HEADROOM.min(at);
     from.set_extent(front, at - front + rest);
     umem.data_mut(from).copy_within((at - front) as usize.., 0);

@@ -80,7 +80,7 @@ enum Command {
     /// The reply is the number of restored flows.
     RestoreFlows(Arc<Snapshot>, Vec<SavedFlow>, channel::Sender<usize>),
     CheckLive(Arc<LiveCheck>),
-    PortStatistics(channel::Sender<XskStatistics>),
+    SocketStatistics(channel::Sender<XskStatistics>),
     LinkStatistics(channel::Sender<Vec<LinkStatistics>>),
     RuleReport(channel::Sender<RuleReport>),
     CountFlowBytes,
@@ -88,6 +88,9 @@ enum Command {
     /// The reply says that the worker copies no packets to another capture any more.
     Capture(Option<Arc<Capture>>, channel::Sender<()>),
 }
+
+/// Differences of the system clock from this on are steps (`ntpd` steps from 128 ms on).
+const STEP_MIN: Duration = Duration::from_millis(100);
 
 /// The clock of the workers and the control thread.
 #[derive(Clone, Copy, Debug)]
@@ -107,10 +110,23 @@ impl Clock {
         Nanos(self.origin.elapsed().as_nanos() as u64)
     }
 
-    /// The wall-clock time of `at`, relative to the wall clock at the dataplane's start.
+    /// The wall-clock time of `at`.
     #[must_use]
     pub fn wall(&self, at: Nanos) -> SystemTime {
         self.wall + Duration::from_nanos(at.0)
+    }
+
+    /// The same clock, whose wall-clock times follow a step of the system clock, if there was one.
+    /// Smaller differences are left out: times must stay in order.
+    #[must_use]
+    pub fn after_steps(self) -> Self {
+        self.with_system_time(SystemTime::now())
+    }
+
+    fn with_system_time(self, now: SystemTime) -> Self {
+        let Some(wall) = now.checked_sub(self.origin.elapsed()) else { return self };
+        let difference = wall.duration_since(self.wall).unwrap_or_else(|error| error.duration());
+        Self { wall: if difference < STEP_MIN { self.wall } else { wall }, ..self }
     }
 }
 
@@ -202,10 +218,10 @@ impl Dataplane {
         &self.shared
     }
 
-    /// The workers' clock.
+    /// The workers' clock, with the wall-clock time of now.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        self.clock
+        self.clock.after_steps()
     }
 
     /// Publishes new tables.
@@ -302,8 +318,8 @@ impl Dataplane {
     ///
     /// # Errors
     /// When a worker doesn't reply.
-    pub fn port_statistics(&self) -> Result<XskStatistics, LinkError> {
-        let commands = (0..self.commands.len()).map(|_| Command::PortStatistics);
+    pub fn socket_statistics(&self) -> Result<XskStatistics, LinkError> {
+        let commands = (0..self.commands.len()).map(|_| Command::SocketStatistics);
         let mut sum = XskStatistics::default();
         self.ask_all(commands, |worker| {
             sum += worker;
@@ -474,9 +490,7 @@ impl Dataplane {
     /// more; sockets are closed when the dataplane is dropped.
     pub fn stop(&mut self) -> Vec<SavedFlow> {
         self.stop.store(true, Ordering::Release);
-        for sleeper in &self.shared.sleepers {
-            sleeper.wake_if_asleep();
-        }
+        self.shared.wake_all();
         let mut flows = Vec::new();
         for thread in self.threads.drain(..) {
             // The panic of a worker was already reported on standard error.
@@ -578,7 +592,9 @@ impl Thread {
                     self.worker.start_check(check);
                     true
                 }
-                Command::PortStatistics(done) => done.send(self.worker.port_statistics()).is_ok(),
+                Command::SocketStatistics(done) => {
+                    done.send(self.worker.socket_statistics()).is_ok()
+                }
                 Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),
                 Command::RuleReport(done) => done.send(self.worker.take_rule_report()).is_ok(),
                 Command::CountFlowBytes => {
@@ -627,17 +643,37 @@ mod tests {
         let dataplane = without_links(PollMode::Adaptive);
         let begin = Instant::now();
         while sleeps(&dataplane) < 3 {
-            dataplane.port_statistics().unwrap();
+            dataplane.socket_statistics().unwrap();
             assert!(begin.elapsed() < REPLY_MAX, "it never sleeps");
             thread::yield_now();
         }
     }
 
     #[test]
+    fn wall_clock_times_follow_steps_of_the_system_clock_only() {
+        let clock = Clock::start();
+        let step = Duration::from_secs(3600);
+        let (begin, at) = (clock.wall(Nanos(0)), Nanos(5));
+        for now in [SystemTime::now() + step, SystemTime::now() - step] {
+            let stepped = clock.with_system_time(now);
+            let wall = stepped.wall(stepped.now());
+            let late = wall.duration_since(now).unwrap_or_else(|error| error.duration());
+            assert!(late < step / 2, "{late:?}");
+            assert_eq!(clock.now().0 / step.as_nanos() as u64, 0, "the workers' time goes on");
+            let back = stepped.with_system_time(SystemTime::now());
+            let off = back.wall(Nanos(0)).duration_since(begin);
+            assert!(off.unwrap_or_else(|error| error.duration()) < step / 2);
+        }
+        let adjusted = clock.with_system_time(SystemTime::now() + STEP_MIN / 1000);
+        assert_eq!(adjusted.wall(at), clock.wall(at), "no step");
+        assert_eq!(clock.after_steps().wall(at), clock.wall(at));
+    }
+
+    #[test]
     fn a_busy_polling_worker_never_sleeps() {
         let dataplane = without_links(PollMode::Busy);
         for _ in 0..100 {
-            dataplane.port_statistics().unwrap();
+            dataplane.socket_statistics().unwrap();
         }
         assert_eq!(sleeps(&dataplane), 0);
     }

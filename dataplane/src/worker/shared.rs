@@ -113,9 +113,12 @@ impl Shared {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.extend(former);
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        for sleeper in &self.sleepers {
-            sleeper.wake_if_asleep();
-        }
+        self.wake_all();
+    }
+
+    /// Wakes all workers that sleep.
+    pub(super) fn wake_all(&self) {
+        self.sleepers.iter().for_each(|sleeper| sleeper.wake_if_asleep());
     }
 
     /// Releases all DNS answers of `worker` up to `ticket`. The tables that admit their addresses

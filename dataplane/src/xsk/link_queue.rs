@@ -244,14 +244,16 @@ impl LinkQueue {
             return Err(packet);
         }
         if frames == 1 {
-            let Packet { head, tail, largest_fragment, csum_partial } = packet;
+            let Packet { head, tail, largest_fragment, fragment_id, csum_partial } = packet;
             let sent = self.transmit_frame(pool, head, csum_partial);
             return match sent {
                 Ok(()) => {
                     pool.recycle_tail(tail);
                     Ok(())
                 }
-                Err(head) => Err(Packet { head, tail, largest_fragment, csum_partial }),
+                Err(head) => {
+                    Err(Packet { head, tail, largest_fragment, fragment_id, csum_partial })
+                }
             };
         }
         if frames > PACKET_FRAMES_MAX

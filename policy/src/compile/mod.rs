@@ -202,7 +202,7 @@ impl Compiler {
         for pod in &changes.pods {
             self.change_pod(pod, store);
         }
-        self.services.change(store, &changes.services, changes.nodes, &mut self.builder);
+        self.services.change(store, changes, &mut self.builder);
         self.write_dirty();
     }
 

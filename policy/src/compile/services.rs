@@ -14,7 +14,7 @@ use super::table_builder::TableBuilder;
 use crate::catalog::ServiceName;
 use crate::directory::Name;
 use crate::model::{Endpoint, InternalTraffic, Service};
-use crate::store::{Store, Translation};
+use crate::store::{Changes, Store, Translation};
 
 /// Services in the table.
 #[derive(Debug, Default)]
@@ -28,16 +28,10 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// Brings some services up to date, and if nodes have changed, those that depend on them.
-    pub(super) fn change(
-        &mut self,
-        store: &Store,
-        changed: &BTreeSet<Name>,
-        nodes_changed: bool,
-        builder: &mut TableBuilder,
-    ) {
-        let local = if nodes_changed { self.local.clone() } else { BTreeSet::new() };
-        for name in changed.union(&local) {
+    /// Brings changed services up to date, and if nodes have changed, those that depend on them.
+    pub(super) fn change(&mut self, store: &Store, changes: &Changes, builder: &mut TableBuilder) {
+        let local = if changes.nodes { self.local.clone() } else { BTreeSet::new() };
+        for name in changes.services.union(&local) {
             self.change_one(store, name, builder);
         }
     }

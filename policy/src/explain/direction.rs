@@ -93,6 +93,15 @@ pub(super) struct Explainer<'a> {
     pub(super) misses_max: usize,
 }
 
+/// What the rules that just missed would have changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Explained {
+    /// The decision on the flow.
+    Flow,
+    /// The denial of a request in it.
+    DeniedRequest,
+}
+
 /// Where a rule stands among all that apply; lower decides first.
 type Position = (Precedence, usize);
 
@@ -143,8 +152,11 @@ impl Explainer<'_> {
         applying.sort_by_key(|rule| (rule.position, rule.rule.action));
         let request_allowed = self.request_allowed(l7);
         let decider = self.position_of(cause, &applying);
-        let (misses, further_misses) =
-            self.misses(&applying, cause, decider, request_allowed == Some(false));
+        let explained = match request_allowed {
+            Some(false) => Explained::DeniedRequest,
+            Some(true) | None => Explained::Flow,
+        };
+        let (misses, further_misses) = self.misses(&applying, cause, decider, explained);
         let matching = applying.iter().filter(|rule| rule.matched.failures.is_empty());
         DirectionExplanation {
             verdict,
@@ -198,12 +210,16 @@ impl Explainer<'_> {
         applying: &[ApplicableRule<'_>],
         cause: Cause,
         decider: Option<Position>,
-        request_denied: bool,
+        explained: Explained,
     ) -> (Vec<Miss>, usize) {
         let missing = applying.iter().filter(|rule| !rule.matched.failures.is_empty());
-        let would_matter = |rule: &&ApplicableRule<'_>| match request_denied {
-            true => rule.rule.action == Action::Allow && Some(rule.position) == decider,
-            false => would_decide_otherwise(rule.rule.action, rule.position, cause, decider),
+        let would_matter = |rule: &&ApplicableRule<'_>| match explained {
+            Explained::DeniedRequest => {
+                rule.rule.action == Action::Allow && Some(rule.position) == decider
+            }
+            Explained::Flow => {
+                would_decide_otherwise(rule.rule.action, rule.position, cause, decider)
+            }
         };
         let mut near: Vec<_> = missing.filter(would_matter).collect();
         // Stable: what is equally near stays in order of precedence and of names.

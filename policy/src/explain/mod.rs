@@ -304,8 +304,16 @@ impl Flow<'_> {
                 (Verdict::Inspect, None) => Outcome::Inspected,
                 (Verdict::Allow | Verdict::Inspect, _) => Outcome::Allowed,
             },
-            source: self.end(&names, tuple.src, tuple.src_port, local.source),
-            destination: self.end(&names, tuple.dst, tuple.dst_port, local.destination),
+            source: End {
+                peer: names.peer(tuple.src, tuple.src_port),
+                kind: self.kind_of_end(tuple.src),
+                local: local.source,
+            },
+            destination: End {
+                peer: names.peer(tuple.dst, tuple.dst_port),
+                kind: self.kind_of_end(tuple.dst),
+                local: local.destination,
+            },
             service: self.service(tuple.dst.ip()),
             dns_names: self.dns_names(tuple.dst),
             port: transport(subject),
@@ -355,14 +363,13 @@ impl Flow<'_> {
         learned.map(|(name, _)| name.to_string()).take(NAMES_MAX).collect()
     }
 
-    fn end(&self, names: &NameResolver<'_>, address: Address, port: u16, local: bool) -> End {
-        let kind = match self.compiled.tables.resolve(address).identity_index {
+    fn kind_of_end(&self, address: Address) -> EndKind {
+        match self.compiled.tables.resolve(address).identity_index {
             PolicyTables::HOST => EndKind::ThisNode,
             PolicyTables::REMOTE_NODE => EndKind::OtherNode,
             PolicyTables::WORLD_V4 | PolicyTables::WORLD_V6 => EndKind::World,
             _ => EndKind::Pod,
-        };
-        End { peer: names.peer(address, port), kind, local }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use podgate_tables::l7::rules::kafka::api_key_name;
 use podgate_tables::l7::rules::{
     HeaderMatch, HttpRule, HttpRuleSpec, KafkaRule, KafkaRuleSpec, Mismatch,
 };
-use podgate_tables::l7::{KafkaRequest, L7Request, L7Rules, Request, RuleField};
+use podgate_tables::l7::{HttpRequest, KafkaRequest, L7Request, L7Rules, RuleField};
 
 /// Each rule in words: `GET /docs`, `topic orders`, `DNS name *.example.com`.
 #[must_use]
@@ -94,7 +94,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn http_fails(rule: &HttpRule, request: &Request<'_>) -> (usize, String) {
+fn http_fails(rule: &HttpRule, request: &HttpRequest<'_>) -> (usize, String) {
     let spec = rule.spec();
     let failing = rule.failed_fields(request);
     let pattern = |field: &Option<String>| field.clone().unwrap_or_default();

@@ -42,12 +42,20 @@ fn reject_mapped(field: &Field<'_>, network: IpNet) -> Option<IpNet> {
     Some(network.trunc())
 }
 
-/// Reads a block: a network, and those within it that are to be left out. `strictly` rejects a
-/// block that leaves out all of itself.
+/// What is done with a block that leaves out all of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum EmptyBlock {
+    /// It is rejected.
+    Rejected,
+    /// It selects nothing.
+    Allowed,
+}
+
+/// Reads a block: a network, and those within it that are to be left out.
 pub(super) fn parse_block(
     cidr: &Field<'_>,
     except: Option<&Field<'_>>,
-    strictly: bool,
+    empty: EmptyBlock,
 ) -> Option<(IpNet, Vec<IpNet>)> {
     let network = parse_network(cidr)?;
     let Some(except) = except else { return Some((network, Vec::new())) };
@@ -55,7 +63,7 @@ pub(super) fn parse_block(
         let except = parse_network(field)?;
         if !network.contains(&except) {
             field.reject(format!("{except} lies outside of {network}"));
-        } else if strictly && except == network {
+        } else if empty == EmptyBlock::Rejected && except == network {
             field.reject(format!("{except} leaves nothing of the block"));
         }
         Some(except)

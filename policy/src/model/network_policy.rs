@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use podgate_tables::proto;
 use serde_json::Value;
 
-use super::cidr::parse_block;
+use super::cidr::{EmptyBlock, parse_block};
 use super::ports::{is_port_name, parse_transport, with_end_port};
 use super::selector::{KeySyntax, LabelSelector};
 use crate::fields::{Field, FieldPath, Fix, Problem, Step, quote};
@@ -248,7 +248,7 @@ impl IpBlock {
             field.reject("needs a cidr");
             return None;
         };
-        let (cidr, except) = parse_block(&cidr, except.as_ref(), true)?;
+        let (cidr, except) = parse_block(&cidr, except.as_ref(), EmptyBlock::Rejected)?;
         Some(Self { cidr, except })
     }
 }

@@ -89,7 +89,7 @@ fn allows(decision: &Decision, request: &OracleRequest) -> bool {
                 .iter()
                 .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
                 .collect();
-            decide(L7Request::Http(l7::Request {
+            decide(L7Request::Http(l7::HttpRequest {
                 method: method.as_bytes(),
                 path: path.as_bytes(),
                 path_is_normal: true,

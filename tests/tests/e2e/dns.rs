@@ -7,24 +7,15 @@ use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, output, run, wait_for};
 
 use crate::hairpin::nft;
+use crate::peers::pod;
 
 const BOUND: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "198.51.100.7";
 
 /// A client whose queries are restricted at its egress, and a resolver whose ingress is restricted
 /// to the client's port 53.
-const MANIFEST: &str = "\
+const POLICIES: &str = "\
 {apiVersion: v1, kind: Namespace, metadata: {name: dns}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: dns, labels: {app: client}}
-status: {podIPs: [{ip: 10.66.1.1}, {ip: \"fd66::1\"}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: resolver, namespace: dns, labels: {app: resolver}}
-status: {podIPs: [{ip: 10.66.1.53}, {ip: \"fd66::53\"}]}
 ---
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -91,7 +82,9 @@ struct Dns {
 
 impl Dns {
     fn new() -> Result<Self> {
-        let lab = Lab::of(MANIFEST)?;
+        let client = pod("dns", "client", ["10.66.1.1", "fd66::1"]);
+        let resolver = pod("dns", "resolver", ["10.66.1.53", "fd66::53"]);
+        let lab = Lab::of(&[&client, &resolver, POLICIES].concat())?;
         let mut command = lab.host("dns/resolver")?.netns.daemon("dnsmasq".as_ref());
         command.args([
             "--keep-in-foreground",

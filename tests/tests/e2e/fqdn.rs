@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Lab, wait_for};
 
+use crate::peers::pod;
+
 /// Rounds of query and connection, unless [`ROUNDS_VARIABLE`] says otherwise.
 const ROUNDS: u16 = 300;
 const ROUNDS_VARIABLE: &str = "PODGATE_FQDN_ROUNDS";
@@ -21,13 +23,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const NETWORK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const CLIENT: &str = "names/client";
 
-const MANIFEST: &str = "\
+const POLICY: &str = "\
 {apiVersion: v1, kind: Namespace, metadata: {name: names}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: names, labels: {app: client}}
-status: {podIPs: [{ip: 10.65.1.1}, {ip: \"fd65::1\"}]}
 ---
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -105,7 +102,8 @@ struct Names {
 
 impl Names {
     fn new() -> Result<Self> {
-        let lab = Lab::of(MANIFEST)?;
+        let client = pod("names", "client", ["10.65.1.1", "fd65::1"]);
+        let lab = Lab::of(&[&client, POLICY].concat())?;
         let (office, guest) = (lab.host("office")?, lab.host("guest")?);
         guest.netns.ip(&format!("route add local {NETWORK}/15 dev lo\n"))?;
         let (via, link) = (guest.addresses.v4, &guest.link);

@@ -1,22 +1,24 @@
-//! A client and a server, as pods `peers/client` and `peers/server` of a lab.
+//! The pods of a test: a client, a server.
 
 use anyhow::Result;
 use podgate_tests::lab::Lab;
 
-const PODS: &str = "\
-apiVersion: v1
+/// A pod with its name as label `app`, and the document separator behind it.
+pub(crate) fn pod(namespace: &str, name: &str, addresses: [&str; 2]) -> String {
+    let [v4, v6] = addresses;
+    format!(
+        "apiVersion: v1
 kind: Pod
-metadata: {name: client, namespace: peers, labels: {app: client}}
-status: {podIPs: [{ip: 10.77.0.10}, {ip: \"fd77::10\"}]}
+metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}
+status: {{podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]}}
 ---
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: peers, labels: {app: server}}
-status: {podIPs: [{ip: 10.77.0.30}, {ip: \"fd77::30\"}]}
----
-";
+"
+    )
+}
 
-/// The lab with these pods and a policy.
+/// A lab with pods `peers/client` and `peers/server`, and a policy.
 pub(crate) fn peers_lab(policy: &str) -> Result<Lab> {
-    Lab::of(&format!("{PODS}{policy}"))
+    let client = pod("peers", "client", ["10.77.0.10", "fd77::10"]);
+    let server = pod("peers", "server", ["10.77.0.30", "fd77::30"]);
+    Lab::of(&[&client, &server, policy].concat())
 }

@@ -189,6 +189,8 @@ fn with_a_full_disk(lab: &Lab) -> Result<()> {
     let store = lab.host("backend/store")?;
     lab.add_endpoint(store)?;
     assert!(problems(lab)?.contains("Read-only file system"));
+    lab.wait_for_endpoint(store, "ready")?;
+    assert!(lab.metric("podgate_state_write_errors_total")? > 0);
     remount(MsFlags::MS_REMOUNT)?;
     agent
         .wait_until("the list to be written", |lab| Ok(problems(lab)?.is_empty().then_some(())))?;

@@ -9,6 +9,8 @@ use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::route::{self, NextHop};
 
+use crate::agent::state::ChecksumOffload;
+
 /// A requested endpoint and its state.
 #[derive(Debug)]
 pub(in crate::agent) struct Endpoint {
@@ -16,8 +18,8 @@ pub(in crate::agent) struct Endpoint {
     pub(in crate::agent) spec: EndpointSpec,
     /// The attached link, or why it isn't attached.
     pub(in crate::agent) link: Result<Attached, String>,
-    /// Whether the pod's end had TX checksum offload on before podgate turned it off.
-    pub(in crate::agent) offload_was_on: bool,
+    /// The pod's end.
+    pub(in crate::agent) offload: ChecksumOffload,
 }
 
 /// An attached link.

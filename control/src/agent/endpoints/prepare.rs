@@ -11,6 +11,7 @@ use podgate_hostnet::offload::{self, State};
 use podgate_hostnet::{Link, Netlink, NetlinkError};
 
 use super::endpoint::PodInterface;
+use crate::agent::state::ChecksumOffload;
 use crate::cli::{MtuChoice, PodChecksums};
 
 /// Pods' namespaces that are worked in at a time.
@@ -33,8 +34,8 @@ pub(in crate::agent) struct Prepared {
 pub(in crate::agent) struct PodEnd {
     /// Address and MTU.
     pub(in crate::agent) interface: PodInterface,
-    /// Whether TX checksum offload was on, and was turned off now.
-    pub(in crate::agent) offload_was_on: bool,
+    /// Whether it was turned off now.
+    pub(in crate::agent) offload: ChecksumOffload,
 }
 
 /// What is done with links before they are attached.
@@ -84,7 +85,7 @@ impl Preparer {
         if let Some(mtu) = mtu.map(u32::from).filter(|mtu| *mtu != link.mtu) {
             link.mtu = mtu;
             if let Err(error) = self.netlink.set_mtu(&link, mtu).await {
-                if pod_end.offload_was_on {
+                if pod_end.offload.is_turned_off() {
                     self.restore_offload(spec).await;
                 }
                 return Err(error.into());
@@ -156,7 +157,7 @@ impl Preparer {
             // The pod's MTU is unknown then; nearly always both ends of a pair have the same.
             (None, Some(mac)) => {
                 let interface = PodInterface { mac: mac.0, mtu: link.mtu };
-                Ok(PodEnd { interface, offload_was_on: false })
+                Ok(PodEnd { interface, offload: ChecksumOffload::Untouched })
             }
             (None, None) => bail!(
                 "link {} is given with neither the pod's network namespace (netns) nor its MAC \
@@ -181,8 +182,11 @@ impl Preparer {
                 end.mtu = mtu.into();
                 netlink.set_mtu(&end, end.mtu).await?;
             }
-            let offload_was_on = turns_off && offload::tx_checksum_off(&end.name)? == State::On;
-            Ok(PodEnd { interface: PodInterface { mac: end.mac, mtu: end.mtu }, offload_was_on })
+            let offload = match turns_off && offload::tx_checksum_off(&end.name)? == State::On {
+                true => ChecksumOffload::TurnedOff,
+                false => ChecksumOffload::Untouched,
+            };
+            Ok(PodEnd { interface: PodInterface { mac: end.mac, mtu: end.mtu }, offload })
         })
         .await
     }

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use podgate_api::{
-    DropCount, EndpointCounts, Family, LinkCounts, SourceStatus, Status, WorkerStatus,
-};
+use podgate_api::{DropCount, LinkCounts, Status, WorkerStatus};
 use podgate_hubble::proto::flow::layer7::Record;
 use podgate_hubble::proto::flow::{
     CiliumEventType, Endpoint, Flow, Http, Ip, L7FlowType, Layer7, LostEvent, Policy, Verdict,
@@ -45,22 +43,6 @@ fn sample(at: Instant, times: u64) -> Update {
         held_frames: 1,
     };
     let status = Status {
-        version: "0.1.0".into(),
-        ready: true,
-        not_ready: Vec::new(),
-        uptime_s: 61,
-        epoch: 7,
-        source: SourceStatus {
-            name: "manifests /p".into(),
-            synced: true,
-            problems: Vec::new(),
-            current: true,
-        },
-        api_server: None,
-        problems: Vec::new(),
-        policies: 3,
-        rejected: 0,
-        endpoints: EndpointCounts { ready: 2, waiting: 1, gone: 0 },
         workers: vec![worker(0, 1000), worker(1, 20)],
         drops: vec![drop("policy_denied", 34), drop("spoofed_source", 3)],
         links: vec![
@@ -68,9 +50,7 @@ fn sample(at: Instant, times: u64) -> Update {
             link("veth1a", Some("shop/cart-7d9f-x"), 1000, 0),
             link("veth2b", Some("shop/flood"), 30, 5),
         ],
-        flow_records_lost: 0,
-        flows_taken_over: Default::default(),
-        health: Default::default(),
+        ..crate::output::status_without_links()
     };
     let rule = |policy: &str, rule: &str, verdict: &str, hits: u64, bytes: u64| RuleCounts {
         name: [policy, rule, verdict].map(str::to_owned),

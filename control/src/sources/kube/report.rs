@@ -137,9 +137,8 @@ pub(super) fn writes(
     let mut writes = Vec::new();
     let key = policy.key;
     let reasons = reasons(policy);
-    let rejected = is_rejected(policy);
     if key.kind != Kind::NetworkPolicy && !present.is_given_up() {
-        let valid = wanted_valid(rejected, &reasons, author.node);
+        let valid = wanted_valid(policy, &reasons, author.node);
         if must_write_valid(&valid, present, author) {
             let body = valid.to_json(VALID, present.valid.as_ref(), present, key, author);
             writes.push(Write::Status { manager: MANAGER.into(), body });
@@ -183,19 +182,13 @@ struct Wanted {
     message: String,
 }
 
-fn wanted_valid(rejected: bool, reasons: &str, node: &str) -> Wanted {
-    match rejected {
-        true => Wanted {
-            status: "False",
-            reason: "Rejected",
-            message: shorten(&format!("rejected by node {node}: {reasons}")),
-        },
-        false => Wanted {
-            status: "True",
-            reason: "Accepted",
-            message: "every field can be enforced".into(),
-        },
+fn wanted_valid(policy: &PolicyStatus<'_>, reasons: &str, node: &str) -> Wanted {
+    if is_rejected(policy) {
+        let message = shorten(&format!("rejected by node {node}: {reasons}"));
+        return Wanted { status: "False", reason: "Rejected", message };
     }
+    let message = "every field can be enforced".into();
+    Wanted { status: "True", reason: "Accepted", message }
 }
 
 fn wanted_own(policy: &PolicyStatus<'_>, present: &Present, revision: u32) -> Wanted {

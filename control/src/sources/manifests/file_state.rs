@@ -195,8 +195,8 @@ impl<D> FileState<D> {
             Seen::Content(_) if again => Action::Nothing,
             Seen::Content(content) if self.is_emptied(&content) => {
                 let reason = match self.in_force.is_empty() {
-                    true => "is empty",
-                    false => "is empty; remove it to remove its objects",
+                    true => "is empty; write objects into it, or remove it",
+                    false => "is empty; write its objects again, or remove it to remove them",
                 };
                 let reason = reason.to_owned();
                 self.phase = Phase::Broken { reason, is_manifest: true, unread: true };

@@ -201,7 +201,8 @@ fn observe_file(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
             if fs::symlink_metadata(path).is_err() {
                 return Seen::Gone;
             }
-            let reason = "is a link to nothing".to_owned();
+            let reason =
+                "is a link to nothing; create the file that it points to, or remove it".to_owned();
             return Seen::Unreadable { reason, is_manifest: true };
         }
         Err(error) => {

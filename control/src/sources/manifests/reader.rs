@@ -1,28 +1,28 @@
 //! The thread that follows the directory. It touches no file itself (see [`super::io`]), so nothing
 //! that hangs keeps it from the other files.
 
+mod directory;
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use nix::sys::inotify::WatchDescriptor;
 use podgate_policy::Missing;
 use podgate_policy::manifest::{self, Document};
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Settings;
 use super::file_state::{Action, FileState, Seen, Stamp};
 use super::io::{Job, Pool, WatchedDirectory};
 use super::last_good::{Header, LastGood, Save, log_damaged};
-use super::messages::{
-    Change, Check, DirectoryUpdate, Done, Entry, FileMetadata, FileUpdate, Identity, Listing,
-    Message, ReadRequests,
-};
+use super::messages::{Change, Done, FileMetadata, FileUpdate, Identity, Message, ReadRequests};
 use super::saver::Saver;
 use crate::sources::Update;
 
@@ -37,8 +37,6 @@ const SHARE: u32 = 100;
 const QUIET: Duration = Duration::from_millis(20);
 /// Most files whose changes are sent to the control thread together.
 const BATCH: usize = 256;
-/// Most problems that are reported one by one.
-const PROBLEMS_MAX: usize = 16;
 /// Capacity of the reader's channel; senders block when it is full.
 const MESSAGES_MAX: usize = 1024;
 
@@ -159,7 +157,7 @@ pub(super) fn start(
     let (dir, state_dir): (Arc<Path>, _) = (dir.into(), state_dir.to_owned());
     let reader_requests = Arc::clone(&requests);
     let run = move || {
-        let inotify = watch(&sender);
+        let inotify = directory::watch(&sender);
         let last_good = LastGood::new(&state_dir, &dir);
         let (index, damaged) = last_good.index();
         log_damaged(&damaged);
@@ -172,38 +170,6 @@ pub(super) fn start(
     };
     thread::Builder::new().name("pg-manifests".into()).spawn(run)?;
     Ok(requests)
-}
-
-/// Starts a thread that forwards inotify events; `None` if inotify is not available.
-fn watch(messages: &SyncSender<Message>) -> Option<Arc<Inotify>> {
-    let inotify = match Inotify::init(InitFlags::IN_CLOEXEC) {
-        Ok(inotify) => Arc::new(inotify),
-        Err(error) => {
-            warn!("no inotify ({error}): manifests are polled twice a second");
-            return None;
-        }
-    };
-    let (events, messages) = (Arc::clone(&inotify), messages.clone());
-    let run = move || forward_inotify_events(&events, &messages);
-    thread::Builder::new().name("pg-inotify".into()).spawn(run).ok()?;
-    Some(inotify)
-}
-
-fn forward_inotify_events(inotify: &Inotify, messages: &SyncSender<Message>) {
-    loop {
-        match inotify.read_events() {
-            Ok(events) => {
-                if messages.send(Message::Events(events)).is_err() {
-                    return;
-                }
-            }
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => {
-                warn!("inotify ended ({error}): changes may be seen a minute late");
-                return;
-            }
-        }
-    }
 }
 
 impl Reader {
@@ -485,150 +451,6 @@ impl Reader {
         }
     }
 
-    fn on_inotify_event(&mut self, event: InotifyEvent) {
-        let mask = event.mask;
-        if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            return self.list_now();
-        }
-        if self.watch != Some(event.wd) {
-            // Perhaps of the watch that the listing in progress has made.
-            self.list_again |= self.listing;
-            return;
-        }
-        let Some(name) = event.name else {
-            let whole = AddWatchFlags::IN_DELETE_SELF
-                | AddWatchFlags::IN_MOVE_SELF
-                | AddWatchFlags::IN_UNMOUNT
-                | AddWatchFlags::IN_IGNORED;
-            if mask.intersects(whole) {
-                self.list_now();
-            }
-            return;
-        };
-        // The kubelet changes a volume by renaming the link `..data`.
-        if name.as_encoded_bytes().starts_with(b"..") {
-            return self.list_now();
-        }
-        if !manifest::is_manifest(&name) {
-            return;
-        }
-        if !self.files.contains_key(&name) {
-            if self.files.len() >= manifest::FILES_MAX {
-                return self.list_now();
-            }
-            let path = self.path(&name);
-            self.insert(name.clone(), self.new_file(path));
-        }
-        let Some(file) = self.files.get_mut(&name) else { return };
-        let now = Instant::now();
-        if mask.contains(AddWatchFlags::IN_MODIFY) {
-            file.open_for_writing = true;
-            return self.read_not_before(&name, now + self.settings.settle);
-        }
-        if !mask.intersects(AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CREATE) {
-            file.open_for_writing = false;
-        }
-        if !file.open_for_writing {
-            self.read_at(&name, now + QUIET);
-        }
-    }
-
-    fn on_check_done(&mut self, check: Check) {
-        self.checking = false;
-        let now = Instant::now();
-        self.check_at = self.check_at.max(now + check.took * SHARE);
-        let same = match (&check.identity, self.identity) {
-            (Ok(identity), Some(known)) => *identity == known && self.fault.is_none(),
-            _ => false,
-        };
-        if !same {
-            self.list_now();
-        }
-        for (name, metadata) in check.symlinks {
-            if self.files.get(&name).is_some_and(|file| file.metadata != metadata) {
-                if let Some(file) = self.files.get_mut(&name) {
-                    file.metadata = metadata;
-                }
-                self.read_at(&name, now);
-            }
-        }
-    }
-
-    fn on_listing_done(&mut self, listing: Result<Listing, String>) {
-        self.listing = false;
-        self.listed = true;
-        if std::mem::take(&mut self.list_again) {
-            self.list_at = Instant::now();
-        }
-        let listing = match listing {
-            Ok(listing) => listing,
-            Err(reason) => return self.suspend_deletions(&reason),
-        };
-        let replaced = self.identity != Some(listing.identity);
-        let in_force = self.files.values().any(|file| !file.state.in_force().is_empty());
-        self.watch = listing.watch;
-        self.is_file = listing.is_file;
-        if listing.entries.is_empty() && in_force && replaced {
-            let reason = "is empty, and not the directory that it was; put a file in it to have \
-                          what it lacks removed";
-            return self.suspend_deletions(reason);
-        }
-        let now = Instant::now();
-        if listing.watch.is_none() {
-            self.list_at = self.list_at.min(now + CHECK_PERIOD.max(listing.took * SHARE));
-        }
-        self.identity = Some(listing.identity);
-        if self.fault.take().is_some() {
-            info!("{} can be read again", self.dir.display());
-            self.postpone_all(now + self.settings.settle);
-        }
-        self.excess = listing.excess;
-        self.apply_entries(listing.entries, now);
-    }
-
-    fn apply_entries(&mut self, entries: Vec<Entry>, now: Instant) {
-        let mut gone: BTreeSet<OsString> = self.files.keys().cloned().collect();
-        for Entry { name, metadata, is_symlink } in entries {
-            gone.remove(&name);
-            let path = self.path(&name);
-            if !self.files.contains_key(&name) {
-                self.insert(name.clone(), self.new_file(Arc::clone(&path)));
-            }
-            let Some(file) = self.files.get_mut(&name) else { continue };
-            file.path = path;
-            file.is_symlink = is_symlink;
-            let changed = file.metadata != metadata || !file.observed;
-            file.metadata = metadata;
-            if changed && !(file.open_for_writing && self.watch.is_some()) {
-                self.read_at(&name, now);
-            }
-        }
-        for name in gone {
-            // A read makes sure, and brings the last good objects.
-            self.read_at(&name, now);
-        }
-    }
-
-    /// Keeps all objects, because the directory can't be read.
-    fn suspend_deletions(&mut self, reason: &str) {
-        self.fault = Some(reason.to_owned());
-        let now = Instant::now();
-        let unobserved = self.files.iter().filter(|(_, file)| !file.observed);
-        for name in unobserved.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-            self.read(&name, now, Some(format!("{} {reason}", self.dir.display())));
-        }
-    }
-
-    fn postpone_all(&mut self, until: Instant) {
-        let names: Vec<_> = self.ticks.iter().map(|(_, name)| name.clone()).collect();
-        for name in names {
-            if let Some(file) = self.files.get_mut(&name) {
-                file.state.postpone(until);
-            }
-            self.reschedule(&name);
-        }
-    }
-
     fn on_read_done(
         &mut self,
         name: &OsString,
@@ -707,8 +529,10 @@ impl Reader {
             return seen;
         }
         self.excluded.insert(name.clone());
-        let reason =
-            format!("is not read: with it, the files of the directory have more than {max} bytes");
+        let reason = format!(
+            "is not read: with it, the files of the directory have more than {max} bytes; \
+                     remove what is not needed"
+        );
         Seen::Unreadable { reason, is_manifest: true }
     }
 
@@ -798,82 +622,5 @@ impl Reader {
         } else {
             self.troubled.remove(name);
         }
-    }
-
-    /// Reports changes to the control thread. Returns whether it still exists.
-    fn flush(&mut self) -> bool {
-        // Until everything was read once, nothing is published, so that there is no hurry.
-        let hurry = self.synced || self.unobserved == 0 || self.batch.len() >= BATCH;
-        let was_synced = self.synced;
-        self.synced |= self.is_complete();
-        let status = (self.synced, self.problems());
-        let reported = self.last_status.as_ref() == Some(&status);
-        if (self.batch.is_empty() || !hurry) && reported && was_synced == self.synced {
-            return !self.updates.is_closed();
-        }
-        if !reported {
-            let former = self.last_status.take().map(|(_, problems)| problems).unwrap_or_default();
-            for problem in status.1.iter().filter(|problem| !former.contains(problem)) {
-                warn!("{}", crate::output::escape(problem));
-            }
-            self.last_status = Some(status.clone());
-        }
-        let files = std::mem::take(&mut self.batch);
-        let update = DirectoryUpdate { files, synced: status.0, problems: status.1 };
-        self.updates.blocking_send(Update::Manifests(update)).is_ok()
-    }
-
-    /// Whether everything was read once and no file hides objects that nobody knows.
-    fn is_complete(&self) -> bool {
-        let hides =
-            |name: &OsString| self.files.get(name).is_some_and(|file| file.state.hides_objects());
-        let known = self.fault.is_none() || self.files.values().any(|f| f.state.is_known());
-        self.listed
-            && self.unobserved == 0
-            && self.excess.is_none()
-            && known
-            && !self.troubled.iter().any(hides)
-    }
-
-    fn problems(&self) -> Vec<String> {
-        let dir = self.dir.display();
-        let mut problems = Vec::new();
-        if let Some(fault) = &self.fault {
-            let stays = match self.files.is_empty() {
-                true => "",
-                false => "; the objects read from it before stay in force",
-            };
-            problems.push(format!("{dir} {fault}{stays}"));
-        }
-        if let Some((count, first)) = &self.excess {
-            let (max, first) = (manifest::FILES_MAX, first.display());
-            problems.push(format!(
-                "{dir} has {count} files more than the {max} that are read: {first}"
-            ));
-        }
-        problems.extend(self.saver.problem());
-        if !self.synced {
-            let damaged = self.damaged.iter().take(PROBLEMS_MAX);
-            problems.extend(damaged.map(|why| format!("saved objects can't be used: {why}")));
-        }
-        for name in self.troubled.iter().take(PROBLEMS_MAX) {
-            let Some(file) = self.files.get(name) else { continue };
-            let path = file.path.display();
-            let hides = match file.state.hides_objects() && !self.synced {
-                true => "; pods stay cut off until it can be read or is removed",
-                false => "",
-            };
-            if let Some(problem) = file.state.problem() {
-                problems.push(format!("{path} {problem}{hides}"));
-            }
-            if file.hangs {
-                problems.push(format!("{path} can't be read: the file system does not answer"));
-            }
-        }
-        let more = self.troubled.len().saturating_sub(PROBLEMS_MAX);
-        if more > 0 {
-            problems.push(format!("{more} more files of {dir} have problems"));
-        }
-        problems
     }
 }

@@ -314,6 +314,31 @@ fn a_version_that_is_rejected_leaves_the_former_in_force_over_a_restart() {
 }
 
 #[test]
+fn what_is_said_of_a_file_that_can_not_be_read_names_the_remedy() {
+    let place = Place::new();
+    place.write("empty.yaml", "");
+    symlink("nothing", place.path("link.yaml")).unwrap();
+    place.write("was.yaml", &policy("one"));
+    let mut followed = place.follow();
+    followed.until_in_force(&["one"]);
+    place.write("was.yaml", "");
+    let reasons = [
+        ("empty.yaml", "is empty; write objects into it, or remove it"),
+        ("link.yaml", "is a link to nothing; create the file that it points to, or remove it"),
+        ("was.yaml", "is empty; write its objects again, or remove it to remove them"),
+    ];
+    for (name, reason) in reasons {
+        followed.until_problem(&format!("{name} {reason}"));
+        // `podgate policy list` shows these.
+        let is_told = followed
+            .store
+            .rejections()
+            .any(|rejection| rejection.reason == reason && rejection.to_string().contains(name));
+        assert!(is_told, "{name}: {:?}", followed.store.rejections().collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_start_with_a_broken_file_that_was_never_good_waits() {
     let place = Place::new();
     place.write("p.yaml", &policy("one"));
@@ -348,7 +373,10 @@ fn a_start_waits_for_an_empty_file_of_which_nothing_is_known() {
     place.write("p.yaml", &policy("one"));
     place.write("q.yaml", "");
     let mut followed = place.follow();
-    followed.until_problem("q.yaml is empty; pods stay cut off until it can be read or is removed");
+    followed.until_problem(
+        "q.yaml is empty; write objects into it, or remove it; pods stay cut off until it can be \
+         read or is removed",
+    );
     assert!(!followed.manifests.status().synced);
     place.write("q.yaml", "# no policies yet\n");
     followed.until_synced();

@@ -56,8 +56,7 @@ impl Admitted {
     #[must_use]
     pub fn has(&self, key: AnswerKey, epoch: Epoch, now: Nanos) -> bool {
         self.places.get(place_of(key)).copied().flatten().is_some_and(|place| {
-            (place.key, place.epoch) == (key, epoch)
-                && now.since(place.since) < FRESH_MS * 1_000_000
+            (place.key, place.epoch) == (key, epoch) && now < place.since.plus_millis(FRESH_MS)
         })
     }
 

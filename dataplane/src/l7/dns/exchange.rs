@@ -156,7 +156,7 @@ impl Exchange {
 }
 
 fn is_recent(query: &Outstanding, now: Nanos) -> bool {
-    now.since(query.since) < QUERY_MS * 1_000_000
+    now < query.since.plus_millis(QUERY_MS)
 }
 
 impl Answered<'_> {

@@ -64,6 +64,9 @@ impl Fixture {
                 let whole = frames.flat_map(|frame| umem.data(frame).to_vec()).collect();
                 let largest = usize::from(packet.largest_fragment);
                 assert!(largest > 0, "the packet knows that it was fragmented");
+                if !view.is_v4() {
+                    assert_eq!(packet.fragment_id, fragment.id);
+                }
                 self.egress.free_packet(packet);
                 self.check();
                 Ok(Some(whole))
@@ -127,11 +130,17 @@ fn v4(id: u16, cut: &Cut) -> Vec<u8> {
     [&[2; 12][..], &[8, 0], &header, &cut.body].concat()
 }
 
-fn v6(id: u32, cut: &Cut) -> Vec<u8> {
-    let mut header = vec![0x60, 0, 0, 0, 0, 0, 44, 64];
-    header[4..6].copy_from_slice(&(8 + cut.body.len() as u16).to_be_bytes());
+/// A fixed header.
+fn v6_header(next_header: u8, payload_len: usize) -> Vec<u8> {
+    let mut header = vec![0x60, 0, 0, 0, 0, 0, next_header, 64];
+    header[4..6].copy_from_slice(&(payload_len as u16).to_be_bytes());
     header.extend([0x20; 16]);
     header.extend([0x21; 16]);
+    header
+}
+
+fn v6(id: u32, cut: &Cut) -> Vec<u8> {
+    let mut header = v6_header(44, 8 + cut.body.len());
     header.extend([UDP, 0]);
     header.extend((cut.offset as u16 | u16::from(cut.more)).to_be_bytes());
     header.extend(id.to_be_bytes());
@@ -156,10 +165,14 @@ fn body(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 7 + at / 256) as u8).collect()
 }
 
-/// The unfragmented packet; over IPv6 as an atomic fragment.
+/// The unfragmented packet.
 fn whole(is_v4: bool, id: u16, body: &[u8]) -> Vec<u8> {
     let cut = Cut { offset: 0, more: false, body: body.to_vec() };
-    if is_v4 { v4(id, &cut) } else { v6(id.into(), &cut) }
+    if is_v4 {
+        return v4(id, &cut);
+    }
+    let header = v6_header(UDP, body.len());
+    [&[2; 12][..], &[0x86, 0xdd], &header, body].concat()
 }
 
 fn any_cuts() -> impl Strategy<Value = (Vec<u8>, Vec<Cut>)> {

@@ -6,7 +6,7 @@
 use httparse::Header;
 
 use super::http1::head::{is_framing, parse_length};
-use super::http1::{Denial, Flaw, Request, is_token, target};
+use super::http1::{Denial, Flaw, HttpRequest, is_token, target};
 
 /// Most regular fields of a header list. One with more is answered 431.
 pub const FIELDS_MAX: usize = 100;
@@ -21,7 +21,7 @@ pub type Field<'a> = (&'a [u8], &'a [u8]);
 #[derive(Debug)]
 pub struct Head<'a> {
     /// The request, as rules match it.
-    pub request: Request<'a>,
+    pub request: HttpRequest<'a>,
     /// `content-length`, bytes.
     pub length: Option<u64>,
 }
@@ -125,7 +125,11 @@ impl<'a> Pseudo<'a> {
         slot.replace(value).is_none().then_some(())
     }
 
-    fn request(&self, host: Option<&'a [u8]>, headers: &'a [Header<'a>]) -> Option<Request<'a>> {
+    fn request(
+        &self,
+        host: Option<&'a [u8]>,
+        headers: &'a [Header<'a>],
+    ) -> Option<HttpRequest<'a>> {
         let method =
             self.method.filter(|m| !m.is_empty() && m.iter().all(|byte| is_token(*byte)))?;
         let host = match (self.authority, host) {
@@ -150,7 +154,7 @@ impl<'a> Pseudo<'a> {
             _ => return None,
         };
         let path_is_normal = target::is_normal(path);
-        Some(Request { method, path, path_is_normal, host, headers })
+        Some(HttpRequest { method, path, path_is_normal, host, headers })
     }
 }
 
@@ -197,7 +201,7 @@ mod tests {
         let mut headers = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let fields = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         let head = parse(fields, &mut headers)?;
-        let Request { method, path, host, .. } = head.request;
+        let HttpRequest { method, path, host, .. } = head.request;
         let line = [method, b" ", path, b" ", host].concat().escape_ascii().to_string();
         Ok((line, head.request.path_is_normal, head.length))
     }

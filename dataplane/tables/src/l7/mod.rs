@@ -14,7 +14,7 @@ mod policy;
 pub mod rules;
 pub mod tls;
 
-pub use http1::Request;
+pub use http1::HttpRequest;
 pub use names::{NameError, NamePattern};
 pub use policy::{Conflict, L7Entry, L7Policy, L7Verdict};
 pub use rules::{

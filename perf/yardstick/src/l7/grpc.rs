@@ -10,7 +10,7 @@ use podgate_tests::lab::{Agent, Daemon, Lab, Netns, interrupted, run, wait_for};
 use tempfile::TempDir;
 
 use super::envoy::{self, ENVOY_PORT, Rule, Upstream};
-use super::testbed::pods;
+use super::testbed::client_and_servers;
 use crate::context::Context;
 use crate::measure::{Limit, Measurement};
 use crate::peers::{Filter, Kernel};
@@ -34,7 +34,7 @@ const BOUND: Duration = Duration::from_secs(20);
 /// Measures the wanted ids, all in the same rounds.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     context.status(format!("{VS_ENVOY}: podgate and its pods"));
-    let lab = Lab::of(&(pods(["client", "l7", "l4"]) + POLICIES))?;
+    let lab = Lab::of(&objects())?;
     let agent = Agent::start_with(&lab, 1, &[])?;
     let client = &lab.host("bench/client")?.netns;
     let to = |name| -> Result<_> {
@@ -144,28 +144,12 @@ fn rate_of(text: &str) -> Result<f64> {
     Ok(rate.trim().parse()?)
 }
 
-/// The policies of the servers.
-const POLICIES: &str = "\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: l7, namespace: bench}
-spec:
-  endpointSelector: {matchLabels: {app: l7}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    toPorts:
-    - ports: [{port: \"50051\", protocol: TCP}]
-      rules: {http: [{method: POST, path: /bench.Greeter/Hello}]}
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: l4, namespace: bench}
-spec:
-  endpointSelector: {matchLabels: {app: l4}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    toPorts: [{ports: [{port: \"50051\", protocol: TCP}]}]
-";
+/// The objects of the pods, and the policies of the servers.
+fn objects() -> String {
+    let ports = format!("[{{port: \"{PORT}\", protocol: TCP}}]");
+    let rules = format!("{{http: [{{method: POST, path: {CALL}}}]}}");
+    client_and_servers(&ports, &rules)
+}
 
 #[cfg(test)]
 mod tests {

@@ -82,8 +82,7 @@ impl Results {
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     context.status("podgate and its pods");
     let folder = tempfile::tempdir()?;
-    let objects = testbed::pods(["client", "l7", "l4"]) + POLICIES;
-    fs::write(folder.path().join("all.yaml"), objects)?;
+    fs::write(folder.path().join("all.yaml"), objects())?;
     let lab = Lab::new(folder.path())?;
     let agent = Agent::start_with(&lab, 1, &[])?;
     let client = &lab.host("bench/client")?.netns;
@@ -221,31 +220,13 @@ fn measurements(
     all
 }
 
-/// The policies of the servers.
-const POLICIES: &str = "\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: l7, namespace: bench}
-spec:
-  endpointSelector: {matchLabels: {app: l7}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    toPorts:
-    - ports: [{port: \"80\", protocol: TCP}, {port: \"81\", protocol: TCP},
-             {port: \"82\", protocol: TCP}]
-      rules: {http: [{method: GET|POST, path: \"/docs(/.*)?\"}]}
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: l4, namespace: bench}
-spec:
-  endpointSelector: {matchLabels: {app: l4}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    toPorts:
-    - ports: [{port: \"80\", protocol: TCP}, {port: \"81\", protocol: TCP},
-             {port: \"82\", protocol: TCP}]
-";
+/// The objects of the pods, and the policies of the servers.
+fn objects() -> String {
+    let ports = r#"[{port: "80", protocol: TCP}, {port: "81", protocol: TCP},
+             {port: "82", protocol: TCP}]"#;
+    let rules = r#"{http: [{method: GET|POST, path: "/docs(/.*)?"}]}"#;
+    testbed::client_and_servers(ports, rules)
+}
 
 #[cfg(test)]
 mod tests {
@@ -256,8 +237,7 @@ mod tests {
 
     #[test]
     fn every_object_is_accepted() {
-        let objects = testbed::pods(["client", "l7", "l4"]) + POLICIES;
-        let documents = decode(objects.as_bytes(), "all.yaml".as_ref());
+        let documents = decode(objects().as_bytes(), "all.yaml".as_ref());
         let mut store = Store::new();
         store.sync(&documents);
         assert_eq!(store.rejections().count(), 0);

@@ -43,6 +43,28 @@ status: {{podIPs: [{{ip: 10.64.1.{number}}}, {{ip: \"fd64::{number}\"}}]}}
     })
 }
 
+/// The objects of a client and two servers, which admit it at `ports`: `l7` by `rules`, and `l4`
+/// without. Both are written as in a policy.
+pub(super) fn client_and_servers(ports: &str, rules: &str) -> String {
+    let policy = |server: &str, rules: &str| {
+        format!(
+            "apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: {server}, namespace: bench}}
+spec:
+  endpointSelector: {{matchLabels: {{app: {server}}}}}
+  ingress:
+  - fromEndpoints: [{{matchLabels: {{app: client}}}}]
+    toPorts:
+    - ports: {ports}
+{rules}---
+"
+        )
+    };
+    let l7 = policy("l7", &format!("      rules: {rules}\n"));
+    [pods(["client", "l7", "l4"]), l7, policy("l4", "")].concat()
+}
+
 /// What the requests of a run are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Load {

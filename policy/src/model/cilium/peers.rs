@@ -6,7 +6,7 @@ use podgate_tables::l7::NamePattern;
 
 use super::RuleSection;
 use crate::fields::{Field, Object, quote};
-use crate::model::cidr::{parse_block, parse_network_or_address, parse_networks};
+use crate::model::cidr::{EmptyBlock, parse_block, parse_network_or_address, parse_networks};
 use crate::model::metadata::{is_dns_label, is_subdomain};
 use crate::model::names::parse_name_match;
 use crate::model::selector::{KeySyntax, LabelSelector};
@@ -219,7 +219,7 @@ fn parse_cidr_rule(field: &Field<'_>) -> Option<CiliumPeer> {
         _ => {}
     }
     if let Some(cidr) = cidr {
-        let (cidr, except) = parse_block(&cidr, except.as_ref(), false)?;
+        let (cidr, except) = parse_block(&cidr, except.as_ref(), EmptyBlock::Allowed)?;
         return Some(CiliumPeer::Cidr { cidr, except });
     }
     let except = except.and_then(|except| parse_networks(&except)).unwrap_or_default();

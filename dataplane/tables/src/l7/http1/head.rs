@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use httparse::Header;
 
 use super::target::{self, Target};
-use super::{Denial, FIELDS_CEILING, Flaw, Request};
+use super::{Denial, FIELDS_CEILING, Flaw, HttpRequest};
 use crate::event::HttpVersion;
 
 /// Room for the header fields of a head.
@@ -22,7 +22,7 @@ pub const fn no_fields<'a>() -> Fields<'a> {
 #[derive(Debug)]
 pub struct Head<'a> {
     /// The request, as rules match it.
-    pub request: Request<'a>,
+    pub request: HttpRequest<'a>,
     /// The request target, as sent.
     pub target: &'a [u8],
     /// HTTP/1.0 or HTTP/1.1.
@@ -94,7 +94,7 @@ pub fn parse<'a>(
         // What follows is the tunnel's to some servers, and a body to others.
         return Err(Denial::malformed(Flaw::BodyLength));
     }
-    let request = Request {
+    let request = HttpRequest {
         method,
         path: parts.path,
         path_is_normal: target::is_normal(parts.path),

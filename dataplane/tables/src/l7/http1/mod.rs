@@ -18,7 +18,7 @@ use scan::{Scanner, UnitKind};
 
 /// A parsed request, as rules match it.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct HttpRequest<'a> {
     /// Method.
     pub method: &'a [u8],
     /// Path and query, as HTTP/2's `:path`; empty for `CONNECT`.
@@ -145,7 +145,10 @@ impl Denial {
 ///
 /// # Errors
 /// How the inspector would deny the request, whatever the rules are.
-pub fn read_head<'a>(head: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Request<'a>, Denial> {
+pub fn read_head<'a>(
+    head: &'a [u8],
+    fields: &'a mut Fields<'a>,
+) -> Result<HttpRequest<'a>, Denial> {
     let limits = HttpLimits::default();
     let scanned = Scanner::default().scan(UnitKind::Section, limits.head as usize, head);
     match scanned {

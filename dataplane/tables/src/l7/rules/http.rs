@@ -19,7 +19,7 @@
 
 use std::fmt;
 
-use super::super::http1::{Request, is_token};
+use super::super::http1::{HttpRequest, is_token};
 use super::pattern::{Pattern, PatternBudget};
 use super::{RuleError, RuleField};
 
@@ -111,15 +111,15 @@ impl HttpRule {
 
     /// The fields of the rule that the request does not match, for `explain`.
     #[must_use]
-    pub fn failed_fields(&self, request: &Request<'_>) -> Vec<RuleField> {
+    pub fn failed_fields(&self, request: &HttpRequest<'_>) -> Vec<RuleField> {
         self.failed_criteria(request).collect()
     }
 
-    pub(super) fn matches(&self, request: &Request<'_>) -> bool {
+    pub(super) fn matches(&self, request: &HttpRequest<'_>) -> bool {
         self.failed_criteria(request).next().is_none()
     }
 
-    fn failed_criteria(&self, request: &Request<'_>) -> impl Iterator<Item = RuleField> {
+    fn failed_criteria(&self, request: &HttpRequest<'_>) -> impl Iterator<Item = RuleField> {
         let patterns = [
             (RuleField::Method, &self.method, request.method, true),
             (RuleField::Path, &self.path, request.path, request.path_is_normal),
@@ -241,8 +241,8 @@ mod tests {
         httparse::Header { name, value: value.as_bytes() }
     }
 
-    fn request<'a>(method: &'a str, path: &'a str, host: &'a str) -> Request<'a> {
-        Request {
+    fn request<'a>(method: &'a str, path: &'a str, host: &'a str) -> HttpRequest<'a> {
+        HttpRequest {
             method: method.as_bytes(),
             path: path.as_bytes(),
             path_is_normal: true,
@@ -296,15 +296,15 @@ mod tests {
     fn all_fields_of_a_rule_must_match() {
         let rule = rule("GET|HEAD", "/v[0-9]+/.*", r"api\.example(:80)?", &["X-Key: 1", "X-Any"]);
         let headers = [header("x-key", "1"), header("X-ANY", "")];
-        let good = Request { headers: &headers, ..request("GET", "/v1/x", "api.example:80") };
+        let good = HttpRequest { headers: &headers, ..request("GET", "/v1/x", "api.example:80") };
         assert!(rule.matches(&good) && rule.failed_fields(&good).is_empty());
         for (bad, field) in [
-            (Request { method: b"POST", ..good }, RuleField::Method),
-            (Request { path: b"/v/x", ..good }, RuleField::Path),
-            (Request { path_is_normal: false, ..good }, RuleField::Path),
-            (Request { host: b"api.example:81", ..good }, RuleField::Host),
-            (Request { headers: &headers[1..], ..good }, RuleField::Header(0)),
-            (Request { headers: &headers[..1], ..good }, RuleField::Header(1)),
+            (HttpRequest { method: b"POST", ..good }, RuleField::Method),
+            (HttpRequest { path: b"/v/x", ..good }, RuleField::Path),
+            (HttpRequest { path_is_normal: false, ..good }, RuleField::Path),
+            (HttpRequest { host: b"api.example:81", ..good }, RuleField::Host),
+            (HttpRequest { headers: &headers[1..], ..good }, RuleField::Header(0)),
+            (HttpRequest { headers: &headers[..1], ..good }, RuleField::Header(1)),
         ] {
             assert!(!rule.matches(&bad));
             assert_eq!(rule.failed_fields(&bad), [field]);
@@ -325,7 +325,7 @@ mod tests {
         let log = |name: &str, value| HttpRule::new(header_match(name, value, Mismatch::Log));
         let rule = log("X-Role", Some("admin")).unwrap();
         for headers in [&[][..], &[header("x-role", "user")], &[header("x-role", "admin")]] {
-            assert!(rule.matches(&Request { headers, ..request("GET", "/", "h") }));
+            assert!(rule.matches(&HttpRequest { headers, ..request("GET", "/", "h") }));
         }
         assert!(log("X Role", None).is_err() && log("X-Role", Some("a ")).is_err());
         assert_ne!(
@@ -340,7 +340,7 @@ mod tests {
             HttpRule::new(header_match(name, value, Mismatch::Fail))
         };
         let headers = [header("x-role", "admin"), header("X-Twice", "1"), header("x-twice", "1")];
-        let request = Request { headers: &headers, ..request("GET", "/", "h") };
+        let request = HttpRequest { headers: &headers, ..request("GET", "/", "h") };
         for (name, value, expected) in [
             ("X-Role", Some("admin"), true),
             ("X-Role", Some("Admin"), false),
@@ -368,14 +368,14 @@ mod tests {
 
     #[test]
     fn a_rule_without_a_path_matches_paths_that_are_not_in_normal_form() {
-        let not_normal = Request { path_is_normal: false, ..request("GET", "/a/../b", "h") };
+        let not_normal = HttpRequest { path_is_normal: false, ..request("GET", "/a/../b", "h") };
         assert!(rule("GET", "", "", &[]).matches(&not_normal));
         assert!(!rule("GET", ".*", "", &[]).matches(&not_normal));
     }
 
     #[test]
     fn connect_needs_a_rule_that_names_a_method_or_restricts_nothing() {
-        let connect = Request { path_is_normal: false, ..request("CONNECT", "", "h:80") };
+        let connect = HttpRequest { path_is_normal: false, ..request("CONNECT", "", "h:80") };
         for (rule, expected) in [
             (rule("", "", "", &[]), true),
             (rule("CONNECT", "", "", &[]), true),
@@ -394,7 +394,7 @@ mod tests {
     fn a_header_value_is_exact_and_occurs_once() {
         let rule = rule("", "", "", &["X-Role:  admin "]);
         let with = |headers: &[httparse::Header<'_>]| {
-            rule.matches(&Request { headers, ..request("GET", "/", "h") })
+            rule.matches(&HttpRequest { headers, ..request("GET", "/", "h") })
         };
         assert!(with(&[header("x-role", "admin")]));
         assert!(!with(&[header("x-role", "Admin")]));

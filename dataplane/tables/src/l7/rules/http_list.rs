@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use super::super::http1::Request;
+use super::super::http1::HttpRequest;
 use super::http::HttpRule;
 use super::index::Index;
 
@@ -18,7 +18,7 @@ pub struct HttpRules {
 
 impl HttpRules {
     /// Whether some rule matches the request.
-    pub(super) fn allow(&self, request: &Request<'_>) -> bool {
+    pub(super) fn allow(&self, request: &HttpRequest<'_>) -> bool {
         let matches = |rule: &u32| self.rules[*rule as usize].matches(request);
         self.index.candidates(request).iter().any(matches)
     }

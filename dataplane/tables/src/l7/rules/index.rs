@@ -17,7 +17,7 @@ use std::collections::HashMap;
 
 use regex_automata::util::primitives::StateID;
 
-use super::super::http1::Request;
+use super::super::http1::HttpRequest;
 use super::http::HttpRule;
 use super::pattern::Pattern;
 
@@ -35,7 +35,7 @@ enum Part {
 impl Part {
     const ALL: [Self; 3] = [Self::Path, Self::Host, Self::Method];
 
-    const fn of<'a>(self, request: &Request<'a>) -> &'a [u8] {
+    const fn of<'a>(self, request: &HttpRequest<'a>) -> &'a [u8] {
         match self {
             Self::Path => request.path,
             Self::Host => request.host,
@@ -135,7 +135,7 @@ impl Index {
     }
 
     /// Positions of the rules that may match a request, ascending. No other rule matches it.
-    pub(super) fn candidates(&self, request: &Request<'_>) -> &[u32] {
+    pub(super) fn candidates(&self, request: &HttpRequest<'_>) -> &[u32] {
         let mut at = self.start;
         for part in &self.parts {
             for byte in part.of(request) {

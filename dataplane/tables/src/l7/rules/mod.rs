@@ -20,7 +20,7 @@ pub use http_list::HttpRules;
 pub use kafka::{KafkaRequest, KafkaRule, KafkaRuleSpec};
 pub use pattern::PatternBudget;
 
-use super::http1::Request;
+use super::http1::HttpRequest;
 use super::names::NamePattern;
 use super::tls::is_server_name;
 use crate::proto;
@@ -121,7 +121,7 @@ impl L7Rules {
 #[derive(Clone, Copy, Debug)]
 pub enum L7Request<'a> {
     /// An HTTP request.
-    Http(Request<'a>),
+    Http(HttpRequest<'a>),
     /// A Kafka request.
     Kafka(KafkaRequest<'a>),
     /// The name of a DNS query: its labels separated by dots, with or without a trailing dot. A
@@ -236,7 +236,7 @@ mod tests {
     fn brew() -> L7Request<'static> {
         let (path, host) = (b"/pot", b"");
         let (path_is_normal, headers) = (true, &[]);
-        L7Request::Http(Request { method: b"BREW", path, path_is_normal, host, headers })
+        L7Request::Http(HttpRequest { method: b"BREW", path, path_is_normal, host, headers })
     }
 
     #[test]

@@ -12,19 +12,19 @@ fn rule(method: &str, path: &str, host: &str) -> HttpRule {
     HttpRule::new(HttpRuleSpec { method, path, host, ..HttpRuleSpec::default() }).unwrap()
 }
 
-fn request<'a>(method: &'a str, path: &'a [u8], host: &'a str) -> Request<'a> {
+fn request<'a>(method: &'a str, path: &'a [u8], host: &'a str) -> HttpRequest<'a> {
     let (method, host) = (method.as_bytes(), host.as_bytes());
-    Request { method, path, path_is_normal: true, host, headers: &[] }
+    HttpRequest { method, path, path_is_normal: true, host, headers: &[] }
 }
 
 /// The oracle: all rules that match, found one by one.
-fn one_by_one(rules: &[HttpRule], request: &Request<'_>) -> Vec<u32> {
+fn one_by_one(rules: &[HttpRule], request: &HttpRequest<'_>) -> Vec<u32> {
     let matches = |rule: &u32| rules[*rule as usize].matches(request);
     (0..rules.len() as u32).filter(matches).collect()
 }
 
 /// Those that match of the candidates, which are ascending.
-fn by_index(index: &Index, rules: &[HttpRule], request: &Request<'_>) -> Vec<u32> {
+fn by_index(index: &Index, rules: &[HttpRule], request: &HttpRequest<'_>) -> Vec<u32> {
     let candidates = index.candidates(request);
     assert!(candidates.is_sorted());
     candidates.iter().copied().filter(|rule| rules[*rule as usize].matches(request)).collect()
