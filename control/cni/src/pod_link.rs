@@ -201,6 +201,6 @@ mod tests {
         let gateways = |addresses: &[IpAddr]| Vec::from_iter(one_of_each_family(addresses));
         assert_eq!(gateways(&addresses), [addresses[0], addresses[2]]);
         assert_eq!(gateways(&addresses[2..]), [addresses[2]]);
-        assert_eq!(gateways(&[]), [IpAddr::from([0; 4]); 0]);
+        assert!(gateways(&[]).is_empty());
     }
 }
