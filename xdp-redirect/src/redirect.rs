@@ -4,6 +4,7 @@ use std::collections::HashMap as StdHashMap;
 use std::fs::{self, File};
 use std::io;
 use std::iter;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -271,22 +272,37 @@ impl Redirect {
     /// [`Error::Slot`] if there is no such link. [`Error::Map`], [`Error::Detach`] and
     /// [`Error::Pin`] are the first of several: everything else is done, and the slot is free.
     pub fn detach(&mut self, slot: u16) -> Result<(), Error> {
+        let (Attached { xdp, egress, ingress, .. }, cleared) = self.take(slot)?;
+        let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.let_go()));
+        xdp.let_go().and(egress).and(ingress).and(cleared)
+    }
+
+    /// Frees the slot of a link whose programs are pinned, and removes its pod and its sockets. The
+    /// programs stay: the netdev is cut off until it is attached again, or unpinned ([`unpin`]).
+    ///
+    /// # Errors
+    /// [`Error::Slot`] if there is no such link. [`Error::Map`] is the first of several: everything
+    /// else is done, and the slot is free.
+    pub fn leave(&mut self, slot: u16) -> Result<(), Error> {
+        self.take(slot)?.1
+    }
+
+    /// Takes a link out of all maps, with the first error of that.
+    fn take(&mut self, slot: u16) -> Result<(Attached, Result<(), Error>), Error> {
         let no_pod = self.set_pod(slot, None);
-        let Attached { ifindex, xdp, egress, ingress, pod } =
-            self.attached.remove(&slot).ok_or(Error::Slot { slot, taken: false })?;
+        let mut attached = self.attached.remove(&slot).ok_or(Error::Slot { slot, taken: false })?;
+        let ifindex = attached.ifindex;
         if no_pod.is_err() {
-            self.left.insert(ifindex, pod);
+            self.left.insert(ifindex, mem::take(&mut attached.pod));
         }
         let forgotten = self.forget_netdev(ifindex);
         let mut cleared = Ok(());
         for worker in 0..self.workers {
             cleared = cleared.and(self.clear_socket(slot, worker));
         }
-        let is_host_link = egress.as_ref().is_some_and(|held| held.ifindex != ifindex);
+        let is_host_link = attached.egress.as_ref().is_some_and(|held| held.ifindex != ifindex);
         let no_host_link = if is_host_link { self.set_host_link(0) } else { Ok(()) };
-        let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.let_go()));
-        let programs = xdp.let_go().and(egress).and(ingress);
-        programs.and(no_pod).and(forgotten).and(cleared).and(no_host_link)
+        Ok((attached, no_pod.and(forgotten).and(cleared).and(no_host_link)))
     }
 
     /// Pins every attached link again whose pin was removed. Returns their number.

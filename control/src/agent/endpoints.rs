@@ -18,9 +18,10 @@ use futures_util::StreamExt;
 use podgate_api::EndpointSpec;
 use podgate_hostnet::Link;
 use podgate_tables::ids::LinkId;
+use podgate_tables::route::RouteTable;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::server::ReplySender;
 use super::state::{ChecksumOffload, Remembered};
@@ -51,6 +52,8 @@ pub(super) struct Endpoints {
     completed: mpsc::Sender<Completed>,
     links_gone: u64,
     retries: Retries,
+    /// Pods that are cut off because the programs' maps could not be written.
+    unset: Vec<String>,
     /// Indices of links that the agent before cut off and that could not be attached again, by
     /// name.
     unattached: BTreeMap<String, u32>,
@@ -171,6 +174,7 @@ impl Endpoints {
             completed,
             links_gone: 0,
             retries: Retries::default(),
+            unset: Vec::new(),
             unattached: BTreeMap::new(),
         }
     }
@@ -210,9 +214,21 @@ impl Endpoints {
         self.retries.due(now)
     }
 
-    /// What fails at endpoints that stay in force, one line each.
+    /// What fails at endpoints, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        self.retries.problems()
+        self.retries.problems().chain(self.unset.iter().cloned())
+    }
+
+    /// Sets MAC and IP addresses of the ready pods in the programs' maps.
+    pub(super) fn set_pods(&mut self, routes: &RouteTable) {
+        let unset = self.links.set_pods(routes);
+        unset.iter().filter(|line| !self.unset.contains(line)).for_each(|line| error!("{line}"));
+        self.unset = unset;
+    }
+
+    /// Whether they could not be set for all pods.
+    pub(super) fn has_unset_pods(&self) -> bool {
+        !self.unset.is_empty()
     }
 
     /// Indices of the attached links.

@@ -520,7 +520,7 @@ impl Agent {
         );
         let routes = Arc::new(self.host.complete(routes));
         let Some(snapshot) = self.plane.compile(&routes, not_ready) else {
-            self.endpoints.links_mut().set_pods(&routes);
+            self.endpoints.set_pods(&routes);
             self.latency.without_effect();
             return self.plane.end(begun);
         };
@@ -528,7 +528,7 @@ impl Agent {
         self.names.policies_changed();
         self.earlier_flows.take_over(&snapshot, &self.endpoints, dataplane);
         dataplane.publish(snapshot);
-        self.endpoints.links_mut().set_pods(&routes);
+        self.endpoints.set_pods(&routes);
         self.plane.end(begun);
         self.latency.published(self.plane.epoch());
         let (epoch, policies) = (self.plane.epoch().0, self.policies_in_force());

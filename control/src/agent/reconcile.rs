@@ -164,6 +164,10 @@ impl Agent {
                 dirty.addresses |= host.addresses_unread().is_some();
                 dirty.links |= host.links_are_due();
             });
+            if self.endpoints.has_unset_pods() {
+                // A publication sets them again, even if nothing else has changed.
+                self.plane.request();
+            }
         }
         let endpoints = self.endpoints.due(Instant::now());
         if !endpoints.is_empty() {

@@ -215,6 +215,11 @@ impl Worker {
         self.egress.rule_counters().take()
     }
 
+    /// Puts back a report that nobody received: it is part of the next one.
+    pub(crate) fn put_back_rule_report(&mut self, report: &RuleReport) {
+        self.egress.rule_counters().put_back(report);
+    }
+
     /// Sum of the counters of all queues, closed ones included. Two system calls per queue.
     #[must_use]
     pub fn socket_statistics(&self) -> XskStatistics {

@@ -190,6 +190,17 @@ impl RuleCounters {
         self.epoch = next;
     }
 
+    /// Counts again what is in a report.
+    pub(super) fn put_back(&mut self, report: &RuleReport) {
+        for (key, tally) in &report.rules {
+            self.count_other(*key, tally);
+        }
+        for (sum, tally) in self.default_denied.iter_mut().zip(&report.default_denied) {
+            sum.add(tally);
+        }
+        self.unattributed.add(&report.unattributed);
+    }
+
     /// Takes what was counted since the last call.
     pub(super) fn take(&mut self) -> RuleReport {
         self.retire(self.epoch);
@@ -263,8 +274,11 @@ mod tests {
             (key(2, 3, RuleVerdict::Allowed), tally(1, 0, 13)),
             (key(2, 3, RuleVerdict::Conflict), tally(1, 40, 13)),
         ];
-        assert_eq!(sorted(counters.take()), expected);
+        let report = counters.take();
+        assert_eq!(sorted(report.clone()), expected);
         assert_eq!(sorted(counters.take()), []);
+        counters.put_back(&report);
+        assert_eq!(sorted(counters.take()), expected);
     }
 
     #[test]
@@ -273,6 +287,8 @@ mod tests {
         let causes = [Cause::Unenforced, Cause::DefaultDeny(DenySetId(1))];
         counters.decided(Epoch(1), causes, 60, Nanos(10));
         counters.decided(Epoch(1), causes, 60, Nanos(11));
+        let report = counters.take();
+        counters.put_back(&report);
         let [egress, ingress] = counters.take().default_denied;
         assert_eq!((egress.hits, ingress.hits, ingress.bytes), (0, 2, 120));
     }

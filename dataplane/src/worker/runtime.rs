@@ -351,7 +351,8 @@ impl Dataplane {
         Ok(links.into_values().collect())
     }
 
-    /// Sends a command to each worker, in order, and passes all replies to `take`.
+    /// Sends a command to each worker, in order, and passes all replies to `take`. A worker that
+    /// does not reply keeps none of the others from it; the first error is returned.
     fn ask_all<T, F>(
         &self,
         commands: impl Iterator<Item = F>,
@@ -360,20 +361,22 @@ impl Dataplane {
     where
         F: FnOnce(channel::Sender<T>) -> Command,
     {
-        let (done, replies) = channel::unbounded();
-        let mut asked = 0;
-        for (index, command) in commands.enumerate() {
-            let queue = self.commands.get(index).ok_or(LinkError::Unresponsive(index))?;
-            queue.push(command(done.clone())).map_err(|_| LinkError::Unresponsive(index))?;
-            self.shared.sleepers[index].wake_if_asleep();
-            asked += 1;
-        }
-        drop(done);
-        for index in 0..asked {
-            let reply = replies.recv_timeout(REPLY_MAX);
-            take(reply.map_err(|_| LinkError::Unresponsive(index))?)?;
-        }
-        Ok(())
+        let ask = |(index, command): (usize, F)| {
+            let (done, reply) = channel::bounded(1);
+            if let Some(queue) = self.commands.get(index)
+                && queue.push(command(done)).is_ok()
+            {
+                self.shared.sleepers[index].wake_if_asleep();
+            }
+            (index, reply)
+        };
+        let replies: Vec<_> = commands.enumerate().map(ask).collect();
+        let deadline = Instant::now() + REPLY_MAX;
+        replies.into_iter().fold(Ok(()), |result, (index, reply)| {
+            // Without the command in a queue, the sender is gone.
+            let reply = reply.recv_deadline(deadline).map_err(|_| LinkError::Unresponsive(index));
+            result.and(reply.and_then(&mut take))
+        })
     }
 
     /// Asks the workers which of the addresses are destinations of live flows. Returns at once; the
@@ -596,7 +599,10 @@ impl Thread {
                     done.send(self.worker.socket_statistics()).is_ok()
                 }
                 Command::LinkStatistics(done) => done.send(self.worker.link_statistics()).is_ok(),
-                Command::RuleReport(done) => done.send(self.worker.take_rule_report()).is_ok(),
+                Command::RuleReport(done) => {
+                    let sent = done.send(self.worker.take_rule_report());
+                    sent.map_err(|unsent| self.worker.put_back_rule_report(&unsent.0)).is_ok()
+                }
                 Command::CountFlowBytes => {
                     self.worker.count_flow_bytes();
                     true
@@ -647,6 +653,23 @@ mod tests {
             assert!(begin.elapsed() < REPLY_MAX, "it never sleeps");
             thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_worker_that_does_not_reply_is_named_and_the_others_are_asked() {
+        let shared = SharedConfig { workers: 2, flows_per_worker: 16, ..SharedConfig::default() };
+        let poll = PollMode::Adaptive;
+        let dataplane = Dataplane::start(Config { shared, frames: 64, poll }).unwrap();
+        // Worker 0 waits until somebody takes its reply.
+        let (done, reply) = channel::bounded(0);
+        assert!(dataplane.commands[0].push(Command::SocketStatistics(done)).is_ok());
+        let mut reports = 0;
+        let result = dataplane.rule_reports(|_| reports += 1);
+        assert!(matches!(result, Err(LinkError::Unresponsive(0))), "{result:?}");
+        assert_eq!(reports, 1);
+        reply.recv().unwrap();
+        dataplane.rule_reports(|_| reports += 1).unwrap();
+        assert_eq!(reports, 3);
     }
 
     #[test]

@@ -351,6 +351,30 @@ fn the_guard_is_pinned_adopted_and_let_go_with_the_xdp_program() {
 }
 
 #[test]
+fn a_link_that_was_left_stays_cut_off_and_can_be_attached_in_another_slot() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        let pins = Pins::new();
+        let (pin, egress) = (pins.path("host"), pins.path("host-egress"));
+        let mut redirect = load();
+        redirect.attach(ifindex, 0, Some(&pin)).unwrap();
+        redirect.guard(0).unwrap();
+        redirect.set_pod(0, Some(Pod { mac: [2; 6], addresses: vec![1, 2] })).unwrap();
+        redirect.leave(0).unwrap();
+        assert!(matches!(redirect.leave(0), Err(Error::Slot { taken: false, .. })));
+        let place = |pin| HookLink::open(pin).unwrap().unwrap().place().unwrap();
+        assert_eq!(place(&pin), (Hook::Xdp, Some(ifindex)));
+        assert_eq!(place(&egress), (Hook::Egress, Some(ifindex)));
+
+        redirect.attach(ifindex, 1, Some(&pin)).unwrap();
+        redirect.guard(1).unwrap();
+        redirect.set_pod(1, Some(Pod { mac: [2; 6], addresses: vec![1, 2] })).unwrap();
+        redirect.detach(1).unwrap();
+        assert!(!pin.exists() && !egress.exists());
+    });
+}
+
+#[test]
 fn only_af_xdp_sockets_can_be_steered_to() {
     let udp = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None).unwrap();
     assert!(matches!(load().set_socket(0, 0, udp.as_fd()), Err(Error::Map { map: "XSKS", .. })));

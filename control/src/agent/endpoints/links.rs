@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use podgate_dataplane::flow::SavedFlow;
 use podgate_dataplane::worker::Dataplane;
 use podgate_dataplane::xsk::{LinkQueue, RingSizes, open_link};
@@ -155,7 +155,9 @@ impl Links {
         let served = opened.and_then(|ports| Ok(self.dataplane.add_link(ports)?));
         if served.is_err() {
             self.close_sockets(slot);
-            if !cut_off_before {
+            if cut_off_before {
+                self.leave(slot);
+            } else {
                 self.detach(slot);
             }
         }
@@ -168,9 +170,12 @@ impl Links {
     /// As [`Self::open`]; the link stays cut off.
     pub(in crate::agent) fn open_unserved(&mut self, link: &Link, slot: LinkId) -> Result<()> {
         self.cut_off(link, slot)?;
-        self.redirect.guard(slot.0)?;
-        let ports = self.open_sockets(link, slot);
-        self.unserved.push(ports.with_context(|| format!("can't serve link {}", link.name))?);
+        let guarded = self.redirect.guard(slot.0).map_err(Error::from);
+        let opened = guarded.and_then(|()| self.open_sockets(link, slot));
+        if opened.is_err() {
+            self.leave(slot);
+        }
+        self.unserved.push(opened.with_context(|| format!("can't serve link {}", link.name))?);
         Ok(())
     }
 
@@ -208,17 +213,20 @@ impl Links {
         Ok(ports)
     }
 
-    /// Sets MAC and IP addresses of the ready pods in the programs' maps.
-    pub(in crate::agent) fn set_pods(&mut self, routes: &RouteTable) {
+    /// Sets MAC and IP addresses of the ready pods in the programs' maps. Returns why pods are cut
+    /// off because that failed; another call tries again.
+    pub(in crate::agent) fn set_pods(&mut self, routes: &RouteTable) -> Vec<String> {
+        let mut failed = Vec::new();
         for (slot, _) in (0..).zip(&self.taken).skip(1).filter(|(_, taken)| **taken) {
             let pod = routes.endpoint_on(LinkId(slot)).map(|endpoint| Pod {
                 mac: endpoint.next_hop.mac,
                 addresses: endpoint.addresses.iter().map(|address| address.bits()).collect(),
             });
             if let Err(error) = self.redirect.set_pod(slot, pod) {
-                tracing::error!("the pod behind the link in slot {slot} is cut off: {error}");
+                failed.push(format!("the pod behind the link in slot {slot} is cut off: {error}"));
             }
         }
+        failed
     }
 
     /// What the programs dropped, by reason.
@@ -258,6 +266,15 @@ impl Links {
 
     fn detach(&mut self, slot: LinkId) {
         if let Err(error) = self.redirect.detach(slot.0) {
+            tracing::warn!("{error}");
+        }
+        self.taken[slot.index()] = false;
+        self.reserve_frames();
+    }
+
+    /// Frees the slot of a link that stays cut off.
+    fn leave(&mut self, slot: LinkId) {
+        if let Err(error) = self.redirect.leave(slot.0) {
             tracing::warn!("{error}");
         }
         self.taken[slot.index()] = false;
