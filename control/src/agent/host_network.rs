@@ -407,7 +407,7 @@ mod tests {
     fn addresses_and_links_that_can_not_be_read_are_a_problem_until_they_are() {
         let mut network = network();
         network.tunnels.set_local(Ok(Vec::new()));
-        network.tunnels.set_ports(Ok(Vec::new()));
+        network.tunnels.set_ports(Ok(Vec::new()), Instant::now());
         let addresses = vec![IpAddr::from([192, 0, 2, 1])];
         assert_eq!(network.set_addresses(Ok(addresses.clone())), Some(addresses));
         let before = network.addresses;
@@ -426,7 +426,7 @@ mod tests {
     fn a_host_link_that_can_not_be_set_up_is_a_problem_and_tried_again() {
         let mut network = network();
         network.tunnels.set_local(Ok(Vec::new()));
-        network.tunnels.set_ports(Ok(Vec::new()));
+        network.tunnels.set_ports(Ok(Vec::new()), Instant::now());
         assert_eq!(network.host_link_checked(Err("EPERM".to_owned())), HostLinkEffect::None);
         assert!(network.link_is_due());
         let problems = Vec::from_iter(network.problems());

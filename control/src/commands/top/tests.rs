@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use podgate_api::{DropCount, LinkCounts, Status, WorkerStatus};
+use podgate_api::{DropCount, Family, LinkCounts, Status, WorkerStatus};
 use podgate_hubble::proto::flow::layer7::Record;
 use podgate_hubble::proto::flow::{
     CiliumEventType, Endpoint, Flow, Http, Ip, L7FlowType, Layer7, LostEvent, Policy, Verdict,
