@@ -372,11 +372,13 @@ impl Dataplane {
         };
         let replies: Vec<_> = commands.enumerate().map(ask).collect();
         let deadline = Instant::now() + REPLY_MAX;
-        replies.into_iter().fold(Ok(()), |result, (index, reply)| {
+        let mut result = Ok(());
+        for (index, reply) in replies {
             // Without the command in a queue, the sender is gone.
             let reply = reply.recv_deadline(deadline).map_err(|_| LinkError::Unresponsive(index));
-            result.and(reply.and_then(&mut take))
-        })
+            result = result.and(reply.and_then(&mut take));
+        }
+        result
     }
 
     /// Asks the workers which of the addresses are destinations of live flows. Returns at once; the
