@@ -39,7 +39,7 @@ build_kubernetes() (
     python/bin/pip install --quiet --disable-pip-version-check "$KUBERNETES_GO"
     GOROOT=$(echo "$PWD"/python/lib/python3*/site-packages/go)
     export GOROOT PATH=$GOROOT/bin:$PATH HOME=$PWD/home GOCACHE=$PWD/cache
-    export CGO_ENABLED=0 GOTOOLCHAIN=local GOPROXY=off GOSUMDB=off
+    export CGO_ENABLED=0 GOFLAGS='' GOTOOLCHAIN=local GOPROXY=off GOSUMDB=off
     mkdir "$HOME"
     use_newer_reflect2
     cd kubernetes-*/
