@@ -188,7 +188,7 @@ impl FramePool {
     }
 
     /// Counts a refill of a fill ring. Returns the time in refills by all workers, in thousands and
-    /// wrapping: it passes as fast as packets come.
+    /// wrapping: it passes as fast as links are serviced.
     #[inline]
     pub(crate) fn refill_time(&mut self) -> u32 {
         self.refills += 1;

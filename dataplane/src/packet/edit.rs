@@ -104,13 +104,24 @@ pub fn replace_in_tcp_header(header: &mut [u8], at: usize, bytes: &[u8]) {
 /// `None` if the checksum is complete or the kernel can't.
 #[must_use]
 pub fn csum_partial(head: &[u8], view: &View) -> Option<CsumPartial> {
+    let field = partial_field(head, view)?;
+    // Behind many extension headers it is completed here.
+    let start = u8::try_from(view.l4).ok()?;
+    Some(CsumPartial::new(start, field.offset))
+}
+
+/// Whether the checksum is partial: of the pseudo header only.
+#[must_use]
+pub fn is_csum_partial(head: &[u8], view: &View) -> bool {
+    partial_field(head, view).is_some()
+}
+
+fn partial_field(head: &[u8], view: &View) -> Option<Field> {
     let field = Field::of(head, view)?;
     // The kernel sums up to the end of the packet.
     let to_the_end = field.covered == view.end - u32::from(view.l4);
     let is_partial = field.value == field.pseudo_header(view).folded();
-    // Behind many extension headers it is completed here.
-    let start = u8::try_from(view.l4).ok()?;
-    (to_the_end && is_partial).then(|| CsumPartial::new(start, field.offset))
+    (to_the_end && is_partial).then_some(field)
 }
 
 /// RFC 9260 §6.8 and appendix A: CRC32c of the SCTP packet with zeros in the field, least

@@ -595,6 +595,25 @@ fn the_checksum_of_the_largest_packet_covers_all_frames() {
 }
 
 #[test]
+fn the_kernel_cannot_complete_a_partial_checksum_behind_more_headers_than_a_byte_counts() {
+    let pods = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
+    for (options, completable) in [(6 + 8 * 20, true), (6 + 8 * 26, false)] {
+        let IpHeaders::Ipv6(header, mut extensions) = v6(pods.0, pods.1) else { unreachable!() };
+        let options = Ipv6RawExtHeader::new_raw(IpNumber::UDP, &vec![0; options]).unwrap();
+        extensions.destination_options = Some(options);
+        let mut sample = udp(IpHeaders::Ipv6(header, extensions));
+        let view = sample.view;
+        assert!(!edit::is_csum_partial(&sample.bytes, &view));
+        let (tuple, covered) = (view.tuple, view.end - u32::from(view.l4));
+        let pseudo = checksum::Sum::pseudo_header(tuple.src, tuple.dst, tuple.protocol, covered);
+        let at = checksum_field(&view).unwrap();
+        sample.bytes[at..at + 2].copy_from_slice(&pseudo.folded().to_be_bytes());
+        assert!(edit::is_csum_partial(&sample.bytes, &view));
+        assert_eq!(edit::csum_partial(&sample.bytes, &view).is_some(), completable);
+    }
+}
+
+#[test]
 fn set_macs_writes_what_the_parser_reads() {
     let mut sample = udp(v4([192, 0, 2, 1], [192, 0, 2, 2]));
     edit::set_macs(&mut sample.bytes, [1; 6], [2; 6]);

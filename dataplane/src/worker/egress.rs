@@ -142,9 +142,9 @@ impl Egress {
         }
         drop(self.take_queue(queue.link()));
         queue.service(&mut self.pool);
-        let (link, starved) = (queue.link(), queue.is_starved());
+        let (link, needs_refill) = (queue.link(), queue.needs_refill());
         self.queues[slot] = Some(TxQueue::new(queue));
-        if starved {
+        if needs_refill {
             self.retry_refill(link);
         }
     }
@@ -176,7 +176,7 @@ impl Egress {
         if received > 0 {
             queue.service(&mut self.pool);
             *total += received as u64;
-            if queue.is_starved() {
+            if queue.needs_refill() {
                 self.retry_refill(link);
             }
         }
@@ -392,7 +392,7 @@ impl Egress {
             let done = clock();
             tx.charge_sources(done.since(begun), &mut charge);
             begun = done;
-            if !tx.queue.has_unsent() && !tx.queue.is_starved() {
+            if !tx.queue.has_unsent() && !tx.queue.needs_refill() {
                 self.unflushed.swap_remove(index);
                 tx.unflushed = false;
             }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{self, Context};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -120,7 +120,13 @@ impl Clock {
     /// Smaller differences are left out: times must stay in order.
     #[must_use]
     pub fn after_steps(self) -> Self {
-        self.with_system_time(SystemTime::now())
+        let before = self.origin.elapsed();
+        let now = SystemTime::now();
+        // If this thread did not run between the two clocks' readings, they can't be compared.
+        if self.origin.elapsed() - before >= STEP_MIN / 2 {
+            return self;
+        }
+        self.with_system_time(now)
     }
 
     fn with_system_time(self, now: SystemTime) -> Self {
@@ -148,7 +154,7 @@ pub struct Dataplane {
     shared: Arc<Shared>,
     commands: Vec<Arc<ArrayQueue<Command>>>,
     stop: Arc<AtomicBool>,
-    clock: Clock,
+    clock: Mutex<Clock>,
     threads: Vec<JoinHandle<Stopped>>,
     /// Ports of workers that have stopped.
     queues: Vec<LinkQueue>,
@@ -172,7 +178,8 @@ impl Dataplane {
         let clock = Clock::start();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let (commands, threads, queues) = Default::default();
-        let mut this = Self { umem, shared, commands, stop, clock, threads, queues };
+        let mut this =
+            Self { umem, shared, commands, stop, clock: Mutex::new(clock), threads, queues };
         for index in 0..config.shared.workers {
             let poll = Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), WAKER)?;
@@ -221,7 +228,10 @@ impl Dataplane {
     /// The workers' clock, with the wall-clock time of now.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        self.clock.after_steps()
+        // Each time from the last one: after a step, smaller differences are left out as before.
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        *clock = clock.after_steps();
+        *clock
     }
 
     /// Publishes new tables.
@@ -270,7 +280,7 @@ impl Dataplane {
     /// Adds one queue to each worker, in order; returns when all of them poll it.
     ///
     /// # Errors
-    /// When a worker fails to; the ones before it may have added theirs.
+    /// When a worker fails to; others may have added theirs.
     pub fn add_link(&self, queues: Vec<LinkQueue>) -> Result<(), LinkError> {
         self.add_links(vec![queues])
     }
@@ -431,7 +441,8 @@ impl Dataplane {
     /// Takes what the workers counted of policy rules since the last call.
     ///
     /// # Errors
-    /// When a worker doesn't reply. Nothing is lost: it reports later.
+    /// When a worker doesn't reply. What it has counted is in a later report, unless it replied in
+    /// the moment in which the wait ended.
     pub fn rule_reports(&self, mut take: impl FnMut(RuleReport)) -> Result<(), LinkError> {
         let commands = (0..self.commands.len()).map(|_| Command::RuleReport);
         self.ask_all(commands, |report| {

@@ -110,6 +110,12 @@ impl Link {
         Some(Serviced { false_completions, starved })
     }
 
+    /// Keeps workers from servicing the link, as one that does so keeps the others.
+    #[cfg(test)]
+    pub(super) fn lock_rings(&self) -> std::sync::MutexGuard<'_, SharedRings> {
+        self.rings.lock().unwrap()
+    }
+
     fn reclaim(&self, completion: &mut Completion, pool: &mut FramePool) -> u64 {
         let ownership = self.ownership();
         // A memory link has no kernel whose cache could be hot. (Unit tests pretend that it has.)

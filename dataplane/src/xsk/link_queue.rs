@@ -40,8 +40,8 @@ pub struct LinkQueue {
     unsent: bool,
     /// Whether `unsent` has more frames than a link may keep that doesn't take them.
     stalled: bool,
-    /// Whether frames ran out when this queue last refilled the fill ring.
-    starved: bool,
+    /// Whether the fill ring may lack frames.
+    needs_refill: bool,
     state: LinkState,
     counters: Counters,
     worker: usize,
@@ -135,14 +135,14 @@ impl LinkQueue {
         let (assembler, counters) = Default::default();
         let (id, umem) = (link.id(), Arc::clone(link.umem()));
         let state = LinkState::Up;
-        let (unsent, stalled, starved) = Default::default();
+        let (unsent, stalled, needs_refill) = Default::default();
         Self {
             rx,
             tx,
             assembler,
             unsent,
             stalled,
-            starved,
+            needs_refill,
             state,
             counters,
             worker,
@@ -181,12 +181,13 @@ impl LinkQueue {
         self.unsent
     }
 
-    /// Whether frames ran out when the fill ring was to be refilled. [`LinkQueue::service`]
-    /// retries. A link with an empty fill ring receives nothing, so a worker must do that unasked,
-    /// as with [`LinkQueue::has_unsent`].
+    /// Whether the fill ring may lack frames: they ran out when it was to be refilled, or another
+    /// worker was doing that, and may not have seen what this queue received.
+    /// [`LinkQueue::service`] retries. A link with an empty fill ring receives nothing, so a worker
+    /// must do that unasked, as with [`LinkQueue::has_unsent`].
     #[must_use]
-    pub fn is_starved(&self) -> bool {
-        self.starved
+    pub fn needs_refill(&self) -> bool {
+        self.needs_refill
     }
 
     /// Whether the kernel has left so much on the transmit ring that nothing is added to it. A
@@ -317,12 +318,21 @@ impl LinkQueue {
     /// doing that. Retries an incomplete flush.
     #[inline]
     pub fn service(&mut self, pool: &mut FramePool) {
-        if let Some(Serviced { false_completions, starved }) = self.link.service(pool) {
+        let serviced = self.link.service(pool);
+        self.needs_refill = serviced.as_ref().is_none_or(|serviced| serviced.starved);
+        if let Some(Serviced { false_completions, starved }) = serviced {
             self.counters.false_completions += false_completions;
             self.counters.starved += u64::from(starved);
-            self.starved = starved;
         }
         self.send();
+    }
+
+    /// [`LinkQueue::service`] while another worker services the link.
+    #[cfg(test)]
+    pub(super) fn service_beside_another(&mut self, pool: &mut FramePool) {
+        let link = Arc::clone(&self.link);
+        let _rings = link.lock_rings();
+        self.service(pool);
     }
 
     #[inline]

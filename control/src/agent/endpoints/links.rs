@@ -272,10 +272,12 @@ impl Links {
         self.reserve_frames();
     }
 
-    /// Frees the slot of a link that stays cut off.
+    /// Frees the slot of a link that stays cut off. If the maps may still have the link, no other
+    /// one gets its slot.
     fn leave(&mut self, slot: LinkId) {
         if let Err(error) = self.redirect.leave(slot.0) {
-            tracing::warn!("{error}");
+            tracing::error!("slot {} of a link that stays cut off is lost: {error}", slot.0);
+            return;
         }
         self.taken[slot.index()] = false;
         self.reserve_frames();

@@ -246,12 +246,12 @@ impl<I: Inspector> Editor<I> {
         let L4::Tcp(tcp) = view.l4_kind else {
             return io.drop_packet(packet, DropReason::Malformed);
         };
-        let checksum = match edit::csum_partial(io.umem().data(&packet.head), view) {
-            Some(_) => Checksum::Partial,
-            None if edit::l4_checksum_is_right(io.umem().bytes(&packet), view) => {
-                Checksum::Complete
-            }
-            None => return io.drop_packet(packet, DropReason::BadChecksum),
+        let checksum = if edit::is_csum_partial(io.umem().data(&packet.head), view) {
+            Checksum::Partial
+        } else if edit::l4_checksum_is_right(io.umem().bytes(&packet), view) {
+            Checksum::Complete
+        } else {
+            return io.drop_packet(packet, DropReason::BadChecksum);
         };
         let segment = TcpSegment { view: *view, tcp, packet, checksum };
         (self.active, self.shrunk) = (now, false);

@@ -506,12 +506,29 @@ fn a_link_without_frames_is_starved_until_it_gets_some() {
     }
     let packets = bench.receive();
     bench.queue.service(&mut bench.pool);
-    assert!(bench.queue.is_starved());
+    assert!(bench.queue.needs_refill());
     assert_eq!(bench.kernel.fill_level(), 0);
     packets.into_iter().for_each(|packet| bench.pool.free_packet(packet));
     bench.queue.service(&mut bench.pool);
-    assert!(!bench.queue.is_starved());
+    assert!(!bench.queue.needs_refill());
     assert_eq!(bench.kernel.fill_level(), SIZES.fill);
+    bench.close();
+}
+
+#[test]
+fn a_ring_that_another_worker_services_is_refilled_later() {
+    let mut bench = Bench::new(2 * SIZES.fill);
+    for _ in 0..SIZES.fill {
+        assert!(bench.kernel.inject(0, b"x"));
+    }
+    let mut packets = Vec::new();
+    bench.queue.receive(&mut bench.pool, &mut packets, 64);
+    assert_eq!(packets.len(), SIZES.fill as usize);
+    bench.queue.service_beside_another(&mut bench.pool);
+    assert_eq!((bench.kernel.fill_level(), bench.queue.needs_refill()), (0, true));
+    bench.queue.service(&mut bench.pool);
+    assert_eq!((bench.kernel.fill_level(), bench.queue.needs_refill()), (SIZES.fill, false));
+    packets.into_iter().for_each(|packet| bench.pool.free_packet(packet));
     bench.close();
 }
 
