@@ -1,10 +1,11 @@
 //! Work in other network namespaces.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ const WAIT_FACTOR: u32 = 4;
 pub struct NetnsThreads {
     threads: Arc<Semaphore>,
     limit: Duration,
+    /// Paths of threads that were abandoned; what they hold while they have not ended.
+    abandoned: Arc<Mutex<HashMap<PathBuf, Weak<()>>>>,
 }
 
 impl NetnsThreads {
@@ -89,16 +92,16 @@ impl NetnsThreads {
     /// for at most [`WAIT_FACTOR`] × `limit`.
     #[must_use]
     pub fn new(threads: usize, limit: Duration) -> Self {
-        Self { threads: Arc::new(Semaphore::new(threads)), limit }
+        Self { threads: Arc::new(Semaphore::new(threads)), limit, abandoned: Arc::default() }
     }
 
     /// Runs `work` inside the network namespace `path`, as [`inside`] does, without blocking the
     /// calling thread. A thread that exceeds the limit is abandoned; it occupies its place until it
-    /// ends, and does not begin `work` after the limit.
+    /// ends, and does not begin `work` after the limit. Until then no other one enters `path`.
     ///
     /// # Errors
     /// [`NetnsError::Enter`], [`NetnsError::Busy`] when no thread gets free, and
-    /// [`NetnsError::TimedOut`] when the limit is exceeded.
+    /// [`NetnsError::TimedOut`] when the limit is exceeded, or was and that thread has not ended.
     ///
     /// # Panics
     /// Only if `work` does.
@@ -107,17 +110,22 @@ impl NetnsThreads {
         path: &Path,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NetnsError> {
-        let timed_out = |_| NetnsError::TimedOut { path: path.into(), limit: self.limit };
+        let timed_out = || NetnsError::TimedOut { path: path.into(), limit: self.limit };
         let failed = |source| NetnsError::Enter { path: path.into(), source };
+        if self.is_entered_by_abandoned(path) {
+            return Err(timed_out());
+        }
         let permit = Arc::clone(&self.threads).acquire_owned();
         let permit = timeout(WAIT_FACTOR * self.limit, permit).await;
         let permit = permit.map_err(|_| NetnsError::Busy { path: path.into() })?;
         let deadline = Instant::now() + self.limit;
         let (report, mut reported) = oneshot::channel();
+        let running = Arc::new(());
+        let alive = Arc::downgrade(&running);
         let thread = thread::Builder::new().name("netns".into()).spawn({
             let path = path.to_owned();
             move || {
-                let _permit = permit;
+                let _held = (permit, running);
                 let entered = enter(&path);
                 // Nobody waits any more: the result would be lost.
                 if !report.is_closed() {
@@ -126,14 +134,29 @@ impl NetnsThreads {
             }
         });
         let thread = thread.map_err(failed)?;
-        match timeout_at(deadline, &mut reported).await.map_err(timed_out)? {
-            Ok(result) => result.map_err(failed),
+        match timeout_at(deadline, &mut reported).await {
+            Ok(Ok(result)) => result.map_err(failed),
             // The thread has dropped its sender without a result: it panicked.
-            Err(_) => match thread.join() {
+            Ok(Err(_)) => match thread.join() {
                 Err(panic) => resume_unwind(panic),
                 Ok(()) => Err(failed(io::Error::other("its thread ended without a result"))),
             },
+            Err(_) => {
+                self.abandoned().insert(path.into(), alive);
+                Err(timed_out())
+            }
         }
+    }
+
+    /// Whether a thread that was abandoned at this path has not ended.
+    fn is_entered_by_abandoned(&self, path: &Path) -> bool {
+        let mut abandoned = self.abandoned();
+        abandoned.retain(|_, alive| alive.strong_count() > 0);
+        abandoned.contains_key(path)
+    }
+
+    fn abandoned(&self) -> MutexGuard<'_, HashMap<PathBuf, Weak<()>>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,6 +171,8 @@ mod tests {
     use super::*;
 
     const OWN: &str = "/proc/self/ns/net";
+    /// The same namespace by another path.
+    const OTHER: &str = "/proc/thread-self/ns/net";
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -174,8 +199,11 @@ mod tests {
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();
         let threads = NetnsThreads::new(2, Duration::from_millis(50));
         let work = || panic!("nobody waits for this work");
-        let error = block_on(threads.run(&fifo, work)).unwrap_err();
-        assert!(matches!(error, NetnsError::TimedOut { .. }), "{error}");
+        // Its thread has not ended, so that further work there gets none.
+        for _ in 0..3 {
+            let error = block_on(threads.run(&fifo, work)).unwrap_err();
+            assert!(matches!(error, NetnsError::TimedOut { .. }), "{error}");
+        }
         block_on(threads.run(Path::new(OWN), || ())).unwrap();
         // Lets the thread go on: a FIFO is no namespace.
         drop(File::options().write(true).open(&fifo).unwrap());
@@ -202,7 +230,7 @@ mod tests {
         let error = block_on(threads.run(Path::new(OWN), work)).unwrap_err();
         assert!(matches!(error, NetnsError::TimedOut { .. }), "{error}");
         // The only thread is occupied.
-        let error = block_on(threads.run(Path::new(OWN), || ())).unwrap_err();
+        let error = block_on(threads.run(Path::new(OTHER), || ())).unwrap_err();
         assert!(matches!(error, NetnsError::Busy { .. }), "{error}");
         drop(release);
         let deadline = Instant::now() + Duration::from_secs(10);

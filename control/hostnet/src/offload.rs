@@ -41,6 +41,14 @@ pub struct OffloadError {
     source: io::Error,
 }
 
+impl OffloadError {
+    /// The error of the system call that failed; `None` if the driver leaves the offload as it is.
+    #[must_use]
+    pub fn os_error(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
 /// Whether a feature is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {

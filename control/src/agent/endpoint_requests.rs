@@ -51,8 +51,10 @@ impl Agent {
         let addresses = endpoint.and_then(|endpoint| endpoint.addresses(self.plane.store()).ok());
         let addresses = addresses.unwrap_or_default().to_vec();
         self.host.after_routes(move |routes| {
-            let failed = addresses.iter().find_map(|address| routes.failed.get(address));
-            let answer = match failed {
+            // Without IPv6 on the node, for instance, a pod has its IPv4 address.
+            let of_all: Option<Vec<_>> =
+                addresses.iter().map(|address| routes.failed.get(address)).collect();
+            let answer = match of_all.and_then(|reasons| reasons.into_iter().next()) {
                 Some(reason) => answer.and(Err(ApiError::failed(format!(
                     "the pod is under policy, but the node has no route to it: {reason}; it is tried \
                      again every second"

@@ -318,12 +318,11 @@ impl Endpoints {
     /// Starts to read the pod's end of an endpoint's link, or to attach a link that is back. With
     /// the MAC address given and no namespace, there is nothing to read.
     pub(super) fn start_reconcile(&mut self, link: &str, own: [u32; 2]) {
-        let Some(endpoint) = self.by_link.get(link).filter(|e| e.spec.netns.is_some()) else {
-            return;
-        };
+        let Some(endpoint) = self.by_link.get(link) else { return };
         let spec = endpoint.spec.clone();
         match &endpoint.link {
             Err(_) => self.start_prepare(spec, own, Purpose::Reattach),
+            Ok(_) if spec.netns.is_none() => {}
             Ok(attached) => {
                 let (preparer, host_end) = (self.preparer.clone(), attached.link.clone());
                 self.start(spec.link.clone(), async move {
@@ -574,9 +573,7 @@ impl Endpoints {
             let link = link.map_err(|error| {
                 let reason = describe(error.as_ref());
                 warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
-                if spec.netns.is_some() {
-                    self.retries.failed(&spec.link, None, Instant::now());
-                }
+                self.retries.failed(&spec.link, None, Instant::now());
                 reason
             });
             self.by_link.insert(spec.link.clone(), Endpoint { spec, link, offload });

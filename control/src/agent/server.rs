@@ -269,6 +269,7 @@ impl Client {
         let may_wait = matches!(request, Request::PolicyWait { .. });
         let outcome = match self.calls.send(Call { request, reply }).await {
             Ok(()) => tokio::select! {
+                biased;
                 replied = replied => replied.unwrap_or_else(|_| Err(stopping())),
                 () = disconnected(&mut self.read), if may_wait => return Ok(()),
             },

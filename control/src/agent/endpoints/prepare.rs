@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use podgate_api::{EndpointSpec, MacAddress, PodMtu};
 use podgate_hostnet::netns::{NetnsError, NetnsThreads};
-use podgate_hostnet::offload::{self, State};
+use podgate_hostnet::offload::{self, OffloadError, State};
 use podgate_hostnet::{Link, Netlink, NetlinkError};
 
 use super::endpoint::PodInterface;
@@ -222,10 +222,11 @@ pub(crate) async fn restore_offload(
 }
 
 /// Whether an error says nothing of the pod: no thread was free or in time, there were too many
-/// open files, netlink failed.
+/// open files, netlink or ethtool failed.
 pub(super) fn is_transient(error: &anyhow::Error) -> bool {
     (error.is::<NetnsError>() && !is_not_found(error))
         || error.is::<NetlinkError>()
+        || error.downcast_ref::<OffloadError>().is_some_and(|error| error.os_error().is_some())
         || error.is::<std::io::Error>()
 }
 

@@ -19,16 +19,25 @@ pub(super) struct Retries(BTreeMap<String, Retry>);
 struct Retry {
     delay: Duration,
     due: Instant,
+    /// Whether it was due since the last failure.
+    was_due: bool,
     /// Why the pod's end could not be read, if what was read before stays in force.
     kept: Option<String>,
 }
 
 impl Retries {
-    /// Something failed at an endpoint's link.
+    /// Something failed at an endpoint's link. What was tried because the kernel reported a change
+    /// doesn't defer the next retry.
     pub(super) fn failed(&mut self, link: &str, kept: Option<String>, now: Instant) {
-        let before = self.0.get(link).map(|retry| retry.delay);
-        let delay = before.map_or(DELAY_MIN, |delay| (2 * delay).min(DELAY_MAX));
-        self.0.insert(link.to_owned(), Retry { delay, due: now + delay, kept });
+        let (delay, due) = match self.0.get(link) {
+            Some(Retry { delay, due, was_due: false, .. }) => (*delay, *due),
+            Some(Retry { delay, .. }) => {
+                let delay = (2 * *delay).min(DELAY_MAX);
+                (delay, now + delay)
+            }
+            None => (DELAY_MIN, now + DELAY_MIN),
+        };
+        self.0.insert(link.to_owned(), Retry { delay, due, was_due: false, kept });
     }
 
     /// Nothing is wrong with an endpoint's link, or there is no such endpoint any more.
@@ -41,7 +50,7 @@ impl Retries {
     pub(super) fn due(&mut self, now: Instant) -> Vec<String> {
         let due = self.0.iter_mut().filter(|(_, retry)| now >= retry.due);
         due.map(|(link, retry)| {
-            retry.due = now + retry.delay;
+            (retry.due, retry.was_due) = (now + retry.delay, true);
             link.clone()
         })
         .collect()
@@ -69,7 +78,9 @@ mod tests {
         let (mut retries, mut now) = (Retries::default(), Instant::now());
         let mut delays = Vec::new();
         for _ in 0..8 {
-            retries.failed("veth1", None, now);
+            for _ in 0..5 {
+                retries.failed("veth1", None, now);
+            }
             let mut delay = 0;
             while retries.due(now).is_empty() {
                 now += Duration::from_secs(1);
