@@ -112,7 +112,7 @@ impl Link {
 
     /// Keeps workers from servicing the link, as one that does so keeps the others.
     #[cfg(test)]
-    pub(super) fn lock_rings(&self) -> std::sync::MutexGuard<'_, SharedRings> {
+    pub(super) fn lock_rings(&self) -> impl Sized {
         self.rings.lock().unwrap()
     }
 
