@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
@@ -83,8 +83,8 @@ const WAIT_FACTOR: u32 = 4;
 pub struct NetnsThreads {
     threads: Arc<Semaphore>,
     limit: Duration,
-    /// Paths of threads that were abandoned; what they hold while they have not ended.
-    abandoned: Arc<Mutex<HashMap<PathBuf, Weak<()>>>>,
+    /// Threads that were abandoned, by the path of their namespace.
+    abandoned: Arc<Mutex<HashMap<PathBuf, JoinHandle<()>>>>,
 }
 
 impl NetnsThreads {
@@ -120,12 +120,10 @@ impl NetnsThreads {
         let permit = permit.map_err(|_| NetnsError::Busy { path: path.into() })?;
         let deadline = Instant::now() + self.limit;
         let (report, mut reported) = oneshot::channel();
-        let running = Arc::new(());
-        let alive = Arc::downgrade(&running);
         let thread = thread::Builder::new().name("netns".into()).spawn({
             let path = path.to_owned();
             move || {
-                let _held = (permit, running);
+                let _permit = permit;
                 let entered = enter(&path);
                 // Nobody waits any more: the result would be lost.
                 if !report.is_closed() {
@@ -142,7 +140,7 @@ impl NetnsThreads {
                 Ok(()) => Err(failed(io::Error::other("its thread ended without a result"))),
             },
             Err(_) => {
-                self.abandoned().insert(path.into(), alive);
+                self.abandoned().insert(path.into(), thread);
                 Err(timed_out())
             }
         }
@@ -151,11 +149,11 @@ impl NetnsThreads {
     /// Whether a thread that was abandoned at this path has not ended.
     fn is_entered_by_abandoned(&self, path: &Path) -> bool {
         let mut abandoned = self.abandoned();
-        abandoned.retain(|_, alive| alive.strong_count() > 0);
+        abandoned.retain(|_, thread| !thread.is_finished());
         abandoned.contains_key(path)
     }
 
-    fn abandoned(&self) -> MutexGuard<'_, HashMap<PathBuf, Weak<()>>> {
+    fn abandoned(&self) -> MutexGuard<'_, HashMap<PathBuf, JoinHandle<()>>> {
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
