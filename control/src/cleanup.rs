@@ -37,9 +37,19 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
     require_root("cleanup", "detaches XDP programs and deletes links")?;
     let mut report = Report::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if !state_dir.exists()
-        && let Some(pins) = bpffs
-    {
+    if state_dir.exists() {
+        let state = StateDir::open(state_dir, bpffs)?;
+        report.unpin_all(&state.bpf());
+        runtime.block_on(report.restore_offloads(&state));
+        report.remove_pins(&state.bpf(), state.mounts_bpffs());
+        for file in state.files() {
+            report.remove_if_there(&file);
+        }
+        report.remove_directory(&state.last_good());
+        if !state.remove() {
+            report.left(&format!("{} is not empty, or can't be removed", state_dir.display()));
+        }
+    } else if let Some(pins) = bpffs {
         // Without the directory there is no lock that says whether an agent runs.
         if has_af_xdp_sockets(&fs::read_to_string(PROTOCOLS)?) {
             bail!(
@@ -55,19 +65,6 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
             report.left(&format!(
                 "{dir} is gone, and with it the list of pods; their TX checksum offload may be off"
             ));
-        }
-    }
-    if state_dir.exists() {
-        let state = StateDir::open(state_dir, bpffs)?;
-        report.unpin_all(&state.bpf());
-        runtime.block_on(report.restore_offloads(&state));
-        report.remove_pins(&state.bpf(), state.mounts_bpffs());
-        for file in state.files() {
-            report.remove_if_there(&file);
-        }
-        report.remove_directory(&state.last_good());
-        if !state.remove() {
-            report.left(&format!("{} is not empty, or can't be removed", state_dir.display()));
         }
     }
     match runtime.block_on(delete_host_link()) {
