@@ -185,7 +185,7 @@ impl Links {
         let pin = self.pins.join(format!("{PIN_PREFIX}{}", link.index));
         let cut_off_before = pin.exists();
         self.redirect.attach(link.index, slot.0, Some(&pin))?;
-        self.taken[slot.index()] = true;
+        self.set_taken(slot, true);
         Ok(cut_off_before)
     }
 
@@ -203,7 +203,6 @@ impl Links {
         let umem = self.dataplane.umem();
         let idle = idle_level(umem.frames(), self.attached()).max(self.sizes.idle);
         let sizes = RingSizes { idle, ..self.sizes };
-        self.reserve_frames();
         let ports = open_link(umem, link.index, slot, workers, sizes)?;
         for (worker, port) in (0..).zip(&ports) {
             if let Some(socket) = port.fd() {
@@ -268,8 +267,7 @@ impl Links {
         if let Err(error) = self.redirect.detach(slot.0) {
             tracing::warn!("{error}");
         }
-        self.taken[slot.index()] = false;
-        self.reserve_frames();
+        self.set_taken(slot, false);
     }
 
     /// Frees the slot of a link that stays cut off. If the maps may still have the link, no other
@@ -279,7 +277,11 @@ impl Links {
             tracing::error!("slot {} of a link that stays cut off is lost: {error}", slot.0);
             return;
         }
-        self.taken[slot.index()] = false;
+        self.set_taken(slot, false);
+    }
+
+    fn set_taken(&mut self, slot: LinkId, taken: bool) {
+        self.taken[slot.index()] = taken;
         self.reserve_frames();
     }
 
