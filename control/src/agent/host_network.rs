@@ -276,30 +276,20 @@ impl HostNetwork {
         &mut self,
         read: Result<Vec<IpAddr>, String>,
     ) -> Option<Vec<IpAddr>> {
-        match read {
-            Ok(addresses) => {
-                self.addresses = node_addresses(&addresses);
-                self.addresses_unread = None;
-                Some(addresses)
-            }
-            Err(reason) => {
-                if self.addresses_unread.as_ref() != Some(&reason) {
-                    warn!("{reason}");
-                }
-                self.addresses_unread = Some(reason);
-                None
-            }
+        let (addresses, reason) = match read {
+            Ok(addresses) => (Some(addresses), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        if let Some(addresses) = &addresses {
+            self.addresses = node_addresses(addresses);
         }
+        set_reason(&mut self.addresses_unread, reason);
+        addresses
     }
 
     /// Takes why a link of a pod could not be read, if all were to be read.
     pub(super) fn set_links_unread(&mut self, reason: Option<String>) {
-        if let Some(reason) = &reason
-            && self.links_unread.as_ref() != Some(reason)
-        {
-            warn!("{reason}");
-        }
-        self.links_unread = reason;
+        set_reason(&mut self.links_unread, reason);
     }
 
     /// Takes the result of reading routes. Returns whether something changed.
@@ -336,6 +326,16 @@ impl HostNetwork {
         pods.extend(self.own());
         pods
     }
+}
+
+/// Sets why something can't be read; logs it when it is new.
+fn set_reason(known: &mut Option<String>, reason: Option<String>) {
+    if let Some(reason) = &reason
+        && known.as_ref() != Some(reason)
+    {
+        warn!("{reason}");
+    }
+    *known = reason;
 }
 
 /// The first address of each family that others can reach: gateways of pods are often link-local.
