@@ -495,8 +495,9 @@ impl Endpoints {
         None
     }
 
-    /// Takes the deletion of a link. Returns its name, if it was an endpoint's.
-    pub(super) fn link_gone(&mut self, index: u32) -> Option<String> {
+    /// Takes the deletion of a link. Returns its name and the offload of the pod's end, if it was
+    /// an endpoint's.
+    pub(super) fn link_gone(&mut self, index: u32) -> Option<(String, ChecksumOffload)> {
         self.unknown.link_gone(index, &self.links);
         if self.unattached.extract_if(.., |_, of| *of == index).count() > 0 {
             self.links.unpin(index);
@@ -509,9 +510,9 @@ impl Endpoints {
                 self.links.close(attached.slot);
                 endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
                 // The pod's end of another link is as it was created.
-                endpoint.offload = ChecksumOffload::Untouched;
+                let offload = mem::replace(&mut endpoint.offload, ChecksumOffload::Untouched);
                 self.links_gone += 1;
-                gone = Some(endpoint.spec.link.clone());
+                gone = Some((endpoint.spec.link.clone(), offload));
             }
         }
         gone

@@ -142,10 +142,12 @@ impl Agent {
             self.reconciler.mark(|dirty| dirty.host_link = true);
             return;
         }
-        if let Some(name) = self.endpoints.link_gone(index) {
+        if let Some((name, offload)) = self.endpoints.link_gone(index) {
             self.plane.request();
-            // Nothing is left of a TX checksum offload to restore.
-            self.save();
+            if offload.is_turned_off() {
+                // Nothing is left of it to restore.
+                self.save();
+            }
             // Another link may have the name already, and its notification may be lost.
             self.reconciler.mark(|dirty| _ = dirty.endpoints.insert(name));
         }

@@ -61,6 +61,11 @@ pub(crate) enum ChecksumOffload {
 }
 
 impl ChecksumOffload {
+    /// Whether podgate turned it off, as a state.
+    pub(crate) fn turned_off_if(turned_off: bool) -> Self {
+        if turned_off { Self::TurnedOff } else { Self::Untouched }
+    }
+
     /// The state after `earlier`, when podgate looked again.
     pub(crate) fn after(self, earlier: Self) -> Self {
         if earlier == Self::TurnedOff { earlier } else { self }
@@ -120,10 +125,7 @@ impl EndpointFile {
     fn into_remembered(self) -> Vec<Remembered> {
         let was_on = self.offload_was_on;
         let remembered = |spec: EndpointSpec| {
-            let offload = match was_on.contains(&spec.link) {
-                true => ChecksumOffload::TurnedOff,
-                false => ChecksumOffload::Untouched,
-            };
+            let offload = ChecksumOffload::turned_off_if(was_on.contains(&spec.link));
             Remembered { spec, offload }
         };
         self.endpoints.into_iter().map(remembered).collect()

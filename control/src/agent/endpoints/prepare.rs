@@ -182,10 +182,8 @@ impl Preparer {
                 end.mtu = mtu.into();
                 netlink.set_mtu(&end, end.mtu).await?;
             }
-            let offload = match turns_off && offload::tx_checksum_off(&end.name)? == State::On {
-                true => ChecksumOffload::TurnedOff,
-                false => ChecksumOffload::Untouched,
-            };
+            let turned_off = turns_off && offload::tx_checksum_off(&end.name)? == State::On;
+            let offload = ChecksumOffload::turned_off_if(turned_off);
             Ok(PodEnd { interface: PodInterface { mac: end.mac, mtu: end.mtu }, offload })
         })
         .await
