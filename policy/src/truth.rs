@@ -34,25 +34,32 @@
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
 //! `why` is for the reader.
 //!
+//! `to: service NAMESPACE/NAME` is the service's cluster IP, and `on` its port. The row is asked for
+//! each of its backends, or only for `backend`, a pod or an address. All executors must know the
+//! same backends. `expect: reject` (a reset or an ICMP error) is for services that have none.
+//!
 //! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
 //! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
 //! queried) or `sni` (the server name of a TLS handshake; none, if it is empty). The oracle and the
 //! tables decide on all of them, packets on those of HTTP and TLS.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
 
 use podgate_tables::address::Address;
 use podgate_tables::policy::{LocalEnds, Subject};
 use podgate_tables::proto;
+use podgate_tables::service::Frontend;
 use podgate_tables::tuple::Tuple;
 use serde_json::{Map, Value};
 
 use crate::key::{Kind, ObjectKey};
 use crate::manifest;
 use crate::model::Pod;
-use crate::oracle::{HttpRequest, KafkaRequest, OracleRequest, kafka_api};
+use crate::oracle::{
+    HttpRequest, KafkaRequest, OracleRequest, ServiceOutcome, kafka_api, through_service,
+};
 use crate::store::{EnforcementMode, Store};
 
 /// A table, at one of its steps.
@@ -77,8 +84,10 @@ pub struct TruthTable {
 pub struct Row {
     /// The row as written, for messages.
     pub text: String,
-    /// The flow.
+    /// The flow; of one to a service, as it is once it is translated.
     pub subject: Subject,
+    /// The service that it is sent to, if it is sent to one.
+    pub service: Option<ServiceCall>,
     /// Whether each end is a pod of this node.
     pub local: LocalEnds,
     /// The request, if the row is about one.
@@ -89,6 +98,29 @@ pub struct Row {
     pub egress: Option<String>,
     /// What must decide at the destination's ingress.
     pub ingress: Option<String>,
+}
+
+/// The service that a row's flow is sent to.
+#[derive(Clone, Debug)]
+pub struct ServiceCall {
+    /// Its cluster IP and port.
+    pub frontend: Frontend,
+    /// The backends that the objects give it. If there are none, the row's flow is not translated.
+    pub backends: BTreeSet<Frontend>,
+    /// Whether packets are rejected for want of a backend, and not dropped.
+    pub rejected: bool,
+}
+
+impl Row {
+    /// The flow as its source sends it.
+    #[must_use]
+    pub fn as_sent(&self) -> Subject {
+        let mut subject = self.subject;
+        if let Some(ServiceCall { frontend, .. }) = &self.service {
+            (subject.tuple.dst, subject.tuple.dst_port) = (frontend.address, frontend.port);
+        }
+        subject
+    }
 }
 
 /// What must become of a row's flow or request.
@@ -102,6 +134,8 @@ pub enum Expect {
     Inspect,
     /// The request is denied: it is answered 403.
     DenyRequest,
+    /// The source is told at once that the service has no backend.
+    Reject,
 }
 
 /// Fields of a table beside those of [`CHANGES`].
@@ -110,8 +144,8 @@ const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
 const CHANGES: &[&str] = &["apply", "reject", "delete", "learned", "host", "node", "mode", "rows"];
 /// Fields of a row.
 const COLUMNS: &[&str] = &[
-    "from", "to", "on", "http", "kafka", "dns", "sni", "family", "expect", "egress", "ingress",
-    "why",
+    "from", "to", "on", "http", "kafka", "dns", "sni", "family", "backend", "expect", "egress",
+    "ingress", "why",
 ];
 /// Columns of requests, and how one is read.
 const REQUESTS: &[(&str, ReadRequest)] = &[
@@ -230,7 +264,7 @@ impl TruthTable {
                 for to in list(map.get("to")) {
                     for on in list(map.get("on")) {
                         for request in &requests {
-                            rows.push(self.read_row(map, [from, to], on, request.clone())?);
+                            rows.extend(self.read_row(map, [from, to], on, request.as_ref())?);
                         }
                     }
                 }
@@ -242,43 +276,120 @@ impl TruthTable {
         Ok(())
     }
 
+    /// One row, or one for each backend of a service.
     fn read_row(
         &self,
         map: &Map<String, Value>,
         ends: [&Value; 2],
         on: &Value,
-        request: Option<OracleRequest>,
-    ) -> Result<Row, String> {
+        request: Option<&OracleRequest>,
+    ) -> Result<Vec<Row>, String> {
         let v6 = map.get("family").is_some_and(|family| *family == 6);
         let of_family = if v6 { IpAddr::is_ipv6 } else { IpAddr::is_ipv4 };
         let (source, destination) = (text(ends[0])?, text(ends[1])?);
-        let src = self.address_of(source, of_family)?;
-        let dst = self.address_of(destination, of_family)?;
-        let local =
-            LocalEnds { source: self.is_local(source), destination: self.is_local(destination) };
+        let src = Address::from(self.address_of(source, of_family)?);
         let (protocol, dst_port, icmp_type) = read_port(text(on)?)?;
-        let (src, dst) = (Address::from(src), Address::from(dst));
-        let tuple = Tuple { src, dst, src_port: 40_000, dst_port, protocol };
         let name = |column| map.get(column).map(|value| text(value).map(str::to_owned)).transpose();
         let expect = match map.get("expect").map(text).transpose()? {
             None => None,
             Some("allow") => Some(Expect::Allow),
             Some("deny") => Some(Expect::Deny),
             Some("inspect") => Some(Expect::Inspect),
+            Some("reject") => Some(Expect::Reject),
             Some("deny-request") if request.is_some() => Some(Expect::DenyRequest),
             Some(other) => return Err(format!("can't expect {other}")),
         };
-        let shown = request.as_ref().map(|request| format!(" {request:?}")).unwrap_or_default();
+        let shown = request.map(|request| format!(" {request:?}")).unwrap_or_default();
         let why = name("why")?.map(|why| format!(" ({why})")).unwrap_or_default();
-        Ok(Row {
-            text: format!("{} -> {} {on}{shown}{why}", ends[0], ends[1]),
-            subject: Subject { tuple, icmp_type },
-            local,
-            request,
-            expect,
-            egress: name("egress")?,
-            ingress: name("ingress")?,
-        })
+        let (dst, service) = match destination.strip_prefix("service ") {
+            None => (self.address_of(destination, of_family)?, None),
+            Some(_) if !self.is_local(source) => {
+                return Err(format!(
+                    "only packets of this node's pods are translated, not {source}'s"
+                ));
+            }
+            Some(called) => {
+                let address = self.cluster_ip_of(called, of_family)?;
+                (address, Some(self.call(address, protocol, dst_port)?))
+            }
+        };
+        let dst = Address::from(dst);
+        let backend = name("backend")?;
+        let backend = backend.map(|end| self.address_of(&end, of_family)).transpose()?;
+        let (targets, local): (Vec<Frontend>, _) = match &service {
+            Some(call) if !call.backends.is_empty() => {
+                let all = call.backends.iter().copied();
+                let is_asked = |target: &Frontend| {
+                    backend.is_none_or(|wanted| target.address == Address::from(wanted))
+                };
+                (all.filter(is_asked).collect(), None)
+            }
+            _ => {
+                let target = Frontend { address: dst, port: dst_port };
+                (vec![target], Some(self.is_local(destination)))
+            }
+        };
+        if targets.is_empty() {
+            return Err("there is no such backend".to_owned());
+        }
+        let row = |target: Frontend| {
+            let tuple = Tuple {
+                src,
+                dst: target.address,
+                src_port: 40_000,
+                dst_port: target.port,
+                protocol,
+            };
+            let destination = local.unwrap_or_else(|| self.is_local_address(target.address.ip()));
+            let by = service.as_ref().map(|_| format!(" by {}", target.address));
+            Ok(Row {
+                text: format!(
+                    "{} -> {} {on}{}{shown}{why}",
+                    ends[0],
+                    ends[1],
+                    by.unwrap_or_default()
+                ),
+                subject: Subject { tuple, icmp_type },
+                service: service.clone(),
+                local: LocalEnds { source: self.is_local(source), destination },
+                request: request.cloned(),
+                expect,
+                egress: name("egress")?,
+                ingress: name("ingress")?,
+            })
+        };
+        targets.into_iter().map(row).collect()
+    }
+
+    /// A cluster IP of a service, the first one for which `of_family` holds.
+    fn cluster_ip_of(
+        &self,
+        called: &str,
+        of_family: fn(&IpAddr) -> bool,
+    ) -> Result<IpAddr, String> {
+        let (namespace, name) = called.split_once('/').ok_or("a service is NAMESPACE/NAME")?;
+        let service = self.store.service(&(namespace.into(), name.into()));
+        let service = service.ok_or_else(|| format!("no service {called}"))?;
+        let address = service.cluster_ips.iter().find(|ip| of_family(ip));
+        address.copied().ok_or_else(|| format!("{called} has no such cluster IP"))
+    }
+
+    /// What the objects say of a service's port.
+    fn call(&self, address: IpAddr, protocol: u8, port: u16) -> Result<ServiceCall, String> {
+        let outcome = through_service(&self.store, address, protocol, port);
+        let backends = match &outcome {
+            ServiceOutcome::NotTranslated => {
+                return Err(format!("{address} is not translated"));
+            }
+            ServiceOutcome::Backends(backends) => backends
+                .iter()
+                .map(|(address, port)| Frontend { address: Address::from(*address), port: *port })
+                .collect(),
+            ServiceOutcome::Rejected | ServiceOutcome::Dropped => BTreeSet::new(),
+        };
+        let rejected = outcome == ServiceOutcome::Rejected;
+        let frontend = Frontend { address: Address::from(address), port };
+        Ok(ServiceCall { frontend, backends, rejected })
     }
 
     /// The pod that an end is, if it is one.
@@ -301,6 +412,12 @@ impl TruthTable {
     fn is_local(&self, end: &str) -> bool {
         let is_remote = || self.remote.iter().any(|remote| remote == end);
         self.pod(end).is_some_and(|pod| !pod.host_network && !is_remote())
+    }
+
+    /// The same of the pod with this address, if there is one.
+    fn is_local_address(&self, address: IpAddr) -> bool {
+        let mut pods = self.store.pods().filter(|(_, pod)| pod.addresses().contains(&address));
+        pods.any(|(name, _)| self.is_local(&name.to_string()))
     }
 }
 

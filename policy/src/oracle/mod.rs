@@ -7,6 +7,7 @@ mod cluster;
 mod labels;
 mod peers;
 mod requests;
+mod services;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use podgate_tables::proto;
 
 use self::peers::{AddressOwner, is_unknown, resolve};
 pub use self::requests::{HttpRequest, KafkaRequest, OracleRequest, kafka_api};
+pub use self::services::{ServiceOutcome, through_service};
 use crate::catalog::PodName;
 use crate::key::ObjectKey;
 use crate::model::{CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, Ports, RuleSection};

@@ -20,7 +20,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Protocol;
-use podgate_tables::policy::{LocalEnds, Snapshot, Subject, Verdict};
+use podgate_tables::policy::{Snapshot, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::route::{Endpoint, NextHop, RouteTable};
 use podgate_tables::time::Nanos;
@@ -41,15 +41,26 @@ const CORRELATION_ID: i32 = 0x5eed_cafe;
 
 /// Whether packets can ask this at all: traffic of a pod with itself and between two addresses
 /// outside never comes to a worker, and an ICMP error or reply has no flow of its own.
-pub(crate) fn can_ask(subject: &Subject, local: LocalEnds) -> bool {
+pub(crate) fn can_ask(row: &Row) -> bool {
+    let Row { subject, local, service, .. } = row;
     let is_icmp = matches!(subject.tuple.protocol, proto::ICMP | proto::ICMPV6);
     let alone = matches!(
         icmp::role(subject.tuple.protocol, subject.icmp_type),
         Role::Reply { .. } | Role::Error
     );
-    subject.tuple.src != subject.tuple.dst
+    (service.is_some() || subject.tuple.src != subject.tuple.dst)
         && (local.source || local.destination)
         && !(is_icmp && alone)
+}
+
+/// A row's flow as its destination sees it: a pod that reaches itself by a service has the
+/// service's address there.
+fn at_destination(row: &Row) -> Subject {
+    let mut subject = row.subject;
+    if let Some(call) = row.service.as_ref().filter(|_| subject.tuple.src == subject.tuple.dst) {
+        subject.tuple.src = call.frontend.address;
+    }
+    subject
 }
 
 fn next_hop(link: LinkId) -> NextHop {
@@ -119,16 +130,17 @@ impl Bench {
     /// nothing passes at all.
     pub(crate) fn ask(&mut self, row: &Row, protocol: Option<L7Protocol>) -> Answer {
         self.forget();
-        let Row { subject, local, request, text, .. } = row;
-        let ends = [(subject.tuple.src, local.source), (subject.tuple.dst, local.destination)];
+        let Row { local, request, text, .. } = row;
+        let (subject, sent) = (&at_destination(row), &row.as_sent());
+        let ends = [(sent.tuple.src, local.source), (subject.tuple.dst, local.destination)];
         let links = ends.map(|(address, local)| if local { self.links[&address] } else { HOST });
         let name = match request {
             Some(OracleRequest::Dns(name)) => name,
             _ => "name.test",
         };
         let opened = match subject.tuple.protocol {
-            proto::UDP => self.send(links[0], &udp(subject.tuple, &query(name))),
-            _ => self.send(links[0], &opening(subject)),
+            proto::UDP => self.send(links[0], &udp(sent.tuple, &query(name))),
+            _ => self.send(links[0], &opening(sent)),
         };
         let (verdict, is_readable) = self.reported();
         let passes = verdict != Verdict::Deny && is_readable;
@@ -141,16 +153,17 @@ impl Bench {
         let expected = if passes { vec![links[1]] } else { vec![] };
         assert_eq!(forwarded, expected, "{verdict:?}: {text}");
         if passes {
-            self.answer(links, subject, text);
+            assert_eq!(ends_of(&opened[0].1), ends_of(&opening(subject)), "{text}");
+            self.answer(links, subject, sent, text);
         }
         let request = match request {
             Some(_) if verdict == Verdict::Inspect && !passes => Some(false),
             Some(request) if is_sent(request, verdict, protocol) => {
                 let (passed, denied) = match request {
-                    OracleRequest::Http(request) => self.request(links, subject.tuple, request),
-                    OracleRequest::ServerName(name) => self.greet(links, subject.tuple, name),
-                    OracleRequest::Dns(name) => self.query_over_tcp(links, subject.tuple, name),
-                    OracleRequest::Kafka(request) => self.kafka(links, subject.tuple, request),
+                    OracleRequest::Http(request) => self.request(links, sent.tuple, request),
+                    OracleRequest::ServerName(name) => self.greet(links, sent.tuple, name),
+                    OracleRequest::Dns(name) => self.query_over_tcp(links, sent.tuple, name),
+                    OracleRequest::Kafka(request) => self.kafka(links, sent.tuple, request),
                 };
                 // The inspector of another protocol may also wait for more.
                 let is_read = verdict == Verdict::Allow || protocol == Some(protocol_of(request));
@@ -163,13 +176,28 @@ impl Bench {
         Answer { verdict, request }
     }
 
+    /// Sends a packet to a service that has no backend. Whether the source is told.
+    pub(crate) fn ask_without_backend(&mut self, row: &Row) -> bool {
+        self.forget();
+        let sent = row.as_sent();
+        let link = self.links[&sent.tuple.src];
+        let left = self.send(link, &opening(&sent));
+        let told = left.iter().filter(|(to, ip)| {
+            let is_error = matches!(protocol_at(ip), proto::ICMP | proto::ICMPV6);
+            *to == link && (is_error || is_reset(ip))
+        });
+        assert_eq!(told.count(), left.len(), "{}: nothing else is sent", row.text);
+        !left.is_empty()
+    }
+
     /// Sends what the destination may answer: an ICMP error about the first packet, and a reply.
     /// Both belong to the flow, so both must come to the source whatever rules say of them.
-    fn answer(&mut self, links: [LinkId; 2], subject: &Subject, text: &str) {
-        for answer in [Some(unreachable(subject)), reply(subject)].into_iter().flatten() {
+    fn answer(&mut self, links: [LinkId; 2], subject: &Subject, sent: &Subject, text: &str) {
+        let answers = |of: &Subject| [Some(unreachable(of)), reply(of)].into_iter().flatten();
+        for (answer, expected) in answers(subject).zip(answers(sent)) {
             let left = self.send(links[1], &answer);
-            let left: Vec<LinkId> = left.iter().map(|(link, _)| *link).collect();
-            assert_eq!(left, [links[0]], "an answer: {text}");
+            let left: Vec<_> = left.iter().map(|(link, ip)| (*link, ends_of(ip))).collect();
+            assert_eq!(left, [(links[0], ends_of(&expected))], "an answer: {text}");
         }
     }
 
@@ -280,9 +308,28 @@ impl Bench {
     }
 }
 
+/// Length of the IP header.
+const fn ip_header_len(ip: &[u8]) -> usize {
+    if ip[0] >> 4 == 4 { 20 } else { 40 }
+}
+
+const fn protocol_at(ip: &[u8]) -> u8 {
+    ip[if ip[0] >> 4 == 4 { 9 } else { 6 }]
+}
+
 fn is_reset(ip: &[u8]) -> bool {
-    let header = if ip[0] >> 4 == 4 { 20 } else { 40 };
-    ip[header + 13] & 0x04 != 0
+    protocol_at(ip) == proto::TCP && ip[ip_header_len(ip) + 13] & 0x04 != 0
+}
+
+/// Addresses and ports of a packet; of ICMP and others, the first byte of the message.
+fn ends_of(ip: &[u8]) -> Vec<u8> {
+    let at = ip_header_len(ip);
+    let addresses = if at == 20 { &ip[12..20] } else { &ip[8..40] };
+    let ports = match protocol_at(ip) {
+        proto::TCP | proto::UDP | proto::SCTP => &ip[at..at + 4],
+        _ => &ip[at..at + 1],
+    };
+    [addresses, ports].concat()
 }
 
 /// Whether a DNS query reached the destination, and whether the source had its REFUSED.

@@ -2,9 +2,12 @@
 //! packets through a whole worker. The tables follow the changes of each step, and must be those
 //! that the objects give from nothing.
 
-use podgate_policy::truth::{Expect, Row, TruthTable};
+use std::collections::BTreeSet;
+
+use podgate_policy::truth::{Expect, Row, ServiceCall, TruthTable};
 use podgate_policy::{Compiled, Compiler, compile};
 use podgate_tables::policy::Verdict;
+use podgate_tables::service::{Backend, Frontend, WithoutBackends};
 
 use crate::by_names::by_names;
 use crate::packets::{Bench, can_ask, can_send, is_sent};
@@ -46,6 +49,20 @@ impl Outcome {
         let mut bench = Bench::new(compiled, &table.rows);
         let mut verdicts = Vec::new();
         for row in &table.rows {
+            if let Some(call) = &row.service {
+                if let Err(what) = check_backends(compiled, row, call) {
+                    self.failures.push(format!("step {step}: {}: {what}", row.text));
+                    continue;
+                }
+                if call.backends.is_empty() {
+                    self.by_packets += 1;
+                    if bench.ask_without_backend(row) != call.rejected {
+                        self.failures.push(format!("step {step}: {}: by packets", row.text));
+                    }
+                    verdicts.push(Verdict::Deny);
+                    continue;
+                }
+            }
             let request = row.request.as_ref();
             let (answer, causes) = ask_tables(compiled, &row.subject, row.local, request);
             let (said, may_be) = ask_oracle(&table.store, &row.subject, row.local, request);
@@ -59,11 +76,11 @@ impl Outcome {
             if said != answer {
                 fail(format!("tables say {answer:?}, oracle says {said:?}"));
             }
-            if can_ask(&row.subject, row.local) && can_send(request) {
+            if can_ask(row) && can_send(request) {
                 self.by_packets += 1;
                 let decision = compiled.tables.decide(&row.subject, row.local);
                 let protocol = decision.l7.protocol().ok().flatten();
-                let seen = bench.ask(row, protocol);
+                let seen = bench.ask(&with_port_of_client(compiled, row), protocol);
                 let request = match request {
                     Some(request) if is_sent(request, answer.verdict, protocol) => answer.request,
                     // Without an inspector, nothing passes.
@@ -90,6 +107,45 @@ impl Outcome {
     }
 }
 
+/// Checks that the tables have the backends that the objects give a service, and if there are none,
+/// that this is expected.
+fn check_backends(compiled: &Compiled, row: &Row, call: &ServiceCall) -> Result<(), String> {
+    let services = &compiled.tables.services;
+    let cluster_ip = services.at(call.frontend.address).ok_or("the tables have no such service")?;
+    let port = cluster_ip.port(row.subject.tuple.protocol, call.frontend.port);
+    let backends = port.iter().flat_map(|port| port.backends.iter().map(Backend::target));
+    let backends: BTreeSet<_> = backends.collect();
+    if backends != call.backends {
+        return Err(format!("tables have {backends:?}, objects {:?}", call.backends));
+    }
+    if !backends.is_empty() {
+        return Ok(());
+    }
+    let rejected = port.is_none_or(|port| port.without_backends == WithoutBackends::Reject);
+    let expected = if call.rejected { Expect::Reject } else { Expect::Deny };
+    if rejected != call.rejected || row.expect.is_some_and(|expect| expect != expected) {
+        return Err(format!("expected {:?}, without backends: {call:?}", row.expect));
+    }
+    Ok(())
+}
+
+/// The row with a source port for which a worker chooses its backend.
+fn with_port_of_client(compiled: &Compiled, row: &Row) -> Row {
+    let mut row = row.clone();
+    let Some(ServiceCall { frontend, .. }) = row.service else { return row };
+    let tuple = &mut row.subject.tuple;
+    let port = compiled.tables.services.port(frontend, tuple.protocol);
+    let port = port.expect("its backends were found");
+    let chosen = |client| {
+        let client = Frontend { address: tuple.src, port: client };
+        let backend = port.choose(client, |_| true)?;
+        (backend == Frontend { address: tuple.dst, port: tuple.dst_port }).then_some(())
+    };
+    let found = (40_000..41_000).find(|client| chosen(*client).is_some());
+    tuple.src_port = found.expect("each backend is chosen by some port");
+    row
+}
+
 fn is_expected(row: &Row, answer: &Answer) -> bool {
     match (row.expect, &row.request) {
         (None, _) => true,
@@ -98,5 +154,7 @@ fn is_expected(row: &Row, answer: &Answer) -> bool {
         (Some(Expect::Inspect), _) => answer.verdict == Verdict::Inspect,
         (Some(Expect::Allow), Some(_)) => answer.request == Some(true),
         (Some(Expect::DenyRequest), _) => answer.request == Some(false),
+        // Not of a flow that policy decides on.
+        (Some(Expect::Reject), _) => false,
     }
 }
