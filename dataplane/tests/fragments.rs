@@ -405,6 +405,30 @@ fn an_atomic_fragment_is_an_ordinary_packet() {
     rig.assert_no_frame_is_lost();
 }
 
+/// A packet ends in one way, however many frames are free: it passes whole or is dropped whole.
+#[test]
+fn a_packet_that_lacks_frames_for_some_fragments_is_dropped_whole() {
+    let mut outcomes = [0; 2];
+    for frames in 24..60 {
+        let mut rig = Rig::of(RigConfig { frames, ring: 8, ..RigConfig::default() });
+        rig.shared.publish(snapshot(1, IngressOfB::FromAAt(proto::UDP)));
+        let mut forwarded = 0;
+        for fragment in cut(&datagram(true, 80, 8000), 1, 1500) {
+            if rig.links[A.index()].inject(0, &fragment) {
+                forwarded += rig.run().len();
+            }
+        }
+        let dropped = rig.dropped(DropReason::NoFrame);
+        let made = rig.workers[0].stats().fragments_made.get();
+        assert!(forwarded == 0 && made == 0 || forwarded == 6 && made == 5, "{frames} frames");
+        assert!(forwarded == 0 || dropped == 0, "{frames} frames");
+        outcomes[usize::from(forwarded > 0)] += u64::from(forwarded > 0).max(dropped);
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+    assert!(outcomes.iter().all(|times| *times > 0), "{outcomes:?}");
+}
+
 #[test]
 fn ethernet_padding_is_not_part_of_a_datagram() {
     let mut rig = Rig::with(IngressOfB::Open);

@@ -8,7 +8,7 @@ use crate::mem::{FRAME_HEADROOM, FRAME_SIZE, Frame, FramePool, Packet, Umem};
 
 /// Fragments of one packet, at most: enough for 65,535 bytes at the minimum IPv4 MTU, 576 bytes,
 /// with all options.
-const FRAGMENTS_MAX: u32 = 128;
+pub const FRAGMENTS_MAX: u32 = 128;
 
 /// Longest IPv4 header.
 const V4_HEADER_MAX: usize = 60;

@@ -14,6 +14,7 @@ use podgate_tables::time::Nanos;
 use crate::event_ring::EventRing;
 use crate::mem::{CsumPartial, Frame, FramePool, Packet, Umem};
 use crate::packet::edit;
+use crate::packet::fragment::FRAGMENTS_MAX;
 use crate::share::{FairShare, Quota};
 use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
@@ -66,6 +67,8 @@ pub(super) struct Egress {
     handoff_shares: Vec<FairShare>,
     rule_counters: RuleCounters,
     capturing: Option<Box<Capturing>>,
+    /// Empty. Kept for its memory.
+    fragments: Vec<Packet>,
 }
 
 /// Inspected flows of all workers may hold one in this many frames of the UMEM; the rest is for
@@ -101,6 +104,7 @@ impl Egress {
             handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
             rule_counters: RuleCounters::default(),
             capturing: None,
+            fragments: Vec::with_capacity(FRAGMENTS_MAX as usize),
         }
     }
 
@@ -233,6 +237,17 @@ impl Egress {
     /// Frees the frames of a packet that is neither transmitted nor dropped.
     pub(super) fn free_packet(&mut self, packet: Packet) {
         self.pool.free_packet(packet);
+    }
+
+    /// An empty list, for the fragments of a packet; see [`Self::put_fragments`].
+    pub(super) fn take_fragments(&mut self) -> Vec<Packet> {
+        std::mem::take(&mut self.fragments)
+    }
+
+    /// Keeps an empty list.
+    pub(super) fn put_fragments(&mut self, list: Vec<Packet>) {
+        debug_assert!(list.is_empty());
+        self.fragments = list;
     }
 
     /// The UMEM and the pool, to build packets.

@@ -219,22 +219,27 @@ fn transmit_fragments(
         Ok(fragments) => fragments,
         Err(reason) => return cx.egress.drop_packet(packet, reason),
     };
-    let mut made = 0;
-    loop {
+    let mut made = cx.egress.take_fragments();
+    let failed = loop {
         let (umem, pool) = cx.egress.frames();
         match fragments.next(umem, pool) {
-            Some(Ok(fragment)) => {
-                made += 1;
-                cx.egress.transmit(next_hop, fragment, origin);
-            }
-            Some(Err(reason)) => {
-                cx.egress.stats().fragments_made.add(made);
-                return cx.egress.drop_packet(packet, reason);
-            }
-            None => break,
+            Some(Ok(fragment)) => made.push(fragment),
+            Some(Err(reason)) => break Some(reason),
+            None => break None,
+        }
+    };
+    match failed {
+        // Some of them are of no use to the receiver.
+        Some(reason) => {
+            made.drain(..).for_each(|fragment| cx.egress.free_packet(fragment));
+            cx.egress.drop_packet(packet, reason);
+        }
+        None => {
+            // One of the fragments counts as the packet itself.
+            cx.egress.stats().fragments_made.add(made.len() as u64 - 1);
+            made.drain(..).for_each(|fragment| cx.egress.transmit(next_hop, fragment, origin));
+            cx.egress.free_packet(packet);
         }
     }
-    // One of the fragments counts as the packet itself.
-    cx.egress.stats().fragments_made.add(made - 1);
-    cx.egress.free_packet(packet);
+    cx.egress.put_fragments(made);
 }
