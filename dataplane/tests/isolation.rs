@@ -175,6 +175,36 @@ fn idle_inspected_connections_of_one_pod_evict_no_other_ones() {
     rig.assert_no_frame_is_lost();
 }
 
+/// A pod whose share of the table others have made smaller since.
+#[test]
+fn an_inspected_flow_is_evicted_only_if_the_new_one_has_room_then() {
+    let mut rig = Rig::of(RigConfig { inspected_per_worker: 4, ..RigConfig::default() });
+    rig.shared.publish(snapshot(1, only_docs()));
+    for port in 1..=2 {
+        IN_POD_A.connect(&mut rig, port);
+    }
+    for (pod, flows) in [(A, 126), (B, 60)] {
+        for port in 1_000..1_000 + flows {
+            assert_eq!(outward(&mut rig, pod, port, "S", false), 1);
+            outward(&mut rig, pod, port, "S", true);
+            outward(&mut rig, pod, port, "", false);
+        }
+    }
+    assert_eq!(rig.workers[0].flows(), 2 + 126 + 60);
+    // A connection without a request may be evicted now, established plain ones never.
+    rig.now = rig.now.plus_secs(3);
+    for port in 3..=4 {
+        assert!(is_served(&mut rig, IN_POD_A, port, "/docs"));
+    }
+    assert_eq!(rig.workers[0].stats().flows_evicted.get(), 2);
+    assert_eq!(rig.workers[0].flows(), 2 + 126 + 60);
+    IN_POD_A.connect(&mut rig, 5);
+    assert_eq!(rig.workers[0].stats().flows_evicted.get(), 2, "its connections are in use");
+    assert_eq!(rig.dropped(DropReason::FlowTableFull), 0);
+    assert!(rig.dropped(DropReason::InspectedFull) > 0);
+    rig.assert_no_frame_is_lost();
+}
+
 /// Outside clients, few of which share the first one's group of sources.
 fn clients_outside() -> impl Iterator<Item = Client> {
     (100..110).map(|last| Client { link: HOST, address: [198, 51, 100, last] })

@@ -154,17 +154,20 @@ impl Pipeline {
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
         let inspected = verdict == Verdict::Inspect;
         let opener = self.flows.opener(flow.link(FlowDirection::Original), flow.tuple().src);
-        if inspected && self.flows.must_evict_inspected(&opener, self.free_inspectors()) {
+        // Nothing is evicted unless there is room then. An inspected flow leaves an entry of the
+        // table, too.
+        let free = self.free_inspectors();
+        if inspected && self.flows.must_evict_inspected(&opener, free) {
             let victim = self.flows.inspected_victim(&opener, cx.now);
             self.evict(cx, victim.ok_or(DropReason::InspectedFull)?);
-        }
-        if self.flows.must_evict(&opener) {
+        } else if inspected && free == 0 {
+            return Err(DropReason::InspectedFull);
+        } else if self.flows.must_evict(&opener) {
             let victim = self.flows.victim(&opener, cx.now);
             self.evict(cx, victim.ok_or(DropReason::FlowTableFull)?);
         }
         let is_udp = flow.tuple().is_udp();
         let slot = match inspected {
-            true if self.free_inspectors() == 0 => return Err(DropReason::InspectedFull),
             true if is_udp => Some(self.datagrams.reserve()),
             true => Some(self.inspectors.reserve().ok_or(DropReason::InspectedFull)?),
             false => None,
