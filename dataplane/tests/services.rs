@@ -253,6 +253,72 @@ fn packets_to_a_service_reach_its_backend_and_replies_come_from_the_service() {
     }
 }
 
+/// Packets of established flows, which take the fast path: what both ends see is as with the first
+/// ones, whichever worker has the flow, and also after a change of the tables.
+#[test]
+fn packets_of_established_flows_are_translated_like_the_first_ones() {
+    for (workers, family) in (1..=3).flat_map(|workers| FAMILIES.map(|family| (workers, family))) {
+        let mut rig = rig(workers, to_b(snapshot(1, IngressOfB::Open)));
+        let clients = (CLIENT..CLIENT + 12).map(|client| {
+            let protocol = if client % 3 == 0 { proto::UDP } else { proto::TCP };
+            to_service(family, protocol, client)
+        });
+        let clients: Vec<Tuple> = clients.collect();
+        for tuple in &clients {
+            connect(&mut rig, tuple);
+        }
+        for epoch in 1..=2 {
+            rig.shared.publish(to_b(snapshot(epoch, IngressOfB::Open)));
+            for number in 0..20_u8 {
+                let payload = vec![number; usize::from(number) * 7 % 90];
+                let handed = rig.counts().get(Count::HandedOff);
+                let mut expected = HashSet::new();
+                for tuple in &clients {
+                    let at_b = to_backend(*tuple, (pod(family, B), 80));
+                    for (link, sent, to, seen) in
+                        [(A, *tuple, B, at_b), (B, at_b.reversed(), A, tuple.reversed())]
+                    {
+                        let bytes = packet(link, &sent, ACK, &payload);
+                        let worker = steered(&rig, &bytes);
+                        assert!(rig.links[link.index()].inject(worker, &bytes));
+                        expected.insert((to, seen));
+                    }
+                }
+                let left = rig.run();
+                assert_eq!(left.len(), expected.len());
+                for (link, bytes) in left {
+                    let view = view(&bytes);
+                    assert!(expected.remove(&(link, view.tuple)), "{link:?} {view:?}");
+                    assert_eq!((view.ttl, &bytes[view.payload as usize..]), (63, &payload[..]));
+                }
+                let handed = rig.counts().get(Count::HandedOff) - handed;
+                assert!(handed < 12 && (handed > 0) == (workers > 1), "{handed}");
+            }
+        }
+        assert_eq!(rig.counts().get(Count::FlowsOpened), 12);
+        // The client uses its port for the backend itself.
+        for tuple in &clients {
+            let direct = to_backend(*tuple, (pod(family, B), 80));
+            let is_tcp = tuple.protocol == proto::TCP;
+            let conflicts = rig.dropped(DropReason::ServiceConflict);
+            let left = send(&mut rig, A, &packet(A, &direct, ACK, b"direct"));
+            assert_eq!(left.len(), usize::from(!is_tcp));
+            let conflicts = rig.dropped(DropReason::ServiceConflict) - conflicts;
+            assert_eq!(conflicts, u64::from(is_tcp));
+            if !is_tcp {
+                let (_, bytes) = send_one(&mut rig, B, &packet(B, &direct.reversed(), 0, b"r"));
+                assert_eq!(view(&bytes).tuple, direct.reversed(), "the last way has the replies");
+            }
+            let (_, bytes) = send_one(&mut rig, A, &packet(A, tuple, ACK, b"again"));
+            assert_eq!(view(&bytes).tuple, direct);
+            let (_, bytes) = send_one(&mut rig, B, &packet(B, &direct.reversed(), ACK, b"r"));
+            assert_eq!(view(&bytes).tuple, tuple.reversed());
+        }
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
 #[test]
 fn policy_decides_on_the_backend() {
     let [allowed, denied] = [80, 81].map(|port| {

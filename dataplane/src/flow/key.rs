@@ -118,6 +118,23 @@ impl FlowKeyV4 {
         (Self([addresses, last]), KeyEnd::second_if(swapped))
     }
 
+    /// Addresses and ports of the packet with this key, as in the packet, source first,
+    /// little-endian. Its source is this end.
+    #[inline]
+    pub(super) const fn ends(&self, source: KeyEnd) -> (u64, u32) {
+        let Self([addresses, last]) = *self;
+        match source {
+            KeyEnd::First => (addresses, last as u32),
+            KeyEnd::Second => (addresses.rotate_left(32), (last as u32).rotate_left(16)),
+        }
+    }
+
+    /// The protocol.
+    #[inline]
+    pub(super) const fn protocol(&self) -> u8 {
+        (self.0[1] >> 32) as u8
+    }
+
     /// What policy evaluates of the packet with this key: its addresses as in the packet,
     /// little-endian, its destination port, and the protocol. Its source is this end.
     #[inline]

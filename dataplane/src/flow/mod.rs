@@ -58,6 +58,17 @@ pub enum Permission {
     Revoked,
 }
 
+/// Where the flow is that the packets of a translation belong to, as far as it is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowPlace {
+    /// Not known.
+    Unknown,
+    /// In the same table. It may have been removed, and another one be in its place.
+    Here(FlowIx),
+    /// In the table of another worker.
+    Worker(u16),
+}
+
 /// One flow.
 ///
 /// The fields that the fast path needs for IPv4 are adjacent, from the last words of the key to
@@ -78,7 +89,8 @@ pub struct Flow {
     flags: u8,
     /// Whose share of the table it uses. Set by the table.
     owner: Owner,
-    /// One more than the numbers of the rules that allowed its egress and ingress; zero for none.
+    /// One more than the numbers of the rules that allowed its egress and ingress; zero for none. Of
+    /// a translation, its [`FlowPlace`].
     rules: [u32; 2],
     /// Bytes that are counted for these rules.
     counted: u64,
@@ -91,8 +103,9 @@ pub struct Flow {
     links: [LinkId; 2],
     /// The part of the checksum that all of its packets share, see [`Sum::of_flow`].
     pub checksum: u16,
-    /// A bit per direction: whether its packets may take the fast path under the flow's epoch.
-    /// Derived from the other fields by [`Self::refresh_fast_path`].
+    /// A bit per direction: whether its packets may take the fast path under the flow's epoch. Those
+    /// of translated flows and of translations are shifted ([`TRANSLATED_SHIFT`],
+    /// [`TRANSLATION_SHIFT`]), since their packets are rewritten. Derived from the other fields by [`Self::refresh_fast_path`].
     fast_path: u8,
     /// The end of the key that the opener is. The compiler currently uses this as the niche for a
     /// free slot, so that checking for one accesses no further cache line.
@@ -124,6 +137,9 @@ const REQUESTED: u8 = 2;
 const HAIRPIN: u8 = 8;
 /// Flag: the entry is the translation of a service's flow, not a flow.
 const TRANSLATION: u8 = 64;
+/// Where the bits of translated flows are in [`Flow::fast_path`], and those of translations.
+const TRANSLATED_SHIFT: u8 = 2;
+const TRANSLATION_SHIFT: u8 = 4;
 /// Where [`ProvenSender::number`] is stored: the number of bits below it.
 const SENDER_SHIFT: u32 = 4;
 
@@ -166,14 +182,19 @@ impl Flow {
 
     /// Updates `fast_path` after a change of the fields that it is derived from. Packets can't take
     /// the fast path before a connection is established or while it closes, before the first reply,
-    /// if the flow is inspected, revoked or translated, or if each packet of the opener has to be
-    /// checked for the hairpin mark.
+    /// if the flow is inspected or revoked, or if each packet of the opener has to be checked for
+    /// the hairpin mark. The first packets of a translation choose its class.
     const fn refresh_fast_path(&mut self) {
         let open = self.protocol() != proto::TCP || matches!(self.tcp, tcp::State::Established);
-        let plain = self.inspector > LAST_SLOT && !self.revoked() && self.target == NO_TARGET;
+        let plain = self.inspector > LAST_SLOT && !self.revoked();
         let original = open && plain && !self.hairpin();
         let reply = open && plain && self.packets[1] > 0;
-        self.fast_path = original as u8 | (reply as u8) << 1;
+        self.fast_path = if self.is_translation() {
+            ((original && self.is_answered()) as u8) << TRANSLATION_SHIFT
+        } else {
+            let shift = if self.target == NO_TARGET { 0 } else { TRANSLATED_SHIFT };
+            (original as u8 | (reply as u8) << 1) << shift
+        };
     }
 
     /// Sets what the tables of `epoch` say.
@@ -251,6 +272,27 @@ impl Flow {
         self.set_target(Some(target));
     }
 
+    /// Where the flow of a translation is.
+    #[must_use]
+    pub const fn place(&self) -> FlowPlace {
+        debug_assert!(self.is_translation());
+        match self.rules {
+            [1, slot] => FlowPlace::Here(FlowIx::of_slot(slot)),
+            [2, worker] => FlowPlace::Worker(worker as u16),
+            _ => FlowPlace::Unknown,
+        }
+    }
+
+    /// Sets [`Self::place`] of a translation.
+    pub const fn set_place(&mut self, place: FlowPlace) {
+        debug_assert!(self.is_translation());
+        self.rules = match place {
+            FlowPlace::Unknown => [0; 2],
+            FlowPlace::Here(index) => [1, index.slot()],
+            FlowPlace::Worker(worker) => [2, worker as u32],
+        };
+    }
+
     /// Whether this is the translation of a service's flow, not a flow.
     #[must_use]
     #[inline]
@@ -275,6 +317,9 @@ impl Flow {
 
     /// The rules of [`Self::epoch`] that allowed the flow's egress and ingress.
     pub(crate) fn rules(&self) -> [Option<RuleId>; 2] {
+        if self.is_translation() {
+            return [None; 2];
+        }
         self.rules.map(|number| number.checked_sub(1).map(RuleId))
     }
 
@@ -423,8 +468,22 @@ impl Flow {
         self.epoch == epoch && self.fast_path >> direction as u8 & 1 != 0
     }
 
-    /// Counts a packet for which [`Self::is_fast_path`] holds; for others see
-    /// [`FlowTable::update`].
+    /// The same of a flow whose opener's packets are translated already, and replies are translated
+    /// when they are forwarded.
+    #[must_use]
+    #[inline]
+    pub fn is_translated_fast_path(&self, direction: FlowDirection, epoch: Epoch) -> bool {
+        self.epoch == epoch && self.fast_path >> (TRANSLATED_SHIFT + direction as u8) & 1 != 0
+    }
+
+    /// The same of a translation, for packets that are to be translated.
+    #[must_use]
+    #[inline]
+    pub fn is_translation_fast_path(&self, epoch: Epoch) -> bool {
+        self.epoch == epoch && self.fast_path >> TRANSLATION_SHIFT & 1 != 0
+    }
+
+    /// Counts a packet that may take the fast path; for others see [`FlowTable::update`].
     #[inline]
     pub fn count(&mut self, direction: FlowDirection, ip_len: u32, now: Nanos) {
         self.last_seen = now.into();
@@ -438,6 +497,7 @@ impl Flow {
             self.tcp = tcp::advance_alone(self.tcp, segment.flags);
         }
         self.count(FlowDirection::Original, view.ip_len(), now);
+        self.refresh_fast_path();
     }
 
     /// Called by [`FlowTable::set_reset`] and [`FlowTable::set_answered`].

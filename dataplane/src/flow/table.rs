@@ -46,6 +46,18 @@ use crate::packet::View;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowIx(u32);
 
+impl FlowIx {
+    /// Its slot in the table.
+    pub(super) const fn slot(self) -> u32 {
+        self.0
+    }
+
+    /// What may be a flow, in this slot.
+    pub(super) const fn of_slot(slot: u32) -> Self {
+        Self(slot)
+    }
+}
+
 /// The flow key of an IPv4 packet, for a lookup together with other packets.
 #[derive(Clone, Copy, Debug)]
 pub struct LookupKey {
@@ -77,6 +89,25 @@ impl LookupKey {
     #[inline]
     pub fn clear(&mut self) {
         self.key = FlowKeyV4::NONE;
+    }
+
+    /// Addresses and ports as in the packet, source first, little-endian.
+    #[inline]
+    pub(crate) const fn ends(&self) -> (u64, u32) {
+        self.key.ends(self.source)
+    }
+
+    /// The key of these addresses and ports, given as for [`Self::set_v4`], for a flow that is
+    /// probably at `index`. [`FlowTable::lookup_candidate`] checks that it is.
+    #[inline]
+    pub(crate) const fn of_translated(
+        &self,
+        addresses: u64,
+        ports: u32,
+        FlowIx(slot): FlowIx,
+    ) -> Self {
+        let (key, source) = FlowKeyV4::of(addresses, ports, self.key.protocol());
+        Self { key, hash: 0, slot, source }
     }
 
     /// Whether the packet has a key, and [`FlowTable::lookup_batch`] found no flow.
@@ -635,12 +666,21 @@ impl FlowTable {
         for (_, flow) in self.iter() {
             let open = flow.protocol() != proto::TCP || flow.tcp() == State::Established;
             let plain = open && flow.inspector().is_none() && !flow.revoked();
-            let plain = plain && flow.target().is_none();
             let replied = plain && flow.packets[1] > 0;
-            let fast_path = [FlowDirection::Original, FlowDirection::Reply]
-                .map(|to| flow.is_fast_path(to, flow.epoch));
-            let expected = [plain && !flow.hairpin(), replied];
-            assert_eq!(fast_path, expected, "the derived field is up to date");
+            let directions = [FlowDirection::Original, FlowDirection::Reply];
+            let seen = [
+                directions.map(|to| flow.is_fast_path(to, flow.epoch)),
+                directions.map(|to| flow.is_translated_fast_path(to, flow.epoch)),
+                [flow.is_translation_fast_path(flow.epoch), false],
+            ];
+            let mut expected = [[false; 2]; 3];
+            match (flow.is_translation(), flow.target()) {
+                (true, _) => expected[2][0] = plain && !flow.hairpin() && flow.packets[0] > 1,
+                (false, target) => {
+                    expected[usize::from(target.is_some())] = [plain && !flow.hairpin(), replied];
+                }
+            }
+            assert_eq!(seen, expected, "the derived field is up to date");
         }
         let first = Some(self.free).filter(|at| *at != NONE);
         let next = |at: &u32| Some(self.slots[*at as usize].next).filter(|at| *at != NONE);

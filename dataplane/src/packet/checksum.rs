@@ -134,7 +134,8 @@ const fn fold_u128(value: u128) -> u64 {
         + ((value >> 96) as u32 as u64)
 }
 
-const fn fold(words: u64) -> u16 {
+/// The sum of words in 16 bits.
+pub(super) const fn fold(words: u64) -> u16 {
     let words = (words >> 32) + (words & 0xffff_ffff);
     let words = (words >> 16) + (words & 0xffff);
     let words = (words >> 16) + (words & 0xffff);

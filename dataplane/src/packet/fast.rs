@@ -3,7 +3,8 @@
 
 use std::num::NonZeroU32;
 
-use podgate_tables::address::Mac;
+use podgate_tables::address::{Address, Mac};
+use podgate_tables::service::Frontend;
 use podgate_tables::{proto, tcp_flags};
 
 use super::checksum;
@@ -138,6 +139,114 @@ impl FastPathPacket {
     }
 }
 
+/// The end of a packet that a translation replaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Source address and port.
+    Source,
+    /// Destination address and port.
+    Destination,
+}
+
+/// An IPv4 address and a port as in a packet, little-endian.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EndV4 {
+    /// Address.
+    pub address: u32,
+    /// Port.
+    pub port: u16,
+}
+
+impl EndV4 {
+    /// In host byte order. `None` for an IPv6 address.
+    #[must_use]
+    #[inline]
+    pub fn new(address: Address, port: u16) -> Option<Self> {
+        Some(Self { address: address.as_v4_bits()?.swap_bytes(), port: port.swap_bytes() })
+    }
+
+    /// As a service's address and port.
+    #[must_use]
+    #[inline]
+    pub const fn as_frontend(self) -> Frontend {
+        let address = Address::v4(self.address.to_le_bytes());
+        Frontend { address, port: self.port.swap_bytes() }
+    }
+
+    /// The sum of its address, and of its port if `port` is set.
+    #[inline]
+    const fn sum(self, port: bool) -> u16 {
+        let address = self.address.swap_bytes();
+        let port = if port { self.port.swap_bytes() } else { 0 };
+        checksum::fold((address >> 16) as u64 + (address & 0xffff) as u64 + port as u64)
+    }
+}
+
+/// The translation of one end of a [`FastPathPacket`]: the same as
+/// [`translate`](fn@super::translate::translate).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EndTranslation {
+    end: End,
+    to: EndV4,
+    /// The new L4 checksum field.
+    checksum: u16,
+    /// The new third word.
+    ttl_word: TtlProtoChecksum,
+}
+
+impl EndTranslation {
+    /// Replaces `from` by `to`. `csum_partial` says whether the packet's L4 checksum is partial.
+    #[must_use]
+    #[inline]
+    pub const fn new(
+        packet: &FastPathPacket,
+        end: End,
+        [from, to]: [EndV4; 2],
+        csum_partial: bool,
+    ) -> Self {
+        let field = packet.checksum;
+        let is_udp = packet.ttl_word.protocol() == proto::UDP;
+        let checksum = if csum_partial {
+            !checksum::update(!field, from.sum(false), to.sum(false))
+        } else if is_udp && field == 0 {
+            0
+        } else {
+            match checksum::update(field, from.sum(true), to.sum(true)) {
+                // Zero would mean "no checksum" (RFC 768).
+                0 if is_udp => 0xffff,
+                new => new,
+            }
+        };
+        let ttl_word = packet.ttl_word.translated(from.sum(false), to.sum(false));
+        Self { end, to, checksum, ttl_word }
+    }
+
+    /// TTL, protocol and header checksum after the translation.
+    #[must_use]
+    #[inline]
+    pub const fn ttl_word(&self) -> TtlProtoChecksum {
+        self.ttl_word
+    }
+
+    /// Writes it to the frame, which is not read.
+    #[inline]
+    pub fn write(&self, frame: &mut [u8]) {
+        let (address, port) = match self.end {
+            End::Source => (L3 + ipv4::SRC, L4),
+            End::Destination => (L3 + ipv4::DST, L4 + 2),
+        };
+        let is_udp = self.ttl_word.protocol() == proto::UDP;
+        let field = if is_udp { checksum::UDP_FIELD } else { checksum::TCP_FIELD };
+        let field = L4 + usize::from(field);
+        let third = L3 + ipv4::TTL;
+        let Some(h) = frame.get_mut(..field + 2) else { return };
+        h[third..third + 4].copy_from_slice(&self.ttl_word.0.get().to_le_bytes());
+        h[address..address + 4].copy_from_slice(&self.to.address.to_le_bytes());
+        h[port..port + 2].copy_from_slice(&self.to.port.to_le_bytes());
+        h[field..].copy_from_slice(&self.checksum.to_be_bytes());
+    }
+}
+
 /// Whether a hop decrements the TTL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -164,6 +273,19 @@ impl TtlProtoChecksum {
     #[inline]
     pub const fn protocol(self) -> u8 {
         (self.0.get() >> 8) as u8
+    }
+
+    /// The same after a change of an address, whose sums these are.
+    #[inline]
+    const fn translated(self, from: u16, to: u16) -> Self {
+        let third = self.0.get();
+        let checksum = checksum::update(((third >> 16) as u16).swap_bytes(), from, to);
+        let third = (third & 0xffff) | (checksum.swap_bytes() as u32) << 16;
+        match NonZeroU32::new(third) {
+            Some(third) => Self(third),
+            // A packet of protocol 0, which is none of ours.
+            None => Self::NONE,
+        }
     }
 
     /// Position of the L4 checksum, for the kernel to complete it.

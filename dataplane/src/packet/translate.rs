@@ -162,6 +162,7 @@ mod tests {
     use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep};
     use proptest::prelude::*;
 
+    use super::super::fast::{End, EndTranslation, EndV4, FastHeaders, SourceFilter};
     use super::super::icmp_error::{self, IcmpError};
     use super::super::{parse, quoted};
     use super::*;
@@ -282,6 +283,49 @@ mod tests {
             let field = u16::from_be_bytes([wrong[at], wrong[at + 1]]) ^ error;
             wrong[at..at + 2].copy_from_slice(&field.to_be_bytes());
             prop_assert_ne!(&translated(&wrong, &to), &right);
+        }
+
+        /// The fast path's translation of one end writes the same bytes.
+        #[test]
+        fn one_end_is_translated_as_on_the_slow_path(
+            (from, to) in any_tuples(),
+            is_source: bool,
+            payload in prop::collection::vec(any::<u8>(), 0..100),
+            l4_checksum in prop::option::of(any::<u16>()),
+            is_partial: bool,
+        ) {
+            prop_assume!(from.src.is_v4() && from.protocol != proto::SCTP);
+            let mut bytes = packet(&from, &payload);
+            let mut view = parse(&bytes, bytes.len() as u32).unwrap();
+            let at = usize::from(view.l4) + match from.protocol {
+                proto::TCP => tcp::CHECKSUM,
+                _ => udp::CHECKSUM,
+            };
+            let covered = view.end - u32::from(view.l4);
+            let partial = Sum::pseudo_header(from.src, from.dst, from.protocol, covered).folded();
+            if let Some(field) = if is_partial { Some(partial) } else { l4_checksum } {
+                bytes[at..at + 2].copy_from_slice(&field.to_be_bytes());
+            }
+            let csum_partial = edit::csum_is_partial(&bytes, &view);
+            let (end, to, ends) = match is_source {
+                true => {
+                    let to = Tuple { src: to.src, src_port: to.src_port, ..from };
+                    (End::Source, to, [(from.src, from.src_port), (to.src, to.src_port)])
+                }
+                false => {
+                    let to = Tuple { dst: to.dst, dst_port: to.dst_port, ..from };
+                    (End::Destination, to, [(from.dst, from.dst_port), (to.dst, to.dst_port)])
+                }
+            };
+            let ends = ends.map(|(address, port)| EndV4::new(address, port).unwrap());
+            let read = FastHeaders::read(&bytes, SourceFilter::ANY).unwrap().eligible.unwrap();
+            let translation = EndTranslation::new(&read, end, ends, csum_partial);
+            let mut expected = bytes.clone();
+            translate((&mut expected, std::iter::empty()), &mut view, &to);
+            translation.write(&mut bytes);
+            prop_assert_eq!(&bytes, &expected);
+            let again = FastHeaders::read(&bytes, SourceFilter::ANY).unwrap().eligible.unwrap();
+            prop_assert_eq!(again.ttl_word, translation.ttl_word());
         }
 
         #[test]

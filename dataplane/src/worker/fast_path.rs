@@ -7,6 +7,11 @@
 //! in the index, the flow). First the headers of all packets are read and their flows are looked
 //! up, so that these waits overlap. Then runs of packets are matched and forwarded; the packet that
 //! ends a run takes the slow path.
+//!
+//! Packets to and from services take it, too ([`super::services`]): those that have a translation
+//! are translated, and forwarded if this worker has their flow, or else handed over; those that
+//! another worker translated are forwarded; replies are translated back. A translation knows in
+//! which slot its flow was last ([`FlowPlace`]), so that this costs no second lookup.
 
 use std::ops::Range;
 use std::vec::Drain;
@@ -15,15 +20,20 @@ use podgate_tables::address::Mac;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::route::{NextHop, RouteTable};
+use podgate_tables::service::Frontend;
+use podgate_tables::tuple::FlowDirection;
 
-use crate::flow::{FlowTable, LookupKey};
+use crate::flow::{FlowPlace, FlowTable, LookupKey};
 use crate::mem::{CsumPartial, Packet, Umem};
-use crate::packet::fast::{FastHeaders, FastPathPacket, SourceFilter, Ttl, TtlProtoChecksum};
+use crate::packet::fast::{
+    End, EndTranslation, EndV4, FastHeaders, FastPathPacket, SourceFilter, Ttl, TtlProtoChecksum,
+};
 use crate::packet::{HostFrame, checksum};
 
 use super::BATCH;
 use super::ctx::PacketCtx;
 use super::egress::Origin;
+use super::targets::Targets;
 
 /// Prefetch distance for headers, in packets. Frames are a page apart, so that their headers
 /// compete for a few sets of the L1 cache: not many more fit.
@@ -38,6 +48,8 @@ pub(super) struct FastPath {
     keys: Vec<LookupKey>,
     /// Of the packets that were matched.
     actions: Vec<ForwardAction>,
+    /// Of those that are translated.
+    translations: Vec<Option<TranslateAction>>,
 }
 
 impl FastPath {
@@ -46,6 +58,7 @@ impl FastPath {
             packets: vec![None; BATCH],
             keys: vec![LookupKey::default(); BATCH],
             actions: vec![ForwardAction::NONE; BATCH],
+            translations: vec![None; BATCH],
         }
     }
 
@@ -87,13 +100,14 @@ impl FastPath {
     #[inline(never)]
     pub(super) fn match_flows(
         &mut self,
-        flows: &mut FlowTable,
+        (flows, targets): (&mut FlowTable, &Targets),
         cx: &PacketCtx<'_>,
         ingress: Ingress,
         batch: Range<usize>,
     ) -> usize {
-        let Self { packets, keys, actions } = self;
+        let Self { packets, keys, actions, translations } = self;
         let candidates = packets[batch.clone()].iter().zip(&keys[batch.clone()]);
+        let first = batch.start;
         let (routes, epoch, now) = (&*cx.snapshot.routes, cx.snapshot.epoch, cx.now);
         let (host, from_host) = (routes.host_link(), ingress.is_host);
         let has_tx_metadata = cx.egress.umem().has_tx_metadata();
@@ -117,11 +131,55 @@ impl FastPath {
                 || between_pods && packet.ttl_word.ttl() <= 1
                 || csum_partial && !has_tx_metadata
             {
-                break;
+                let translated = match_translated((flows, targets), cx, ingress, packet, key);
+                let Some((forward, translation)) = translated else { break };
+                *action = forward;
+                translations[first + matched] = Some(translation);
+                matched += 1;
+                continue;
             }
             flow.count(direction, ip_len, now);
             let ttl = if between_pods { Ttl::Decrement } else { Ttl::Keep };
-            *action = ForwardAction { to, ttl, csum_partial, ttl_word: packet.ttl_word };
+            let (ttl_word, is_translated) = (packet.ttl_word, false);
+            *action = ForwardAction { to, ttl, csum_partial, is_translated, ttl_word };
+            matched += 1;
+        }
+        matched
+    }
+
+    /// The same for packets that another worker has translated, each with the service's address and
+    /// port that it was sent to; the others take the slow path.
+    pub(super) fn match_handed_off(
+        &mut self,
+        (flows, targets): (&mut FlowTable, &Targets),
+        cx: &PacketCtx<'_>,
+        ingress: Ingress,
+        batch: Range<usize>,
+        frontends: &[Option<Frontend>],
+    ) -> usize {
+        let mut matched = 0;
+        for at in batch {
+            let (Some(packet), Some(frontend)) = (&self.packets[at], frontends[at]) else { break };
+            let key = &self.keys[at];
+            let found = match flows.lookup_candidate(key) {
+                Some(found) => Some(found),
+                None => flows.lookup_slow(key),
+            };
+            let Some((flow, FlowDirection::Original)) = found else { break };
+            let is_of_service = flow
+                .is_translated_fast_path(FlowDirection::Original, cx.snapshot.epoch)
+                && flow.link(FlowDirection::Original) == ingress.link
+                && targets.of(flow) == Some(frontend);
+            if !is_of_service {
+                break;
+            }
+            let to = flow.link(FlowDirection::Reply);
+            let csum_partial =
+                checksum::is_pseudo_header(packet.checksum, flow.checksum, packet.l4_len());
+            let action = action(cx, ingress, to, packet, csum_partial);
+            let Some(action) = action else { break };
+            flow.count(FlowDirection::Original, packet.ip_len.into(), cx.now);
+            self.actions[at] = action;
             matched += 1;
         }
         matched
@@ -139,12 +197,21 @@ impl FastPath {
         let routes = &*cx.snapshot.routes;
         let host = routes.host_link();
         let (mut forwarded, mut forwarded_bytes) = (0, 0);
-        for action in &self.actions[matched] {
+        for (action, translation) in
+            self.actions[matched.clone()].iter().zip(&self.translations[matched])
+        {
             let Some(mut packet) = packets.next() else { break };
             if let Some(later) = packets.as_slice().get(AHEAD - 1) {
                 cx.egress.umem().prefetch(&later.head);
             }
-            let ForwardAction { to, ttl, csum_partial, ttl_word } = *action;
+            let ForwardAction { to, ttl, csum_partial, is_translated, ttl_word } = *action;
+            if is_translated && let Some(TranslateAction { translation, hand_off }) = translation {
+                translation.write(cx.egress.umem().data_mut(&mut packet.head));
+                if let Some((owner, frontend)) = *hand_off {
+                    cx.egress.hand_off(owner, ingress.link, packet, Some(frontend));
+                    continue;
+                }
+            }
             let Some(next_hop) = routes.next_hop(to) else {
                 cx.egress.drop_packet(packet, DropReason::LinkGone);
                 continue;
@@ -170,6 +237,101 @@ impl FastPath {
         }
         cx.egress.stats().forwarded.count(forwarded, forwarded_bytes);
     }
+}
+
+/// Matches a packet to a service, or a reply of one, and counts it in its translation and flow.
+/// `None` if it is none, or has to take the slow path.
+#[inline(never)]
+fn match_translated(
+    (flows, targets): (&mut FlowTable, &Targets),
+    cx: &PacketCtx<'_>,
+    ingress: Ingress,
+    packet: &FastPathPacket,
+    key: &LookupKey,
+) -> Option<(ForwardAction, TranslateAction)> {
+    let (epoch, ip_len) = (cx.snapshot.epoch, u32::from(packet.ip_len));
+    let (flow, direction) = match flows.lookup_candidate(key) {
+        Some(found) => found,
+        None => flows.lookup_slow(key)?,
+    };
+    if flow.link(direction) != ingress.link {
+        return None;
+    }
+    let (addresses, ports) = key.ends();
+    let csum_partial = checksum::is_pseudo_header(packet.checksum, flow.checksum, packet.l4_len());
+    let target = targets.of(flow)?;
+    let target_v4 = EndV4::new(target.address, target.port)?;
+    if direction.is_reply() {
+        let to = flow.link(FlowDirection::Original);
+        // A pod that reaches itself has both of its addresses translated.
+        if !flow.is_translated_fast_path(direction, epoch) || to == ingress.link {
+            return None;
+        }
+        let from = EndV4 { address: addresses as u32, port: ports as u16 };
+        let translation = EndTranslation::new(packet, End::Source, [from, target_v4], csum_partial);
+        let action = action(cx, ingress, to, packet, csum_partial)?.translated(&translation);
+        flow.count(direction, ip_len, cx.now);
+        return Some((action, TranslateAction { translation, hand_off: None }));
+    }
+    if !flow.is_translation_fast_path(epoch) || target_v4.address == addresses as u32 {
+        return None;
+    }
+    let from = EndV4 { address: (addresses >> 32) as u32, port: (ports >> 16) as u16 };
+    let frontend = from.as_frontend();
+    let translation =
+        EndTranslation::new(packet, End::Destination, [from, target_v4], csum_partial);
+    let (action, hand_off) = match flow.place() {
+        FlowPlace::Unknown => return None,
+        FlowPlace::Worker(owner) => {
+            flow.count(direction, ip_len, cx.now);
+            (ForwardAction::NONE, Some((owner, frontend)))
+        }
+        FlowPlace::Here(index) => {
+            let addresses = addresses & u64::from(u32::MAX) | u64::from(target_v4.address) << 32;
+            let ports = ports & u32::from(u16::MAX) | u32::from(target_v4.port) << 16;
+            let translated = key.of_translated(addresses, ports, index);
+            let Some((other, FlowDirection::Original)) = flows.lookup_candidate(&translated) else {
+                return None;
+            };
+            let is_of_service = other.is_translated_fast_path(direction, epoch)
+                && other.link(direction) == ingress.link
+                && targets.of(other) == Some(frontend);
+            if !is_of_service {
+                return None;
+            }
+            let to = other.link(FlowDirection::Reply);
+            let action = action(cx, ingress, to, packet, csum_partial)?;
+            other.count(direction, ip_len, cx.now);
+            // Not moved since.
+            let (flow, _) = match flows.lookup_candidate(key) {
+                Some(found) => found,
+                None => flows.lookup_slow(key)?,
+            };
+            flow.count(direction, ip_len, cx.now);
+            (action, None)
+        }
+    };
+    Some((action.translated(&translation), TranslateAction { translation, hand_off }))
+}
+
+/// How a packet is forwarded to the link `to`. `None` if it has to take the slow path.
+fn action(
+    cx: &PacketCtx<'_>,
+    ingress: Ingress,
+    to: LinkId,
+    packet: &FastPathPacket,
+    csum_partial: bool,
+) -> Option<ForwardAction> {
+    let routes = &*cx.snapshot.routes;
+    let next_hop = routes.next_hop(to)?;
+    let between_pods = !ingress.is_host && routes.host_link() != Some(to);
+    let is_slow = u32::from(packet.ip_len) > next_hop.mtu
+        || between_pods && packet.ttl_word.ttl() <= 1
+        || csum_partial && !cx.egress.umem().has_tx_metadata();
+    let ttl = if between_pods { Ttl::Decrement } else { Ttl::Keep };
+    let ttl_word = packet.ttl_word;
+    let action = ForwardAction { to, ttl, csum_partial, is_translated: false, ttl_word };
+    (!is_slow).then_some(action)
 }
 
 /// The link that a batch was received from.
@@ -208,7 +370,18 @@ struct ForwardAction {
     ttl: Ttl,
     /// Whether its L4 checksum is partial.
     csum_partial: bool,
+    /// Whether it has a [`TranslateAction`], too.
+    is_translated: bool,
     ttl_word: TtlProtoChecksum,
+}
+
+/// What is to be done with a packet before it is forwarded.
+#[derive(Clone, Copy, Debug)]
+struct TranslateAction {
+    translation: EndTranslation,
+    /// The worker that it is handed over to instead, and the service's address and port that it was
+    /// sent to.
+    hand_off: Option<(u16, Frontend)>,
 }
 
 impl ForwardAction {
@@ -216,6 +389,12 @@ impl ForwardAction {
         to: LinkId(0),
         ttl: Ttl::Keep,
         csum_partial: false,
+        is_translated: false,
         ttl_word: TtlProtoChecksum::NONE,
     };
+
+    /// The same after the packet was translated.
+    const fn translated(self, translation: &EndTranslation) -> Self {
+        Self { is_translated: true, ttl_word: translation.ttl_word(), ..self }
+    }
 }

@@ -47,6 +47,7 @@ use crossbeam::utils::CachePadded;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Snapshot;
+use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 
 use crate::flow::SavedFlow;
@@ -71,7 +72,6 @@ pub use rule_counters::{FLOW_BYTES_PERIOD, RuleKey, RuleReport, RuleTally, RuleV
 pub use runtime::{Clock, Config, Dataplane, LinkError, PollMode};
 use scheduler::LinkScheduler;
 pub use shared::{Shared, SharedConfig};
-use steering::Steering;
 
 /// Packets received from one queue at a time, at most.
 const BATCH: usize = 64;
@@ -91,6 +91,9 @@ pub struct Worker {
     pipeline: Pipeline,
     egress: Egress,
     batch: Vec<Packet>,
+    /// Of packets in `batch` that another worker received: the services' addresses and ports that
+    /// they were sent to.
+    frontends: Vec<Option<Frontend>>,
     scheduler: LinkScheduler,
     /// Checks of live flows that this worker has not answered yet.
     scans: Vec<LiveScan>,
@@ -110,6 +113,7 @@ impl Worker {
             pipeline: Pipeline::new(index, shared, pool.umem().frames()),
             egress: Egress::new(index, shared, pool),
             batch: Vec::with_capacity(BATCH),
+            frontends: Vec::with_capacity(HANDOFF_BATCH),
             scheduler: LinkScheduler::default(),
             scans: Vec::new(),
             flow_scans: Vec::new(),
@@ -397,22 +401,42 @@ impl Worker {
     fn process_handoffs(&mut self, now: Nanos, snapshot: Option<&Snapshot>) -> usize {
         let mut processed = 0;
         for from in 0..self.shared.config.workers {
-            let waiting = std::iter::from_fn(|| self.shared.take_handoff(from, self.index));
-            for (link, packet, frontend) in waiting.take(HANDOFF_BATCH) {
+            let mut left = HANDOFF_BATCH;
+            let mut next = self.shared.take_handoff(from, self.index);
+            while let Some((link, packet, frontend)) = next {
+                next = None;
+                left -= 1;
                 processed += 1;
-                let steering = frontend.map_or(Steering::Verified, Steering::Translated);
                 self.egress.account_handoff(&packet);
-                match snapshot {
-                    Some(snapshot) => {
-                        let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
-                        self.pipeline.process_handed_off(&mut cx, link, packet, steering);
-                        self.egress.attribute(link);
-                    }
-                    // Counted as received by the other worker.
-                    None => self.egress.drop_packet(packet, DropReason::EndpointNotReady),
+                self.batch.push(packet);
+                self.frontends.push(frontend);
+                if left > 0 {
+                    next = self.shared.take_handoff(from, self.index);
+                }
+                if next.as_ref().is_none_or(|(other, ..)| *other != link) {
+                    self.process_handed_off(now, snapshot, link);
                 }
             }
         }
         processed
+    }
+
+    /// Processes packets from one link that another worker received.
+    fn process_handed_off(&mut self, now: Nanos, snapshot: Option<&Snapshot>, link: LinkId) {
+        match snapshot {
+            Some(snapshot) => {
+                let mut cx = PacketCtx { now, snapshot, egress: &mut self.egress };
+                let Self { pipeline, batch, frontends, .. } = self;
+                pipeline.process_handed_off_batch(&mut cx, link, batch, frontends);
+                self.egress.attribute(link);
+            }
+            // Counted as received by the other worker.
+            None => {
+                for packet in self.batch.drain(..) {
+                    self.egress.drop_packet(packet, DropReason::EndpointNotReady);
+                }
+            }
+        }
+        self.frontends.clear();
     }
 }

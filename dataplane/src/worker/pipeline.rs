@@ -91,6 +91,7 @@ use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Decision, Subject, Verdict};
 use podgate_tables::proto;
+use podgate_tables::service::Frontend;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
@@ -205,7 +206,8 @@ impl Pipeline {
         let mut packets = batch.drain(..);
         let mut at = 0;
         while at < received {
-            let matched = self.fast_path.match_flows(&mut self.flows, cx, ingress, at..received);
+            let tables = (&mut self.flows, &self.targets);
+            let matched = self.fast_path.match_flows(tables, cx, ingress, at..received);
             let matched = at..at + matched;
             self.fast_path.forward(cx, ingress, matched.clone(), &mut packets);
             at = matched.end + 1;
@@ -229,6 +231,42 @@ impl Pipeline {
             cx.egress.capture_received(link, &packet);
             self.process(cx, link, packet, Steering::Unverified);
             self.finish_capture(cx.egress);
+        }
+    }
+
+    /// Processes packets that another worker received from `link`, at most
+    /// [`BATCH`](super::BATCH). `frontends` are the services' addresses and ports that they were
+    /// sent to, if they are translated.
+    pub(super) fn process_handed_off_batch(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        batch: &mut Vec<Packet>,
+        frontends: &[Option<Frontend>],
+    ) {
+        let steering = |at: usize| frontends[at].map_or(Steering::Verified, Steering::Translated);
+        if cx.egress.is_capturing() {
+            for (at, packet) in batch.drain(..).enumerate() {
+                self.process_handed_off(cx, link, packet, steering(at));
+            }
+            return;
+        }
+        let received = batch.len();
+        let ingress = Ingress::new(link, &cx.snapshot.routes);
+        self.fast_path.read(cx.egress.umem(), ingress, batch);
+        self.flows.lookup_batch(self.fast_path.keys(received));
+        let mut packets = batch.drain(..);
+        let mut at = 0;
+        while at < received {
+            let tables = (&mut self.flows, &self.targets);
+            let run = at..received;
+            let matched = self.fast_path.match_handed_off(tables, cx, ingress, run, frontends);
+            let matched = at..at + matched;
+            self.fast_path.forward(cx, ingress, matched.clone(), &mut packets);
+            at = matched.end + 1;
+            if let Some(packet) = packets.next() {
+                self.process(cx, link, packet, steering(at - 1));
+            }
         }
     }
 

@@ -40,7 +40,7 @@ use podgate_tables::proto;
 use podgate_tables::service::{ClusterIp, Frontend, ServicePort, WithoutBackends, is_translated};
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
-use crate::flow::{Flow, FlowIx, FlowLinks, tcp};
+use crate::flow::{Flow, FlowIx, FlowLinks, FlowPlace, tcp};
 use crate::mem::Packet;
 use crate::packet::icmp_error::IcmpError;
 use crate::packet::translate::{translate, translate_error};
@@ -219,13 +219,29 @@ impl Pipeline {
     ) {
         let frontend = destination(&view.tuple);
         let to = translated(&view.tuple, backend);
-        let mut view = *view;
+        let (from, mut view) = (view.tuple, *view);
         translate(cx.egress.umem().bytes_mut(&mut packet), &mut view, &to);
         match steer(&to, self.workers) {
             owner if owner == self.index => {
                 self.process_parsed(cx, link, packet, &view, Steering::Translated(frontend));
+                let place = self.flows.lookup(&to);
+                let place = place.map_or(FlowPlace::Unknown, |(index, _)| FlowPlace::Here(index));
+                self.set_place(&from, place);
             }
-            owner => cx.egress.hand_off(owner, link, packet, Some(frontend)),
+            owner => {
+                self.set_place(&from, FlowPlace::Worker(owner));
+                cx.egress.hand_off(owner, link, packet, Some(frontend));
+            }
+        }
+    }
+
+    /// Stores where the flow of the translation with this tuple is, if there is still one, for the
+    /// next packets.
+    fn set_place(&mut self, from: &Tuple, place: FlowPlace) {
+        let Some((index, _)) = self.flows.lookup(from) else { return };
+        let flow = self.flows.get_mut(index);
+        if flow.is_translation() {
+            flow.set_place(place);
         }
     }
 

@@ -76,7 +76,11 @@ enum Part {
     Forward(ForwardArgs),
     /// Run rounds of a worker over established flows, for callgrind.
     #[command(hide = true)]
-    Rounds,
+    Rounds {
+        /// Flows to cluster IPs.
+        #[arg(long)]
+        service: bool,
+    },
 }
 
 fn rounds(text: &str) -> Result<usize, String> {
@@ -95,7 +99,7 @@ pub(crate) fn run() -> ExitCode {
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
         Some(Part::Forward(args)) => load::forward(&args).map(|()| ExitCode::SUCCESS),
-        Some(Part::Rounds) => instructions::rounds().map(|()| ExitCode::SUCCESS),
+        Some(Part::Rounds { service }) => instructions::rounds(service).map(|()| ExitCode::SUCCESS),
         None if args.list => list(),
         None => measure(&args),
     };

@@ -24,6 +24,7 @@ mod pods;
 mod report;
 mod restart;
 pub mod scale;
+mod service;
 pub mod suites;
 mod table;
 mod tcp;

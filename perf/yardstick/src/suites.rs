@@ -4,14 +4,14 @@ use anyhow::Result;
 
 use crate::context::Context;
 use crate::measure::Measurement;
-use crate::memory::established::{self, ALLOCS, IMIX, SIZE_64};
+use crate::memory::established::{self, ALLOCS, IMIX, SERVICE_64, SIZE_64};
 use crate::memory::flow_table::{self, BYTES, LOOKUP};
 use crate::memory::inspector;
-use crate::memory::instructions::{self, INSTRUCTIONS};
+use crate::memory::instructions::{self, INSTRUCTIONS, SERVICE_INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::memory::release::{self, RELEASE};
 use crate::node::{self, ATTACH, IDLE};
-use crate::{fairness, l7, observe, restart, scale, tcp, udp64};
+use crate::{fairness, l7, observe, restart, scale, service, tcp, udp64};
 
 /// A group of measurements that run together.
 pub struct Suite {
@@ -24,7 +24,8 @@ pub struct Suite {
 /// All suites, in the order in which they run.
 pub const SUITES: &[Suite] = &[
     Suite { ids: &[SIZE_64, ALLOCS, IMIX], run: established::measure },
-    Suite { ids: &[INSTRUCTIONS], run: instructions::measure },
+    Suite { ids: &[SERVICE_64], run: established::measure_services },
+    Suite { ids: &[INSTRUCTIONS, SERVICE_INSTRUCTIONS], run: instructions::measure },
     Suite { ids: &[NEW_FLOW], run: new_flow::measure },
     Suite { ids: &[RELEASE], run: release::measure },
     Suite { ids: &[BYTES], run: flow_table::bytes },
@@ -35,6 +36,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: scale::MANIFESTS_IDS, run: scale::measure_manifests },
     Suite { ids: udp64::IDS, run: udp64::measure },
     Suite { ids: tcp::IDS, run: tcp::measure },
+    Suite { ids: service::IDS, run: service::measure },
     Suite { ids: &[fairness::VICTIM], run: fairness::measure },
     Suite { ids: &[observe::OVERHEAD], run: observe::measure },
     Suite { ids: l7::IDS, run: l7::measure },

@@ -191,11 +191,17 @@ impl<'peer> TcpTestbed<'peer> {
 
     /// Throughput of one stream, Gb/s.
     pub(crate) fn bulk(&self, quick: bool) -> Result<f64> {
+        self.bulk_to(self.address, None, quick)
+    }
+
+    /// The same to another address of the servers, from this port.
+    pub(crate) fn bulk_to(&self, to: Ipv4Addr, from: Option<u16>, quick: bool) -> Result<f64> {
         let seconds = if quick { BULK_SECONDS_QUICK } else { BULK_SECONDS };
         let mut command =
             self.client.bounded("iperf3", Duration::from_secs(seconds.into()) + MARGIN);
-        command.args(["--client", &self.address.to_string(), "--port", &BULK_PORT.to_string()]);
+        command.args(["--client", &to.to_string(), "--port", &BULK_PORT.to_string()]);
         command.args(["--time", &seconds.to_string(), "--json"]);
+        command.args(from.into_iter().flat_map(|port| ["--cport".to_owned(), port.to_string()]));
         let answer: Value = serde_json::from_str(&run(&mut command)?)?;
         let received = &answer["end"]["sum_received"]["bits_per_second"];
         let rate = received.as_f64().context("iperf3 printed no rate")? / 1e9;
@@ -205,18 +211,45 @@ impl<'peer> TcpTestbed<'peer> {
 
     /// Latency of requests.
     fn echo(&self, quick: bool) -> Result<Percentiles> {
+        let printed = self.requests(self.address, None, quick)?;
+        Percentiles::parse(&printed).with_context(|| self.name)
+    }
+
+    /// Requests per second to another address of the servers, from this port, one at a time.
+    pub(crate) fn requests_per_second(
+        &self,
+        to: Ipv4Addr,
+        from: Option<u16>,
+        quick: bool,
+    ) -> Result<f64> {
+        let printed = self.requests(to, from, quick)?;
+        round_trip(&printed).map(|micros| 1e6 / micros).with_context(|| self.name)
+    }
+
+    /// What sockperf prints of a series of requests.
+    fn requests(&self, to: Ipv4Addr, from: Option<u16>, quick: bool) -> Result<String> {
         let seconds = if quick { ECHO_SECONDS_QUICK } else { ECHO_SECONDS };
         let mut command =
             self.client.bounded("sockperf", Duration::from_secs(seconds.into()) + MARGIN);
-        command.args(["ping-pong", "--tcp", "--full-rtt", "--ip", &self.address.to_string()]);
+        command.args(["ping-pong", "--tcp", "--full-rtt", "--ip", &to.to_string()]);
         command.args(["--port", &ECHO_PORT.to_string(), "--msg-size", ECHO_BYTES]);
         command.args(["--time", &seconds.to_string()]);
-        Percentiles::parse(&run(&mut command)?).with_context(|| self.name)
+        let from = from.into_iter();
+        command.args(from.flat_map(|port| ["--client_port".to_owned(), port.to_string()]));
+        run(&mut command)
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
         self.spinning.map_or(Ok(()), |daemon| daemon.signal(signal))
     }
+}
+
+/// The mean round trip that sockperf prints, microseconds.
+fn round_trip(text: &str) -> Result<f64> {
+    let mean = text.split_once("Summary: Round trip is ").and_then(|(_, after)| {
+        after.split_whitespace().next()?.parse().ok().filter(|micros| *micros > 0.0)
+    });
+    mean.with_context(|| format!("sockperf printed no round trip: {text}"))
 }
 
 /// Latency percentiles of a series of requests: percent and microseconds.
@@ -272,6 +305,8 @@ sockperf: ---> <MIN> observation =   30.001
         let read = Percentiles::parse(PRINTED).unwrap();
         assert_eq!(read, Percentiles(vec![(50.0, 39.5), (99.0, 61.027)]));
         assert_eq!((read.at(99.0), read.at(75.0).is_nan()), (61.027, true));
+        assert_eq!(round_trip(PRINTED).unwrap(), 40.123);
+        assert!(round_trip("sockperf: No messages were received").is_err());
         let fails = Percentiles::parse("sockperf: No messages were received").unwrap_err();
         assert!(fails.to_string().contains("No messages"), "{fails}");
     }

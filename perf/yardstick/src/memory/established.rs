@@ -8,7 +8,7 @@ use podgate_replay::rig::Rig;
 use podgate_tables::ids::LinkId;
 use podgate_tables::tcp_flags::ACK;
 
-use super::small_node::{Protocols, Sender, SmallNode};
+use super::small_node::{Protocols, Sender, SmallNode, Via};
 use super::stopwatch::Stopwatch;
 use super::{BATCH, BUSY_LINKS, pinned};
 use crate::context::Context;
@@ -17,6 +17,7 @@ use crate::measure::{Limit, Measurement};
 pub(crate) const SIZE_64: &str = "pipeline.established.64";
 pub(crate) const IMIX: &str = "pipeline.established.imix";
 pub(crate) const ALLOCS: &str = "pipeline.established.allocs";
+pub(crate) const SERVICE_64: &str = "pipeline.service.64";
 
 /// Millions of packets per second that one core has to forward.
 const BAR_MPPS: f64 = 20.0;
@@ -50,20 +51,20 @@ struct Incoming {
 }
 
 impl Traffic {
-    /// The traffic of [`SIZE_64`].
+    /// The traffic of [`SIZE_64`], or of [`SERVICE_64`].
     ///
     /// # Errors
     /// When the flows can't be established.
-    pub(super) fn of_64_bytes() -> Result<Self> {
-        Self::new(FLOWS, &[64 - CHECK_SEQUENCE])
+    pub(super) fn of_64_bytes(via: Via) -> Result<Self> {
+        Self::new(FLOWS, &[64 - CHECK_SEQUENCE], via)
     }
 
     /// Traffic of `flows` flows, TCP and UDP, in both directions, with packets of these `sizes`.
     ///
     /// # Errors
     /// When the flows can't be established.
-    fn new(flows: usize, sizes: &[usize]) -> Result<Self> {
-        let node = SmallNode::new(flows, 1 << 18, Protocols::TcpAndUdp)?;
+    fn new(flows: usize, sizes: &[usize], via: Via) -> Result<Self> {
+        let node = SmallNode::new(flows, 1 << 18, Protocols::TcpAndUdp, via)?;
         let mut incoming: Vec<_> = (0..BUSY_LINKS)
             .map(|pod| Incoming { link: pods::link_of(pod), frames: Vec::new(), next: 0 })
             .collect();
@@ -136,8 +137,10 @@ fn imix() -> Vec<usize> {
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     let mut results = Vec::new();
     if context.wants(SIZE_64) || context.wants(ALLOCS) {
-        let (values, all) = pinned(|| Traffic::of_64_bytes()?.measure(context, SIZE_64))?;
-        let many = || Traffic::new(MANY_FLOWS, &[64 - CHECK_SEQUENCE])?.measure(context, SIZE_64);
+        let (values, all) = pinned(|| Traffic::of_64_bytes(Via::Pod)?.measure(context, SIZE_64))?;
+        let many = || {
+            Traffic::new(MANY_FLOWS, &[64 - CHECK_SEQUENCE], Via::Pod)?.measure(context, SIZE_64)
+        };
         let (many, _) = pinned(many)?;
         let many = Measurement::new("", "", many).median();
         results.push(
@@ -158,7 +161,8 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         }
     }
     if context.wants(IMIX) {
-        let (values, _) = pinned(|| Traffic::new(FLOWS, &imix())?.measure(context, IMIX))?;
+        let (values, _) =
+            pinned(|| Traffic::new(FLOWS, &imix(), Via::Pod)?.measure(context, IMIX))?;
         results.push(
             Measurement::new(IMIX, "Mpps", values)
                 .bar(Limit::AtLeast(BAR_MPPS))
@@ -168,23 +172,42 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     Ok(results)
 }
 
+/// Measures established flows to cluster IPs, against flows to the servers themselves.
+///
+/// # Errors
+/// When packets are lost.
+pub(crate) fn measure_services(context: &Context) -> Result<Vec<Measurement>> {
+    let [direct, service] = [Via::Pod, Via::Service].map(|via| {
+        let measured = pinned(|| Traffic::of_64_bytes(via)?.measure(context, SERVICE_64));
+        measured.map(|(values, _)| values)
+    });
+    let measured = Measurement::new(SERVICE_64, "Mpps", service?);
+    let measured = measured.compared_with("to the pods themselves", direct?);
+    Ok(vec![measured.note("as pipeline.established.64; half of the packets are replies")])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn all_packets_of_established_flows_are_forwarded() {
-        let mut traffic = Traffic::new(FLOWS, &imix()).unwrap();
-        assert!(
-            traffic.incoming.iter().all(|link| link.frames.len() == 2 * FLOWS * 12 / BUSY_LINKS)
-        );
-        let before = traffic.node.rig.stats().forwarded.packets.get();
-        let mut watch = Stopwatch::default();
-        for _ in 0..20 {
-            traffic.deliver();
-            watch.round(&mut traffic.node.rig);
+        for via in [Via::Pod, Via::Service] {
+            let mut traffic = Traffic::new(FLOWS, &imix(), via).unwrap();
+            assert!(
+                traffic
+                    .incoming
+                    .iter()
+                    .all(|link| link.frames.len() == 2 * FLOWS * 12 / BUSY_LINKS)
+            );
+            let before = traffic.node.rig.stats().forwarded.packets.get();
+            let mut watch = Stopwatch::default();
+            for _ in 0..20 {
+                traffic.deliver();
+                watch.round(&mut traffic.node.rig);
+            }
+            assert_eq!(watch.packets, (20 * BATCH * BUSY_LINKS) as u64);
+            assert_eq!(traffic.node.rig.stats().forwarded.packets.get() - before, watch.packets);
         }
-        assert_eq!(watch.packets, (20 * BATCH * BUSY_LINKS) as u64);
-        assert_eq!(traffic.node.rig.stats().forwarded.packets.get() - before, watch.packets);
     }
 }

@@ -14,7 +14,7 @@ use podgate_tables::ids::Epoch;
 use podgate_tables::tcp_flags::{ACK, SYN};
 use podgate_tables::time::Nanos;
 
-use super::small_node::{self, Protocols, Sender, SmallNode};
+use super::small_node::{self, Protocols, Sender, SmallNode, Via};
 use super::stopwatch::Stopwatch;
 use super::{BATCH, BUSY_LINKS, pinned};
 use crate::context::Context;
@@ -112,7 +112,7 @@ struct RandomOrder {
 
 impl RandomOrder {
     fn new(flows: usize) -> Result<Self> {
-        let node = SmallNode::new(flows, CAPACITY, Protocols::TcpOnly)?;
+        let node = SmallNode::new(flows, CAPACITY, Protocols::TcpOnly, Via::Pod)?;
         Ok(Self { node, rng: Rng::with_seed(1) })
     }
 

@@ -10,12 +10,14 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::established::Traffic;
+use super::small_node::Via;
 use super::stopwatch::round;
 use super::{BATCH, BUSY_LINKS};
 use crate::context::Context;
 use crate::measure::Measurement;
 
 pub(crate) const INSTRUCTIONS: &str = "pipeline.established.instructions";
+pub(crate) const SERVICE_INSTRUCTIONS: &str = "pipeline.service.instructions";
 
 /// Number of counted rounds. Under callgrind each takes about fifty times as long.
 const ROUNDS: usize = 100;
@@ -32,8 +34,9 @@ const COLLECTED: &str = "Collected : ";
 ///
 /// # Errors
 /// When the flows can't be established.
-pub(crate) fn rounds() -> Result<()> {
-    let mut traffic = Traffic::of_64_bytes()?;
+pub(crate) fn rounds(service: bool) -> Result<()> {
+    let via = if service { Via::Service } else { Via::Pod };
+    let mut traffic = Traffic::of_64_bytes(via)?;
     for number in 0..ROUNDS_BEFORE + ROUNDS {
         traffic.deliver();
         let rig = traffic.rig();
@@ -49,17 +52,27 @@ pub(crate) fn rounds() -> Result<()> {
 /// # Errors
 /// When callgrind fails.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
-    context.status(format!("{INSTRUCTIONS}: under callgrind"));
+    let mut all = Vec::new();
+    for (id, options) in [(INSTRUCTIONS, &[][..]), (SERVICE_INSTRUCTIONS, &["--service"])] {
+        if context.wants(id) {
+            all.extend(count(context, id, options)?);
+        }
+    }
+    Ok(all)
+}
+
+fn count(context: &Context, id: &str, options: &[&str]) -> Result<Option<Measurement>> {
+    context.status(format!("{id}: under callgrind"));
     let folder = tempfile::tempdir()?;
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", &format!("--toggle-collect={COUNTED}")]);
     command.arg(format!("--callgrind-out-file={}", folder.path().join("out").display()));
-    command.arg(env::current_exe()?).arg("rounds");
+    command.arg(env::current_exe()?).arg("rounds").args(options);
     let output = match command.output() {
         Ok(output) => output,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            context.skip(INSTRUCTIONS, "valgrind is missing");
-            return Ok(Vec::new());
+            context.skip(id, "valgrind is missing");
+            return Ok(None);
         }
         Err(error) => return Err(error).context("can't start valgrind"),
     };
@@ -68,8 +81,8 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         bail!("callgrind counted nothing: {}", said.trim());
     };
     let each = instructions as f64 / (ROUNDS * BATCH * BUSY_LINKS) as f64;
-    let measurement = Measurement::new(INSTRUCTIONS, "instructions/packet", vec![each]);
-    Ok(vec![measurement.note("counted once, because every run has the same count")])
+    let measurement = Measurement::new(id, "instructions/packet", vec![each]);
+    Ok(Some(measurement.note("counted once, because every run has the same count")))
 }
 
 /// The number of instructions in callgrind's output.

@@ -34,6 +34,15 @@ pub(super) enum Protocols {
     TcpOnly,
 }
 
+/// What clients send to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Via {
+    /// The server's address.
+    Pod,
+    /// The cluster IP of a service whose only backend is the server.
+    Service,
+}
+
 /// The end of a flow that sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sender {
@@ -66,6 +75,7 @@ pub(super) struct SmallNode {
     pub(super) rig: Rig,
     flows: usize,
     protocols: Protocols,
+    via: Via,
     frame: Vec<u8>,
 }
 
@@ -73,14 +83,19 @@ fn address(pod: usize) -> [u8; 4] {
     [10, 64, 0, 10 + pod as u8]
 }
 
+/// The cluster IP of the service of a server with this address.
+fn cluster_ip([_, _, c, d]: [u8; 4]) -> [u8; 4] {
+    [10, 96, c, d]
+}
+
 impl SmallNode {
     /// A worker with a flow table for `capacity` flows, and `flows` established ones.
     ///
     /// # Errors
     /// When there is no memory, or the flows can't be established.
-    pub(super) fn new(flows: usize, capacity: u32, protocols: Protocols) -> Result<Self> {
-        let rig = Rig::with_flows(snapshot()?, BUSY_LINKS as u16 + 1, capacity)?;
-        let mut node = Self { rig, flows, protocols, frame: Vec::new() };
+    pub(super) fn new(flows: usize, capacity: u32, protocols: Protocols, via: Via) -> Result<Self> {
+        let rig = Rig::with_flows(snapshot(via)?, BUSY_LINKS as u16 + 1, capacity)?;
+        let mut node = Self { rig, flows, protocols, via, frame: Vec::new() };
         for first in (0..flows).step_by(super::BATCH) {
             let some = first..(first + super::BATCH).min(flows);
             for (flags, sender) in
@@ -112,7 +127,12 @@ impl SmallNode {
         flags: u8,
         len: usize,
     ) -> LinkId {
-        let (from, tuple) = packet_of(self.protocols, flow, sender);
+        let (from, mut tuple) = packet_of(self.protocols, flow, sender);
+        if let (Via::Service, Sender::Client, Some(server)) =
+            (self.via, sender, tuple.dst.as_v4_bits())
+        {
+            tuple.dst = Address::v4(cluster_ip(server.to_be_bytes()));
+        }
         write_frame(frame, from, &tuple, flags, len);
         from
     }
@@ -132,8 +152,32 @@ impl SmallNode {
     }
 }
 
+/// The objects of a server's service.
+fn service(server: usize) -> [Value; 2] {
+    let [a, b, c, d] = address(server);
+    let [e, f, g, h] = cluster_ip(address(server));
+    let name = format!("server-{server}");
+    let ports: Vec<Value> = (0..SERVER_PORTS)
+        .flat_map(|port| ["TCP", "UDP"].map(|protocol| (protocol, FIRST_SERVER_PORT + port)))
+        .map(|(protocol, port)| {
+            let name = format!("{}-{port}", protocol.to_lowercase());
+            json!({"name": name, "port": port, "protocol": protocol})
+        })
+        .collect();
+    [
+        json!({"apiVersion": "v1", "kind": "Service",
+               "metadata": {"name": name, "namespace": "shop"},
+               "spec": {"clusterIP": format!("{e}.{f}.{g}.{h}"), "ports": ports}}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+               "metadata": {"name": name, "namespace": "shop",
+                            "labels": {"kubernetes.io/service-name": name}},
+               "addressType": "IPv4", "ports": ports,
+               "endpoints": [{"addresses": [format!("{a}.{b}.{c}.{d}")]}]}),
+    ]
+}
+
 /// Tables compiled from the objects of such a node, and its routes.
-fn snapshot() -> Result<Snapshot> {
+fn snapshot(via: Via) -> Result<Snapshot> {
     let mut store = Store::new();
     let pods = (0..BUSY_LINKS).map(|pod| {
         let role = if pod < CLIENTS { "client" } else { "server" };
@@ -160,7 +204,9 @@ fn snapshot() -> Result<Snapshot> {
                          "ports": ports}],
         },
     });
-    let objects: Vec<Value> = [namespace].into_iter().chain(pods).chain([policy]).collect();
+    let services = (CLIENTS..BUSY_LINKS).filter(|_| via == Via::Service).flat_map(service);
+    let objects = [namespace].into_iter().chain(pods).chain([policy]).chain(services);
+    let objects: Vec<Value> = objects.collect();
     for object in &objects {
         store.apply(object, None).map_err(|rejections| anyhow!("rejected: {rejections:?}"))?;
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -12,6 +13,8 @@ use crate::traffic::Flow;
 
 /// MTU of both ends of the pods' links, bytes: large packets instead of TSO, which AF_XDP lacks.
 const MTU: u16 = 65_000;
+/// The cluster IP of the service of [`lab_with_service`].
+pub(crate) const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// The sending pod.
 pub(crate) const CLIENT: &str = "bench/client";
 
@@ -36,7 +39,23 @@ pub(crate) fn lab(rules: &[u32]) -> Result<Lab> {
 pub(crate) fn lab_with(rules: &[u32], others: &[&str]) -> Result<Lab> {
     let folder = tempfile::tempdir()?;
     write_manifests(folder.path(), rules, others)?;
-    let lab = Lab::new(folder.path())?;
+    lab_of(folder.path())
+}
+
+/// The same with one server, and a service at [`CLUSTER_IP`] that it is the backend of.
+///
+/// # Errors
+/// Without root.
+pub(crate) fn lab_with_service(rules: u32) -> Result<Lab> {
+    let folder = tempfile::tempdir()?;
+    write_manifests(folder.path(), &[rules], &[])?;
+    fs::write(folder.path().join("service.yaml"), service_objects())?;
+    lab_of(folder.path())
+}
+
+/// A lab with these objects.
+fn lab_of(manifests: &Path) -> Result<Lab> {
+    let lab = Lab::new(manifests)?;
     for pod in lab.pods() {
         lab.node().netns.ip(&format!("link set {} mtu {MTU}\n", pod.link))?;
         pod.netns.ip(&format!("link set eth0 mtu {MTU}\n"))?;
@@ -95,6 +114,19 @@ fn write_pod(text: &mut String, name: &str, number: u8) -> Result<()> {
          ---"
     )?;
     Ok(())
+}
+
+/// A service whose backend is the first server, and its slice.
+fn service_objects() -> String {
+    let ports = format!("{{name: bulk, port: {BULK_PORT}}}, {{name: echo, port: {ECHO_PORT}}}");
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: server, namespace: bench}}, spec: \
+         {{clusterIP: {CLUSTER_IP}, ports: [{ports}]}}}}\n\
+         ---\n\
+         {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: server, \
+         namespace: bench, labels: {{kubernetes.io/service-name: server}}}}, addressType: IPv4, \
+         ports: [{ports}], endpoints: [{{addresses: [10.64.1.2]}}]}}\n"
+    )
 }
 
 /// One NetworkPolicy for each rule.
