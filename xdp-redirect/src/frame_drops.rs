@@ -8,7 +8,7 @@ use aya::maps::{MapData, MapError, PerCpuArray};
 ///
 /// `arp_nd_…` and `not_ip` are for frames from pods, `to_pod_…` for frames that the kernel sends to
 /// a pod's link, `to_node_tunnel` for packets that the kernel delivers to its own sockets.
-const LABELS: [&str; 11] = [
+const LABELS: [&str; 12] = [
     "arp_nd_rate_limit",
     "arp_nd_spoofed",
     "arp_nd_not_ready",
@@ -20,6 +20,7 @@ const LABELS: [&str; 11] = [
     "to_pod_other_mac",
     "to_pod_no_host_link",
     "to_node_tunnel",
+    "to_pod_arp_nd_rate_limit",
 ];
 
 /// Frames that the programs dropped for one reason, since they were loaded.

@@ -7,7 +7,7 @@
 // `guard`, at the egress hook of the host's end of a pod's veth pair: the pod receives IP from the
 // workers only.
 //
-//   ARP and ND, see neighbours.bpf.h              -> passed to the pod
+//   ARP and ND, see neighbours.bpf.h              -> passed to the pod, up to a rate
 //   IP to the MAC address of a pod that is ready  -> pg-host, and so to the workers, which apply
 //                                                    policy as to other packets from the kernel
 //   all other frames                              -> dropped and counted
@@ -52,6 +52,14 @@
 // IPv4 "more fragments" and the 13 bits of fragment offset, RFC 791 section 3.1.
 #define IPV4_FRAGMENT 0x3fff
 
+// ifindex -> slot of the link. The loader sets the size.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} LINKS SEC(".maps");
+
 // ifindex of pg-host; 0 while there is none.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -78,6 +86,18 @@ static __always_inline bool is_neighbour(struct __sk_buff *skb, __be16 ethertype
 	if (ethertype == bpf_htons(ETH_P_ARP))
 		return parse_arp(data, end, msg);
 	return ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(data, end, msg);
+}
+
+// Accounts for ARP or ND to the pod; false if it exceeds the rate.
+static __always_inline bool is_within_rate(struct __sk_buff *skb, const struct ethhdr *eth,
+					   const struct neigh_msg *msg)
+{
+	__u32 ifindex = skb->ifindex;
+	__u32 *slot = bpf_map_lookup_elem(&LINKS, &ifindex);
+
+	return ratelimit_allows_to_pod(slot ? *slot : 0,
+				       msg->is_reply && !(eth->h_dest[0] & 1),
+				       !skb->ingress_ifindex);
 }
 
 static __always_inline int redirect_to_workers(struct __sk_buff *skb, const __u8 *destination_mac)
@@ -110,6 +130,8 @@ int guard(struct __sk_buff *skb)
 	    eth.h_proto == bpf_htons(ETH_P_8021AD))
 		return drop(DROP_TO_POD_TAGGED, skb->len, TC_ACT_SHOT);
 	if (is_neighbour(skb, eth.h_proto, &msg)) {
+		if (!is_within_rate(skb, &eth, &msg))
+			return drop(DROP_TO_POD_NEIGHBOUR_RATE, skb->len, TC_ACT_SHOT);
 		learn_nd_sender(skb->ifindex, &msg);
 		return TC_ACT_UNSPEC;
 	}

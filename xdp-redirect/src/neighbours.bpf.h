@@ -22,6 +22,11 @@
 //     REPLY_RATE. They are counted apart, because others decide how many a pod sends: whoever asks
 //     a pod for its address must use up neither its own requests nor its replies to others.
 //
+// For frames to a pod there is one: at most REPLY_RATE a second, and REPLY_BURST in a burst. Unicast
+// replies, what this node sends itself, and what it received from other links (a bridge's) are
+// counted apart: whoever floods a pod must use up neither the answers that it waits for nor the
+// requests of its node.
+//
 // IPv6 that is not ND by this format is redirected to the workers like other IPv6.
 
 #pragma once
@@ -111,6 +116,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct neighbour_times);
 } NEIGHBOUR_TIMES SEC(".maps");
+
+// The same of frames to a pod.
+struct to_pod_times {
+	__u64 reply; // a unicast reply
+	__u64 of_node; // another frame that this node sends itself
+	__u64 other;
+};
+
+// As NEIGHBOUR_TIMES. Links without a slot share that of pg-host, which gets none of these frames.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct to_pod_times);
+} TO_POD_TIMES SEC(".maps");
 
 // RFC 826, with the addresses of IPv4 over Ethernet.
 struct arp {
@@ -386,4 +406,18 @@ static __always_inline bool ratelimit_allows(__u32 slot, bool is_unicast_reply)
 	if (is_unicast_reply)
 		return is_within(&times->reply, REPLY_RATE, REPLY_BURST);
 	return is_within(&times->other, NEIGHBOUR_RATE, NEIGHBOUR_BURST);
+}
+
+// The same for one frame to the pod of the link in this slot. Several processors may transmit on a
+// link at once; one that overwrites the time of another lets a frame more pass.
+static __always_inline bool ratelimit_allows_to_pod(__u32 slot, bool is_unicast_reply,
+						    bool is_of_node)
+{
+	struct to_pod_times *times = bpf_map_lookup_elem(&TO_POD_TIMES, &slot);
+
+	if (!times)
+		return false;
+	if (is_unicast_reply)
+		return is_within(&times->reply, REPLY_RATE, REPLY_BURST);
+	return is_within(is_of_node ? &times->of_node : &times->other, REPLY_RATE, REPLY_BURST);
 }

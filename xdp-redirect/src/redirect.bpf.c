@@ -36,14 +36,6 @@
 // Set by the loader, a constant to the verifier.
 const volatile __u32 workers = 1;
 
-// ifindex -> slot of the link. The loader sets the size.
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} LINKS SEC(".maps");
-
 // slot * workers + worker -> AF_XDP socket. The loader sets the size.
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);

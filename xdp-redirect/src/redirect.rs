@@ -449,6 +449,7 @@ fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
         .map_max_entries("PODS", max_links.into())
         .map_max_entries("ADDRESSES", u32::from(max_links) * ADDRESSES_PER_LINK)
         .map_max_entries("NEIGHBOUR_TIMES", max_links.into())
+        .map_max_entries("TO_POD_TIMES", max_links.into())
         .load(OBJECT)?;
     program(&mut ebpf)?.load()?;
     classifier(&mut ebpf, "guard")?.load()?;

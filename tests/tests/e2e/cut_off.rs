@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -307,6 +308,87 @@ fn a_pod_cannot_fill_the_neighbour_table() -> Result<()> {
     let known = run(show.args(["-n", node.netns.name(), "neigh", "show", "dev", "cni0"]))?;
     ensure!(!known.contains("10.77.1."), "{known}");
     Ok(())
+}
+
+/// An ARP request for `target`, and a neighbour solicitation for it, as the pod `from` sends them to
+/// all and to the solicited-node group (RFC 826, RFC 4861 section 4.3).
+fn requests_for(from: &Host, target: &Host) -> Result<[Vec<u8>; 2]> {
+    let source = from.mac("eth0")?;
+    let addresses = [from, target].map(|host| host.addresses.v4.octets());
+    let arp = [&[0xff; 6][..], &source, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &source, &addresses[0]];
+    let arp = [&arp.concat()[..], &[0; 6], &addresses[1]].concat();
+    let wanted = target.addresses.v6.octets();
+    let last = [wanted[13], wanted[14], wanted[15]];
+    let group = [&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff][..], &last].concat();
+    let group: [u8; 16] = group.try_into().map_err(|_| anyhow!("an address of 16 bytes"))?;
+    let to = [0x33, 0x33, 0xff, last[0], last[1], last[2]];
+    let step = PacketBuilder::ethernet2(source, to);
+    let step = step.ipv6(from.addresses.v6.octets(), group, 255);
+    let (mut solicitation, options) = (Vec::new(), [&[1, 1][..], &source].concat());
+    step.icmpv6_raw(135, 0, [0; 4]).write(&mut solicitation, &[&wanted[..], &options].concat())?;
+    Ok([arp, solicitation])
+}
+
+/// Pings to and from a pod of the bridge, each after all ends have forgotten their neighbours.
+fn ping_with_new_neighbours(lab: &Lab, user: &Host) -> Result<Vec<Outcome>> {
+    let (store, admin) = (lab.host("backend/store")?, lab.host("admin/adminapp")?);
+    let (office, node) = (lab.host("office")?, lab.node());
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        for (from, to) in
+            [(store, user), (node, user), (office, user), (user, office), (user, admin)]
+        {
+            node.netns.ip("neigh flush dev cni0\n")?;
+            for pod in [store, user, admin] {
+                pod.netns.ip("neigh flush dev eth0\n")?;
+            }
+            all.extend(both(|family| from.ping(to, family))?);
+        }
+    }
+    Ok(all)
+}
+
+/// Two pods ask for a third one, or for anybody, 600 times a second each.
+#[test]
+fn requests_of_two_pods_of_a_bridge_do_not_cut_off_a_third() -> Result<()> {
+    const EACH: usize = 30;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let attached = ["user/userapp", "backend/store", "admin/adminapp"];
+    let lab = bridged_lab(&attached)?;
+    let mut agent = Agent::start_bare(&lab, 2, &[])?;
+    attach(&lab, &attached)?;
+    let (user, stranger) = (lab.host("user/userapp")?, lab.host("other/stranger")?);
+    // One of them is not attached, and no program limits what it sends.
+    let flooders = [lab.host("admin/adminapp")?, stranger];
+    for kind in [0, 1] {
+        let stop = AtomicBool::new(false);
+        let flood = |from: &Host| -> Result<usize> {
+            let frame = &requests_for(from, user)?[kind];
+            let (injector, mut sent) = (from.injector()?, 0);
+            while !stop.load(Ordering::Relaxed) {
+                injector.send((0..EACH).map(|_| &frame[..]))?;
+                sent += EACH;
+                thread::sleep(PAUSE);
+            }
+            Ok(sent)
+        };
+        let at_user = Capture::start(&lab, user)?;
+        let (seen, sent) = thread::scope(|scope| {
+            let floods = flooders.map(|from| scope.spawn(move || flood(from)));
+            let seen = ping_with_new_neighbours(&lab, user);
+            stop.store(true, Ordering::Relaxed);
+            let mut sent = 0;
+            for flood in floods {
+                sent += flood.join().map_err(|_| anyhow!("a flood panicked"))??;
+            }
+            Ok::<_, anyhow::Error>((seen?, sent))
+        })?;
+        ensure!(seen.iter().all(answered), "{seen:?}");
+        let filter = if kind == 0 { "arp[6:2] = 1" } else { "icmp6 and ip6[40] = 135" };
+        let arrived = at_user.stop()?.packets(filter)?.len();
+        ensure!(arrived > 100 && sent > 500, "{arrived} of {sent} arrive");
+    }
+    agent.assert_alive()
 }
 
 /// A SYN to port 9090 of `to` from `source`, in a frame for `destination`.

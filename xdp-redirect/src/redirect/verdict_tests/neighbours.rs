@@ -265,6 +265,13 @@ fn requests_for_a_pod_use_up_neither_its_own_requests_nor_its_replies() {
 }
 
 impl Probe {
+    /// Lets as many frames of ARP and ND go to the pod in `slot` as may at once.
+    fn refill_to_pod(&mut self, slot: u32) {
+        let map = self.ebpf.map_mut("TO_POD_TIMES").unwrap();
+        let mut times = Array::<_, [u64; 3]>::try_from(map).unwrap();
+        times.set(slot, [0; 3], 0).unwrap();
+    }
+
     /// Runs one of the programs at the egress hook for a frame that the kernel had from the netdev
     /// `from`, or made itself if that is 0.
     fn run_egress(&mut self, program: &str, frame: &[u8], from: u32) -> TestRunResult {
@@ -326,6 +333,42 @@ fn the_guard_lets_arp_and_discovery_pass_by_the_same_rule() {
         (probe.dropped_for("to_pod_not_ip"), probe.dropped_for("to_pod_vlan_tagged")),
         (4, 1)
     );
+}
+
+#[test]
+fn a_pod_is_told_so_much_and_no_more_and_its_node_and_replies_are_counted_apart() {
+    const BURST: usize = 5000;
+    const BRIDGE_PORT: u32 = 7;
+    let mut probe = Probe::new();
+    let pairs = [(arp(), with(arp(), 21, &[2])), (solicitation().frame(), advertisement().frame())];
+    for (request, reply) in pairs {
+        let (request, reply) = (to_pod(request), to_pod(reply));
+        let to_many = with(request.clone(), 0, &[0xff; 6]);
+        let mut passed = |frame: &[u8], from| {
+            probe.refill_to_pod(0);
+            let verdicts: Vec<u32> = (0..4 * BURST)
+                .map(|_| probe.run_egress("guard", frame, from).return_value)
+                .collect();
+            assert!(verdicts.iter().all(|verdict| [NEXT, SHOT].contains(verdict)));
+            let passed = verdicts.iter().filter(|verdict| **verdict == NEXT).count();
+            // While this runs some more may pass: one each 200 µs.
+            assert!((BURST - 1..3 * BURST).contains(&passed), "{passed}");
+            // What is left for others: the node's, those of other links, replies.
+            let mut passes =
+                |frame: &[u8], from| probe.run_egress("guard", frame, from).return_value == NEXT;
+            [passes(&request, 0), passes(&request, BRIDGE_PORT), passes(&reply, BRIDGE_PORT)]
+        };
+        let left = passed(&to_many, BRIDGE_PORT);
+        assert_eq!((left[0], left[2]), (true, true));
+        let left = passed(&request, 0);
+        assert_eq!(left[1..], [true, true]);
+        let left = passed(&reply, BRIDGE_PORT);
+        assert_eq!(left[..2], [true, true]);
+    }
+    assert!(probe.dropped_for("to_pod_arp_nd_rate_limit") > 0);
+    // Another link has its own.
+    probe.redirect.links.insert(LOOPBACK, 1, 0).unwrap();
+    assert_eq!(probe.run_egress("guard", &to_pod(arp()), 0).return_value, NEXT);
 }
 
 #[test]
