@@ -409,8 +409,8 @@ fn an_atomic_fragment_is_an_ordinary_packet() {
 #[test]
 fn a_packet_that_lacks_frames_for_some_fragments_is_dropped_whole() {
     let mut outcomes = [0; 2];
-    for frames in 24..60 {
-        let mut rig = Rig::of(RigConfig { frames, ring: 8, ..RigConfig::default() });
+    for frames in 50..80 {
+        let mut rig = Rig::of(RigConfig { frames, ring: 16, ..RigConfig::default() });
         rig.shared.publish(snapshot(1, IngressOfB::FromAAt(proto::UDP)));
         let mut forwarded = 0;
         for fragment in cut(&datagram(true, 80, 8000), 1, 1500) {

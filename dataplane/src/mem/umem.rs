@@ -17,7 +17,8 @@ use super::frame::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet};
 use super::{Mapping, prefetch};
 
 /// One in so many frames is left to packets in flight and to those that flows hold (L7 inspection
-/// one in eight, fragments one in sixteen, with up to eight workers), however busy links are.
+/// one in eight, fragments one in sixteen), however busy links are. With more than eight workers,
+/// fragments may hold more ([`Umem::hold_more`]).
 const RESERVE: u32 = 4;
 
 /// Identifies a UMEM, so that a frame of one can't be used to access another.
@@ -53,8 +54,10 @@ pub struct Umem {
     tx_metadata: AtomicBool,
     /// Refills of fill rings by all workers, in thousands ([`super::FramePool::refill_time`]).
     pub(super) refills: AtomicU32,
-    /// Frames that are free but not spare.
+    /// Frames that are free but not spare: left to packets in flight and to flows, and to links
+    /// that will be opened.
     reserve: AtomicU32,
+    reserved_for_links: AtomicU32,
 }
 
 impl fmt::Debug for Umem {
@@ -77,7 +80,8 @@ impl Umem {
         let holder = (0..frames).map(|_| FrameOwner::default()).collect();
         let (registrant, open) = Default::default();
         let tx_metadata = AtomicBool::new(false);
-        let (refills, reserve) = (AtomicU32::new(0), AtomicU32::new(frames / RESERVE));
+        let [refills, reserved_for_links] = [0, 0].map(AtomicU32::new);
+        let reserve = AtomicU32::new(frames / RESERVE);
         let umem = Arc::new(Self {
             area,
             frames,
@@ -89,6 +93,7 @@ impl Umem {
             tx_metadata,
             refills,
             reserve,
+            reserved_for_links,
         });
         umem.free_frames((0..frames).map(|index| Frame::new(id, index)));
         Ok(umem)
@@ -214,6 +219,11 @@ impl Umem {
 
     /// Leaves `frames` more free to links that will be opened.
     pub fn reserve(&self, frames: u32) {
+        self.reserved_for_links.store(frames, Ordering::Relaxed);
+    }
+
+    /// Leaves `frames` more free to flows and fragments than one in four.
+    pub(crate) fn hold_more(&self, frames: u32) {
         let reserve = (self.frames / RESERVE).saturating_add(frames);
         self.reserve.store(reserve, Ordering::Relaxed);
     }
@@ -223,7 +233,8 @@ impl Umem {
     #[must_use]
     pub fn spare_frames(&self) -> u32 {
         let free = u32::try_from(self.free.len()).unwrap_or(u32::MAX);
-        free.saturating_sub(self.reserve.load(Ordering::Relaxed))
+        let reserved = [&self.reserve, &self.reserved_for_links];
+        reserved.iter().fold(free, |free, part| free.saturating_sub(part.load(Ordering::Relaxed)))
     }
 
     /// Number of frames in `link`'s rings.

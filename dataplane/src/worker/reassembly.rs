@@ -14,8 +14,8 @@
 //!   later fragment that would overwrite them (RFC 3128) overlaps.
 //! - *Timeout.* 30 seconds over IPv4 and 60 over IPv6 from the first fragment received, as in Linux
 //!   (`IP_FRAG_TIME`, `IPV6_FRAG_TIMEOUT`; RFC 8200 §4.5).
-//! - *Limits.* [`DATAGRAMS_MAX`] datagrams of [`PARTS_MAX`] fragments each, and one frame in
-//!   [`FRAMES_SHARE`] of the UMEM, over all workers. A link that uses as many as are free drops its
+//! - *Limits.* [`DATAGRAMS_MAX`] datagrams of [`PARTS_MAX`] fragments each, and a share of the UMEM's
+//!   frames, over all workers ([`frames_max`]). A link that uses as many as are free drops its
 //!   oldest datagram for a new one: that harms no other link, and a link that loses fragments is
 //!   not blocked until they time out.
 //! - *ECN.* A congestion mark of any fragment marks the datagram (RFC 3168 §5.3).
@@ -40,8 +40,11 @@ use super::egress::Egress;
 const DATAGRAMS_MAX: usize = 256;
 /// Fragments of one datagram, at most: 65,535 bytes take 45 at an MTU of 1500.
 const PARTS_MAX: usize = 64;
-/// Waiting fragments of all workers may use one in this many frames of the UMEM.
+/// Waiting fragments of all workers may use one in this many frames of the UMEM; with many workers
+/// more, up to [`FRAMES_SHARE_MOST`].
 const FRAMES_SHARE: usize = 16;
+const FRAMES_SHARE_MORE: usize = 8;
+const FRAMES_SHARE_MOST: usize = 4;
 /// Time between two checks for expired datagrams, milliseconds.
 const CHECK_MILLIS: u64 = 500;
 
@@ -159,6 +162,23 @@ struct Usage {
     ends: [Option<usize>; 2],
 }
 
+/// Frames of waiting fragments of each of `workers` workers, at most: with many workers, still
+/// enough for two of the largest datagrams if that is not more than one frame in
+/// [`FRAMES_SHARE_MORE`], or for one if it is not more than one in [`FRAMES_SHARE_MOST`].
+fn frames_max(umem_frames: u32, workers: u16) -> usize {
+    let share = |one_in: usize| umem_frames as usize / one_in / usize::from(workers.max(1));
+    let two = share(FRAMES_SHARE_MORE).min(2 * PARTS_MAX);
+    let one = share(FRAMES_SHARE_MOST).min(PARTS_MAX);
+    share(FRAMES_SHARE).max(two).max(one)
+}
+
+/// Frames that waiting fragments of all workers may use beyond one in [`FRAMES_SHARE`], to be left
+/// free by busy links.
+pub(super) fn frames_beyond_share(umem_frames: u32, workers: u16) -> u32 {
+    let all = frames_max(umem_frames, workers) * usize::from(workers);
+    (all as u32).saturating_sub(umem_frames / FRAMES_SHARE as u32)
+}
+
 /// One worker's incomplete datagrams.
 #[derive(Debug)]
 pub(super) struct Reassembly {
@@ -185,9 +205,7 @@ impl Reassembly {
             spare: Vec::with_capacity(DATAGRAMS_MAX),
             usage: Vec::new(),
             all: Usage::default(),
-            // With many workers, still enough for two of the largest datagrams.
-            frames_max: (umem_frames as usize / FRAMES_SHARE / usize::from(workers.max(1)))
-                .max(2 * PARTS_MAX),
+            frames_max: frames_max(umem_frames, workers),
             next_check: Nanos::default(),
         }
     }

@@ -20,6 +20,7 @@ use podgate_tables::policy::Snapshot;
 use podgate_tables::time::Nanos;
 
 use super::adaptive_poll::AdaptivePoll;
+use super::reassembly::frames_beyond_share;
 use super::service_tuples::untranslated;
 use super::steering::steer;
 use super::{
@@ -180,6 +181,7 @@ impl Dataplane {
         let (commands, threads, queues) = Default::default();
         let mut this =
             Self { umem, shared, commands, stop, clock: Mutex::new(clock), threads, queues };
+        this.umem.hold_more(frames_beyond_share(this.umem.frames(), config.shared.workers));
         for index in 0..config.shared.workers {
             let poll = Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), WAKER)?;
