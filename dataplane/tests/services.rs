@@ -561,7 +561,8 @@ fn with_affinity_a_client_has_one_backend_on_every_worker() {
         };
         vec![with(proto::TCP), with(proto::UDP)]
     };
-    for (affinity, backends) in [(Affinity::ClientIp, 1), (Affinity::None, 8)] {
+    let by_client = Affinity::ClientIp { seconds: 10_800 };
+    for (affinity, backends) in [(by_client, 1), (Affinity::None, 8)] {
         let mut rig = rig(3, with_ports(snapshot(1, IngressOfB::Open), V4, ports(affinity)));
         let mut seen = HashSet::new();
         for client in CLIENT..CLIENT + 64 {
@@ -570,6 +571,66 @@ fn with_affinity_a_client_has_one_backend_on_every_worker() {
             }
         }
         assert_eq!(seen.len(), backends);
+    }
+}
+
+/// As kube-proxy: a client keeps its backend until the timeout after it last opened a flow, although
+/// others would be chosen by now; on every worker.
+#[test]
+fn with_affinity_a_client_keeps_its_backend_until_the_timeout() {
+    const SECONDS: u64 = 100;
+    let with = |epoch, backends: std::ops::Range<u8>| {
+        let affinity = Affinity::ClientIp { seconds: SECONDS as u32 };
+        let ports = [proto::TCP, proto::UDP].map(|protocol| {
+            let backends = outside_backends(backends.clone())(V4);
+            ServicePort { affinity, ..port(protocol, &backends) }
+        });
+        with_ports(snapshot(epoch, IngressOfB::Open), V4, ports.to_vec())
+    };
+    for (workers, protocol) in (1..=3).flat_map(|n| [(n, proto::TCP), (n, proto::UDP)]) {
+        let mut rig = rig(workers, with(1, 1..2));
+        let mut clients = CLIENT..;
+        // From as many ports as reach every worker.
+        let mut backend = |rig: &mut Rig| {
+            let mut seen = HashSet::new();
+            for client in clients.by_ref().take(16) {
+                seen.insert(open(rig, &to_service(V4, protocol, client)).dst);
+            }
+            assert_eq!(seen.len(), 1, "one backend on every worker");
+            seen.into_iter().next().unwrap()
+        };
+        let one = backend(&mut rig);
+        rig.shared.publish(with(2, 1..100));
+        for _ in 0..3 {
+            rig.now = rig.now.plus_secs(SECONDS - 1);
+            assert_eq!(backend(&mut rig), one);
+        }
+        rig.now = rig.now.plus_secs(SECONDS);
+        let chosen = backend(&mut rig);
+        assert_ne!(chosen, one, "another of 99 is chosen");
+        // The backend is gone, and comes back.
+        rig.shared.publish(with(3, 1..2));
+        assert_eq!(backend(&mut rig), one);
+        rig.shared.publish(with(4, 1..100));
+        assert_eq!(backend(&mut rig), one);
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+/// What only one worker has seen is known to the others.
+#[test]
+fn workers_tell_each_other_of_affinity() {
+    let with = |epoch, backends| {
+        let affinity = Affinity::ClientIp { seconds: 100 };
+        let port = ServicePort { affinity, ..port(proto::TCP, &outside_backends(backends)(V4)) };
+        with_ports(snapshot(epoch, IngressOfB::Open), V4, vec![port])
+    };
+    let mut rig = rig(4, with(1, 1..2));
+    let one = open(&mut rig, &to_service(V4, proto::TCP, CLIENT)).dst;
+    rig.shared.publish(with(2, 1..100));
+    for client in CLIENT + 1..CLIENT + 32 {
+        assert_eq!(open(&mut rig, &to_service(V4, proto::TCP, client)).dst, one);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
 use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
+use super::affinity::AffinityRecord;
 use super::capture::Capturing;
 use super::reply_limit::ReplyLimit;
 use super::rule_counters::RuleCounters;
@@ -466,6 +467,11 @@ impl Egress {
             }
             Err(packet) => self.drop_packet(packet, DropReason::HandoffFull),
         }
+    }
+
+    /// Tells the other workers which backend a client has.
+    pub(super) fn publish_affinity(&self, record: AffinityRecord) {
+        self.shared.publish_affinity(self.index, record);
     }
 
     /// Accounts for a packet that another worker handed off to us.

@@ -6,6 +6,7 @@
 //! workers on threads.
 
 mod adaptive_poll;
+mod affinity;
 mod capture;
 mod checks;
 mod ctx;
@@ -81,6 +82,8 @@ const BATCH: usize = 64;
 const ROUND: usize = 4 * BATCH;
 /// Packets taken from each hand-off ring in one round, at most.
 const HANDOFF_BATCH: usize = 64;
+/// Records of session affinity taken from other workers in one round, at most.
+const AFFINITY_BATCH: usize = 256;
 
 /// One worker: its queues, its flows, its frames.
 #[derive(Debug)]
@@ -298,6 +301,8 @@ impl Worker {
         }
         let epoch = snapshot.as_ref().map_or(Epoch::default(), |snapshot| snapshot.epoch);
         self.egress.begin_capture_round(now, epoch);
+        let told = std::iter::from_fn(|| self.shared.take_affinity(self.index));
+        told.take(AFFINITY_BATCH).for_each(|record| self.pipeline.affinities.learn(record));
         let mut processed = 0;
         loop {
             let (packets, more) = self.poll_ports(now, snapshot.as_deref(), clock);

@@ -102,6 +102,7 @@ use crate::packet::HostFrame;
 use crate::packet::{L4, View, parse, quoted};
 use crate::worker::Shared;
 
+use super::affinity::Affinities;
 use super::checks::{check_addresses, is_detached_from, is_link_scope_icmp, is_tunnel_to_node};
 use super::ctx::{Evaluation, OpenerLink, PacketCtx};
 use super::datagrams::Datagrams;
@@ -133,6 +134,7 @@ pub(super) struct Pipeline {
     pub(super) decisions: DecisionCache,
     /// What flows are translated to.
     pub(super) targets: Targets,
+    pub(super) affinities: Affinities,
     pub(super) inspectors: Inspectors,
     pub(super) datagrams: Datagrams,
     fast_path: FastPath,
@@ -148,6 +150,7 @@ impl Pipeline {
             flows: FlowTable::new(shared.config.flows_per_worker),
             decisions: DecisionCache::new(shared.config.flows_per_worker),
             targets: Targets::new(),
+            affinities: Affinities::new(),
             inspectors: Inspectors::new(shared.config.inspected_per_worker),
             datagrams: Datagrams::new(index, shared),
             fast_path: FastPath::new(),

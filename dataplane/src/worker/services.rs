@@ -15,7 +15,8 @@
 //!   translated either; policy sees the cluster IP, which is an address of `world`.
 //! - *Which backend.* [`ServicePort::choose`], which depends on the client and the backends only.
 //!   Without affinity, the worker prefers backends whose flow it owns itself, so that few packets
-//!   are handed over.
+//!   are handed over. With affinity, a client keeps the backend that it had last
+//!   ([`super::affinity`]) until the service's timeout after its last new flow.
 //! - *No backend, or no such port*: the packet is dropped and rejected, TCP by a reset, the others
 //!   by "port unreachable". With backends on other nodes only, and `internalTrafficPolicy: Local`,
 //!   it is dropped silently, as kube-proxy does.
@@ -37,7 +38,9 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{ProvenSender, Subject, Verdict};
 use podgate_tables::proto;
-use podgate_tables::service::{ClusterIp, Frontend, ServicePort, WithoutBackends, is_translated};
+use podgate_tables::service::{
+    Affinity, ClusterIp, Frontend, ServicePort, WithoutBackends, is_translated,
+};
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::{Flow, FlowIx, FlowLinks, FlowPlace, tcp};
@@ -46,6 +49,7 @@ use crate::packet::icmp_error::IcmpError;
 use crate::packet::translate::{translate, translate_error};
 use crate::packet::{L4, View};
 
+use super::affinity::{AffinityKey, AffinityRecord};
 use super::ctx::{Evaluation, PacketCtx};
 use super::icmp_reply::send_icmp_error;
 use super::pipeline::Pipeline;
@@ -162,7 +166,7 @@ impl Pipeline {
             reject(cx, link, view, packet, DropReason::ServiceNoPort);
             return None;
         };
-        let Some(backend) = self.choose(port, &view.tuple) else {
+        let Some(backend) = self.choose(cx, port, &view.tuple) else {
             match port.without_backends {
                 WithoutBackends::Reject => {
                     reject(cx, link, view, packet, DropReason::ServiceNoBackend);
@@ -186,9 +190,26 @@ impl Pipeline {
         None
     }
 
-    fn choose(&self, port: &ServicePort, tuple: &Tuple) -> Option<Frontend> {
+    fn choose(
+        &mut self,
+        cx: &PacketCtx<'_>,
+        port: &ServicePort,
+        tuple: &Tuple,
+    ) -> Option<Frontend> {
         let is_own = |backend| steer(&translated(tuple, backend), self.workers) == self.index;
-        port.choose(source(tuple), is_own)
+        let Affinity::ClientIp { seconds } = port.affinity else {
+            return port.choose(source(tuple), is_own);
+        };
+        let (client, frontend) = (tuple.src, destination(tuple));
+        let key = AffinityKey { client, frontend, protocol: tuple.protocol };
+        let last = self.affinities.backend(&key, seconds, cx.now);
+        let last = last.filter(|backend| port.has(*backend));
+        let backend = last.or_else(|| port.choose(source(tuple), is_own))?;
+        let record = AffinityRecord { key, backend, used: cx.now };
+        if self.affinities.record(record, seconds) {
+            cx.egress.publish_affinity(record);
+        }
+        Some(backend)
     }
 
     fn insert_translation(

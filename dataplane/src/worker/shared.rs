@@ -17,12 +17,16 @@ use crate::l7::dns::learned::Answers;
 use crate::mem::Packet;
 use crate::stats::WorkerStats;
 
+use super::affinity::AffinityRecord;
 use super::release::Rounds;
 
 /// Capacity of all hand-off rings to one worker, packets, divided equally among them.
 const HANDOFFS_TO_ONE: usize = 2048;
 /// Smallest capacity of one ring, packets.
 const HANDOFFS_MIN: usize = 64;
+
+/// Records of session affinity that may wait for one worker. Beyond half of them it is woken.
+const AFFINITIES_TO_ONE: usize = 1024;
 
 /// DNS answers of one worker that may wait for the control thread.
 const ANSWERS_PER_WORKER: usize = 512;
@@ -79,6 +83,8 @@ pub struct Shared {
     /// A ring for each pair of workers: those to the first worker, by source worker, then those to
     /// the second, and so on. So each ring has one producer, which knows the links' shares of it.
     handoffs: Vec<ArrayQueue<Handoff>>,
+    /// What other workers tell each worker of session affinity.
+    affinities: Vec<ArrayQueue<AffinityRecord>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
     pub(super) rounds: Vec<CachePadded<Rounds>>,
 }
@@ -101,6 +107,7 @@ impl Shared {
             events: each.clone().map(|_| EventRing::new(config.events_per_worker)).collect(),
             answers: Answers::new(config.workers, ANSWERS_PER_WORKER),
             handoffs: pairs.map(ArrayQueue::new).collect(),
+            affinities: each.clone().map(|_| ArrayQueue::new(AFFINITIES_TO_ONE)).collect(),
             sleepers: each.clone().map(|_| CachePadded::default()).collect(),
             rounds: each.map(|_| CachePadded::default()).collect(),
         })
@@ -139,6 +146,24 @@ impl Shared {
         pushed.map_err(|(_, packet, _)| packet)?;
         self.sleepers[usize::from(to)].wake_if_asleep();
         Ok(())
+    }
+
+    /// Tells all other workers of a record of worker `from`. A worker whose ring is full is not
+    /// told.
+    pub(super) fn publish_affinity(&self, from: u16, record: AffinityRecord) {
+        for (to, (ring, sleeper)) in self.affinities.iter().zip(&self.sleepers).enumerate() {
+            if to == usize::from(from) {
+                continue;
+            }
+            if ring.push(record).is_err() || ring.len() > AFFINITIES_TO_ONE / 2 {
+                sleeper.wake_if_asleep();
+            }
+        }
+    }
+
+    /// A record of another worker.
+    pub(super) fn take_affinity(&self, to: u16) -> Option<AffinityRecord> {
+        self.affinities[usize::from(to)].pop()
     }
 
     /// Packets on the ring from worker `from` to worker `to`, and free entries.

@@ -70,9 +70,12 @@ pub enum Affinity {
     /// By the flow's tuple.
     #[default]
     None,
-    /// By the client's address: a client has the same backend as long as that is one
+    /// By the client's address: a client has the backend that it had last, as long as that is one
     /// (`sessionAffinity: ClientIP`).
-    ClientIp,
+    ClientIp {
+        /// How long after a client's last flow, seconds.
+        seconds: u32,
+    },
 }
 
 /// What happens to packets while a port has no backend.
@@ -212,7 +215,8 @@ impl ServicePort {
         self.backends.binary_search(&Backend::new(backend.address, backend.port)).is_ok()
     }
 
-    /// The backend for a client with this address and port; `None` if there is none.
+    /// The backend for a client with this address and port, which had none before; `None` if there
+    /// is none.
     ///
     /// With affinity it is the one with the highest hash of client and backend (rendezvous
     /// hashing): when backends come and go, only clients of those change. Without, it is the first
@@ -225,7 +229,7 @@ impl ServicePort {
     ) -> Option<Frontend> {
         let address = client.address.bits();
         let of_client = mix(address as u64 ^ mix((address >> 64) as u64));
-        if self.affinity == Affinity::ClientIp {
+        if matches!(self.affinity, Affinity::ClientIp { .. }) {
             let weight = |backend: &&Backend| {
                 let bits = backend.address().bits();
                 let of_backend =
@@ -289,11 +293,12 @@ mod tests {
         Frontend { address: Address::v4((0x0a01_0000 + number).to_be_bytes()), port: 40_000 }
     }
 
+    const AFFINITY: Affinity = Affinity::ClientIp { seconds: 10_800 };
     const ANY: fn(Frontend) -> bool = |_| true;
 
     #[test]
     fn without_backends_there_is_no_choice() {
-        for affinity in [Affinity::None, Affinity::ClientIp] {
+        for affinity in [Affinity::None, AFFINITY] {
             assert_eq!(port(affinity, []).choose(client(1), ANY), None);
         }
     }
@@ -304,7 +309,7 @@ mod tests {
     fn clients_are_spread_evenly() {
         let by_port = |number: u32| Frontend { port: number as u16, ..client(1) };
         let of: [(_, &dyn Fn(u32) -> Frontend); 3] =
-            [(Affinity::ClientIp, &client), (Affinity::None, &client), (Affinity::None, &by_port)];
+            [(AFFINITY, &client), (Affinity::None, &client), (Affinity::None, &by_port)];
         for (affinity, client) in of {
             let port = port(affinity, 1..=10);
             let mut counts: HashMap<Frontend, u32> = HashMap::new();
@@ -335,8 +340,8 @@ mod tests {
             gone in prop::collection::btree_set(100..200_u8, 0..10),
             number in 0..5000_u32,
         ) {
-            let before = port(Affinity::ClientIp, stay.iter().chain(&gone).copied());
-            let after = port(Affinity::ClientIp, stay.iter().copied());
+            let before = port(AFFINITY, stay.iter().chain(&gone).copied());
+            let after = port(AFFINITY, stay.iter().copied());
             let chosen = before.choose(client(number), ANY).unwrap();
             if after.has(chosen) {
                 prop_assert_eq!(after.choose(client(number), ANY), Some(chosen));

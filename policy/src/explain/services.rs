@@ -75,7 +75,7 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
             port: port.port,
             protocol: proto::name(port.protocol).into_owned(),
             service_type: store.service(&key).map_or("", |it| it.kind.name()).to_owned(),
-            client_ip_affinity: port.affinity == Affinity::ClientIp,
+            client_ip_affinity: matches!(port.affinity, Affinity::ClientIp { .. }),
             backends: port
                 .backends
                 .iter()

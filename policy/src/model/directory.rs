@@ -20,6 +20,12 @@ use crate::labels::Labels;
 /// Most networks of one group. An object of the API server holds at most 1.5 MB, which is fewer.
 const NETWORKS_MAX: usize = 100_000;
 
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not set, or not valid, and its
+/// largest value (`DefaultClientIPServiceAffinitySeconds` and `MaxClientIPServiceAffinitySeconds`
+/// in `pkg/apis/core/types.go` of Kubernetes).
+const AFFINITY_SECONDS: u32 = 10_800;
+const AFFINITY_SECONDS_MAX: u32 = 86_400;
+
 /// A CiliumCIDRGroup (cilium `pkg/k8s/apis/cilium.io/v2/cidrgroups_types.go`).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CidrGroup {
@@ -73,7 +79,7 @@ pub struct Service {
     pub kind: ServiceKind,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
-    /// `spec.sessionAffinity`.
+    /// `spec.sessionAffinity`, with the timeout of `spec.sessionAffinityConfig`.
     pub affinity: Affinity,
     /// `spec.internalTrafficPolicy`.
     pub traffic: InternalTraffic,
@@ -177,7 +183,12 @@ impl Service {
             _ => ServiceKind::ClusterIp,
         };
         if field("sessionAffinity").and_then(Value::as_str) == Some("ClientIP") {
-            service.affinity = Affinity::ClientIp;
+            let config = field("sessionAffinityConfig");
+            let seconds = config.and_then(|config| config.pointer("/clientIP/timeoutSeconds"));
+            let seconds = seconds.and_then(Value::as_u64).and_then(|value| value.try_into().ok());
+            let valid = seconds.filter(|seconds| (1..=AFFINITY_SECONDS_MAX).contains(seconds));
+            let seconds = valid.unwrap_or(AFFINITY_SECONDS);
+            service.affinity = Affinity::ClientIp { seconds };
         }
         if field("internalTrafficPolicy").and_then(Value::as_str) == Some("Local") {
             service.traffic = InternalTraffic::Local;

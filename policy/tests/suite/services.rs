@@ -163,8 +163,34 @@ fn affinity_and_protocols_are_taken_from_the_service() {
     let services = compile(&store).tables.services.clone();
     let udp = services.port(Frontend { address, port: 53 }, proto::UDP).unwrap();
     assert!(udp.backends.is_empty(), "the slice has no such port");
-    assert_eq!(udp.affinity, Affinity::ClientIp);
+    assert_eq!(udp.affinity, Affinity::ClientIp { seconds: 10_800 });
     assert_eq!(backends(&store, IP).unwrap(), ["10.0.0.1:8080"]);
+}
+
+#[test]
+fn the_timeout_of_affinity_is_taken_from_the_service() {
+    let address = Address::from(IP.parse::<IpAddr>().unwrap());
+    let values = [
+        (json!(1), 1),
+        (json!(300), 300),
+        (json!(86_400), 86_400),
+        // The API server rejects these.
+        (json!(0), 10_800),
+        (json!(86_401), 10_800),
+        (json!("300"), 10_800),
+        (json!(null), 10_800),
+    ];
+    for (value, seconds) in values {
+        let config = json!({"clientIP": {"timeoutSeconds": value}});
+        let more = json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config});
+        let store = store_of(&[
+            service("web", IP, &more),
+            slice("a", "web", 8080, &json!([ready("10.0.0.1")])),
+        ]);
+        let services = compile(&store).tables.services.clone();
+        let port = services.port(Frontend { address, port: 80 }, proto::TCP).unwrap();
+        assert_eq!(port.affinity, Affinity::ClientIp { seconds }, "{value}");
+    }
 }
 
 #[test]
