@@ -17,8 +17,8 @@ use super::frame::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet};
 use super::{Mapping, prefetch};
 
 /// One in so many frames is left to packets in flight and to those that flows hold (L7 inspection
-/// one in eight, fragments one in sixteen), however busy links are. With more than eight workers,
-/// fragments may hold more ([`Umem::hold_more`]).
+/// one in eight, fragments one in sixteen), however busy links are. With many workers, fragments
+/// may hold more ([`Umem::hold_more`]).
 const RESERVE: u32 = 4;
 
 /// Identifies a UMEM, so that a frame of one can't be used to access another.

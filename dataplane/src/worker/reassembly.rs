@@ -41,10 +41,10 @@ const DATAGRAMS_MAX: usize = 256;
 /// Fragments of one datagram, at most: 65,535 bytes take 45 at an MTU of 1500.
 const PARTS_MAX: usize = 64;
 /// Waiting fragments of all workers may use one in this many frames of the UMEM; with many workers
-/// more, up to [`FRAMES_SHARE_MOST`].
+/// more ([`frames_max`]).
 const FRAMES_SHARE: usize = 16;
-const FRAMES_SHARE_MORE: usize = 8;
-const FRAMES_SHARE_MOST: usize = 4;
+/// Beyond that, at most one in this many frames is left free for them.
+const FRAMES_SHARE_MORE: u32 = 8;
 /// Time between two checks for expired datagrams, milliseconds.
 const CHECK_MILLIS: u64 = 500;
 
@@ -163,20 +163,18 @@ struct Usage {
 }
 
 /// Frames of waiting fragments of each of `workers` workers, at most: with many workers, still
-/// enough for two of the largest datagrams if that is not more than one frame in
-/// [`FRAMES_SHARE_MORE`], or for one if it is not more than one in [`FRAMES_SHARE_MOST`].
+/// enough for two of the largest datagrams, of which one link may use the half.
 fn frames_max(umem_frames: u32, workers: u16) -> usize {
-    let share = |one_in: usize| umem_frames as usize / one_in / usize::from(workers.max(1));
-    let two = share(FRAMES_SHARE_MORE).min(2 * PARTS_MAX);
-    let one = share(FRAMES_SHARE_MOST).min(PARTS_MAX);
-    share(FRAMES_SHARE).max(two).max(one)
+    let share = umem_frames as usize / FRAMES_SHARE / usize::from(workers.max(1));
+    share.max(2 * PARTS_MAX)
 }
 
-/// Frames that waiting fragments of all workers may use beyond one in [`FRAMES_SHARE`], to be left
-/// free by busy links.
+/// Frames that busy links leave free to waiting fragments beyond one in [`FRAMES_SHARE`]: as many
+/// as all workers may use, and at most one in [`FRAMES_SHARE_MORE`].
 pub(super) fn frames_beyond_share(umem_frames: u32, workers: u16) -> u32 {
     let all = frames_max(umem_frames, workers) * usize::from(workers);
-    (all as u32).saturating_sub(umem_frames / FRAMES_SHARE as u32)
+    let more = (all as u32).saturating_sub(umem_frames / FRAMES_SHARE as u32);
+    more.min(umem_frames / FRAMES_SHARE_MORE)
 }
 
 /// One worker's incomplete datagrams.
