@@ -187,6 +187,7 @@ impl Cluster {
             synced: self.is_synced(),
             problems,
             current: self.kinds.values().all(Watched::is_current),
+            unsaved: 0,
         }
     }
 }
