@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,9 +17,8 @@ use tracing::info;
 
 use super::flow_thread::FlowThread;
 use super::host_network::HOST_SLOT;
-use super::state::StateDir;
 use crate::certificates;
-use crate::cli::{HubbleArgs, RunArgs};
+use crate::cli::{HUBBLE_SOCKET_NAME, HubbleArgs, RunArgs};
 
 /// Names in certificates end so, as those that Cilium's installation makes.
 const TLS_SUFFIX: &str = "default.hubble-grpc.cilium.io";
@@ -66,19 +65,23 @@ fn tls_name(node: &str) -> String {
     format!("{}.{TLS_SUFFIX}", node.replace('.', "-"))
 }
 
-/// Opens the sockets and starts the flow thread, which serves them.
+/// Opens the sockets and starts the flow thread, which serves them. Unless another one is given,
+/// the unix socket is beside `control_socket`.
 ///
 /// # Errors
 /// When a socket can't be opened.
 pub(super) fn start(
     args: &RunArgs,
-    state: &StateDir,
+    control_socket: &Path,
     clock: Clock,
 ) -> Result<(FlowThread, Peers, Arc<UnixSocket>)> {
     let hubble = &args.hubble;
-    let socket = hubble.socket.clone().unwrap_or_else(|| state.hubble_socket());
+    let beside = || control_socket.with_file_name(HUBBLE_SOCKET_NAME);
+    let socket = hubble.socket.clone().unwrap_or_else(beside);
     let tcp = tcp(hubble)?;
-    let listeners = Listeners::open(&socket, tcp.as_ref()).context("Hubble's API: can't use")?;
+    let listeners = Listeners::open(&socket, tcp.as_ref()).context(
+        "can't use the sockets of Hubble's API (--hubble-socket, or --control-socket beside it)",
+    )?;
     let name = node_name(hubble)?;
     let address = match listeners.tcp_address() {
         Some(address) => address.to_string(),
