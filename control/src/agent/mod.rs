@@ -45,6 +45,7 @@ mod policy_plane;
 mod preflight;
 mod reconcile;
 mod restart;
+mod retries;
 mod rule_totals;
 mod server;
 mod signals;
@@ -375,24 +376,6 @@ impl Agent {
         }
         self.find_unknown_pods(netlink).await;
         Ok(())
-    }
-
-    /// Finds links with pinned programs that no endpoint names.
-    async fn find_unknown_pods(&mut self, netlink: &Netlink) {
-        let pins = self.files.state().bpf();
-        let indices = match endpoints::pinned_indices(&pins) {
-            Ok(indices) => indices,
-            Err(error) => return warn!("can't read {}: {error}", pins.display()),
-        };
-        let mut attached = self.endpoints.attached_indices();
-        attached.extend(self.host.own());
-        for index in indices.difference(&attached) {
-            match netlink.link_at(*index).await {
-                Ok(Some(link)) => self.endpoints.record_unknown(link),
-                Ok(None) => self.endpoints.links().unpin(*index),
-                Err(error) => warn!("{error}"),
-            }
-        }
     }
 
     async fn serve(
