@@ -232,9 +232,9 @@ impl Endpoints {
         self.unset = unset;
     }
 
-    /// Whether they could not be set for all pods.
+    /// Whether they could not be set for all pods, or not be removed of some that are gone.
     pub(super) fn has_unset_pods(&self) -> bool {
-        !self.unset.is_empty()
+        !self.unset.is_empty() || self.links.has_left()
     }
 
     /// Indices of the attached links.

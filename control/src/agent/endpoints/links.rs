@@ -225,7 +225,20 @@ impl Links {
                 failed.push(format!("the pod behind the link in slot {slot} is cut off: {error}"));
             }
         }
+        let left = self.redirect.remove_left().into_iter().map(|(ifindex, error)| {
+            format!(
+                "addresses of a pod that is gone are still known behind link number {ifindex}: \
+                 {error}; removing them is tried again every second"
+            )
+        });
+        failed.extend(left);
         failed
+    }
+
+    /// Whether something is left in the programs' maps of pods that are gone; [`Self::set_pods`]
+    /// removes it.
+    pub(in crate::agent) fn has_left(&self) -> bool {
+        self.redirect.has_left()
     }
 
     /// What the programs dropped, by reason.
