@@ -121,11 +121,22 @@ impl PodEntries {
         mut apply: impl FnMut(Change) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
         let Some(pod) = now else { return self.clear(apply) };
+        if self.is(&pod) {
+            return Ok(());
+        }
         let result = self.set(pod, &mut apply);
         if result.is_err() {
             return result.and(self.clear(apply));
         }
         result
+    }
+
+    /// Whether the maps have this pod.
+    fn is(&self, pod: &Pod) -> bool {
+        // A pod has few addresses, perhaps one of them twice.
+        self.mac == Some(pod.mac)
+            && pod.addresses.iter().all(|address| self.addresses.contains(address))
+            && self.addresses.iter().all(|address| pod.addresses.contains(address))
     }
 
     fn set(
@@ -262,5 +273,18 @@ mod tests {
         maps.fails.clear();
         assert!(left.remove(|_, change| maps.apply(change)).is_empty() && left.is_empty());
         assert_eq!(maps.entries, PodEntries::default());
+    }
+
+    #[test]
+    fn the_same_pod_changes_nothing() {
+        let (mut maps, mut known) = (Maps::default(), PodEntries::default());
+        known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
+        let none = |change| panic!("{change:?}");
+        known.replace(Some(pod(1, &[2, 1])), none).unwrap();
+        known.replace(Some(pod(1, &[1, 2, 2])), none).unwrap();
+        for other in [pod(2, &[1, 2]), pod(2, &[1, 1]), pod(2, &[1])] {
+            known.replace(Some(other.clone()), |change| maps.apply(change)).unwrap();
+            assert_eq!(maps.entries.addresses, BTreeSet::from_iter(other.addresses));
+        }
     }
 }

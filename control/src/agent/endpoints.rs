@@ -12,6 +12,7 @@ mod unknown;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use futures_util::StreamExt;
@@ -226,7 +227,7 @@ impl Endpoints {
     }
 
     /// Sets MAC and IP addresses of the ready pods in the programs' maps.
-    pub(super) fn set_pods(&mut self, routes: &RouteTable) {
+    pub(super) fn set_pods(&mut self, routes: &Arc<RouteTable>) {
         let unset = self.links.set_pods(routes);
         unset.iter().filter(|line| !self.unset.contains(line)).for_each(|line| error!("{line}"));
         self.unset = unset;

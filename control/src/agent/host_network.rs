@@ -191,9 +191,13 @@ impl HostNetwork {
     /// `pg-host`.
     pub(super) fn set_routes(&self, pods: BTreeMap<IpAddr, u32>) {
         let link = self.link.host.index;
-        self.routes.send_modify(|routes| {
+        self.routes.send_if_modified(|routes| {
+            if routes.generation > 0 && routes.link == link && routes.pods == pods {
+                return false;
+            }
             routes.generation += 1;
             (routes.link, routes.pods) = (link, pods);
+            true
         });
     }
 
@@ -443,6 +447,22 @@ mod tests {
         network.link_read(7, Err("ENOBUFS".to_owned()));
         assert!(network.links_due(BTreeSet::new).is_empty());
         assert_eq!(network.problems().count(), 0);
+    }
+
+    #[test]
+    fn routes_that_are_the_same_are_not_set_again() {
+        let mut network = network();
+        let mut wanted = network.routes.subscribe();
+        let pods = || BTreeMap::from([(IpAddr::from([192, 0, 2, 7]), 1500)]);
+        network.set_routes(BTreeMap::new());
+        assert!(wanted.has_changed().unwrap(), "those of the agent before may be there");
+        network.set_routes(pods());
+        wanted.mark_unchanged();
+        network.set_routes(pods());
+        assert!(!wanted.has_changed().unwrap());
+        network.link.host.index += 1;
+        network.set_routes(pods());
+        assert!(wanted.has_changed().unwrap());
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(super) struct Peers {
     /// Where this node listens; none if it has a unix socket only.
     port: Option<SocketAddr>,
     to: watch::Sender<Vec<Node>>,
+    /// [`Store::node_changes`] of the last update.
+    seen: Option<u64>,
 }
 
 impl Peers {
@@ -38,8 +40,11 @@ impl Peers {
     }
 
     /// Takes the nodes from the store; a relay learns what changed.
-    pub(super) fn update(&self, store: &Store) {
+    pub(super) fn update(&mut self, store: &Store) {
         let Some(listens) = self.port else { return };
+        if self.seen.replace(store.node_changes()) == Some(store.node_changes()) {
+            return;
+        }
         let mut nodes = vec![self.own.clone()];
         for (name, node) in store.named_nodes() {
             let Some(address) = node.internal.first() else { continue };
@@ -92,7 +97,7 @@ pub(super) fn start(
     let own =
         Node { name: name.clone(), address, tls_server_name: with_tls.then(|| tls_name(&name)) };
     let (to, nodes) = watch::channel(vec![own.clone()]);
-    let peers = Peers { own, port: listeners.tcp_address(), to };
+    let peers = Peers { own, port: listeners.tcp_address(), to, seen: None };
     let agent_events = Arc::new(AgentEvents::default());
     agent_events.started(Timestamp::now());
     let config = Config {
@@ -158,7 +163,8 @@ mod tests {
             tls_server_name: Some(tls_name("a.example")),
         };
         let (to, nodes) = watch::channel(vec![own.clone()]);
-        let mut peers = Peers { own, port: Some("0.0.0.0:4244".parse().unwrap()), to };
+        let port = Some("0.0.0.0:4244".parse().unwrap());
+        let mut peers = Peers { own, port, to, seen: None };
         let mut store = Store::new();
         for (name, address) in [("a.example", "192.0.2.1"), ("b.example", "2001:db8::2")] {
             let addresses = [json!({"type": "InternalIP", "address": address})];
