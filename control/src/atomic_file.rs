@@ -33,18 +33,46 @@ pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Resul
     replace(path, bytes, mode).inspect_err(|_| _ = FAILED.fetch_add(1, Ordering::Relaxed))
 }
 
-fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = temporary(path);
-    let written = create(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = written {
-        // It may not exist; the first error is reported.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
+/// [`write`] for many files of the directory `dir`, whose entries are written to disk once for all.
+/// Returns what became of each. It holds as many files open.
+pub(crate) fn write_all(dir: &Path, files: &[(&Path, &[u8])]) -> Vec<io::Result<()>> {
+    // All are created before the first is on disk, so that the file system may join the work.
+    let created: Vec<_> = files.iter().map(|(path, bytes)| create(path, bytes, 0o600)).collect();
+    let both = files.iter().zip(created);
+    let mut written: Vec<_> = both.map(|((path, _), created)| finish(path, created)).collect();
+    if let Err(error) = sync_directory(dir) {
+        let failed = written.iter_mut().filter(|result| result.is_ok());
+        failed.for_each(|result| *result = Err(io::Error::new(error.kind(), error.to_string())));
     }
+    count_failed(written.iter().filter(|result| result.is_err()).count());
+    written
+}
+
+/// Counts writes that were not possible.
+pub(crate) fn count_failed(count: usize) {
+    FAILED.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    finish(path, create(path, bytes, mode))?;
     match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
         _ => Ok(()),
     }
+}
+
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Puts the file that [`create`] made in the place of `path`, or removes it.
+fn finish(path: &Path, created: io::Result<File>) -> io::Result<()> {
+    let temporary = temporary(path);
+    let synced = created.and_then(|file| file.sync_all());
+    synced.and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
+        // It may not exist; the first error is reported.
+        let _ = fs::remove_file(&temporary);
+    })
 }
 
 /// Where the new content is written first: beside the file, `NAME.new`.
@@ -59,13 +87,15 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+/// Writes the new content of `path` to its [`temporary`] file, which may not be on disk yet.
+fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(mode).open(path)?;
+    let options = options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = options.open(temporary(path))?;
     // Whatever the umask, and the mode of one that a crash left.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
-    file.sync_all()
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -95,5 +125,21 @@ mod tests {
         assert!(path.join("kept").exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write(&dir.path().join("no/such/dir"), b"new").is_err());
+    }
+
+    #[test]
+    fn one_of_many_files_that_can_not_be_written_fails_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("b")).unwrap();
+        fs::write(dir.path().join("b/kept"), "").unwrap();
+        let failed_before = failed_writes();
+        let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
+        let files = paths.each_ref().map(|path| (&**path, &b"content"[..]));
+        let written = write_all(dir.path(), &files);
+        let written: Vec<_> = written.iter().map(Result::is_ok).collect();
+        assert_eq!(written, [true, false, true]);
+        assert!(failed_writes() > failed_before);
+        assert_eq!(fs::read(dir.path().join("c")).unwrap(), b"content");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 }

@@ -25,11 +25,13 @@ struct Report {
     host_link: bool,
     /// What remains, one line each.
     remaining: Vec<String>,
+    /// What nobody can know any more, one line each.
+    unknown: Vec<String>,
 }
 
 /// Detaches the pinned programs, restores pods' TX checksum offload, removes `pg-host` and
 /// `pg-xsk` with the routes through them, and the state directory; prints what was done. Failures
-/// are listed at the end, with exit code 1.
+/// are listed at the end, with exit code 1. What was lost with a state directory is said, too.
 ///
 /// # Errors
 /// When an agent still runs, or nothing can be done at all.
@@ -62,7 +64,7 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
         report.remove_pins(pins, false);
         if report.detached > 0 {
             let dir = state_dir.display();
-            report.left(&format!(
+            report.unknown.push(format!(
                 "{dir} is gone, and with it the list of pods; their TX checksum offload may be off"
             ));
         }
@@ -88,10 +90,18 @@ impl Report {
             self.detached,
             self.offloads
         ))?;
+        for what in &self.unknown {
+            eprintln!("podgate: {}", escape(what));
+        }
         for what in &self.remaining {
             eprintln!("podgate: left in place: {}", escape(what));
         }
-        Ok(if self.remaining.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(self.exit_code())
+    }
+
+    /// Whether everything that is known of is removed.
+    fn exit_code(&self) -> ExitCode {
+        if self.remaining.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// Detaches all programs that an agent pinned in `dir`.

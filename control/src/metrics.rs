@@ -17,6 +17,7 @@ use podgate_dataplane::stats::{
     MetricKind, PacketCounter, WORKER_METRICS, WorkerMetric, WorkerStats,
 };
 use podgate_dataplane::xsk::XskStatistics;
+use podgate_policy::ServicesLeftOut;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::time::Nanos;
 use podgate_xdp_redirect::FrameDrops;
@@ -36,6 +37,8 @@ pub(crate) struct AgentCounts {
     pub(crate) policies: u64,
     /// Objects rejected.
     pub(crate) rejected: u64,
+    /// Cluster IPs that are not translated.
+    pub(crate) services_left_out: ServicesLeftOut,
     /// Epoch of the published snapshot.
     pub(crate) epoch: u64,
     /// Least MTU of the routes out of the node, bytes; zero without routes.
@@ -130,6 +133,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             .with(&[], counts.started_s),
         Family::gauge("podgate_objects_rejected", "Objects that can't be enforced as written")
             .with(&[], counts.rejected),
+        services_left_out_family(counts.services_left_out),
         Family::gauge("podgate_epoch", "Generation of the published policy snapshot")
             .with(&[], counts.epoch),
         Family::gauge(
@@ -166,6 +170,23 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
         Family::counter("hubble_lost_events_total", "Flow records lost because a ring was full")
             .with(&[("source", "EVENTS_QUEUE")], counts.flow_records_lost),
     ]
+}
+
+fn services_left_out_family(left_out: ServicesLeftOut) -> Family {
+    let ServicesLeftOut { no_endpoint_slice, no_ports, address_taken, table_full } = left_out;
+    let by_reason = [
+        ("no_endpoint_slice", no_endpoint_slice),
+        ("no_ports", no_ports),
+        ("address_taken", address_taken),
+        ("table_full", table_full),
+    ];
+    let family = Family::gauge(
+        "podgate_services_left_out",
+        "Cluster IPs of services whose packets are left to the kernel, by reason",
+    );
+    by_reason
+        .into_iter()
+        .fold(family, |family, (reason, count)| family.with(&[("reason", reason)], count as u64))
 }
 
 fn enforcement_family(by_direction: [u64; 4]) -> Family {

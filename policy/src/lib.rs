@@ -38,7 +38,7 @@ mod this_node;
 pub mod truth;
 
 pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin, ServiceName};
-pub use compile::{Compiled, Compiler, compile};
+pub use compile::{Compiled, Compiler, ServicesLeftOut, compile};
 pub use key::{Kind, ObjectKey};
 pub use labels::{LabelContext, LabelKey, Labels};
 pub use names::{NameAddress, NameCounts, NameLimits, NameTable};

@@ -1,6 +1,6 @@
 //! The programs' maps of MAC and IP addresses of the pods behind links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use aya::maps::{HashMap, MapData, MapError};
@@ -31,6 +31,41 @@ pub(crate) struct PodEntries {
     addresses: BTreeSet<u128>,
 }
 
+/// Entries of netdevs that were detached, by ifindex: they could not be removed.
+#[derive(Debug, Default)]
+pub(crate) struct LeftEntries(BTreeMap<u32, PodEntries>);
+
+impl LeftEntries {
+    pub(crate) fn insert(&mut self, ifindex: u32, entries: PodEntries) {
+        self.0.insert(ifindex, entries);
+    }
+
+    /// Those of a netdev that is attached again.
+    pub(crate) fn take(&mut self, ifindex: u32) -> PodEntries {
+        self.0.remove(&ifindex).unwrap_or_default()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Removes what can be removed. Returns an error for each netdev of which something stays.
+    fn remove(
+        &mut self,
+        mut apply: impl FnMut(u32, Change) -> Result<(), MapError>,
+    ) -> Vec<(u32, MapError)> {
+        let mut failed = Vec::new();
+        self.0.retain(|ifindex, entries| match entries.clear(|change| apply(*ifindex, change)) {
+            Ok(()) => false,
+            Err(error) => {
+                failed.push((*ifindex, error));
+                true
+            }
+        });
+        failed
+    }
+}
+
 /// A change of one entry of a netdev.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Change {
@@ -59,6 +94,12 @@ impl Pods {
         entries.replace(now, |change| self.apply(ifindex, change))
     }
 
+    /// Removes entries of netdevs that were detached. Returns an error for each netdev of which
+    /// something stays.
+    pub(crate) fn remove_left(&mut self, left: &mut LeftEntries) -> Vec<(u32, MapError)> {
+        left.remove(|ifindex, change| self.apply(ifindex, change))
+    }
+
     fn apply(&mut self, ifindex: u32, change: Change) -> Result<(), MapError> {
         match change {
             Change::SetMac([a, b, c, d, e, f]) => {
@@ -80,11 +121,22 @@ impl PodEntries {
         mut apply: impl FnMut(Change) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
         let Some(pod) = now else { return self.clear(apply) };
+        if self.is(&pod) {
+            return Ok(());
+        }
         let result = self.set(pod, &mut apply);
         if result.is_err() {
             return result.and(self.clear(apply));
         }
         result
+    }
+
+    /// Whether the maps have this pod.
+    fn is(&self, pod: &Pod) -> bool {
+        // A pod has few addresses, perhaps one of them twice.
+        self.mac == Some(pod.mac)
+            && pod.addresses.iter().all(|address| self.addresses.contains(address))
+            && self.addresses.iter().all(|address| pod.addresses.contains(address))
     }
 
     fn set(
@@ -206,5 +258,33 @@ mod tests {
         maps.fails.clear();
         known.replace(None, |change| maps.apply(change)).unwrap();
         assert_eq!(maps.entries, PodEntries::default());
+    }
+
+    #[test]
+    fn what_is_left_of_detached_netdevs_is_removed_once_that_is_possible() {
+        let mut maps = Maps::default();
+        let (mut known, mut left) = (PodEntries::default(), LeftEntries::default());
+        known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
+        left.insert(7, known);
+        maps.fails = vec![Change::Remove(2)];
+        let failed = left.remove(|_, change| maps.apply(change));
+        assert!(matches!(failed[..], [(7, _)]) && !left.is_empty(), "{failed:?}");
+        assert_eq!(maps.entries, PodEntries { mac: None, addresses: [2].into() });
+        maps.fails.clear();
+        assert!(left.remove(|_, change| maps.apply(change)).is_empty() && left.is_empty());
+        assert_eq!(maps.entries, PodEntries::default());
+    }
+
+    #[test]
+    fn the_same_pod_changes_nothing() {
+        let (mut maps, mut known) = (Maps::default(), PodEntries::default());
+        known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
+        let none = |change| panic!("{change:?}");
+        known.replace(Some(pod(1, &[2, 1])), none).unwrap();
+        known.replace(Some(pod(1, &[1, 2, 2])), none).unwrap();
+        for other in [pod(2, &[1, 2]), pod(2, &[1, 1]), pod(2, &[1])] {
+            known.replace(Some(other.clone()), |change| maps.apply(change)).unwrap();
+            assert_eq!(maps.entries.addresses, BTreeSet::from_iter(other.addresses));
+        }
     }
 }

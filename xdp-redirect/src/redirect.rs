@@ -17,7 +17,7 @@ use nix::net::if_::if_indextoname;
 use crate::Error;
 use crate::frame_drops::{self, FrameDrops};
 use crate::link::{Hook, HookLink};
-use crate::pods::{Pod, PodEntries, Pods};
+use crate::pods::{LeftEntries, Pod, PodEntries, Pods};
 use crate::tunnel_ports::TunnelPorts;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
@@ -53,7 +53,7 @@ pub struct Redirect {
     lookup: Option<HookLink>,
     attached: StdHashMap<u16, Attached>,
     /// What could not be removed of netdevs that were detached, by ifindex.
-    left: StdHashMap<u32, PodEntries>,
+    left: LeftEntries,
     workers: u16,
     max_links: u16,
 }
@@ -129,7 +129,7 @@ impl Redirect {
             tunnel_ports,
             lookup: None,
             attached,
-            left: StdHashMap::new(),
+            left: LeftEntries::default(),
             workers,
             max_links,
         })
@@ -158,7 +158,7 @@ impl Redirect {
             .map_err(|cause| Error::Map { map: "LINKS", cause })?;
         match self.adopt_or_create(ifindex, Hook::Xdp, &self.programs.redirect, pin) {
             Ok(xdp) => {
-                let pod = self.left.remove(&ifindex).unwrap_or_default();
+                let pod = self.left.take(ifindex);
                 let attached = Attached { ifindex, xdp, egress: None, ingress: None, pod };
                 self.attached.insert(slot, attached);
                 Ok(())
@@ -254,6 +254,19 @@ impl Redirect {
         self.pods
             .replace(attached.ifindex, &mut attached.pod, pod)
             .map_err(|cause| Error::Map { map: "PODS", cause })
+    }
+
+    /// Whether addresses of a pod could not be removed when its link was detached.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// Removes addresses of pods that could not be removed when their links were detached. Returns
+    /// the ifindex and the error of each netdev of which some stay.
+    pub fn remove_left(&mut self) -> Vec<(u32, Error)> {
+        let failed = self.pods.remove_left(&mut self.left).into_iter();
+        failed.map(|(ifindex, cause)| (ifindex, Error::Map { map: "PODS", cause })).collect()
     }
 
     /// Drops of the programs so far, by reason.

@@ -72,6 +72,9 @@ pub struct SourceStatus {
     /// Whether objects are up to date: all were read, and changes are noticed.
     #[serde(default)]
     pub current: bool,
+    /// Manifests whose last good objects are not on disk yet.
+    #[serde(default)]
+    pub unsaved: usize,
 }
 
 /// Changes from an API server, and what was written there.

@@ -7,11 +7,12 @@
 mod endpoint;
 mod links;
 mod prepare;
-mod retries;
 mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use futures_util::StreamExt;
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use super::retries::Retries;
 use super::server::ReplySender;
 use super::state::{ChecksumOffload, Remembered};
 use crate::error::describe;
@@ -34,7 +36,6 @@ use self::prepare::NETNS_THREADS;
 use self::prepare::is_transient;
 pub(super) use self::prepare::{PodEnd, Prepared, Preparer};
 pub(crate) use self::prepare::{netns_threads, restore_offload};
-use self::retries::Retries;
 use self::unknown::UnknownPods;
 
 /// Results of tasks that may wait for the control thread.
@@ -51,7 +52,7 @@ pub(super) struct Endpoints {
     running: BTreeMap<String, Running>,
     completed: mpsc::Sender<Completed>,
     links_gone: u64,
-    retries: Retries,
+    retries: Retries<String>,
     /// Pods that are cut off because the programs' maps could not be written.
     unset: Vec<String>,
     /// Indices of links that the agent before cut off and that could not be attached again, by
@@ -216,19 +217,25 @@ impl Endpoints {
 
     /// What fails at endpoints, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        self.retries.problems().chain(self.unset.iter().cloned())
+        let kept = self.retries.kept().map(|(link, reason, seconds)| {
+            format!(
+                "the pod's end of link {link} can't be read: {reason}; its state before stays in \
+                 force, and it is tried again every {seconds} s"
+            )
+        });
+        kept.chain(self.unknown.problems()).chain(self.unset.iter().cloned())
     }
 
     /// Sets MAC and IP addresses of the ready pods in the programs' maps.
-    pub(super) fn set_pods(&mut self, routes: &RouteTable) {
+    pub(super) fn set_pods(&mut self, routes: &Arc<RouteTable>) {
         let unset = self.links.set_pods(routes);
         unset.iter().filter(|line| !self.unset.contains(line)).for_each(|line| error!("{line}"));
         self.unset = unset;
     }
 
-    /// Whether they could not be set for all pods.
+    /// Whether they could not be set for all pods, or not be removed of some that are gone.
     pub(super) fn has_unset_pods(&self) -> bool {
-        !self.unset.is_empty()
+        !self.unset.is_empty() || self.links.has_left()
     }
 
     /// Indices of the attached links.
@@ -372,6 +379,7 @@ impl Endpoints {
         };
         info!("endpoint {} on link {link} attached", spec.pod);
         self.unknown.remove(&link);
+        self.unknown.take_unread(attached.link.index);
         self.unattached.remove(&link);
         self.retries.clear(&link);
         self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload });
@@ -389,6 +397,7 @@ impl Endpoints {
         match result {
             Ok((attached, pod_end)) => {
                 info!("link {} of endpoint {} is back", spec.link, spec.pod);
+                self.unknown.take_unread(attached.link.index);
                 endpoint.link = Ok(attached);
                 endpoint.offload = pod_end.offload.after(before);
                 self.unattached.remove(&spec.link);
@@ -398,7 +407,7 @@ impl Endpoints {
                 let reason = describe(error.as_ref());
                 debug!("link {} of endpoint {} is not back yet: {reason}", spec.link, spec.pod);
                 endpoint.link = Err(reason);
-                self.retries.failed(&spec.link, None, Instant::now());
+                self.retries.failed(spec.link.clone(), None, Instant::now());
             }
         }
         endpoint.offload != before
@@ -407,7 +416,7 @@ impl Endpoints {
     /// There is still no link for an endpoint.
     pub(super) fn still_gone(&mut self, link: &str) {
         if self.by_link.contains_key(link) {
-            self.retries.failed(link, None, Instant::now());
+            self.retries.failed(link.to_owned(), None, Instant::now());
         }
     }
 
@@ -430,7 +439,8 @@ impl Endpoints {
         if let Err(error) = &result {
             let reason = describe(error.as_ref());
             let keeps = attached.pod_end.is_ok() && is_transient(error);
-            self.retries.failed(link, keeps.then(|| reason.clone()), Instant::now());
+            let kept = keeps.then(|| reason.clone());
+            self.retries.failed(link.to_owned(), kept, Instant::now());
             if keeps {
                 warn!("the pod's end of link {link} can't be read: {reason}; it is tried again");
                 return effect;
@@ -480,6 +490,9 @@ impl Endpoints {
 
     /// Takes a change of a link. Returns its effect; `None` if it is no endpoint's link.
     pub(super) fn link_changed(&mut self, link: &Link) -> Option<LinkEffect> {
+        if self.unknown.take_unread(link.index) {
+            self.record_unknown(link.clone());
+        }
         let attached = self.by_link.iter_mut().find_map(|(name, endpoint)| {
             let attached = endpoint.link.as_mut().ok()?;
             (attached.link.index == link.index).then_some((name, attached))
@@ -574,7 +587,7 @@ impl Endpoints {
             let link = link.map_err(|error| {
                 let reason = describe(error.as_ref());
                 warn!("endpoint {} on link {}: {reason}", spec.pod, spec.link);
-                self.retries.failed(&spec.link, None, Instant::now());
+                self.retries.failed(spec.link.clone(), None, Instant::now());
                 reason
             });
             self.by_link.insert(spec.link.clone(), Endpoint { spec, link, offload });
@@ -626,8 +639,28 @@ impl Endpoints {
         }
     }
 
+    /// Looks which links have programs that the agent before pinned in `pins`, beside `own` and
+    /// those that are attached; [`Self::unread_pins`] are to be read then.
+    pub(super) fn find_pins(&mut self, pins: &Path, own: [u32; 2]) {
+        let mut known = self.attached_indices();
+        known.extend(own);
+        let found = pinned_indices(pins);
+        let found = found.map_err(|error| format!("can't read {}: {error}", pins.display()));
+        self.unknown.found(found, &known, Instant::now());
+    }
+
+    /// Whether it is time for [`Self::find_pins`] because it failed.
+    pub(super) fn pins_are_due(&mut self) -> bool {
+        self.unknown.pins_are_due(Instant::now())
+    }
+
+    /// Indices of links with pinned programs whose names are not known yet.
+    pub(super) fn unread_pins(&self) -> &BTreeSet<u32> {
+        self.unknown.unread()
+    }
+
     /// Notes a link with pinned programs that no endpoint names.
-    pub(super) fn record_unknown(&mut self, link: Link) {
+    fn record_unknown(&mut self, link: Link) {
         // The link of an endpoint that could not be attached is that endpoint's.
         match self.by_link.contains_key(&link.name) {
             true => _ = self.unattached.insert(link.name, link.index),

@@ -29,6 +29,20 @@ impl Drop for GroupSocket {
     }
 }
 
+/// Removes a socket that an agent left at `path`.
+///
+/// # Errors
+/// When another agent serves it, or it can't be removed.
+pub(super) fn remove_unserved(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            ensure!(UnixStream::connect(path).is_err(), "another agent serves it");
+            Ok(fs::remove_file(path)?)
+        }
+        _ => Ok(()),
+    }
+}
+
 impl GroupSocket {
     /// Binds the socket at `path`, in place of one that was left there, for `group`.
     ///
@@ -38,14 +52,7 @@ impl GroupSocket {
         let known = Group::from_name(group)?;
         let known = known.with_context(|| format!("--socket-group: there is no group {group}"))?;
         let at_path = || format!("--read-socket: can't bind {}", path.display());
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => {
-                let is_served = UnixStream::connect(path).is_ok();
-                ensure!(!is_served, "{}: another agent serves it", at_path());
-                fs::remove_file(path).with_context(at_path)?;
-            }
-            _ => {}
-        }
+        remove_unserved(path).with_context(at_path)?;
         // With the usual umask nobody else may connect before the mode is set.
         let listener = StdUnixListener::bind(path).with_context(at_path)?;
         let this = Self { listener, path: path.to_owned() };

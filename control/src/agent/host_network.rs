@@ -22,6 +22,8 @@ use tracing::{error, warn};
 use self::tunnels::TunnelState;
 use self::worker::{AppliedRoutes, HostRoutes, Worker};
 
+use super::retries::Retries;
+
 pub(crate) use self::host_link::{HOST, XSK};
 pub(super) use self::host_link::{HOST_SLOT, HostLink, find};
 pub(super) use self::worker::{Observation, Observed};
@@ -44,8 +46,9 @@ pub(super) struct HostNetwork {
     applied: watch::Receiver<AppliedRoutes>,
     /// Why the host link's ends can't be set up, if they are down.
     down: Option<String>,
-    /// Why links of pods, and the node's addresses, could not be read.
-    links_unread: Option<String>,
+    /// Indices of links that could not be read.
+    links_unread: Retries<u32>,
+    /// Why the node's addresses could not be read.
     addresses_unread: Option<String>,
 }
 
@@ -87,7 +90,7 @@ impl HostNetwork {
             routes,
             applied: applied_seen,
             down: None,
-            links_unread: None,
+            links_unread: Retries::default(),
             addresses_unread: None,
         };
         Ok((network, results))
@@ -141,14 +144,16 @@ impl HostNetwork {
                  tried again every second"
             )
         });
-        let unread = [("links of pods", &self.links_unread), ("addresses", &self.addresses_unread)];
-        let unread = unread.into_iter().filter_map(|(what, reason)| {
-            let reason = reason.as_ref()?;
-            Some(format!(
-                "the node's {what} can't be read: {reason}; it is tried again every second"
-            ))
+        let links = self.links_unread.kept().map(|(_, reason, seconds)| {
+            format!(
+                "{reason}; what was read before stays in force, and it is tried again every \
+                 {seconds} s"
+            )
         });
-        self.tunnels.problems().chain(down).chain(routes).chain(unread)
+        let addresses = self.addresses_unread.iter().map(|reason| {
+            format!("the node's addresses can't be read: {reason}; it is tried again every second")
+        });
+        self.tunnels.problems().chain(down).chain(routes).chain(links).chain(addresses)
     }
 
     /// Why the node's addresses could not be read.
@@ -156,9 +161,15 @@ impl HostNetwork {
         self.addresses_unread.as_deref()
     }
 
-    /// Whether links of pods could not be read.
-    pub(super) fn links_are_due(&self) -> bool {
-        self.links_unread.is_some()
+    /// Indices of links that could not be read and that it is time for; of no others than those
+    /// that are `wanted`.
+    pub(super) fn links_due(&mut self, wanted: impl FnOnce() -> BTreeSet<u32>) -> Vec<u32> {
+        if self.links_unread.is_empty() {
+            return Vec::new();
+        }
+        let wanted = wanted();
+        self.links_unread.retain(|index| wanted.contains(index));
+        self.links_unread.due(Instant::now())
     }
 
     /// Whether the host link has to be checked, though nothing is said to have changed.
@@ -180,9 +191,13 @@ impl HostNetwork {
     /// `pg-host`.
     pub(super) fn set_routes(&self, pods: BTreeMap<IpAddr, u32>) {
         let link = self.link.host.index;
-        self.routes.send_modify(|routes| {
+        self.routes.send_if_modified(|routes| {
+            if routes.generation > 0 && routes.link == link && routes.pods == pods {
+                return false;
+            }
             routes.generation += 1;
             (routes.link, routes.pods) = (link, pods);
+            true
         });
     }
 
@@ -287,9 +302,16 @@ impl HostNetwork {
         addresses
     }
 
-    /// Takes why a link of a pod could not be read, if all were to be read.
-    pub(super) fn set_links_unread(&mut self, reason: Option<String>) {
-        set_reason(&mut self.links_unread, reason);
+    /// Takes the result of reading a link, which is tried again if it failed.
+    pub(super) fn link_read(&mut self, index: u32, read: Result<(), String>) {
+        match read {
+            Ok(()) => self.links_unread.clear(&index),
+            Err(reason) => {
+                if !self.links_unread.failed(index, Some(reason.clone()), Instant::now()) {
+                    warn!("{reason}");
+                }
+            }
+        }
     }
 
     /// Takes the result of reading routes. Returns whether something changed.
@@ -383,7 +405,7 @@ mod tests {
             routes: watch::channel(HostRoutes::default()).0,
             applied: watch::channel(AppliedRoutes::default()).1,
             down: None,
-            links_unread: None,
+            links_unread: Retries::default(),
             addresses_unread: None,
         }
     }
@@ -412,14 +434,35 @@ mod tests {
         assert_eq!(network.set_addresses(Ok(addresses.clone())), Some(addresses));
         let before = network.addresses;
         assert_eq!(network.set_addresses(Err("ENOBUFS".to_owned())), None);
-        network.set_links_unread(Some("ENOBUFS".to_owned()));
+        network.link_read(7, Err("ENOBUFS".to_owned()));
         assert_eq!(network.addresses, before);
-        assert!(network.addresses_unread().is_some() && network.links_are_due());
+        assert!(network.addresses_unread().is_some());
+        assert!(network.links_due(|| [7].into()).is_empty(), "not before a second");
         assert_eq!(network.problems().count(), 2);
         network.set_addresses(Ok(Vec::new()));
-        network.set_links_unread(None);
-        assert!(network.addresses_unread().is_none() && !network.links_are_due());
+        network.link_read(7, Ok(()));
+        assert!(network.addresses_unread().is_none());
         assert_eq!(network.problems().count(), 0);
+        // A link that is nobody's any more is not read.
+        network.link_read(7, Err("ENOBUFS".to_owned()));
+        assert!(network.links_due(BTreeSet::new).is_empty());
+        assert_eq!(network.problems().count(), 0);
+    }
+
+    #[test]
+    fn routes_that_are_the_same_are_not_set_again() {
+        let mut network = network();
+        let mut wanted = network.routes.subscribe();
+        let pods = || BTreeMap::from([(IpAddr::from([192, 0, 2, 7]), 1500)]);
+        network.set_routes(BTreeMap::new());
+        assert!(wanted.has_changed().unwrap(), "those of the agent before may be there");
+        network.set_routes(pods());
+        wanted.mark_unchanged();
+        network.set_routes(pods());
+        assert!(!wanted.has_changed().unwrap());
+        network.link.host.index += 1;
+        network.set_routes(pods());
+        assert!(wanted.has_changed().unwrap());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,9 +17,8 @@ use tracing::info;
 
 use super::flow_thread::FlowThread;
 use super::host_network::HOST_SLOT;
-use super::state::StateDir;
 use crate::certificates;
-use crate::cli::{HubbleArgs, RunArgs};
+use crate::cli::{HUBBLE_SOCKET_NAME, HubbleArgs, RunArgs};
 
 /// Names in certificates end so, as those that Cilium's installation makes.
 const TLS_SUFFIX: &str = "default.hubble-grpc.cilium.io";
@@ -30,6 +29,8 @@ pub(super) struct Peers {
     /// Where this node listens; none if it has a unix socket only.
     port: Option<SocketAddr>,
     to: watch::Sender<Vec<Node>>,
+    /// [`Store::node_changes`] of the last update.
+    seen: Option<u64>,
 }
 
 impl Peers {
@@ -39,8 +40,11 @@ impl Peers {
     }
 
     /// Takes the nodes from the store; a relay learns what changed.
-    pub(super) fn update(&self, store: &Store) {
+    pub(super) fn update(&mut self, store: &Store) {
         let Some(listens) = self.port else { return };
+        if self.seen.replace(store.node_changes()) == Some(store.node_changes()) {
+            return;
+        }
         let mut nodes = vec![self.own.clone()];
         for (name, node) in store.named_nodes() {
             let Some(address) = node.internal.first() else { continue };
@@ -66,19 +70,23 @@ fn tls_name(node: &str) -> String {
     format!("{}.{TLS_SUFFIX}", node.replace('.', "-"))
 }
 
-/// Opens the sockets and starts the flow thread, which serves them.
+/// Opens the sockets and starts the flow thread, which serves them. Unless another one is given,
+/// the unix socket is beside `control_socket`.
 ///
 /// # Errors
 /// When a socket can't be opened.
 pub(super) fn start(
     args: &RunArgs,
-    state: &StateDir,
+    control_socket: &Path,
     clock: Clock,
 ) -> Result<(FlowThread, Peers, Arc<UnixSocket>)> {
     let hubble = &args.hubble;
-    let socket = hubble.socket.clone().unwrap_or_else(|| state.hubble_socket());
+    let beside = || control_socket.with_file_name(HUBBLE_SOCKET_NAME);
+    let socket = hubble.socket.clone().unwrap_or_else(beside);
     let tcp = tcp(hubble)?;
-    let listeners = Listeners::open(&socket, tcp.as_ref()).context("Hubble's API: can't use")?;
+    let listeners = Listeners::open(&socket, tcp.as_ref()).context(
+        "can't use the sockets of Hubble's API (--hubble-socket, or --control-socket beside it)",
+    )?;
     let name = node_name(hubble)?;
     let address = match listeners.tcp_address() {
         Some(address) => address.to_string(),
@@ -89,7 +97,7 @@ pub(super) fn start(
     let own =
         Node { name: name.clone(), address, tls_server_name: with_tls.then(|| tls_name(&name)) };
     let (to, nodes) = watch::channel(vec![own.clone()]);
-    let peers = Peers { own, port: listeners.tcp_address(), to };
+    let peers = Peers { own, port: listeners.tcp_address(), to, seen: None };
     let agent_events = Arc::new(AgentEvents::default());
     agent_events.started(Timestamp::now());
     let config = Config {
@@ -155,7 +163,8 @@ mod tests {
             tls_server_name: Some(tls_name("a.example")),
         };
         let (to, nodes) = watch::channel(vec![own.clone()]);
-        let mut peers = Peers { own, port: Some("0.0.0.0:4244".parse().unwrap()), to };
+        let port = Some("0.0.0.0:4244".parse().unwrap());
+        let mut peers = Peers { own, port, to, seen: None };
         let mut store = Store::new();
         for (name, address) in [("a.example", "192.0.2.1"), ("b.example", "2001:db8::2")] {
             let addresses = [json!({"type": "InternalIP", "address": address})];

@@ -45,6 +45,7 @@ mod policy_plane;
 mod preflight;
 mod reconcile;
 mod restart;
+mod retries;
 mod rule_totals;
 mod server;
 mod signals;
@@ -190,7 +191,7 @@ async fn start_and_serve(
             return Err(error);
         }
     };
-    info!(socket = %agent.files.state().socket().display(), "podgate runs");
+    info!(socket = %agent.files.socket().display(), "podgate runs");
     let end = agent.serve(inputs, signals, log).await;
     agent.files.stop_serving().await;
     if end.is_ok() {
@@ -256,6 +257,7 @@ impl Agent {
         let (call_sender, calls) = mpsc::channel(CALLS_MAX);
         let (completed_sender, completed) = mpsc::channel(COMPLETED_MAX);
         let state = open_state(args, undo)?;
+        let socket = state_files::control_socket(args.control_socket.as_deref(), &state)?;
         let source = open_source(args, update_sender).await?;
         let netlink = Netlink::connect_on_thread()?;
         let mut links = start_workers(args, &state)?;
@@ -264,7 +266,7 @@ impl Agent {
             Preparer::new(netlink.clone(), args.pod_mtu, checksums(args.pod_checksums, &links));
         let (host, observed) = HostNetwork::start(netlink.clone(), host_link).await?;
         let (flow_thread, peers, hubble_socket) =
-            hubble::start(args, &state, links.dataplane().clock())?;
+            hubble::start(args, &socket, links.dataplane().clock())?;
         let translation = match args.services {
             Services::On => Translation::On,
             Services::Off => Translation::Off,
@@ -293,7 +295,7 @@ impl Agent {
             options: args.options.clone(),
             started: std::time::Instant::now(),
             started_s: u64::try_from(Timestamp::now().as_second()).unwrap_or_default(),
-            files: StateFiles::new(state, call_sender, hubble_socket),
+            files: StateFiles::new(state, socket, call_sender, hubble_socket),
         };
         agent.names.pass_changes(&mut agent.plane);
         // From before the first read, so that no change is missed.
@@ -374,24 +376,6 @@ impl Agent {
         }
         self.find_unknown_pods(netlink).await;
         Ok(())
-    }
-
-    /// Finds links with pinned programs that no endpoint names.
-    async fn find_unknown_pods(&mut self, netlink: &Netlink) {
-        let pins = self.files.state().bpf();
-        let indices = match endpoints::pinned_indices(&pins) {
-            Ok(indices) => indices,
-            Err(error) => return warn!("can't read {}: {error}", pins.display()),
-        };
-        let mut attached = self.endpoints.attached_indices();
-        attached.extend(self.host.own());
-        for index in indices.difference(&attached) {
-            match netlink.link_at(*index).await {
-                Ok(Some(link)) => self.endpoints.record_unknown(link),
-                Ok(None) => self.endpoints.links().unpin(*index),
-                Err(error) => warn!("{error}"),
-            }
-        }
     }
 
     async fn serve(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podgate_api::{CertificateStatus, SourceStatus};
-use podgate_policy::{Compiled, Compiler, Store, Translation};
+use podgate_policy::{Compiled, Compiler, ServicesLeftOut, Store, Translation};
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
 use podgate_tables::policy::Snapshot;
@@ -107,6 +107,11 @@ impl PolicyPlane {
     /// end.
     pub(super) fn is_wanted(&self, name: &str) -> bool {
         self.compiler.is_wanted(name)
+    }
+
+    /// Cluster IPs that are not translated.
+    pub(super) fn services_left_out(&self) -> ServicesLeftOut {
+        self.compiler.services_left_out()
     }
 
     /// Requests a publication.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::mem;
 use std::time::Duration;
 
-use podgate_hostnet::{Change, Link};
+use podgate_hostnet::{Change, Link, Netlink};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -35,6 +35,8 @@ pub(super) struct Reconciler {
 pub(super) struct Dirty {
     /// All links that are attached.
     links: bool,
+    /// Links with these indices.
+    some_links: BTreeSet<u32>,
     host_link: bool,
     addresses: bool,
     routes: bool,
@@ -47,20 +49,24 @@ pub(super) struct Dirty {
 impl Dirty {
     /// Everything but endpoints.
     fn everything() -> Self {
-        let endpoints = BTreeSet::new();
         Self {
             links: true,
             host_link: true,
             addresses: true,
             routes: true,
             tunnels: true,
-            endpoints,
+            ..Self::default()
         }
     }
 
     /// Whether the host network has to be observed.
     fn needs_observation(&self) -> bool {
-        self.links || self.host_link || self.addresses || self.routes || self.tunnels
+        self.links
+            || !self.some_links.is_empty()
+            || self.host_link
+            || self.addresses
+            || self.routes
+            || self.tunnels
     }
 }
 
@@ -108,6 +114,7 @@ impl Agent {
     }
 
     fn on_link_change(&mut self, link: &Link) {
+        self.host.link_read(link.index, Ok(()));
         if let Some(changed) = self.host.link_changed(link) {
             if changed {
                 self.plane.request();
@@ -134,6 +141,7 @@ impl Agent {
     }
 
     fn on_link_gone(&mut self, index: u32) {
+        self.host.link_read(index, Ok(()));
         if self.host.own().contains(&index) {
             if self.host.detach() {
                 self.endpoints.detach(HOST_SLOT);
@@ -164,12 +172,23 @@ impl Agent {
                 dirty.routes |= host.routes_are_unknown();
                 dirty.host_link |= host.link_is_due();
                 dirty.addresses |= host.addresses_unread().is_some();
-                dirty.links |= host.links_are_due();
             });
             if self.endpoints.has_unset_pods() {
                 // A publication sets them again, even if nothing else has changed.
                 self.plane.request();
             }
+        }
+        if self.endpoints.pins_are_due() {
+            let unread = self.find_pins();
+            self.reconciler.mark(|dirty| dirty.some_links.extend(unread));
+        }
+        let (endpoints, own) = (&self.endpoints, self.host.own());
+        let links = self.host.links_due(|| {
+            let unread = endpoints.unread_pins().iter().copied();
+            endpoints.attached_indices().into_iter().chain(own).chain(unread).collect()
+        });
+        if !links.is_empty() {
+            self.reconciler.mark(|dirty| dirty.some_links.extend(links));
         }
         let endpoints = self.endpoints.due(Instant::now());
         if !endpoints.is_empty() {
@@ -199,10 +218,11 @@ impl Agent {
 
     fn observation(&self, dirty: &Dirty) -> Observation {
         let attached = self.endpoints.attached_indices();
-        let links = match dirty.links {
-            true => attached.iter().copied().chain(self.host.own()).collect(),
-            false => Vec::new(),
-        };
+        let mut links = dirty.some_links.clone();
+        if dirty.links {
+            links.extend(attached.iter().copied().chain(self.host.own()));
+        }
+        let links = Vec::from_iter(links);
         Observation {
             links,
             host_link: dirty.host_link,
@@ -219,15 +239,9 @@ impl Agent {
 
     /// Takes what was read.
     pub(super) fn on_observed(&mut self, observed: Observed) {
-        let Observed { links, links_failed, host_link, addresses, routes, tunnels } = observed;
-        if !links.is_empty() || links_failed.is_some() {
-            self.host.set_links_unread(links_failed);
-        }
+        let Observed { links, host_link, addresses, routes, tunnels } = observed;
         for (index, link) in links {
-            match link {
-                Some(link) => self.on_link_change(&link),
-                None => self.on_link_gone(index),
-            }
+            self.on_link_read(index, link);
         }
         if let Some(result) = host_link {
             self.on_host_link(result);
@@ -249,6 +263,30 @@ impl Agent {
         }
         if let Some(begin) = self.reconciler.observing.take() {
             self.reconciler.debounce.end(begin);
+        }
+    }
+
+    /// Takes a link that was read.
+    fn on_link_read(&mut self, index: u32, read: Result<Option<Link>, String>) {
+        match read {
+            Ok(Some(link)) => self.on_link_change(&link),
+            Ok(None) => self.on_link_gone(index),
+            Err(reason) => self.host.link_read(index, Err(reason)),
+        }
+    }
+
+    /// Looks which links have pinned programs that no endpoint names. Returns their indices.
+    fn find_pins(&mut self) -> BTreeSet<u32> {
+        self.endpoints.find_pins(&self.files.state().bpf(), self.host.own());
+        self.endpoints.unread_pins().clone()
+    }
+
+    /// Finds links with pinned programs that no endpoint names, at the start. What can't be read is
+    /// read again later.
+    pub(super) async fn find_unknown_pods(&mut self, netlink: &Netlink) {
+        for index in self.find_pins() {
+            let read = netlink.link_at(index).await.map_err(|error| error.to_string());
+            self.on_link_read(index, read);
         }
     }
 

@@ -123,7 +123,8 @@ impl Server {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // The state directory is 0700, so nobody can connect before the mode is set.
+        // Nobody else may connect before the mode is set: the state directory is 0700, and
+        // elsewhere the usual umask lets only root write.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path: path.to_owned(), counts, access: Access::Admin })

@@ -1,7 +1,7 @@
 //! SIGTERM and SIGINT stop the agent, SIGHUP makes it read its input again.
 //!
 //! The first stop signal requests a clean stop; the process ends within [`STOP_BOUND`] even if it
-//! hangs. A second one ends it at once.
+//! hangs, with [`FAILED`] then. A second one ends it at once.
 
 use std::sync::mpsc as std_mpsc;
 use std::thread;
@@ -10,10 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
+use tracing::error;
 
 /// Exit code after a second stop signal (128 + SIGINT, as shells report it).
 const INTERRUPTED: i32 = 130;
+
+/// Exit code if the clean stop was not finished in time.
+const FAILED: i32 = 1;
 
 /// Longest time from the first stop signal to the end of the process.
 const STOP_BOUND: Duration = Duration::from_millis(800);
@@ -80,6 +83,9 @@ fn end_after_bound(bounded: &std_mpsc::Receiver<()>) {
         return;
     }
     thread::sleep(STOP_BOUND);
-    warn!("the clean stop takes more than {STOP_BOUND:?}: ending now; pods stay cut off");
-    std::process::exit(0);
+    error!(
+        "the clean stop takes more than {STOP_BOUND:?}: ending now; flows and DNS names may not be \
+         saved, so connections may be reset when podgate runs again"
+    );
+    std::process::exit(FAILED);
 }

@@ -133,7 +133,8 @@ impl EndpointFile {
 }
 
 impl StateDir {
-    /// Opens and locks the directory; a missing one is created with mode 0700. Programs are pinned
+    /// Opens and locks the directory, which may be on a read-only file system; a missing one is
+    /// created with mode 0700. Programs are pinned
     /// in `pins`, or on a bpffs in the directory.
     ///
     /// # Errors
@@ -147,7 +148,11 @@ impl StateDir {
         let made = missing.take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))?;
+        match fs::set_permissions(path, fs::Permissions::from_mode(0o700)) {
+            // It may be written to later; the files in it have modes of their own.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            result => result.map_err(io_error(path))?,
+        }
         let lock = File::open(path).map_err(io_error(path))?;
         match lock.try_lock() {
             Ok(()) => {
@@ -184,16 +189,10 @@ impl StateDir {
         held.is_some() && id(fs::metadata(&self.path)) == held
     }
 
-    /// The control socket.
+    /// The control socket, unless another one is given.
     #[must_use]
     pub(crate) fn socket(&self) -> PathBuf {
         self.path.join(SOCKET_NAME)
-    }
-
-    /// The socket of Hubble's API, unless another one is given.
-    #[must_use]
-    pub(crate) fn hubble_socket(&self) -> PathBuf {
-        self.path.join(HUBBLE_SOCKET_NAME)
     }
 
     /// The directory of the pinned programs, on a bpffs.
@@ -237,7 +236,7 @@ impl StateDir {
     #[must_use]
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let copy = self.path.join(COPY);
-        let mut files = vec![self.socket(), self.hubble_socket()];
+        let mut files = vec![self.socket(), self.path.join(HUBBLE_SOCKET_NAME)];
         for path in [self.endpoints(), copy, self.flows(), self.names()] {
             files.extend(damaged_file::set_aside_before(&path));
             files.extend([atomic_file::temporary(&path), path]);

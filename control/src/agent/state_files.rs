@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use podgate_hubble::UnixSocket;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::endpoints::Endpoints;
-use super::group_socket::GroupSocket;
+use super::group_socket::{self, GroupSocket};
 use super::preflight;
 use super::server::{Call, ClientCounts, Server};
 use super::state::{Loaded, Remembered, StateDir, StateError};
@@ -29,6 +29,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct StateFiles {
     due: Instant,
+    /// Path of the control socket.
+    socket: PathBuf,
     /// Where the control socket's requests go.
     calls: mpsc::Sender<Call>,
     /// The task that serves the control socket, with device and inode of its file.
@@ -46,10 +48,16 @@ pub(super) struct StateFiles {
 }
 
 impl StateFiles {
-    /// Nothing is served yet; requests will go to `calls`.
-    pub(super) fn new(state: StateDir, calls: mpsc::Sender<Call>, hubble: Arc<UnixSocket>) -> Self {
+    /// Nothing is served yet; requests at `socket` will go to `calls`.
+    pub(super) fn new(
+        state: StateDir,
+        socket: PathBuf,
+        calls: mpsc::Sender<Call>,
+        hubble: Arc<UnixSocket>,
+    ) -> Self {
         Self {
             due: Instant::now(),
+            socket,
             calls,
             server: None,
             clients: Arc::default(),
@@ -64,6 +72,11 @@ impl StateFiles {
     /// The state directory.
     pub(super) fn state(&self) -> &StateDir {
         &self.state
+    }
+
+    /// Path of the control socket.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Serves a socket for a group, too.
@@ -105,10 +118,12 @@ impl StateFiles {
     /// When the path can't be bound.
     pub(super) async fn serve_clients(&mut self) -> Result<()> {
         self.stop_serving().await;
-        let path = self.state.socket();
-        let bound = Server::bind(&path, Arc::clone(&self.clients));
-        let bound = bound.and_then(|server| Ok((server, identity(&path)?)));
-        let (server, file) = bound.with_context(|| format!("can't bind {}", path.display()))?;
+        let path = &self.socket;
+        let bound = Server::bind(path, Arc::clone(&self.clients));
+        let bound = bound.and_then(|server| Ok((server, identity(path)?)));
+        let (server, file) = bound.with_context(|| {
+            format!("can't bind {} (--control-socket names another path)", path.display())
+        })?;
         let task = tokio::spawn(server.serve(self.calls.clone()));
         self.server = Some((task, file));
         Ok(())
@@ -188,7 +203,7 @@ impl StateFiles {
         if !self.state.endpoints().exists() {
             self.save(endpoints);
         }
-        let socket = identity(&self.state.socket()).ok();
+        let socket = identity(&self.socket).ok();
         if self.server.as_ref().map(|(_, file)| *file) != socket {
             warn!("the control socket was removed; it is bound again");
             let served = self.serve_clients().await;
@@ -215,6 +230,18 @@ impl StateFiles {
         }
         endpoints.links().pin_again()
     }
+}
+
+/// Where the control socket is bound: at `given`, or in the state directory.
+///
+/// # Errors
+/// When the path that is given has another file, or another agent's socket.
+pub(super) fn control_socket(given: Option<&Path>, state: &StateDir) -> Result<PathBuf> {
+    let Some(path) = given else { return Ok(state.socket()) };
+    let at_path = || format!("--control-socket {}", path.display());
+    group_socket::remove_unserved(path).with_context(at_path)?;
+    ensure!(fs::symlink_metadata(path).is_err(), "{}: it is no socket", at_path());
+    Ok(path.to_owned())
 }
 
 /// Device and inode of a file.

@@ -159,9 +159,14 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = PodChecksums::Whole)]
     pub pod_checksums: PodChecksums,
     /// Directory of the control socket, the endpoint list, the pinned programs and the last good
-    /// objects of manifests.
+    /// objects of manifests. While it can't be written, the agent runs all the same if its sockets
+    /// are elsewhere (--control-socket), and says so in its status.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Path of the control socket, in a directory that only root may write [default: podgate.sock
+    /// in the state directory].
+    #[arg(long, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
     /// Directory for the pinned programs, on a mounted bpffs such as /sys/fs/bpf. For agents in a
     /// container, whose own mounts end with it [default: bpf in the state directory, where the
     /// agent mounts one].
@@ -181,9 +186,9 @@ pub struct RunArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Hubble's API")]
 pub struct HubbleArgs {
-    /// Unix socket, which only root may open [default: hubble.sock in the state directory, which is
-    /// /var/run/podgate/hubble.sock]. `hubble --server unix:///var/run/podgate/hubble.sock observe`
-    /// reads flows.
+    /// Unix socket, which only root may open [default: hubble.sock beside the control socket,
+    /// which is /var/run/podgate/hubble.sock]. `hubble --server
+    /// unix:///var/run/podgate/hubble.sock observe` reads flows.
     #[arg(long = "hubble-socket", value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// TCP port to listen on, too, such as 192.0.2.1:4244. Without TLS only on loopback addresses.

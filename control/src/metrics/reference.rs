@@ -17,6 +17,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("hubble_http_request_duration_seconds", "11 histograms of 19 samples"),
     ("hubble_kafka_request_duration_seconds", "35 histograms of 19 samples"),
     ("podgate_rule_last_hit_timestamp_seconds", "RULES"),
+    ("podgate_services_left_out", "4"),
     ("", "1"),
     ("action,direction,match", "48"),
     ("api_key", "35"),

@@ -274,6 +274,7 @@ pub(crate) fn status_without_links() -> Status {
             synced: true,
             problems: Vec::new(),
             current: true,
+            unsaved: 0,
         },
         api_server: None,
         problems: Vec::new(),
@@ -305,6 +306,7 @@ mod tests {
                 synced: true,
                 problems: vec!["CiliumNetworkPolicy is not installed at the API server".into()],
                 current: true,
+                unsaved: 0,
             },
             rejected: 1,
             workers: vec![WorkerStatus {

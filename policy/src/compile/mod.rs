@@ -41,6 +41,7 @@ use self::index::SelectorIndex;
 use self::peers::Peers;
 use self::program::{PolicyEntry, Program, RuleSetEntry};
 use self::services::Services;
+pub use self::services::ServicesLeftOut;
 use self::sharing::DirectionTables;
 use self::table_builder::TableBuilder;
 use crate::catalog::{Catalog, IdentityInfo, PodName, RuleOrigin};
@@ -152,10 +153,10 @@ impl Compiler {
         self.peers.is_wanted(name)
     }
 
-    /// Cluster IPs that are not translated because there are too many.
+    /// Cluster IPs that are not translated.
     #[must_use]
-    pub fn services_left_out(&self) -> usize {
-        self.builder.services_left_out.len()
+    pub fn services_left_out(&self) -> ServicesLeftOut {
+        self.services.left_out(self.builder.services_left_out.len())
     }
 
     /// Rules whose numbers got another name, or none, since the last call, in no order. The names

@@ -16,9 +16,33 @@ use crate::directory::Name;
 use crate::model::{Endpoint, InternalTraffic, Service};
 use crate::store::{Changes, Store, Translation};
 
+/// How many cluster IPs of services are not in the table, and so not translated, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ServicesLeftOut {
+    /// There is no EndpointSlice of the service.
+    pub no_endpoint_slice: usize,
+    /// The service has no ports.
+    pub no_ports: usize,
+    /// Another service has the same address.
+    pub address_taken: usize,
+    /// The table is full.
+    pub table_full: usize,
+}
+
+/// Why there is no row for a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum NoRow {
+    EndpointSlice,
+    Ports,
+}
+
 /// Services in the table.
 #[derive(Debug, Default)]
 pub(super) struct Services {
+    /// Addresses whose first service has no row.
+    without_row: BTreeMap<IpAddr, NoRow>,
+    /// How many services beside the first one claim an address, if some do.
+    contested: BTreeMap<IpAddr, usize>,
     /// Cluster IPs of each service.
     addresses: BTreeMap<Name, Vec<IpAddr>>,
     /// Services that claim each address; the first one has it.
@@ -33,6 +57,17 @@ impl Services {
         let local = if changes.nodes { self.local.clone() } else { BTreeSet::new() };
         for name in changes.services.union(&local) {
             self.change_one(store, name, builder);
+        }
+    }
+
+    /// What is not in the table; `table_full` are those for which there was no room.
+    pub(super) fn left_out(&self, table_full: usize) -> ServicesLeftOut {
+        let without = |why| self.without_row.values().filter(|reason| **reason == why).count();
+        ServicesLeftOut {
+            no_endpoint_slice: without(NoRow::EndpointSlice),
+            no_ports: without(NoRow::Ports),
+            address_taken: self.contested.values().sum(),
+            table_full,
         }
     }
 
@@ -67,9 +102,15 @@ impl Services {
         if claimants.is_some_and(BTreeSet::is_empty) {
             self.claims.remove(&address);
         }
-        let name = self.claims.get(&address).and_then(BTreeSet::first);
         let is_on = store.translation() == Translation::On;
-        let row = name.filter(|_| is_on).and_then(|name| cluster_ip(store, name, address));
+        let claimants = self.claims.get(&address);
+        let others = claimants.map_or(0, |claimants| claimants.len() - 1);
+        set_or_remove(&mut self.contested, address, Some(others).filter(|n| is_on && *n > 0));
+        let name = claimants.and_then(BTreeSet::first);
+        let row = name.filter(|_| is_on).map(|name| cluster_ip(store, name, address));
+        let no_row = row.as_ref().and_then(|row| row.as_ref().err().copied());
+        set_or_remove(&mut self.without_row, address, no_row);
+        let row = row.and_then(Result::ok);
         let name = name.map(|(namespace, name)| ServiceName {
             namespace: namespace.to_string(),
             name: name.to_string(),
@@ -78,15 +119,24 @@ impl Services {
     }
 }
 
-/// The row of a service's address. `None` if it has no ports, or there is no slice of it.
-fn cluster_ip(store: &Store, name: &Name, address: IpAddr) -> Option<ClusterIp> {
-    let service = store.service(name)?;
-    store.slices_of(name).next()?;
+fn set_or_remove<V>(map: &mut BTreeMap<IpAddr, V>, address: IpAddr, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(address, value),
+        None => map.remove(&address),
+    };
+}
+
+/// The row of a service's address, or why there is none.
+fn cluster_ip(store: &Store, name: &Name, address: IpAddr) -> Result<ClusterIp, NoRow> {
+    let service = store.service(name).ok_or(NoRow::EndpointSlice)?;
+    if store.slices_of(name).next().is_none() {
+        return Err(NoRow::EndpointSlice);
+    }
     if service.ports.is_empty() {
-        return None;
+        return Err(NoRow::Ports);
     }
     let ports = service.ports.iter();
-    Some(ClusterIp::new(
+    Ok(ClusterIp::new(
         ports.map(|port| service_port(store, name, service, port, address)).collect(),
     ))
 }

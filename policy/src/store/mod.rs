@@ -96,6 +96,8 @@ pub struct Store {
     /// Where objects that came from files were read.
     sources: BTreeMap<ObjectKey, SourceLocation>,
     host_addresses: BTreeSet<IpAddr>,
+    /// How often a node was added, changed or removed.
+    node_changes: u64,
     mode: EnforcementMode,
     translation: Translation,
     log: ChangeLog,
@@ -222,6 +224,7 @@ impl Store {
 
     fn set_node_by_name(&mut self, name: &Arc<str>, node: Option<Node>) {
         if self.directory.nodes.get(name) != node.as_ref() {
+            self.node_changes += 1;
             self.add_change(Change::Nodes);
         }
         let affected = self.directory.set_node(name, node);

@@ -85,8 +85,20 @@ impl Store {
     }
 
     /// Nodes with their names.
-    pub fn named_nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+    pub fn named_nodes(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Node)> {
         self.directory.nodes.iter()
+    }
+
+    /// Whether there is a node of this name.
+    #[must_use]
+    pub fn has_node(&self, name: &str) -> bool {
+        self.directory.nodes.contains_key(name)
+    }
+
+    /// How often a node was added, changed or removed.
+    #[must_use]
+    pub fn node_changes(&self) -> u64 {
+        self.node_changes
     }
 
     /// DNS names with the addresses that they stand for.

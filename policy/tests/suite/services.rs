@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use podgate_policy::explain::{EndName, Local, Outcome, Query, explain, service_list};
-use podgate_policy::{Compiler, Store, Translation, compile};
+use podgate_policy::{Compiler, ServicesLeftOut, Store, Translation, compile};
 use podgate_tables::address::Address;
 use podgate_tables::proto;
 use podgate_tables::service::{Affinity, Frontend, WithoutBackends};
@@ -252,7 +252,34 @@ fn a_change_of_one_service_changes_one_row() {
         .filter(|(address, row)| after.tables.services.at(*address) != Some(*row));
     assert_eq!(changed.count(), 1);
     assert!(!compiler.update(&store));
-    assert_eq!((after.tables.services.len(), compiler.services_left_out()), (2_000, 0));
+    let left_out = compiler.services_left_out();
+    assert_eq!((after.tables.services.len(), left_out), (2_000, ServicesLeftOut::default()));
+}
+
+#[test]
+fn services_that_are_left_out_of_the_table_are_counted_by_reason() {
+    let mut store = Store::new();
+    let mut compiler = Compiler::new();
+    let mut left_out = |store: &Store| {
+        compiler.update(store);
+        compiler.services_left_out()
+    };
+    store.apply(&service("a", "10.97.0.1", &json!({})), None).unwrap();
+    store.apply(&service("b", "10.97.0.1", &json!({})), None).unwrap();
+    store.apply(&service("c", "10.97.0.2", &json!({})), None).unwrap();
+    let expected =
+        ServicesLeftOut { no_endpoint_slice: 2, address_taken: 1, ..ServicesLeftOut::default() };
+    assert_eq!(left_out(&store), expected);
+    store.apply(&slice("a", "a", 80, &json!([])), None).unwrap();
+    store.apply(&slice("c", "c", 80, &json!([])), None).unwrap();
+    let expected = ServicesLeftOut { address_taken: 1, ..ServicesLeftOut::default() };
+    assert_eq!(left_out(&store), expected);
+    store.apply(&service("b", "10.97.0.3", &json!({})), None).unwrap();
+    let expected = ServicesLeftOut { no_endpoint_slice: 1, ..ServicesLeftOut::default() };
+    assert_eq!(left_out(&store), expected);
+    store.apply(&service("c", "10.97.0.2", &json!({"ports": []})), None).unwrap();
+    store.apply(&slice("b", "b", 80, &json!([])), None).unwrap();
+    assert_eq!(left_out(&store), ServicesLeftOut { no_ports: 1, ..ServicesLeftOut::default() });
 }
 
 fn any_object() -> impl Strategy<Value = (bool, Value)> {

@@ -206,6 +206,16 @@ impl<'lab> Agent<'lab> {
         Ok(())
     }
 
+    /// Requests a stop by SIGTERM that can't be clean. Returns the log.
+    ///
+    /// # Errors
+    /// When it doesn't exit, or with another status than 1.
+    pub fn stop_uncleanly(self) -> Result<String> {
+        let (status, log) = self.end(Signal::SIGTERM)?;
+        ensure!(status.code() == Some(1), "podgate ended with {status}: {log}");
+        Ok(log)
+    }
+
     /// Kills the agent (SIGKILL).
     ///
     /// # Errors

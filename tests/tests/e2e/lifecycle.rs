@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use podgate_tests::lab::{Agent, Family, Get, Host, Lab, Outcome, run};
 use podgate_tests::scenario::{Expected, MANIFESTS, ROWS};
 use serde_json::Value;
@@ -165,6 +166,31 @@ fn cleanup_skips_and_lists_what_it_cannot_remove() -> Result<()> {
     assert!(cleanup()?.status.success());
     assert!(!state.exists());
     Ok(())
+}
+
+#[test]
+fn cleanup_without_the_state_directory_succeeds_and_says_what_it_cannot_know() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let bpffs = lab.file("bpffs");
+    fs::create_dir(&bpffs)?;
+    mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)?;
+    let outcome = clean_up_by_pins(&lab, &bpffs.join("podgate"));
+    umount2(&bpffs, MntFlags::MNT_DETACH)?;
+    outcome
+}
+
+fn clean_up_by_pins(lab: &Lab, pins: &Path) -> Result<()> {
+    let pins = pins.to_string_lossy();
+    Agent::start_with(lab, 1, &["--bpffs", &pins])?.stop()?;
+    let state = lab.state_dir();
+    fs::remove_dir_all(&state)?;
+    let options = ["cleanup", "--state-dir", &state.to_string_lossy(), "--bpffs", &pins];
+    let output = lab.podgate(&options)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success() && said.contains("TX checksum offload may be off"), "{said}");
+    assert_eq!(links_of_podgate(lab)?, 0);
+    lab.add_kernel_routes()?;
+    what_should_pass_by_kernel(lab)
 }
 
 /// Number of links among `pg-host` and `pg-xsk` that exist.

@@ -8,6 +8,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use podgate_tests::lab::{Agent, Family, Lab, wait_for};
 
 /// Port of plain connections.
@@ -255,4 +257,16 @@ fn a_damaged_flows_file_is_set_aside_and_reported() -> Result<()> {
     let is_aside = |name: &OsString| name.to_string_lossy().starts_with("flows.state.bad-");
     assert!(names.iter().any(is_aside), "{names:?}");
     Ok(())
+}
+
+#[test]
+fn a_stop_that_cannot_save_flows_in_time_fails() -> Result<()> {
+    let lab = lab()?;
+    let agent = Agent::start(&lab, 1)?;
+    // Opening it waits for a reader, as an unreachable file server does.
+    mkfifo(&lab.state_dir().join("flows.state.new"), Mode::S_IRWXU)?;
+    let log = agent.stop_uncleanly()?;
+    ensure!(log.contains("flows and DNS names may not be saved"), "{log}");
+    fs::remove_file(lab.state_dir().join("flows.state.new"))?;
+    Agent::restart(&lab, 1)?.stop()
 }

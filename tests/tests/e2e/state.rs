@@ -1,6 +1,7 @@
 //! Damage to and removal of the agent's state on disk.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
@@ -166,6 +167,44 @@ fn an_endpoint_that_cannot_be_saved_is_in_force_and_saved_once_there_is_space() 
     let _ = lab.podgate(&["cleanup", "--state-dir", &state.to_string_lossy()]);
     umount2(&state, MntFlags::MNT_DETACH)?;
     outcome
+}
+
+#[test]
+fn an_agent_starts_on_a_read_only_state_directory_and_writes_once_it_can() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let state = lab.state_dir();
+    fs::create_dir(&state)?;
+    mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("mode=0700"))?;
+    let outcome = on_a_read_only_directory(&lab);
+    let _ = lab.podgate(&["cleanup", "--state-dir", &state.to_string_lossy()]);
+    umount2(&state, MntFlags::MNT_DETACH)?;
+    outcome
+}
+
+fn on_a_read_only_directory(lab: &Lab) -> Result<()> {
+    let (state, socket) = (lab.state_dir(), lab.file("elsewhere.sock"));
+    let remount = |flags| mount(None::<&str>, &state, None::<&str>, flags, None::<&str>);
+    Agent::start(lab, 1)?.stop()?;
+    let ready = lab.pods().count();
+    fs::remove_file(state.join(LISTS[1]))?;
+    // Clients follow it.
+    symlink(&socket, state.join("podgate.sock"))?;
+    remount(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY)?;
+    let (manifests, dir) = (lab.manifests(), state.to_string_lossy());
+    let failed =
+        lab.podgate(&["run", "--manifests", &manifests.to_string_lossy(), "--state-dir", &dir])?;
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(said.contains("Read-only file system") && said.contains("--control-socket"), "{said}");
+    let mut agent = Agent::start_bare(lab, 1, &["--control-socket", &socket.to_string_lossy()])?;
+    assert_eq!(ready_endpoints(lab)?, ready);
+    let said = problems(lab)?;
+    assert!(said.contains("endpoints.json: Read-only file system"), "{said}");
+    assert!(lab.metric("podgate_state_write_errors_total")? > 0);
+    remount(MsFlags::MS_REMOUNT)?;
+    agent.wait_until("the lists to be written", |lab| {
+        Ok((state.join(LISTS[1]).exists() && problems(lab)?.is_empty()).then_some(()))
+    })?;
+    agent.stop()
 }
 
 fn with_a_full_disk(lab: &Lab) -> Result<()> {

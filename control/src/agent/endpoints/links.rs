@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Error, Result, ensure};
 use podgate_dataplane::flow::SavedFlow;
@@ -39,6 +40,9 @@ pub(in crate::agent) struct Links {
     taken: Vec<bool>,
     /// Links that the workers don't serve yet.
     unserved: Vec<Vec<LinkQueue>>,
+    /// The routes whose pods the programs' maps have; none if a link was attached or detached since
+    /// they were written, or some could not be.
+    set: Option<Arc<RouteTable>>,
 }
 
 impl Links {
@@ -57,7 +61,8 @@ impl Links {
         let redirect = Redirect::load(workers, endpoints_max + 1)?;
         let taken = vec![false; usize::from(endpoints_max) + 1];
         let unserved = Vec::new();
-        let links = Self { dataplane, redirect, pins, workers, sizes, taken, unserved };
+        let set = None;
+        let links = Self { dataplane, redirect, pins, workers, sizes, taken, unserved, set };
         links.reserve_frames();
         Ok(links)
     }
@@ -214,7 +219,10 @@ impl Links {
 
     /// Sets MAC and IP addresses of the ready pods in the programs' maps. Returns why pods are cut
     /// off because that failed; another call tries again.
-    pub(in crate::agent) fn set_pods(&mut self, routes: &RouteTable) -> Vec<String> {
+    pub(in crate::agent) fn set_pods(&mut self, routes: &Arc<RouteTable>) -> Vec<String> {
+        if self.set.as_ref() == Some(routes) && !self.redirect.has_left() {
+            return Vec::new();
+        }
         let mut failed = Vec::new();
         for (slot, _) in (0..).zip(&self.taken).skip(1).filter(|(_, taken)| **taken) {
             let pod = routes.endpoint_on(LinkId(slot)).map(|endpoint| Pod {
@@ -225,7 +233,21 @@ impl Links {
                 failed.push(format!("the pod behind the link in slot {slot} is cut off: {error}"));
             }
         }
+        let left = self.redirect.remove_left().into_iter().map(|(ifindex, error)| {
+            format!(
+                "addresses of a pod that is gone are still known behind link number {ifindex}: \
+                 {error}; removing them is tried again every second"
+            )
+        });
+        failed.extend(left);
+        self.set = failed.is_empty().then(|| Arc::clone(routes));
         failed
+    }
+
+    /// Whether something is left in the programs' maps of pods that are gone; [`Self::set_pods`]
+    /// removes it.
+    pub(in crate::agent) fn has_left(&self) -> bool {
+        self.redirect.has_left()
     }
 
     /// What the programs dropped, by reason.
@@ -282,6 +304,7 @@ impl Links {
 
     fn set_taken(&mut self, slot: LinkId, taken: bool) {
         self.taken[slot.index()] = taken;
+        self.set = None;
         self.reserve_frames();
     }
 

@@ -58,10 +58,8 @@ pub(super) type RoutesRead = Result<(Vec<(IpAddr, u8)>, Option<u32>), String>;
 /// The result of an [`Observation`]; what was not read is absent.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Observed {
-    /// Links by index; `None` if there is no such link.
-    pub(in crate::agent) links: Vec<(u32, Option<Link>)>,
-    /// Why a link could not be read.
-    pub(in crate::agent) links_failed: Option<String>,
+    /// Links by index, or why they can't be read; `None` if there is no such link.
+    pub(in crate::agent) links: Vec<(u32, Result<Option<Link>, String>)>,
     /// The host link, or why there is none.
     pub(in crate::agent) host_link: Option<Result<HostLink, String>>,
     /// Addresses of the node.
@@ -175,10 +173,8 @@ impl Worker {
     async fn observe(&mut self, observation: Observation) -> Observed {
         let mut observed = Observed::default();
         for index in observation.links {
-            match self.netlink.link_at(index).await {
-                Ok(link) => observed.links.push((index, link)),
-                Err(error) => observed.links_failed = Some(error.to_string()),
-            }
+            let link = self.netlink.link_at(index).await;
+            observed.links.push((index, link.map_err(|error| error.to_string())));
         }
         if observation.host_link {
             let checked = self.check_host_link().await;

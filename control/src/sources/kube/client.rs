@@ -1,14 +1,22 @@
 //! A client of the API server.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use kube::config::{AuthInfo, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use podgate_api::CertificateStatus;
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::certificates;
+use crate::error::describe;
+
+/// Least time between two readings of credentials that the server refused.
+const RENEWAL_PERIOD: Duration = Duration::from_secs(5);
 
 /// How the API server is reached.
 #[derive(Clone, Debug)]
@@ -20,8 +28,8 @@ pub(crate) enum Access {
         /// Whether programs may be run for credentials.
         may_run: bool,
     },
-    /// By the service account of the pod that this runs in. Its token and the certificates that
-    /// sign the server's are read again every minute, because both are rotated.
+    /// By the service account of the pod that this runs in. Its token is read again every minute
+    /// by the clock of the node, because it is rotated, and when the server refuses it.
     InCluster,
 }
 
@@ -67,9 +75,54 @@ pub(crate) fn in_cluster() -> Result<Config, KubeError> {
     Config::incluster_env().map_err(KubeError::InCluster)
 }
 
+/// A client whose credentials are read again when the server refuses them: they may have been
+/// rotated just now, or the node's clock was set back, so that the client waits too long.
+#[derive(Clone)]
+pub(super) struct ApiClient(Arc<Mutex<Current>>, Arc<Access>);
+
+struct Current {
+    client: Client,
+    renewed: Option<Instant>,
+}
+
+impl ApiClient {
+    /// With `client`, which `access` made.
+    pub(super) fn new(client: Client, access: Access) -> Self {
+        Self(Arc::new(Mutex::new(Current { client, renewed: None })), Arc::new(access))
+    }
+
+    /// The client to send a request by.
+    pub(super) fn get(&self) -> Client {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
+    }
+
+    /// The server refused the credentials (401): reads them again, if that was not done just now.
+    /// Returns whether it was done.
+    pub(super) async fn renew(&self) -> bool {
+        {
+            let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if current.renewed.is_some_and(|at| at.elapsed() < RENEWAL_PERIOD) {
+                return false;
+            }
+            current.renewed = Some(Instant::now());
+        }
+        match connect_once(&self.1).await {
+            Ok(Connection { client, .. }) => {
+                info!("the API server refuses the credentials (401): they are read again");
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).client = client;
+                true
+            }
+            Err(error) => {
+                warn!("the API server refuses the credentials (401): {}", describe(&error));
+                false
+            }
+        }
+    }
+}
+
 /// A client, and what is known of the connection.
-pub(super) struct Connection {
-    pub(super) client: Client,
+pub(super) struct Connection<C> {
+    pub(super) client: C,
     /// The server's address.
     pub(super) server: String,
     /// The certificate that the client presents, if it has one.
@@ -80,7 +133,14 @@ pub(super) struct Connection {
 ///
 /// # Errors
 /// When the configuration can't be used. Nothing is sent yet.
-pub(super) async fn connect(access: &Access) -> Result<Connection, KubeError> {
+pub(super) async fn connect(access: &Access) -> Result<Connection<ApiClient>, KubeError> {
+    let Connection { client, server, certificate } = connect_once(access).await?;
+    let client = ApiClient::new(client, access.clone());
+    Ok(Connection { client, server, certificate })
+}
+
+/// Makes a client with the credentials of now.
+async fn connect_once(access: &Access) -> Result<Connection<Client>, KubeError> {
     let config = match access {
         Access::Kubeconfig { file, may_run } => {
             let path = file.display().to_string();

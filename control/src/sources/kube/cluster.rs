@@ -135,8 +135,8 @@ impl Cluster {
         }
         let author = Author {
             node: &self.node,
-            nodes: store.named_nodes().count(),
-            is_node: &|name| store.named_nodes().any(|(known, _)| **known == *name),
+            nodes: store.named_nodes().len(),
+            is_node: &|name| store.has_node(name),
             now: Timestamp::now(),
         };
         let spread = SPREAD_BY_NODE * u32::try_from(author.nodes.saturating_sub(1)).unwrap_or(0);
@@ -187,6 +187,7 @@ impl Cluster {
             synced: self.is_synced(),
             problems,
             current: self.kinds.values().all(Watched::is_current),
+            unsaved: 0,
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::client::{Access, ApiClient, connect};
 use super::report::Write;
 use super::watch::Watcher;
 use super::writer::Writer;
@@ -56,7 +57,8 @@ fn end_of_list(version: &str) -> String {
 
 /// A server, and what it was asked: request lines, with bodies.
 struct Server {
-    client: Client,
+    url: String,
+    client: ApiClient,
     requests: mpsc::UnboundedReceiver<String>,
 }
 
@@ -65,6 +67,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let client = Client::try_from(Config::new(url.parse().unwrap())).unwrap();
+        let client = ApiClient::new(client, Access::InCluster);
         let (asked, requests) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut open = Vec::new();
@@ -83,7 +86,7 @@ impl Server {
             open.push(listener.accept().await.unwrap().0);
             std::future::pending::<()>().await;
         });
-        Self { client, requests }
+        Self { url, client, requests }
     }
 
     async fn request(&mut self) -> String {
@@ -109,7 +112,9 @@ async fn read_request(stream: &mut TcpStream) -> String {
             });
             if body.len() >= length.unwrap_or(0) {
                 let first = text.split("\r\n").next().unwrap_or_default();
-                return format!("{first} {body}");
+                let token = text.split("authorization: Bearer ").nth(1);
+                let token = token.and_then(|rest| rest.split("\r\n").next()).unwrap_or_default();
+                return format!("{first} {body}{token}");
             }
         }
         let mut part = [0; 4096];
@@ -393,4 +398,32 @@ async fn an_event_waits_until_it_is_written_though_the_status_changes() {
     writer.submit(&key(), vec![valid()], Duration::from_millis(50));
     writer.submit(&key(), vec![], Duration::ZERO);
     assert!(server.request().await.starts_with("POST"));
+}
+
+#[tokio::test]
+async fn a_token_that_the_server_refuses_is_read_again_at_once() {
+    let refuse = || status(401, "Unauthorized");
+    let list = vec![line("ADDED", &pod("x", "5")), end_of_list("5")];
+    let mut server = Server::start(vec![refuse(), Answer::Open(list)]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (token, file) = (dir.path().join("token"), dir.path().join("kubeconfig"));
+    let kubeconfig = format!(
+        "{{apiVersion: v1, kind: Config, current-context: c, \
+         clusters: [{{name: k, cluster: {{server: '{}'}}}}], \
+         users: [{{name: u, user: {{tokenFile: {}}}}}], \
+         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}",
+        server.url,
+        token.display()
+    );
+    std::fs::write(&file, kubeconfig).unwrap();
+    std::fs::write(&token, "one").unwrap();
+    server.client = connect(&Access::Kubeconfig { file, may_run: false }).await.unwrap().client;
+    // The client has read it, and would not for a minute.
+    std::fs::write(&token, "two").unwrap();
+    let mut updates = server.follow(Kind::Pod);
+    let first = server.request().await;
+    assert!(first.ends_with(" one"), "{first}");
+    let second = server.request().await;
+    assert!(second.ends_with(" two"), "{second}");
+    expect(&mut updates, &["begin", "listed x", "end"]).await;
 }

@@ -9,7 +9,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use kube::Client;
 use kube::client::Body;
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
@@ -17,6 +16,7 @@ use podgate_policy::Kind;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::client::ApiClient;
 use super::object::{Line, Object, Page};
 use super::{Event, News, Problem};
 use crate::error::describe;
@@ -74,7 +74,7 @@ enum Failure {
 /// Follows one kind.
 pub(super) struct Watcher {
     kind: Kind,
-    client: Client,
+    client: ApiClient,
     updates: mpsc::Sender<Update>,
     /// Index of the version that is asked for.
     version: usize,
@@ -87,7 +87,7 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn new(kind: Kind, client: Client, updates: mpsc::Sender<Update>) -> Self {
+    pub(super) fn new(kind: Kind, client: ApiClient, updates: mpsc::Sender<Update>) -> Self {
         Self {
             kind,
             client,
@@ -150,6 +150,9 @@ impl Watcher {
                     // proxy, must not pass for a cluster without policies.
                     false => Problem::Other("the server doesn't know them".into()),
                 }
+            }
+            Failure::Server { code: 401, .. } if self.client.renew().await => {
+                return Some(Duration::ZERO);
             }
             Failure::Server { code, message, retry_after } => {
                 let problem = match code {
@@ -343,8 +346,8 @@ fn failure(status: &Object) -> Failure {
 }
 
 /// Sends a request. Returns the body of the answer.
-async fn open(client: &Client, request: http::Request<Body>) -> Result<Body, Failure> {
-    let answer = timeout(ANSWER_TIMEOUT, client.send(request)).await;
+async fn open(client: &ApiClient, request: http::Request<Body>) -> Result<Body, Failure> {
+    let answer = timeout(ANSWER_TIMEOUT, client.get().send(request)).await;
     let answer = answer.map_err(|_| Failure::Idle)?.map_err(other)?;
     let (head, mut body) = answer.into_parts();
     if head.status.is_success() {

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kube::Client;
 use kube::core::params::{Patch, PatchParams, PostParams};
 use kube::core::{Request, Status};
 use podgate_policy::{Kind, ObjectKey};
@@ -16,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
+use super::client::ApiClient;
 use super::report::Write;
 use super::watch::path;
 use crate::error::describe;
@@ -101,7 +101,7 @@ impl Drop for Writer {
 
 impl Writer {
     /// Starts the task.
-    pub(super) fn start(client: Client) -> Self {
+    pub(super) fn start(client: ApiClient) -> Self {
         let shared = Arc::new(Shared::default());
         let task = tokio::spawn(run(Arc::clone(&shared), client)).abort_handle();
         Self { shared, task: Some(task) }
@@ -171,7 +171,7 @@ impl Bucket {
     }
 }
 
-async fn run(shared: Arc<Shared>, client: Client) {
+async fn run(shared: Arc<Shared>, client: ApiClient) {
     let mut bucket = Bucket { full_at: Instant::now() };
     loop {
         let due = shared.queue().jobs.values().map(|job| job.due).min();
@@ -208,7 +208,7 @@ fn take_first(queue: &mut Queue, now: Instant) -> Option<(ObjectKey, Job)> {
 }
 
 /// Sends the first write of a job, and puts the rest back.
-async fn send_one(shared: &Shared, client: &Client, key: ObjectKey, mut job: Job) {
+async fn send_one(shared: &Shared, client: &ApiClient, key: ObjectKey, mut job: Job) {
     let write = job.writes.remove(0);
     let answer = match timeout(TIMEOUT, send(client, &key, &write)).await {
         Ok(answer) => answer,
@@ -284,7 +284,7 @@ fn add_events(later: &mut Vec<Write>, earlier: Vec<Write>) {
     }
 }
 
-async fn send(client: &Client, key: &ObjectKey, write: &Write) -> Answer {
+async fn send(client: &ApiClient, key: &ObjectKey, write: &Write) -> Answer {
     let request = match write {
         Write::Status { manager, body } => status_request(key, manager, body),
         Write::Event { namespace, body } => {
@@ -296,8 +296,12 @@ async fn send(client: &Client, key: &ObjectKey, write: &Write) -> Answer {
         Ok(request) => request,
         Err(error) => return Answer::Failed(describe(&error)),
     };
-    match client.request::<Value>(request).await {
+    match client.get().request::<Value>(request).await {
         Ok(_) => Answer::Written,
+        Err(kube::Error::Api(status)) if status.code == 401 => {
+            client.renew().await;
+            Answer::Again(status.message)
+        }
         Err(kube::Error::Api(status)) if is_terminating(&status) => Answer::Gone,
         Err(kube::Error::Api(status)) => answer(status.code, status.message, write),
         Err(kube::Error::SerdeError(_)) => Answer::Written,

@@ -28,6 +28,9 @@ pub(crate) const DIRECTORY: &str = "last-good";
 /// Most bytes of all files together.
 const TOTAL_MAX: u64 = 256 * 1024 * 1024;
 
+/// Most states that are written together: as many files are open meanwhile.
+pub(super) const BATCH: usize = 16;
+
 const MAGIC: &str = "podgate-last-good";
 const VERSION: u32 = 1;
 
@@ -191,6 +194,8 @@ impl Save {
 pub(super) struct Writer {
     place: LastGood,
     sizes: HashMap<PathBuf, u64>,
+    /// Sum of the sizes.
+    total: u64,
 }
 
 impl Writer {
@@ -198,8 +203,9 @@ impl Writer {
     pub(super) fn new(place: LastGood) -> Self {
         let entries = fs::read_dir(&place.path).into_iter().flatten().flatten();
         let size = |entry: fs::DirEntry| Some((entry.path(), entry.metadata().ok()?.len()));
-        let sizes = entries.filter_map(size).collect();
-        Self { place, sizes }
+        let sizes: HashMap<_, _> = entries.filter_map(size).collect();
+        let total = sizes.values().sum();
+        Self { place, sizes, total }
     }
 
     /// Whether the directory went away since something was written to it, or since the last call.
@@ -207,25 +213,42 @@ impl Writer {
         let removed = !self.sizes.is_empty() && !self.place.path.is_dir();
         if removed {
             self.sizes.clear();
+            self.total = 0;
         }
         removed
     }
 
-    /// Carries out what is to be written.
-    ///
-    /// # Errors
-    /// Why it can't be written; what was there before is still there.
-    pub(super) fn save(&mut self, save: Save) -> Result<(), String> {
+    /// Carries out what is to be written, for at most [`BATCH`] manifests, each of them once.
+    /// Returns for each why it can't be written; what was there before is still there then.
+    pub(super) fn save(&mut self, saves: Vec<Save>) -> Vec<(OsString, Result<(), String>)> {
+        let (mut results, mut names, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        for save in saves {
+            let name = save.name().clone();
+            match self.prepare(save) {
+                Ok(Some(file)) => {
+                    names.push(name);
+                    files.push(file);
+                }
+                Ok(None) => results.push((name, Ok(()))),
+                Err(reason) => results.push((name, Err(reason))),
+            }
+        }
+        results.extend(names.into_iter().zip(self.write(&files)));
+        results
+    }
+
+    /// The file that is to be written, with its content, if one is.
+    fn prepare(&mut self, save: Save) -> Result<Option<(PathBuf, Vec<u8>)>, String> {
         let name = save.name().clone();
         let path = self.place.file(&name);
         let file: Arc<Path> = Path::new(&name).into();
         let former = || self.place.load(&name, &file).ok();
         let (stamp, kept) = match save {
             Save::Remove { .. } => {
-                self.sizes.remove(&path);
+                self.set_size(&path, None);
                 return match fs::remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-                    _ => Ok(()),
+                    _ => Ok(None),
                 };
             }
             Save::Put { stamp, documents, missing, .. } => {
@@ -234,9 +257,9 @@ impl Writer {
             }
         };
         let stamp = stamp.or_else(|| former().map(|(header, _)| header.stamp()));
-        let Some(stamp) = stamp else { return Ok(()) };
+        let Some(stamp) = stamp else { return Ok(None) };
         let bytes = self.encode(&name, stamp, &kept).map_err(|error| error.to_string())?;
-        self.write(&path, &bytes)
+        Ok(Some((path, bytes)))
     }
 
     fn encode(
@@ -260,18 +283,52 @@ impl Writer {
         Ok(format!("{MAGIC} {VERSION} {:016x}\n{body}", hash(body.as_bytes())).into_bytes())
     }
 
-    fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), String> {
-        let others = self.sizes.iter().filter(|(other, _)| *other != path);
-        let total: u64 = others.map(|(_, size)| size).sum::<u64>() + bytes.len() as u64;
-        if total > TOTAL_MAX || bytes.len() as u64 > manifest::FILE_MAX {
-            return Err(format!("last good objects would take more than {TOTAL_MAX} bytes"));
+    /// Writes the files that fit the bound. Returns what became of each.
+    fn write(&mut self, files: &[(PathBuf, Vec<u8>)]) -> Vec<Result<(), String>> {
+        if files.is_empty() {
+            return Vec::new();
         }
         let mut builder = fs::DirBuilder::new();
-        let made = builder.recursive(true).mode(0o700).create(&self.place.path);
-        made.map_err(|error| error.to_string())?;
-        atomic_file::write(path, bytes).map_err(|error| error.to_string())?;
-        self.sizes.insert(path.to_owned(), bytes.len() as u64);
-        Ok(())
+        if let Err(error) = builder.recursive(true).mode(0o700).create(&self.place.path) {
+            atomic_file::count_failed(files.len());
+            return files.iter().map(|_| Err(error.to_string())).collect();
+        }
+        let before: Vec<_> = files.iter().map(|(path, _)| self.sizes.get(path).copied()).collect();
+        let fits: Vec<_> = files.iter().map(|(path, bytes)| self.reserve(path, bytes)).collect();
+        let fitting = files.iter().zip(&fits).filter(|(_, fits)| **fits);
+        let fitting: Vec<_> = fitting.map(|((path, bytes), _)| (&**path, &**bytes)).collect();
+        let mut written = atomic_file::write_all(&self.place.path, &fitting).into_iter();
+        let mut results = Vec::new();
+        for (((path, _), fits), before) in files.iter().zip(fits).zip(before) {
+            let result = match fits.then(|| written.next()).flatten() {
+                Some(result) => result.map_err(|error| error.to_string()),
+                None => Err(format!("last good objects would take more than {TOTAL_MAX} bytes")),
+            };
+            if result.is_err() {
+                self.set_size(path, before);
+            }
+            results.push(result);
+        }
+        results
+    }
+
+    /// Accounts for the file that is about to be written. Returns whether it fits the bound.
+    fn reserve(&mut self, path: &Path, bytes: &[u8]) -> bool {
+        let len = bytes.len() as u64;
+        let others = self.total - self.sizes.get(path).copied().unwrap_or_default();
+        let fits = others + len <= TOTAL_MAX && len <= manifest::FILE_MAX;
+        if fits {
+            self.set_size(path, Some(len));
+        }
+        fits
+    }
+
+    fn set_size(&mut self, path: &Path, size: Option<u64>) {
+        let before = match size {
+            Some(size) => self.sizes.insert(path.to_owned(), size),
+            None => self.sizes.remove(path),
+        };
+        self.total = self.total - before.unwrap_or_default() + size.unwrap_or_default();
     }
 }
 
@@ -337,6 +394,10 @@ mod tests {
         Save::Put { name: "p.yaml".into(), stamp: Some(STAMP), documents, missing }
     }
 
+    fn save_one(writer: &mut Writer, save: Save) -> Result<(), String> {
+        writer.save(vec![save]).pop().unwrap().1
+    }
+
     fn load(place: &LastGood) -> Result<(Header, Vec<Document>), String> {
         place.load("p.yaml".as_ref(), &Path::new("/m/p.yaml").into())
     }
@@ -363,7 +424,7 @@ mod tests {
         let mut writer = Writer::new(place);
         let documents = manifest::decode(policy("p", 1).as_bytes(), Path::new("p.yaml")).into();
         let (name, stamp, missing) = ("p.yaml".into(), Some(STAMP), Missing::Delete);
-        writer.save(Save::Put { name, stamp, documents, missing }).unwrap();
+        save_one(&mut writer, Save::Put { name, stamp, documents, missing }).unwrap();
     }
 
     #[test]
@@ -372,19 +433,19 @@ mod tests {
         let place = LastGood::new(state.path(), Path::new("/m"));
         let mut writer = Writer::new(place.clone());
         let both = policy("one", 1) + &policy("two", 2);
-        writer.save(put(&both, Missing::Delete)).unwrap();
+        save_one(&mut writer, put(&both, Missing::Delete)).unwrap();
         assert_eq!(known(&place), ["one:1", "two:2"]);
         // A version that can't be enforced does not take the former one's place.
         let rejected = policy("one", 123_456) + &policy("two", 3);
-        writer.save(put(&rejected, Missing::Delete)).unwrap();
+        save_one(&mut writer, put(&rejected, Missing::Delete)).unwrap();
         assert_eq!(known(&place), ["one:1", "two:3"]);
-        writer.save(put(&policy("three", 4), Missing::Keep)).unwrap();
+        save_one(&mut writer, put(&policy("three", 4), Missing::Keep)).unwrap();
         assert_eq!(known(&place), ["one:1", "three:4", "two:3"]);
         let (index, damaged) = place.index();
         let header = &index[OsStr::new("p.yaml")];
         assert_eq!((header.stamp(), header.objects.len(), damaged.len()), (STAMP, 3, 0));
         let name = OsString::from("p.yaml");
-        writer.save(Save::Remove { name }).unwrap();
+        save_one(&mut writer, Save::Remove { name }).unwrap();
         assert!(place.index().0.is_empty());
     }
 
@@ -393,7 +454,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let place = LastGood::new(state.path(), Path::new("/m"));
         let mut writer = Writer::new(place.clone());
-        writer.save(put(&policy("one", 1), Missing::Delete)).unwrap();
+        save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).unwrap();
         let path = place.file("p.yaml".as_ref());
         let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() {
@@ -417,14 +478,48 @@ mod tests {
         let place = LastGood::new(&state.path().join("state"), Path::new("/m"));
         let mut writer = Writer::new(place.clone());
         assert!(!writer.was_removed());
-        writer.save(put(&policy("one", 1), Missing::Delete)).unwrap();
+        save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).unwrap();
         fs::remove_dir_all(state.path().join("state")).unwrap();
         assert!(writer.was_removed());
-        writer.save(put(&policy("one", 1), Missing::Delete)).unwrap();
+        save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).unwrap();
         assert_eq!(known(&place), ["one:1"]);
         // A file in its place: an error, and the agent goes on.
         fs::remove_dir_all(state.path().join("state")).unwrap();
         fs::write(state.path().join("state"), "").unwrap();
-        assert!(writer.save(put(&policy("one", 1), Missing::Delete)).is_err());
+        assert!(save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).is_err());
+    }
+
+    #[test]
+    fn the_sum_of_sizes_is_that_of_the_files_on_disk() {
+        let state = tempfile::tempdir().unwrap();
+        let place = LastGood::new(state.path(), Path::new("/m"));
+        let mut writer = Writer::new(place.clone());
+        let put = |name: &str, text: &str| {
+            let documents = manifest::parse(text, Path::new("/m/p.yaml")).into();
+            let (name, stamp) = (name.into(), Some(STAMP));
+            Save::Put { name, stamp, documents, missing: Missing::Delete }
+        };
+        let on_disk = || -> u64 {
+            let entries = fs::read_dir(&place.path).unwrap();
+            entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+        };
+        let (short, long) = (policy("one", 1), policy("one", 1) + &policy("two", 2));
+        let saved = writer.save(vec![put("a", &short), put("b", &long), put("c", &short)]);
+        assert!(saved.iter().all(|(_, result)| result.is_ok()), "{saved:?}");
+        assert_eq!(writer.total, on_disk());
+        // One longer, one shorter, one removed, one that can't be written.
+        fs::create_dir(place.file("d".as_ref())).unwrap();
+        let remove = Save::Remove { name: "c".into() };
+        let saved = writer.save(vec![put("a", &long), put("b", &short), remove, put("d", &long)]);
+        let failed: Vec<_> = saved.iter().filter(|(_, result)| result.is_err()).collect();
+        assert!(failed.len() == 1 && failed[0].0 == "d", "{saved:?}");
+        fs::remove_dir(place.file("d".as_ref())).unwrap();
+        assert_eq!(writer.total, on_disk());
+        assert_eq!(Writer::new(place.clone()).total, on_disk());
+        // What does not fit is not written, and the rest of the batch is.
+        writer.total = TOTAL_MAX;
+        let saved = writer.save(vec![put("a", &short), put("e", &long)]);
+        let failed: Vec<_> = saved.iter().filter(|(_, result)| result.is_err()).collect();
+        assert!(failed.len() == 1 && failed[0].0 == "e", "{saved:?}");
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct DirectoryUpdate {
     pub(super) synced: bool,
     /// What is wrong, one line each.
     pub(super) problems: Vec<String>,
+    /// How many manifests have last good objects that are not on disk yet.
+    pub(super) unsaved: usize,
 }
 
 /// A change of one file.
@@ -89,8 +91,8 @@ pub(super) enum Message {
     Events(Vec<InotifyEvent>),
     /// A thread of the pool has done a job.
     Done(usize, Done),
-    /// A state was written, or not.
-    Saved(OsString, Result<(), String>),
+    /// States were written, or not.
+    Saved(Vec<(OsString, Result<(), String>)>),
     /// The saved states were deleted.
     StateRemoved,
     /// There are new requests.

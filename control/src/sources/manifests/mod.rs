@@ -32,6 +32,8 @@ pub(crate) struct Manifests {
     dir: PathBuf,
     synced: bool,
     problems: Vec<String>,
+    /// How many files have last good objects that are not on disk yet.
+    unsaved: usize,
     /// What is rejected of each file, so that it is logged once.
     rejected: BTreeMap<Arc<Path>, Vec<Rejection>>,
     requests: Arc<ReadRequests>,
@@ -61,7 +63,7 @@ impl Manifests {
         let requests = reader::start(dir, state_dir, settings, updates);
         let requests = requests.context("can't start the thread that reads manifests")?;
         let (problems, rejected) = (Vec::new(), BTreeMap::new());
-        Ok(Self { dir: dir.to_owned(), synced: false, problems, rejected, requests })
+        Ok(Self { dir: dir.to_owned(), synced: false, problems, unsaved: 0, rejected, requests })
     }
 
     /// Reads everything again.
@@ -77,6 +79,7 @@ impl Manifests {
             self.apply_file(file, store);
         }
         (self.synced, self.problems) = (update.synced, update.problems);
+        self.unsaved = update.unsaved;
         changed
     }
 
@@ -123,6 +126,7 @@ impl Manifests {
             synced: self.synced,
             problems: self.problems.clone(),
             current: self.synced && self.problems.is_empty(),
+            unsaved: self.unsaved,
         }
     }
 }

@@ -140,6 +140,8 @@ pub(super) struct Reader {
     damaged: Vec<String>,
     /// The status that was reported last.
     last_status: Option<(bool, Vec<String>)>,
+    /// Whether last good objects were not on disk yet, as it was reported last.
+    said_unsaved: bool,
 }
 
 /// Starts the reader. It ends when the receiver of its updates is dropped.
@@ -213,6 +215,7 @@ impl Reader {
             synced: false,
             damaged: Vec::new(),
             last_status: None,
+            said_unsaved: false,
         }
     }
 
@@ -429,11 +432,13 @@ impl Reader {
                     }
                 }
             }
-            Message::Saved(name, result) => {
-                if let (Err(_), Some(file)) = (&result, self.files.get_mut(&name)) {
-                    file.saved = None;
+            Message::Saved(results) => {
+                for (name, result) in results {
+                    if let (Err(_), Some(file)) = (&result, self.files.get_mut(&name)) {
+                        file.saved = None;
+                    }
+                    self.saver.saved(&name, result);
                 }
-                self.saver.saved(&name, result);
             }
             Message::StateRemoved => {
                 warn!(
@@ -499,6 +504,7 @@ impl Reader {
             file.metadata = None;
         }
         self.apply_action(name, wants.unwrap_or(action), last_good);
+        self.saver.reread(name);
         if reread {
             self.read_at(name, now + QUIET);
         }

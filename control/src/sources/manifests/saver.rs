@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info};
 
-use super::last_good::{LastGood, Save, Writer};
+use super::last_good::{BATCH, LastGood, Save, Writer};
 use super::messages::Message;
 
 /// States that may wait to be written.
@@ -33,6 +33,8 @@ pub(super) struct Saver {
     waiting_bytes: u64,
     /// Manifests whose states are not on disk.
     unsaved: BTreeSet<OsString>,
+    /// Those of them that are being read again.
+    rereading: BTreeSet<OsString>,
     /// Why the last one could not be written.
     failure: Option<String>,
     retry_at: Option<Instant>,
@@ -46,8 +48,10 @@ impl Saver {
         let wants_check = Arc::clone(&check);
         let run = move || {
             let mut writer = Writer::new(place);
+            // What comes after a batch.
+            let mut first = None;
             loop {
-                let next = to_save.recv_timeout(RETRY);
+                let next = first.take().map_or_else(|| to_save.recv_timeout(RETRY), Ok);
                 let checks = wants_check.swap(false, Ordering::Relaxed) || next.is_ok();
                 let removed = checks && writer.was_removed();
                 // Without a reader, what waits is written all the same.
@@ -56,9 +60,9 @@ impl Saver {
                 }
                 match next {
                     Ok((save, _)) => {
-                        let name = save.name().clone();
-                        let result = writer.save(save);
-                        let _ = messages.send(Message::Saved(name, result));
+                        let mut batch = vec![save];
+                        first = fill(&mut batch, &to_save);
+                        let _ = messages.send(Message::Saved(writer.save(batch)));
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -73,6 +77,7 @@ impl Saver {
             waiting: BTreeSet::new(),
             waiting_bytes: 0,
             unsaved: BTreeSet::new(),
+            rereading: BTreeSet::new(),
             failure,
             retry_at: None,
         }
@@ -91,6 +96,7 @@ impl Saver {
         if sent {
             self.waiting_bytes += len;
             self.unsaved.remove(&name);
+            self.rereading.remove(&name);
             self.waiting.insert(name);
         } else {
             self.put_off(name);
@@ -134,9 +140,20 @@ impl Saver {
         // What fails again comes back.
         let names: Vec<_> =
             std::iter::from_fn(|| self.unsaved.pop_first()).take(RETRY_FILES).collect();
+        self.rereading.extend(names.iter().cloned());
         let wait = if self.failure.is_some() { RETRY } else { Duration::from_millis(200) };
         self.retry_at = (!self.unsaved.is_empty()).then_some(now + wait);
         names
+    }
+
+    /// A manifest was read again, and what was to be saved of it was passed to [`Self::save`].
+    pub(super) fn reread(&mut self, name: &OsString) {
+        self.rereading.remove(name);
+    }
+
+    /// How many manifests have states that are not on disk yet.
+    pub(super) fn pending(&self) -> usize {
+        self.waiting.len() + self.unsaved.len() + self.rereading.len()
     }
 
     /// What is wrong, for people.
@@ -147,4 +164,16 @@ impl Saver {
              read would have older ones, or keep pods cut off"
         ))
     }
+}
+
+/// Adds what waits to a batch, which has each manifest once. Returns what was taken too much.
+fn fill(batch: &mut Vec<Save>, to_save: &Receiver<(Save, u64)>) -> Option<(Save, u64)> {
+    while batch.len() < BATCH {
+        let (save, len) = to_save.try_recv().ok()?;
+        if batch.iter().any(|other| other.name() == save.name()) {
+            return Some((save, len));
+        }
+        batch.push(save);
+    }
+    None
 }

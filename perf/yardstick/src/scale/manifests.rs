@@ -51,10 +51,15 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     }
     lab.write_manifest("policy.yaml", &clusterwide(8000).to_string())?;
     let begin = Instant::now();
-    let agent = Agent::start_with(&lab, 1, &[])?;
+    let mut agent = Agent::start_with(&lab, 1, &[])?;
     let start = begin.elapsed();
     let mut results = Vec::new();
     if context.wants(IDLE) {
+        context.status(format!("{IDLE}: waiting for the last good objects to be on disk"));
+        agent.wait_until("the last good objects to be on disk", |lab| {
+            let status = lab.podgate_json(&["status"])?;
+            Ok((status["source"]["unsaved"] == 0).then_some(()))
+        })?;
         let watch = if context.quick { WATCH_QUICK } else { WATCH };
         let mut values = Vec::new();
         for round in 0..context.rounds {

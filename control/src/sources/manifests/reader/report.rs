@@ -21,7 +21,10 @@ impl Reader {
         self.synced |= self.is_complete();
         let status = (self.synced, self.problems());
         let reported = self.last_status.as_ref() == Some(&status);
-        if (self.batch.is_empty() || !hurry) && reported && was_synced == self.synced {
+        let unsaved = self.saver.pending();
+        let saved_all = self.said_unsaved && unsaved == 0;
+        if !saved_all && (self.batch.is_empty() || !hurry) && reported && was_synced == self.synced
+        {
             return !self.updates.is_closed();
         }
         if !reported {
@@ -31,8 +34,10 @@ impl Reader {
             }
             self.last_status = Some(status.clone());
         }
+        self.said_unsaved = unsaved > 0;
         let files = std::mem::take(&mut self.batch);
-        let update = DirectoryUpdate { files, synced: status.0, problems: status.1 };
+        let (synced, problems) = status;
+        let update = DirectoryUpdate { files, synced, problems, unsaved };
         self.updates.blocking_send(Update::Manifests(update)).is_ok()
     }
 
