@@ -205,7 +205,7 @@ pub fn editor(data: &[u8]) {
     let options = input.u8();
     let mut io = RecordingIo::new(256);
     io.held_frames_max = usize::from(options >> 3) * 2;
-    io.kept_bytes_max = if options & 2 != 0 { usize::MAX } else { 4_000 };
+    io.buffered_bytes_max = if options & 2 != 0 { usize::MAX } else { 4_000 };
     let mut connection = Connection {
         io,
         editor: Editor::default(),

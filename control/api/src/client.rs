@@ -45,7 +45,7 @@ pub enum ClientError {
     Protocol(String),
     /// The agent answered with an error.
     #[error(transparent)]
-    Denied(#[from] ApiError),
+    Agent(#[from] ApiError),
 }
 
 impl ClientError {
@@ -105,7 +105,7 @@ impl Client {
     /// Sends a request that has one result.
     ///
     /// # Errors
-    /// When the agent refuses it, or doesn't answer as it should.
+    /// When the agent denies it, or doesn't answer as it should.
     pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         self.send(request);
         let limit = answer_timeout(request);
@@ -119,7 +119,7 @@ impl Client {
     /// Sends a request that has items; each goes to `each` until it breaks or the agent ends.
     ///
     /// # Errors
-    /// When the agent refuses it, or doesn't answer as it should.
+    /// When the agent denies it, or doesn't answer as it should.
     pub fn stream<T: DeserializeOwned, E: From<ClientError>>(
         &mut self,
         request: &Request,

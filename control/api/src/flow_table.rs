@@ -25,7 +25,7 @@ pub struct FlowSelector {
 
 /// Entries of the workers' flow tables.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
-pub struct FlowTable {
+pub struct FlowList {
     /// The entries, at most [`FLOWS_LISTED_MAX`].
     pub flows: Vec<FlowEntry>,
     /// How many match.

@@ -42,7 +42,7 @@ pub use client::{Client, ClientError};
 pub use config::{ConfigOption, Origin};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
 pub use flow_table::{
-    EndpointLogEntry, FLOWS_LISTED_MAX, FlowEnd, FlowEntry, FlowSelector, FlowTable,
+    EndpointLogEntry, FLOWS_LISTED_MAX, FlowEnd, FlowEntry, FlowList, FlowSelector,
 };
 pub use fqdn::{FqdnEntry, FqdnSource};
 pub use health::{

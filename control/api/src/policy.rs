@@ -83,7 +83,7 @@ pub struct PortsDetail {
 /// Why a flow is allowed or denied, and by which tables.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Explained {
-    /// Generation of the tables; absent for those of manifests.
+    /// Epoch of the tables; absent for those of manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u32>,
     /// What to know of the explanation, one line each.
@@ -102,7 +102,7 @@ pub struct EndpointTable {
     pub link: String,
     /// Identity number.
     pub identity: u32,
-    /// Generation of the table.
+    /// Epoch of the tables that it is of.
     pub epoch: u32,
     /// Its rows, in the order in which workers match them.
     pub rows: Vec<TableRow>,
@@ -111,7 +111,7 @@ pub struct EndpointTable {
 /// All policies, and everything that can't be enforced.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyList {
-    /// Generation of the tables that these policies are in;
+    /// Epoch of the tables that these policies are in;
     /// [`Request::PolicyWait`](crate::Request::PolicyWait) waits for it.
     pub epoch: u32,
     /// Policies by name.

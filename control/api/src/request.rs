@@ -67,7 +67,7 @@ requests! {
         /// The endpoint's link, or its pod as `NAMESPACE/NAME`.
         endpoint: String,
     },
-    /// Answered by a [`FlowTable`](crate::FlowTable).
+    /// Answered by a [`FlowList`](crate::FlowList).
     "table-flow-list": TableFlowList(FlowSelector),
     /// Removes entries of the flow tables; answered by their number.
     "table-flow-flush": TableFlowFlush(FlowSelector),

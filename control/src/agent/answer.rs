@@ -349,7 +349,7 @@ impl Agent {
             flow_records: self.observer.records(),
             flow_records_lost: self.observer.lost(self.dataplane()),
             clients_rejected: self.files.clients().rejected(),
-            clients_cut_off: self.files.clients().cut_off(),
+            clients_disconnected: self.files.clients().disconnected(),
             names: self.names.metrics(),
             source: self.plane.cluster().map(|cluster| SourceCounts {
                 latency: self.latency.counts(),

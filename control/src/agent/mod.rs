@@ -9,7 +9,7 @@
 //! * [`Endpoints`]: pods and what is attached to their links;
 //! * [`HostNetwork`]: host link, routes, addresses, tunnels;
 //! * [`Observer`]: the workers' events, on their way to the flow thread;
-//! * [`Names`]: what DNS names stand for;
+//! * [`DnsNames`]: what DNS names stand for;
 //! * [`StateFiles`]: endpoint list, pins, sockets.
 //!
 //! Nothing here waits for the kernel's network stack or enters another network namespace: tasks and
@@ -76,7 +76,7 @@ use self::health::HealthWatch;
 use self::host_network::{HostNetwork, Observed};
 use self::hubble::Peers;
 use self::latency::Latency;
-use self::names::Names;
+use self::names::DnsNames;
 use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
@@ -84,7 +84,7 @@ use self::restart::EarlierFlows;
 use self::server::Call;
 use self::signals::Signals;
 use self::state_files::StateFiles;
-use self::waiting::Waiting;
+use self::waiting::EpochWaiters;
 use crate::log::LogFilter;
 use crate::sources::Update;
 
@@ -110,11 +110,11 @@ struct Agent {
     endpoints: Endpoints,
     host: HostNetwork,
     observer: Observer,
-    names: Names,
+    names: DnsNames,
     peers: Peers,
     reconciler: Reconciler,
     /// Clients that wait for an epoch.
-    waiting: Waiting,
+    waiting: EpochWaiters,
     latency: Latency,
     earlier_flows: EarlierFlows,
     health: HealthWatch,

@@ -2,7 +2,7 @@
 //!
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
 //! to write one are bounded, and one that doesn't read its answer delays nobody else: it is
-//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for a
+//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for an
 //! epoch) leave [`CLIENTS_MAX`] − [`LASTING_MAX`] connections to short ones, such as `status`
 //! and `endpoint-add`.
 
@@ -41,7 +41,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct ClientCounts {
     rejected: AtomicU64,
-    cut_off: AtomicU64,
+    disconnected: AtomicU64,
 }
 
 impl ClientCounts {
@@ -51,8 +51,8 @@ impl ClientCounts {
     }
 
     /// Clients that were disconnected because they didn't read.
-    pub(crate) fn cut_off(&self) -> u64 {
-        self.cut_off.load(Relaxed)
+    pub(crate) fn disconnected(&self) -> u64 {
+        self.disconnected.load(Relaxed)
     }
 }
 
@@ -158,7 +158,7 @@ impl Server {
                     let (read, write) = stream.into_split();
                     let read = BufReader::new(read);
                     let (calls, access) = (calls.clone(), self.access);
-                    let client = Client { read, write, calls, lasting, counts, access };
+                    let client = Connection { read, write, calls, lasting, counts, access };
                     tokio::spawn(serve_client(client, place));
                 }
                 Err(_) => {
@@ -177,13 +177,13 @@ fn reject(stream: &UnixStream) {
     let _ = stream.try_write(Answer::Error(rejected).to_line().as_bytes());
 }
 
-async fn serve_client(mut client: Client, _place: OwnedSemaphorePermit) {
+async fn serve_client(mut client: Connection, _place: OwnedSemaphorePermit) {
     if let Err(error) = client.run().await {
         debug!(%error, "a client of the control socket left");
     }
 }
 
-struct Client {
+struct Connection {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     calls: mpsc::Sender<Call>,
@@ -209,7 +209,7 @@ enum Line {
     Closed,
 }
 
-impl Client {
+impl Connection {
     async fn run(&mut self) -> io::Result<()> {
         loop {
             let line = match tokio::time::timeout(REQUEST_TIMEOUT, self.read_line()).await {
@@ -338,7 +338,7 @@ impl Client {
         while !rest.is_empty() {
             let Ok(written) = tokio::time::timeout(READ_TIMEOUT, self.write.write(rest)).await
             else {
-                self.counts.cut_off.fetch_add(1, Relaxed);
+                self.counts.disconnected.fetch_add(1, Relaxed);
                 info!("a client of the control socket that didn't read was disconnected");
                 return Err(io::ErrorKind::TimedOut.into());
             };

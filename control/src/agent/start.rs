@@ -25,7 +25,7 @@ use super::health::HealthWatch;
 use super::host_network::{self, HostLink, HostNetwork, Observed};
 use super::latency::Latency;
 use super::metrics_server::MetricsServer;
-use super::names::Names;
+use super::names::DnsNames;
 use super::observer::Observer;
 use super::policy_plane::PolicyPlane;
 use super::reconcile::Reconciler;
@@ -34,7 +34,7 @@ use super::signals::Signals;
 use super::state::{ChecksumOffload, StateDir};
 use super::state_files::StateFiles;
 use super::undo::{Creator, Undo};
-use super::waiting::Waiting;
+use super::waiting::EpochWaiters;
 use super::{Agent, Inputs, confine, endpoints_file, hubble, limits, preflight};
 use crate::cli::{DnsDenied, PodChecksums, PolicyStatus, Poll, RunArgs, Seccomp, Services};
 use crate::log::LogFilter;
@@ -89,12 +89,12 @@ async fn start_and_serve(
     end
 }
 
-/// Lets the allocator give unused memory back by threads of its own: those that freed it may sleep,
+/// Lets the allocator return unused memory to the kernel by threads of its own: those that freed it may sleep,
 /// or be gone.
 fn free_memory_in_background() {
     // Fails where `podgate` is a library in a program with another allocator.
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
-        warn!("memory is given back late: {error}");
+        warn!("memory is returned to the kernel late: {error}");
     }
 }
 
@@ -117,7 +117,7 @@ fn open_state(args: &RunArgs, undo: &mut Undo) -> Result<StateDir> {
     Ok(state)
 }
 
-/// Opens the link to the node, which is made unless the agent before left it.
+/// Opens the link to the node, which is made unless the previous agent left it.
 ///
 /// # Errors
 /// When it can't be made, or the workers can't use it.
@@ -168,12 +168,12 @@ impl Agent {
             host,
             observer: Observer::new(flow_thread),
             peers,
-            names: Names::load(
+            names: DnsNames::load(
                 &state,
                 NameLimits { ttl_min_s: args.dns_min_ttl, ..NameLimits::default() },
             ),
             reconciler: Reconciler::new(),
-            waiting: Waiting::default(),
+            waiting: EpochWaiters::default(),
             latency: Latency::default(),
             earlier_flows: EarlierFlows::read(&state),
             health,
@@ -237,11 +237,11 @@ impl Agent {
         }
     }
 
-    /// Attaches the endpoints of the agent before, then the `listed` ones. Other links that were
+    /// Attaches the endpoints of the previous agent, then the `listed` ones. Other links that were
     /// cut off stay so.
     ///
     /// # Errors
-    /// When a listed endpoint can't be attached. An endpoint of the agent before that can't be is
+    /// When a listed endpoint can't be attached. An endpoint of the previous agent that can't be is
     /// gone.
     async fn attach_at_start(
         &mut self,

@@ -11,28 +11,28 @@ use super::server::{Reply, ReplySender};
 
 /// The clients; the server bounds their number.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    clients: Vec<Client>,
+pub(super) struct EpochWaiters {
+    clients: Vec<EpochWaiter>,
 }
 
 #[derive(Debug)]
-struct Client {
+struct EpochWaiter {
     wanted: Epoch,
     until: Instant,
     answer: ReplySender,
 }
 
-impl Waiting {
+impl EpochWaiters {
     /// Adds a client that waits for `wanted` for at most `timeout`.
     pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: ReplySender) {
-        self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
+        self.clients.push(EpochWaiter { wanted, until: Instant::now() + timeout, answer });
     }
 
     /// Answers clients whose epoch is in force or whose timeout is over. Every worker uses
     /// `in_force` or a later epoch.
     pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {
         // Clients that disconnected are dropped.
-        let due = |client: &mut Client| {
+        let due = |client: &mut EpochWaiter| {
             in_force >= client.wanted || now >= client.until || client.answer.is_closed()
         };
         for client in self.clients.extract_if(.., due) {
@@ -61,7 +61,7 @@ mod tests {
     fn a_client_is_answered_when_its_epoch_or_its_time_has_come_and_not_before() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let mut waiting = Waiting::default();
+        let mut waiting = EpochWaiters::default();
         let mut wait = |epoch, seconds| {
             let (answer, waits) = oneshot::channel();
             waiting.add(Epoch(epoch), Duration::from_secs(seconds), answer);

@@ -43,7 +43,7 @@ struct Pod {
 /// Asks the agent.
 ///
 /// # Errors
-/// When a parameter is missing or malformed, the agent can't be reached, or refuses; one line.
+/// When a parameter is missing or malformed, the agent can't be reached, or denies it; one line.
 pub(crate) fn ask(
     socket: &Path,
     question: Question,

@@ -296,7 +296,7 @@ impl Worker {
         self.egress.begin_capture_round(now, epoch);
         let mut processed = 0;
         loop {
-            let (packets, more) = self.poll_ports(now, snapshot.as_deref(), clock);
+            let (packets, more) = self.poll_queues(now, snapshot.as_deref(), clock);
             processed += packets;
             if !more || processed >= ROUND {
                 break;
@@ -321,12 +321,13 @@ impl Worker {
     }
 
     fn update_gauges(&mut self, snapshot: Option<&Snapshot>) {
-        let (held, kept) = (self.egress.frame_quota().total(), self.egress.byte_quota().total());
+        let (held, buffered) =
+            (self.egress.frame_quota().total(), self.egress.byte_quota().total());
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
         stats.inspected_flows.set(self.pipeline.inspected_flows() as u64);
         stats.held_frames.set(held as u64);
-        stats.kept_bytes.set(kept as u64);
+        stats.buffered_bytes.set(buffered as u64);
         stats.epoch.set(snapshot.map_or(0, |snapshot| snapshot.epoch.0.into()));
         debug_assert_eq!(
             self.egress.outstanding_frames(),
@@ -334,15 +335,15 @@ impl Worker {
             "every frame is free, in a ring, held by a flow, or part of a datagram"
         );
         debug_assert_eq!(
-            kept,
-            self.pipeline.kept_bytes(),
+            buffered,
+            self.pipeline.buffered_bytes(),
             "the byte quota is used by inspected flows only"
         );
     }
 
     /// Processes one batch of each queue whose link has credit. Returns the number of packets
     /// processed, and whether a queue may have more.
-    fn poll_ports(
+    fn poll_queues(
         &mut self,
         now: Nanos,
         snapshot: Option<&Snapshot>,

@@ -168,8 +168,8 @@ impl Pipeline {
     }
 
     /// Bytes that inspected flows buffer.
-    pub(super) fn kept_bytes(&self) -> usize {
-        self.inspectors.kept_bytes()
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.inspectors.buffered_bytes()
     }
 
     /// When a timer of an inspected flow is due; these are finer than flow expiry.

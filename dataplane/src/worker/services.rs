@@ -37,7 +37,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{ProvenSender, Subject, Verdict};
 use podgate_tables::proto;
-use podgate_tables::service::{ClusterIp, Frontend, ServicePort, WithoutBackends, is_translated};
+use podgate_tables::service::{ClusterIp, L4Addr, ServicePort, WithoutBackends, is_translated};
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::{Flow, FlowIx, FlowLinks, tcp};
@@ -76,7 +76,7 @@ impl Pipeline {
         (index, direction): (FlowIx, FlowDirection),
         link: LinkId,
         view: &View,
-        frontend: Option<Frontend>,
+        frontend: Option<L4Addr>,
     ) -> Relation {
         let flow = self.flows.get(index);
         let is_tcp = view.tuple.protocol == proto::TCP;
@@ -186,7 +186,7 @@ impl Pipeline {
         None
     }
 
-    fn choose(&self, port: &ServicePort, tuple: &Tuple) -> Option<Frontend> {
+    fn choose(&self, port: &ServicePort, tuple: &Tuple) -> Option<L4Addr> {
         let is_own = |backend| steer(&translated(tuple, backend), self.workers) == self.index;
         port.choose(source(tuple), is_own)
     }
@@ -196,7 +196,7 @@ impl Pipeline {
         cx: &mut PacketCtx<'_>,
         link: LinkId,
         view: &View,
-        backend: Frontend,
+        backend: L4Addr,
     ) -> Result<(), DropReason> {
         let target = self.targets.acquire(backend).ok_or(DropReason::ServiceFull)?;
         let mut flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
@@ -215,7 +215,7 @@ impl Pipeline {
         link: LinkId,
         view: &View,
         mut packet: Packet,
-        backend: Frontend,
+        backend: L4Addr,
     ) {
         let frontend = destination(&view.tuple);
         let to = translated(&view.tuple, backend);
@@ -236,7 +236,7 @@ impl Pipeline {
         link: LinkId,
         view: &View,
         packet: Packet,
-        frontend: Frontend,
+        frontend: L4Addr,
     ) {
         let tuple = Tuple { src: view.tuple.dst, ..view.tuple };
         let subject = Subject { tuple, icmp_type: 0 };
@@ -296,7 +296,7 @@ pub(super) fn reset_opener(
     link: LinkId,
     view: &View,
     mut packet: Packet,
-    frontend: Frontend,
+    frontend: L4Addr,
 ) {
     let (tuple, mut view) = (view.tuple, *view);
     let to = untranslated(&tuple, frontend);

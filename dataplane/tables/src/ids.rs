@@ -20,7 +20,7 @@ impl LinkId {
     }
 }
 
-/// Generation of a published snapshot. A flow stores the epoch in which its verdict was made.
+/// Number of a publication of tables. A flow stores the epoch in which its verdict was made.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
 pub struct Epoch(pub u32);
 

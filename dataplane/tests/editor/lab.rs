@@ -342,7 +342,7 @@ impl Lab {
         self.exchange_with(|_| true);
     }
 
-    /// As [`Self::exchange`]; packets that `arrives` refuses are lost on their way.
+    /// As [`Self::exchange`]; packets that `arrives` returns false for are lost on their way.
     pub(super) fn exchange_with(&mut self, mut arrives: impl FnMut(&Outgoing) -> bool) {
         for _ in 0..2_000 {
             let sent = std::mem::take(&mut self.io.sent);

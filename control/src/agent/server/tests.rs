@@ -223,7 +223,7 @@ fn followers_leave_places_to_commands() {
             let answer = exchange(&path, line.as_bytes()).await;
             assert!(matches!(Answer::parse(answer.trim_end()), Ok(Answer::Result(_))));
         }
-        // A place is given back when its follower leaves.
+        // A place is free again when its follower leaves.
         followers.pop();
         while publisher.receiver_count() >= LASTING_MAX {
             tokio::task::yield_now().await;
@@ -236,7 +236,7 @@ fn followers_leave_places_to_commands() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_cut_off_and_counted() {
+fn a_client_that_does_not_read_is_disconnected_and_counted() {
     run(async {
         // Time passes by itself while everybody waits.
         tokio::time::pause();
@@ -245,7 +245,7 @@ fn a_client_that_does_not_read_is_cut_off_and_counted() {
             Ok(Reply::Flows { past: past(100_000), live: None })
         });
         let mut stream = follow(&path).await;
-        while counts.cut_off() == 0 {
+        while counts.disconnected() == 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         // What was sent before can still be read; then the connection ends.
@@ -257,7 +257,7 @@ fn a_client_that_does_not_read_is_cut_off_and_counted() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_is_not_cut_off() {
+fn a_client_that_reads_slowly_is_not_disconnected() {
     run(async {
         tokio::time::pause();
         let (_dir, path, counts) =
@@ -267,10 +267,10 @@ fn a_client_that_reads_slowly_is_not_cut_off() {
         while !read.ends_with(Answer::End(true).to_line().as_bytes()) {
             tokio::time::sleep(READ_TIMEOUT / 2).await;
             let n = stream.read(&mut part).await.unwrap();
-            assert!(n > 0, "cut off");
+            assert!(n > 0, "disconnected");
             read.extend(&part[..n]);
         }
-        assert_eq!(counts.cut_off(), 0);
+        assert_eq!(counts.disconnected(), 0);
     });
 }
 

@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::cluster::{Cluster, Labels, Size};
 use super::control::{Control, rejected};
 use super::decisions::{FlowEnds, Flows};
-use super::report::{Bar, ClusterInfo, Measurement, Memory, Part, Report, Statistic};
+use super::report::{Bar, ClusterInfo, Measurement, Memory, Part, ScaleReport, Statistic};
 use super::{Error, changes, swaps, table};
 use podgate_replay::Output;
 use podgate_replay::{latency, progress};
@@ -138,7 +138,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
 ///
 /// # Errors
 /// When it can't be measured.
-pub fn measure(args: &Args) -> Result<Report, Error> {
+pub fn measure(args: &Args) -> Result<ScaleReport, Error> {
     let cluster = args.cluster();
     let effort = if args.quick { QUICK } else { FULL };
     let counted = alloc::is_installed();
@@ -210,7 +210,7 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
     drop(tables);
     let swaps = swaps::measure(&mut control, &cluster, &local, effort.rounds, effort.phase)?;
     measurements.extend(swaps.measurements);
-    Ok(Report {
+    Ok(ScaleReport {
         cluster: info,
         memory,
         measurements,
