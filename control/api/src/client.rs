@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Answer, ApiError, Request};
+use crate::{Answer, Answering, ApiError, Request};
 
 /// Timeout for the agent to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -172,20 +172,17 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
 
 /// Timeout for the answer to `request`; `None` if there may be none for any time.
 fn answer_timeout(request: &Request) -> Option<Duration> {
-    match request {
-        Request::Flows { follow: true, .. } | Request::Capture(_) => None,
-        Request::PolicyWait { timeout_s, .. } => {
-            Some(ANSWER_TIMEOUT + Duration::from_secs((*timeout_s).into()))
-        }
-        _ => Some(ANSWER_TIMEOUT),
+    match request.answering() {
+        Answering::AtOnce | Answering::Follows(false) => Some(ANSWER_TIMEOUT),
+        Answering::Waits(seconds) => Some(ANSWER_TIMEOUT + Duration::from_secs(seconds.into())),
+        Answering::Follows(true) | Answering::Streams => None,
     }
 }
 
 /// Timeout for the first line of the answer to `request`.
 fn first_timeout(request: &Request) -> Option<Duration> {
-    match request {
-        // The agent says at once that the capture has started.
-        Request::Capture(_) => Some(ANSWER_TIMEOUT),
+    match request.answering() {
+        Answering::Streams => Some(ANSWER_TIMEOUT),
         _ => answer_timeout(request),
     }
 }

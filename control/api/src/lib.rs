@@ -55,7 +55,7 @@ pub use policy::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,
     PolicyWaited, PortsDetail, RejectedField, RuleDetail, RuleSetDetail, Source,
 };
-pub use request::{Request, WAIT_MAX_S};
+pub use request::{Answering, ClientAccess, Request, WAIT_MAX_S};
 pub use status::{
     ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, FlowsTakenOver, LinkCounts,
     SourceStatus, Status, WorkerStatus,

@@ -49,6 +49,7 @@ const SENDER_SHIFT: u32 = 1;
 /// zero: the number of bits below it, and its bits.
 const DETACHED_SHIFT: u32 = 3;
 const DETACHED_BITS: u8 = 7;
+const _: () = assert!(L7Protocol::ALL.len() <= DETACHED_BITS as usize);
 /// Most flows in a file; connections take precedence.
 const FLOWS_MAX: usize = 1 << 19;
 /// Longest file, bytes.

@@ -3,7 +3,7 @@
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
 //! to write one are bounded, and one that doesn't read its answer delays nobody else: it is
 //! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for an
-//! epoch) leave [`CLIENTS_MAX`] − [`LASTING_MAX`] connections to short ones, such as `status`
+//! epoch) leave [`CLIENTS_MAX`] − [`LONG_RUNNING_MAX`] connections to short ones, such as `status`
 //! and `endpoint-add`.
 
 use std::io;
@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use podgate_api::{
-    Answer, ApiError, CaptureItem, ErrorCode, Family, FlowItem, REQUEST_MAX, Request,
+    Answer, Answering, ApiError, CaptureItem, ClientAccess, ErrorCode, Family, FlowItem,
+    REQUEST_MAX, Request,
 };
 use podgate_hubble::Observed;
 use serde_json::{Value, json};
@@ -29,7 +30,7 @@ use tracing::{debug, info, warn};
 pub(crate) const CLIENTS_MAX: usize = 64;
 
 /// Most long-running requests at a time.
-pub(crate) const LASTING_MAX: usize = 48;
+pub(crate) const LONG_RUNNING_MAX: usize = 48;
 
 /// How long a client may take to send a request, the time since the last one included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,22 +87,14 @@ pub(crate) enum Reply {
     },
 }
 
-/// What clients of a socket may do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Access {
-    /// Everything.
-    Admin,
-    /// Requests that only read ([`Request::only_reads`]).
-    ReadOnly,
-}
-
 /// The listening socket; removes its file when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
     counts: Arc<ClientCounts>,
-    access: Access,
+    /// What its clients may do.
+    access: ClientAccess,
 }
 
 impl Drop for Server {
@@ -126,7 +119,7 @@ impl Server {
         // The state directory is 0700, so nobody can connect before the mode is set.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned(), counts, access: Access::Admin })
+        Ok(Self { listener, path: path.to_owned(), counts, access: ClientAccess::Admin })
     }
 
     /// A server of a bound socket whose clients may only read.
@@ -135,13 +128,13 @@ impl Server {
         path: PathBuf,
         counts: Arc<ClientCounts>,
     ) -> Self {
-        Self { listener, path, counts, access: Access::ReadOnly }
+        Self { listener, path, counts, access: ClientAccess::ReadOnly }
     }
 
     /// Serves clients until dropped; their requests go to `calls`.
     pub(crate) async fn serve(self, calls: mpsc::Sender<Call>) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
-        let lasting = Arc::new(Semaphore::new(LASTING_MAX));
+        let long_running = Arc::new(Semaphore::new(LONG_RUNNING_MAX));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -154,11 +147,12 @@ impl Server {
             };
             match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    let (lasting, counts) = (Arc::clone(&lasting), Arc::clone(&self.counts));
+                    let (long_running, counts) =
+                        (Arc::clone(&long_running), Arc::clone(&self.counts));
                     let (read, write) = stream.into_split();
                     let read = BufReader::new(read);
                     let (calls, access) = (calls.clone(), self.access);
-                    let client = Connection { read, write, calls, lasting, counts, access };
+                    let client = Connection { read, write, calls, long_running, counts, access };
                     tokio::spawn(serve_client(client, place));
                 }
                 Err(_) => {
@@ -188,9 +182,9 @@ struct Connection {
     write: OwnedWriteHalf,
     calls: mpsc::Sender<Call>,
     /// Permits for long-running requests.
-    lasting: Arc<Semaphore>,
+    long_running: Arc<Semaphore>,
     counts: Arc<ClientCounts>,
-    access: Access,
+    access: ClientAccess,
 }
 
 /// Returns when the client has disconnected. A request that it sends before its answer stays
@@ -245,28 +239,25 @@ impl Connection {
     }
 
     async fn answer(&mut self, request: Request) -> io::Result<()> {
-        if self.access == Access::ReadOnly && !request.only_reads() {
+        if self.access == ClientAccess::ReadOnly && request.access() == ClientAccess::Admin {
             let message = "this socket is read-only; use the admin's socket, as root";
             return self.send(Answer::Error(ApiError::new(ErrorCode::ReadOnly, message))).await;
         }
         // Held until the request is done.
-        let place = match request {
-            Request::Flows { .. } | Request::PolicyWait { .. } | Request::Capture(_) => {
-                Some(Arc::clone(&self.lasting).try_acquire_owned())
-            }
-            _ => None,
-        };
+        let answering = request.answering();
+        let place =
+            answering.is_long_running().then(|| Arc::clone(&self.long_running).try_acquire_owned());
         if matches!(place, Some(Err(_))) {
             self.counts.rejected.fetch_add(1, Relaxed);
             let message = format!(
-                "{LASTING_MAX} clients follow flows, capture or wait for an epoch already; stop one of \
-                 them"
+                "{LONG_RUNNING_MAX} clients follow flows, capture or wait for an epoch already; stop \
+                 one of them"
             );
             return self.send(Answer::Error(ApiError::new(ErrorCode::Busy, message))).await;
         }
         let (reply, replied) = oneshot::channel();
         let stopping = || ApiError::new(ErrorCode::Busy, "the agent is stopping");
-        let may_wait = matches!(request, Request::PolicyWait { .. });
+        let may_wait = matches!(answering, Answering::Waits(_));
         let outcome = match self.calls.send(Call { request, reply }).await {
             Ok(()) => tokio::select! {
                 biased;

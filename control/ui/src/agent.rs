@@ -118,6 +118,8 @@ fn request(parameters: &Parameters) -> Result<Option<RequestSpec>, String> {
 
 #[cfg(test)]
 mod tests {
+    use podgate_api::ClientAccess;
+
     use super::*;
 
     fn parameters(pairs: &[(&str, &str)]) -> Parameters {
@@ -156,7 +158,7 @@ mod tests {
             Request::PolicyGet(PolicyFilter::default()),
             Request::PolicyExplain { query, both_sides: false },
         ] {
-            assert!(request.only_reads(), "{request:?}");
+            assert_eq!(request.access(), ClientAccess::ReadOnly, "{request:?}");
         }
     }
 

@@ -208,28 +208,28 @@ fn followers_leave_places_to_commands() {
             other => Ok(Reply::Value(json!(other))),
         });
         let mut followers = Vec::new();
-        for _ in 0..LASTING_MAX {
+        for _ in 0..LONG_RUNNING_MAX {
             followers.push(follow(&path).await);
         }
-        while publisher.receiver_count() < LASTING_MAX {
+        while publisher.receiver_count() < LONG_RUNNING_MAX {
             tokio::task::yield_now().await;
         }
         // One more is rejected with a reason, and commands are carried out.
         let mut rejected = BufReader::new(follow(&path).await).lines();
         assert_eq!(code(&rejected.next_line().await.unwrap().unwrap()), ErrorCode::Busy);
         assert_eq!(counts.rejected(), 1);
-        for _ in LASTING_MAX..CLIENTS_MAX {
+        for _ in LONG_RUNNING_MAX..CLIENTS_MAX {
             let line = Request::EndpointRemove { link: "veth0".into() }.to_line();
             let answer = exchange(&path, line.as_bytes()).await;
             assert!(matches!(Answer::parse(answer.trim_end()), Ok(Answer::Result(_))));
         }
         // A place is free again when its follower leaves.
         followers.pop();
-        while publisher.receiver_count() >= LASTING_MAX {
+        while publisher.receiver_count() >= LONG_RUNNING_MAX {
             tokio::task::yield_now().await;
         }
         followers.push(follow(&path).await);
-        while publisher.receiver_count() < LASTING_MAX {
+        while publisher.receiver_count() < LONG_RUNNING_MAX {
             tokio::task::yield_now().await;
         }
     });
@@ -316,7 +316,7 @@ fn a_client_that_waits_and_disconnects_gives_its_place_back() {
         let line = Request::PolicyWait { epoch: 7, timeout_s: 3600 }.to_line();
         // More clients than there are places, one after another; none of them is answered.
         let mut replies = Vec::new();
-        for _ in 0..=LASTING_MAX {
+        for _ in 0..=LONG_RUNNING_MAX {
             let mut client = UnixStream::connect(&path).await.unwrap();
             client.write_all(line.as_bytes()).await.unwrap();
             let mut call = called.recv().await.unwrap();
