@@ -144,7 +144,7 @@ fn tunnel_packets_of_a_pod_pass_to_pods_but_not_to_nodes() {
 }
 
 /// A snapshot in which this node has a tunnel on UDP port 5555, and a local prefix.
-fn with_tunnel(epoch: u32) -> Snapshot {
+fn with_tunnel(epoch: u64) -> Snapshot {
     let mut snapshot = snapshot(epoch, IngressOfB::Open);
     let tunnels = Tunnels::new(Some(&[5555]), [(Address::v4([198, 51, 100, 0]), 24)]);
     let routes = RouteTable::clone(&snapshot.routes).with_tunnels(tunnels);

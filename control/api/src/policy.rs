@@ -85,7 +85,7 @@ pub struct PortsDetail {
 pub struct Explained {
     /// Epoch of the tables; absent for those of manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<u32>,
+    pub epoch: Option<u64>,
     /// What to know of the explanation, one line each.
     pub notes: Vec<String>,
     /// The explanation.
@@ -103,7 +103,7 @@ pub struct EndpointTable {
     /// Identity number.
     pub identity: u32,
     /// Epoch of the tables that it is of.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Its rows, in the order in which workers match them.
     pub rows: Vec<TableRow>,
 }
@@ -113,7 +113,7 @@ pub struct EndpointTable {
 pub struct PolicyList {
     /// Epoch of the tables that these policies are in;
     /// [`Request::PolicyWait`](crate::Request::PolicyWait) waits for it.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Policies by name.
     pub policies: Vec<PolicyStatus>,
     /// Rejected fields of these and of other objects.
@@ -217,7 +217,7 @@ pub struct Source {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyWaited {
     /// The epoch that every worker uses.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Whether that is the one that was waited for, or a later one.
     pub in_force: bool,
 }

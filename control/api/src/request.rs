@@ -125,7 +125,7 @@ requests! {
     /// Answered by [`PolicyWaited`](crate::PolicyWaited).
     "policy-wait": PolicyWait {
         /// The epoch to wait for.
-        epoch: u32,
+        epoch: u64,
         /// Timeout, seconds; at most [`WAIT_MAX_S`].
         timeout_s: u32,
     } => ReadOnly, Waits(timeout_s);

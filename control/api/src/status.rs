@@ -16,7 +16,7 @@ pub struct Status {
     /// Seconds since the agent started.
     pub uptime_s: u64,
     /// Epoch of the published tables; zero before the first.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Where objects come from.
     pub source: SourceStatus,
     /// Latencies and writes, if objects come from an API server.

@@ -341,7 +341,7 @@ impl Agent {
             identities: self.identity_counts(),
             policies: self.policies_in_force() as u64,
             rejected: self.plane.store().rejected_objects() as u64,
-            epoch: self.plane.epoch().0.into(),
+            epoch: self.plane.epoch().0,
             path_mtu: self.host.path_mtu().unwrap_or(0).into(),
             frames_spare: self.dataplane().umem().shared_free_frames() as u64,
             problems: self.problems().len() as u64,

@@ -50,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    fn told(mut waits: oneshot::Receiver<Result<Reply, ApiError>>) -> Option<PolicyWaited> {
+    fn answered(mut waits: oneshot::Receiver<Result<Reply, ApiError>>) -> Option<PolicyWaited> {
         match waits.try_recv().ok()?.unwrap() {
             Reply::Value(value) => Some(serde_json::from_value(value).unwrap()),
             Reply::Flows { .. } | Reply::Capture(_) | Reply::Metrics(_) => None,
@@ -70,10 +70,10 @@ mod tests {
         let (old, next, late, never) = (wait(3, 60), wait(4, 60), wait(9, 10), wait(9, 60));
         let now = Instant::now();
         waiting.answer(Epoch(3), now);
-        assert_eq!(told(old), Some(PolicyWaited { epoch: 3, in_force: true }));
+        assert_eq!(answered(old), Some(PolicyWaited { epoch: 3, in_force: true }));
         waiting.answer(Epoch(5), now + Duration::from_secs(11));
-        assert_eq!(told(next), Some(PolicyWaited { epoch: 5, in_force: true }));
-        assert_eq!(told(late), Some(PolicyWaited { epoch: 5, in_force: false }));
-        assert_eq!(told(never), None);
+        assert_eq!(answered(next), Some(PolicyWaited { epoch: 5, in_force: true }));
+        assert_eq!(answered(late), Some(PolicyWaited { epoch: 5, in_force: false }));
+        assert_eq!(answered(never), None);
     }
 }

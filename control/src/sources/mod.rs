@@ -54,7 +54,7 @@ impl Source {
 
     /// Has the statuses of changed policies written, now that all workers use the tables of
     /// `epoch`. Manifests have none.
-    pub(crate) fn report(&mut self, store: &Store, epoch: u32) {
+    pub(crate) fn report(&mut self, store: &Store, epoch: u64) {
         if let Self::Cluster(source) = self {
             source.report(store, epoch);
         }

@@ -88,7 +88,7 @@ impl SavedFlow {
             key,
             packets: self.packets,
             bytes: self.bytes,
-            epoch,
+            epoch: epoch.short(),
             last_seen: Moment::from(now).earlier(idle),
             links: self.links.by_direction(),
             checksum: Sum::of_flow(self.tuple.src, self.tuple.dst, self.tuple.protocol),

@@ -487,8 +487,9 @@ impl Model {
 
 #[test]
 fn packets_take_the_fast_path_while_policy_allows() {
-    let fast_path =
-        |flow: &Flow, epoch| [Original, Reply].map(|to| flow.is_fast_path(to, Epoch(epoch)));
+    let fast_path = |flow: &Flow, epoch| {
+        [Original, Reply].map(|to| flow.is_fast_path(to, Epoch(epoch).short()))
+    };
     let mut table = FlowTable::new(4);
     let packets = [(Reply, SYN | ACK), (Original, ACK)];
     let index = play(&mut table, tcp(1), &packets, None, Nanos(0));

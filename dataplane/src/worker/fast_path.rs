@@ -94,7 +94,7 @@ impl FastPath {
     ) -> usize {
         let Self { packets, keys, actions } = self;
         let candidates = packets[batch.clone()].iter().zip(&keys[batch.clone()]);
-        let (routes, epoch, now) = (&*cx.snapshot.routes, cx.snapshot.epoch, cx.now);
+        let (routes, epoch, now) = (&*cx.snapshot.routes, cx.snapshot.epoch.short(), cx.now);
         let (host, from_host) = (routes.host_link(), ingress.is_host);
         let has_tx_metadata = cx.egress.umem().has_tx_metadata();
         let mut matched = 0;

@@ -267,7 +267,7 @@ impl Worker {
     #[must_use]
     pub fn has_new_tables(&self) -> bool {
         let published = self.shared.snapshot.load();
-        published.as_ref().map_or(0, |snapshot| snapshot.epoch.0.into()) != self.stats().epoch.get()
+        published.as_ref().map_or(0, |snapshot| snapshot.epoch.0) != self.stats().epoch.get()
     }
 
     /// Whether released DNS answers can be forwarded by one of the next rounds.
@@ -328,7 +328,7 @@ impl Worker {
         stats.inspected_flows.set(self.pipeline.inspected_flows() as u64);
         stats.held_frames.set(held as u64);
         stats.buffered_bytes.set(buffered as u64);
-        stats.epoch.set(snapshot.map_or(0, |snapshot| snapshot.epoch.0.into()));
+        stats.epoch.set(snapshot.map_or(0, |snapshot| snapshot.epoch.0));
         debug_assert_eq!(
             self.egress.outstanding_frames(),
             self.pipeline.held_frames() as i64,

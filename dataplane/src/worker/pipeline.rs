@@ -358,7 +358,7 @@ impl Pipeline {
     ) -> bool {
         let flow = self.flows.get(index);
         let tuple = flow.tuple();
-        let is_current = flow.epoch() == cx.snapshot.epoch && !flow.revoked();
+        let is_current = flow.epoch() == cx.snapshot.epoch.short() && !flow.revoked();
         let is_plain = flow.inspector().is_none();
         if is_current || !is_plain || !tuple.is_udp() || direction.is_reply() {
             return false;
@@ -406,7 +406,7 @@ impl Pipeline {
 
     /// Whether a flow is allowed under the current epoch.
     pub(super) fn is_allowed(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> bool {
-        if self.flows.get(index).epoch() != cx.snapshot.epoch {
+        if self.flows.get(index).epoch() != cx.snapshot.epoch.short() {
             let permission = self.reevaluate(cx, index);
             self.flows.get_mut(index).set_permission(cx.snapshot.epoch, permission);
         }

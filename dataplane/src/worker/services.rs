@@ -88,7 +88,7 @@ impl Pipeline {
             return if is_tcp { Relation::Conflict } else { Relation::Replaces };
         }
         let becomes_translated = of_flow.is_none()
-            && flow.epoch() != cx.snapshot.epoch
+            && flow.epoch() != cx.snapshot.epoch.short()
             && (!is_tcp || view.is_syn())
             && cluster_ip(cx, link, &view.tuple).is_some();
         if becomes_translated { Relation::Replaces } else { Relation::Same }
@@ -135,7 +135,7 @@ impl Pipeline {
         if flow.link(FlowDirection::Original) != link || opens && is_over {
             return true;
         }
-        if flow.epoch() == cx.snapshot.epoch {
+        if flow.epoch() == cx.snapshot.epoch.short() {
             return false;
         }
         let services = &cx.snapshot.policy.services;

@@ -128,7 +128,7 @@ impl Cluster {
 
     /// Has the statuses of changed policies written, now that all workers use the tables of
     /// `epoch`.
-    pub(crate) fn report(&mut self, store: &Store, epoch: u32) {
+    pub(crate) fn report(&mut self, store: &Store, epoch: u64) {
         let Some(writer) = &self.writer else { return };
         if self.changed.is_empty() {
             return;

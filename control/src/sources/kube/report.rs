@@ -131,7 +131,7 @@ pub(super) struct Author<'a> {
 pub(super) fn writes(
     policy: &PolicyStatus<'_>,
     present: &mut Present,
-    epoch: u32,
+    epoch: u64,
     author: &Author<'_>,
 ) -> Vec<Write> {
     let mut writes = Vec::new();
@@ -191,7 +191,7 @@ fn wanted_valid(policy: &PolicyStatus<'_>, reasons: &str, node: &str) -> Wanted 
     Wanted { status: "True", reason: "Accepted", message }
 }
 
-fn wanted_own(policy: &PolicyStatus<'_>, present: &Present, epoch: u32) -> Wanted {
+fn wanted_own(policy: &PolicyStatus<'_>, present: &Present, epoch: u64) -> Wanted {
     let generation = present.generation.unwrap_or(0);
     let (status, reason, message) = match policy.state {
         PolicyState::Enforced if is_rejected(policy) => (
