@@ -457,8 +457,8 @@ impl Endpoints {
         self.by_link.remove(link)
     }
 
-    /// Detaches what the previous agent pinned at a link that could not be attached again: from here
-    /// on, no policy applies to its pod.
+    /// Detaches what the previous agent pinned at a link that could not be attached again: from
+    /// here on, no policy applies to its pod.
     pub(super) fn unpin_unattached(&mut self, link: &str) {
         if let Some(index) = self.unattached.remove(link) {
             self.links.unpin(index);

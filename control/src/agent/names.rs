@@ -174,8 +174,8 @@ impl DnsNames {
         self.policies_changed = true;
     }
 
-    /// Maintenance: ends TTLs, removes names that no rule is about, and asks for connections to deferred
-    /// addresses.
+    /// Maintenance: ends TTLs, removes names that no rule is about, and asks for connections to
+    /// deferred addresses.
     fn maintain(&mut self, plane: &PolicyPlane, dataplane: &Dataplane, now: Nanos) {
         self.table.expire(now);
         let result = self.check.as_ref().and_then(|check| {

@@ -89,8 +89,8 @@ async fn start_and_serve(
     end
 }
 
-/// Lets the allocator return unused memory to the kernel by threads of its own: those that freed it may sleep,
-/// or be gone.
+/// Lets the allocator return unused memory to the kernel by threads of its own: those that freed it
+/// may sleep, or be gone.
 fn free_memory_in_background() {
     // Fails where `podgate` is a library in a program with another allocator.
     if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {

@@ -3,8 +3,8 @@
 //! The capture is read (`capture`), each packet is assigned the link that it arrives on (`plan`),
 //! and a worker on memory links processes the packets one by one, with their timestamps as its
 //! clock (`verdicts`): flow table, policy, inspection and forwarding are the agent's code. Then the
-//! same worker processes them again, in batches and timed (`timing`). The result is one [`ReplayReport`],
-//! which is printed as a table (`table`) or as JSON.
+//! same worker processes them again, in batches and timed (`timing`). The result is one
+//! [`ReplayReport`], which is printed as a table (`table`) or as JSON.
 //!
 //! # What a replay can't know
 //! - Which pods are on this node: all pods in the manifests are assumed to be. So policy is

@@ -98,8 +98,8 @@ impl Cluster {
         changed | self.set_unread(kind, store)
     }
 
-    /// Records in the store whether it lacks objects of a kind that can be done without. Returns whether
-    /// that concerns a policy.
+    /// Records in the store whether it lacks objects of a kind that can be done without. Returns
+    /// whether that concerns a policy.
     fn set_unread(&mut self, kind: Kind, store: &mut Store) -> bool {
         let unread = self.kinds.get(&kind).and_then(Watched::unread);
         let concerns = can_do_without(kind, store.translation()) && store.set_unread(kind, unread);
