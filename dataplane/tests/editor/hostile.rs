@@ -158,7 +158,7 @@ proptest! {
         let mut lab = lab();
         lab.io.buffered_bytes_max = buffered_max;
         lab.serves = false;
-        lab.server.last_wins = last_wins;
+        lab.server.early.last_wins = last_wins;
         for trick in tricks {
             let stream = if trick.secret { &denied } else { &allowed };
             let end = (trick.offset + trick.len).min(stream.len());
