@@ -410,7 +410,8 @@ fn egress_of_a(epoch: u64) -> Snapshot {
     let mut snapshot = snapshot(epoch, IngressOfB::FromAOver(proto::UDP, rules()));
     let policy = Arc::make_mut(&mut snapshot.policy);
     let mut b = policy.identities.get(POD_B).unwrap().clone();
-    let table = for_any_peer(&std::mem::take(&mut b.ingress));
+    let table = for_any_peer(&b.ingress);
+    b.ingress = Arc::default();
     policy.identities.set(POD_B, b);
     let mut a = policy.identities.get(POD_A).unwrap().clone();
     a.egress = Arc::new(table);
