@@ -351,7 +351,7 @@ mod tests {
         let other = Snapshot { epoch: Epoch(1), ..snapshot(2) };
         assert_eq!(rule_of(40_001, &other), rule(1));
         assert_eq!(rule_of(40_001, &snapshot(2)), rule(2));
-        let much_later = Snapshot { epoch: Epoch((1 << 32) + 2), ..snapshot(3) };
-        assert_eq!(rule_of(40_001, &much_later), rule(3), "the lower half of epoch 2");
+        let much_later = Snapshot { epoch: Epoch((1 << 32) + 2), ..snapshot(7) };
+        assert_eq!(rule_of(40_001, &much_later), rule(7), "the lower half of epoch 2");
     }
 }
