@@ -16,7 +16,7 @@ use crate::output::{escape, print};
 
 /// What was detached and removed, and what could not be.
 #[derive(Debug, Default)]
-struct Report {
+struct CleanupReport {
     /// Programs detached.
     detached: usize,
     /// Pods whose TX checksum offload was restored.
@@ -37,7 +37,7 @@ struct Report {
 /// When an agent still runs, or nothing can be done at all.
 pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
     require_root("cleanup", "detaches XDP programs and deletes links")?;
-    let mut report = Report::default();
+    let mut report = CleanupReport::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if state_dir.exists() {
         let state = StateDir::open(state_dir, bpffs)?;
@@ -76,7 +76,7 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
     report.print(state_dir)
 }
 
-impl Report {
+impl CleanupReport {
     fn left(&mut self, what: &str) {
         self.remaining.push(what.to_owned());
     }
@@ -84,7 +84,7 @@ impl Report {
     fn print(&self, state_dir: &Path) -> Result<ExitCode> {
         let links = if self.host_link { "removed" } else { "not there" };
         print(&format!(
-            "XDP programs of {} detached: {}; TX checksum offload given back to pods: {}; {HOST} and \
+            "XDP programs of {} detached: {}; TX checksum offload of pods restored: {}; {HOST} and \
              {XSK}: {links}\n",
             state_dir.display(),
             self.detached,
@@ -254,7 +254,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pins = dir.path().join("pins");
         fs::create_dir(&pins).unwrap();
-        let mut report = Report::default();
+        let mut report = CleanupReport::default();
         report.unpin_all(&pins);
         report.remove_pins(&pins, false);
         assert!(report.remaining.is_empty() && !pins.exists());

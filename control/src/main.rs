@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-/// It gives memory back to the kernel some seconds after a large change of objects; the C library's
+/// It returns memory to the kernel some seconds after a large change of objects; the C library's
 /// allocator keeps most of it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -56,7 +56,7 @@ pub(crate) struct AgentCounts {
     /// Clients that were rejected because there were too many.
     pub(crate) clients_rejected: u64,
     /// Clients that were disconnected because they didn't read.
-    pub(crate) clients_cut_off: u64,
+    pub(crate) clients_disconnected: u64,
     /// DNS names.
     pub(crate) names: NameMetrics,
     /// The API server, if objects come from one.
@@ -124,7 +124,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             .with(&[("type", "reserved")], counts.identities[0])
             .with(&[("type", "cluster_local")], counts.identities[1]),
         Family::gauge("cilium_policy", "Policies in force").with(&[], counts.policies),
-        Family::gauge("cilium_policy_max_revision", "Generation of the published policy snapshot")
+        Family::gauge("cilium_policy_max_revision", "Epoch of the published tables")
             .with(&[], counts.epoch),
         enforcement_family(counts.enforcement),
         Family::gauge("podgate_build_info", "1, with the version of the program")
@@ -134,8 +134,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
         Family::gauge("podgate_objects_rejected", "Objects that can't be enforced as written")
             .with(&[], counts.rejected),
         services_left_out_family(counts.services_left_out),
-        Family::gauge("podgate_epoch", "Generation of the published policy snapshot")
-            .with(&[], counts.epoch),
+        Family::gauge("podgate_epoch", "Epoch of the published tables").with(&[], counts.epoch),
         Family::gauge(
             "podgate_path_mtu_bytes",
             "Least MTU of the routes out of the node, 0 without routes",
@@ -164,7 +163,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             "podgate_clients_disconnected_total",
             "Clients of the control socket that were disconnected because they didn't read",
         )
-        .with(&[], counts.clients_cut_off),
+        .with(&[], counts.clients_disconnected),
         Family::counter("podgate_flow_records_total", "Flow records taken from the workers")
             .with(&[], counts.flow_records),
         Family::counter("hubble_lost_events_total", "Flow records lost because a ring was full")
@@ -271,33 +270,33 @@ fn traffic_families(workers: &[&WorkerStats], frame_drops: &[FrameDrops]) -> [Fa
 }
 
 /// Counters of the AF_XDP sockets in the kernel.
-fn socket_families(ports: &XskStatistics) -> [Family; 5] {
+fn socket_families(sockets: &XskStatistics) -> [Family; 5] {
     let family = |name, help, value| Family::counter(name, help).with(&[], value);
     [
         family(
             "podgate_xsk_rx_dropped_total",
             "Packets that the kernel dropped because it had no frame, or for other reasons",
-            ports.rx_dropped,
+            sockets.rx_dropped,
         ),
         family(
             "podgate_xsk_rx_ring_full_total",
             "Packets that the kernel dropped because the RX ring was full",
-            ports.rx_ring_full,
+            sockets.rx_ring_full,
         ),
         family(
             "podgate_xsk_fill_ring_empty_total",
             "Times that the kernel found the fill ring empty",
-            ports.fill_ring_empty,
+            sockets.fill_ring_empty,
         ),
         family(
             "podgate_xsk_rx_invalid_total",
             "Invalid descriptors in the fill ring; zero unless there is a bug",
-            ports.rx_invalid,
+            sockets.rx_invalid,
         ),
         family(
             "podgate_xsk_tx_invalid_total",
             "Invalid descriptors in the TX ring; zero unless there is a bug",
-            ports.tx_invalid,
+            sockets.tx_invalid,
         ),
     ]
 }

@@ -15,7 +15,7 @@ const STDIN: (&str, &str) = ("-", "stdin");
 
 /// What was found.
 #[derive(Serialize, Debug)]
-pub(crate) struct Report {
+pub(crate) struct ValidationReport {
     policies: usize,
     /// Other objects that verdicts depend on, and what is no object at all.
     other_objects: usize,
@@ -28,7 +28,7 @@ pub(crate) struct Report {
     hints: Vec<RejectedField>,
 }
 
-impl Report {
+impl ValidationReport {
     /// Checks all files as one set.
     pub(crate) fn of(paths: &[PathBuf], mut stdin: impl Read) -> Self {
         let load = |path: &PathBuf| match path.as_os_str() == STDIN.0 {
@@ -156,7 +156,7 @@ spec: [
         {\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"\x1b\"}}]}\n";
 
     /// What is said of a folder with the two files, then of the stream, and which folder that was.
-    fn report() -> (Report, String) {
+    fn report() -> (ValidationReport, String) {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.yaml"), GOOD).unwrap();
         fs::write(folder.path().join("b.yaml"), BAD).unwrap();
@@ -164,7 +164,7 @@ spec: [
             "-" => name.into(),
             _ => folder.path().join(name),
         });
-        let report = Report::of(&paths, STREAM.as_bytes());
+        let report = ValidationReport::of(&paths, STREAM.as_bytes());
         (report, folder.path().join("").display().to_string())
     }
 
@@ -184,7 +184,7 @@ spec: [
 
     #[test]
     fn good_files_get_one_line() {
-        let report = Report::of(&["-".into()], GOOD.as_bytes());
+        let report = ValidationReport::of(&["-".into()], GOOD.as_bytes());
         assert!(report.is_clean());
         assert_eq!(report.to_text(), "2 policies, 1 passed over, 0 rejected\n");
     }
@@ -192,7 +192,7 @@ spec: [
     #[test]
     fn a_hint_is_told_and_is_no_error() {
         let text = GOOD.replace("  ingress:\n  - fromEndpoints: [{}]\n", "  ingress: []\n");
-        let report = Report::of(&["-".into()], text.as_bytes());
+        let report = ValidationReport::of(&["-".into()], text.as_bytes());
         assert!(report.is_clean());
         assert_eq!(
             report.to_text(),
@@ -219,7 +219,7 @@ spec: [
             policy("http", "80", "rules: {http: [{path: /a}]}"),
         ]
         .concat();
-        let report = Report::of(&["-".into()], text.as_bytes());
+        let report = ValidationReport::of(&["-".into()], text.as_bytes());
         assert!(report.is_clean());
         assert_eq!(report.to_text(), "4 policies, 0 rejected\n");
     }
@@ -227,7 +227,7 @@ spec: [
     #[test]
     fn a_path_that_is_no_text_is_no_obstacle() {
         let path = std::ffi::OsStr::from_bytes(b"/nowhere/\xff\x1b.yaml");
-        let text = Report::of(&[path.into()], &b""[..]).to_text();
+        let text = ValidationReport::of(&[path.into()], &b""[..]).to_text();
         assert!(text.contains("can't be read") && !text.contains('\x1b'), "{text}");
     }
 }

@@ -229,8 +229,8 @@ worker_stats! {
     ),
     /// Bytes that inspected flows have buffered outside of frames: incomplete request heads, and
     /// request heads that the server has not acknowledged.
-    kept_bytes: Counter = Gauge(
-        "podgate_worker_kept_bytes",
+    buffered_bytes: Counter = Gauge(
+        "podgate_worker_buffered_bytes",
         "Bytes that inspected flows have buffered outside of frames"
     ),
     /// Epoch of the snapshot that the last round used; later rounds use the same or a later one.

@@ -101,7 +101,7 @@ fn a_websocket_takes_the_fast_path_after_its_handshake() {
         let left = connection.send(&mut rig, from, b"GET /secret HTTP/1.1\r\n\r\n");
         assert_eq!((left.len(), left[0].0), (1, to));
     }
-    assert_eq!(rig.workers[0].stats().kept_bytes.get(), 0);
+    assert_eq!(rig.workers[0].stats().buffered_bytes.get(), 0);
     rig.assert_no_frame_is_lost();
 }
 

@@ -10,7 +10,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::{L7Rules, NamePattern};
-use podgate_tables::policy::{PeerMatch, Snapshot};
+use podgate_tables::policy::{PeerMatch, RuleTable, Snapshot};
 use podgate_tables::proto;
 use podgate_test_support::*;
 
@@ -234,19 +234,27 @@ fn an_answer_that_is_not_released_in_time_is_dropped() {
     rig.assert_no_frame_is_lost();
 }
 
+/// Rows of the pods' identities in the tables of [`snapshot`].
+const POD_A: u32 = 4;
+const POD_B: u32 = 5;
+
 /// Tables in which anyone may query pod B.
-fn open_resolver(epoch: u32) -> Snapshot {
-    let pod_b = 5;
+fn open_resolver(epoch: u64) -> Snapshot {
     let mut snapshot = snapshot(epoch, IngressOfB::FromAOver(proto::UDP, rules()));
     let policy = Arc::make_mut(&mut snapshot.policy);
-    let mut b = policy.identities.get(pod_b).unwrap().clone();
-    let mut table = (*b.ingress).clone();
+    let mut b = policy.identities.get(POD_B).unwrap().clone();
+    b.ingress = Arc::new(for_any_peer(&b.ingress));
+    policy.identities.set(POD_B, b);
+    snapshot
+}
+
+/// These rules for UDP, for every peer.
+fn for_any_peer(rules: &RuleTable) -> RuleTable {
+    let mut table = rules.clone();
     let mut entry = table.classes[1][0].clone();
     entry.peer = PeerMatch::Any;
     table.classes[1] = Arc::from([entry]);
-    b.ingress = Arc::new(table);
-    policy.identities.set(pod_b, b);
-    snapshot
+    table
 }
 
 #[test]
@@ -398,20 +406,16 @@ fn a_server_can_not_open_the_flow_that_lets_queries_pass_as_replies() {
 }
 
 /// Pod A may query a service's address outside of the node; B is open.
-fn egress_of_a(epoch: u32) -> Snapshot {
-    let [pod_a, pod_b] = [4, 5];
+fn egress_of_a(epoch: u64) -> Snapshot {
     let mut snapshot = snapshot(epoch, IngressOfB::FromAOver(proto::UDP, rules()));
     let policy = Arc::make_mut(&mut snapshot.policy);
-    let mut b = policy.identities.get(pod_b).unwrap().clone();
-    let mut table = (*b.ingress).clone();
-    let mut entry = table.classes[1][0].clone();
-    entry.peer = PeerMatch::Any;
-    table.classes[1] = Arc::from([entry]);
+    let mut b = policy.identities.get(POD_B).unwrap().clone();
+    let table = for_any_peer(&b.ingress);
     b.ingress = Arc::default();
-    policy.identities.set(pod_b, b);
-    let mut a = policy.identities.get(pod_a).unwrap().clone();
+    policy.identities.set(POD_B, b);
+    let mut a = policy.identities.get(POD_A).unwrap().clone();
     a.egress = Arc::new(table);
-    policy.identities.set(pod_a, a);
+    policy.identities.set(POD_A, a);
     snapshot
 }
 

@@ -78,7 +78,7 @@ fn an_allowed_request_reaches_the_server_unchanged() {
 }
 
 #[test]
-fn a_refused_request_is_answered_403_and_never_reaches_the_server() {
+fn a_denied_request_is_answered_403_and_never_reaches_the_server() {
     let mut rig = connected(only_docs());
     let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/secret")));
     let to_client: Vec<_> = left.iter().filter(|(link, _)| *link == A).collect();
@@ -198,14 +198,14 @@ fn half_open_connections_are_evicted_for_an_inspected_one() {
 fn a_connection_that_was_closed_for_its_requests_is_forgotten_soon() {
     let mut rig = connected(only_docs());
     rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "", &request("/docs")[..9]));
-    assert!(rig.workers[0].stats().kept_bytes.get() > 0);
+    assert!(rig.workers[0].stats().buffered_bytes.get() > 0);
     // 30 seconds for the head to be completed, 30 for the ends to close, 10 until it is forgotten.
     for _ in 0..(30 + 30 + 13) * 10 {
         rig.now = rig.now.plus_millis(100);
         rig.run();
     }
     assert_eq!(rig.workers[0].flows(), 0);
-    assert_eq!(rig.workers[0].stats().kept_bytes.get(), 0);
+    assert_eq!(rig.workers[0].stats().buffered_bytes.get(), 0);
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_server_name_that_no_rule_allows_resets_both_ends() {
 }
 
 /// Sends a packet of a flow without inspector: it is dropped with an event.
-fn assert_refused_whole(rig: &mut Rig, packet: &[u8]) {
+fn assert_dropped_whole(rig: &mut Rig, packet: &[u8]) {
     let before = rig.dropped(DropReason::L7Unsupported);
     assert!(rig.send(A, packet).is_empty(), "nothing leaves, not even an answer");
     assert_eq!(rig.dropped(DropReason::L7Unsupported), before + 1);
@@ -259,7 +259,7 @@ fn assert_refused_whole(rig: &mut Rig, packet: &[u8]) {
 }
 
 #[test]
-fn datagrams_under_rules_of_protocols_over_tcp_are_refused_whatever_the_rules() {
+fn datagrams_under_rules_of_protocols_over_tcp_are_dropped_whatever_the_rules() {
     let http = L7Rules::http(vec![HttpRule::new(HttpRuleSpec::default()).unwrap()]);
     // QUIC, to a port with server names.
     let tls = L7Rules::ServerNames(vec![NamePattern::server_name("*").unwrap()]);
@@ -271,8 +271,8 @@ fn datagrams_under_rules_of_protocols_over_tcp_are_refused_whatever_the_rules() 
             (proto::SCTP, sctp(A, src, dst, [CLIENT, 80])),
         ] {
             let mut rig = Rig::with(IngressOfB::FromAOver(protocol, rules.clone()));
-            assert_refused_whole(&mut rig, &packet);
-            assert_refused_whole(&mut rig, &packet);
+            assert_dropped_whole(&mut rig, &packet);
+            assert_dropped_whole(&mut rig, &packet);
             rig.assert_no_frame_is_lost();
         }
     }

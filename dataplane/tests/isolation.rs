@@ -95,8 +95,8 @@ fn unacknowledged_requests_of_one_pod_leave_buffers_to_others() {
         }
     }
     // 16 KiB for each of 64 inspected flows; half of it for flows of one link.
-    let kept = rig.workers[0].stats().kept_bytes.get();
-    assert!((400 << 10..=512 << 10).contains(&kept), "{kept}");
+    let buffered = rig.workers[0].stats().buffered_bytes.get();
+    assert!((400 << 10..=512 << 10).contains(&buffered), "{buffered}");
 
     for port in 100..110 {
         IN_OFFICE.connect(&mut rig, port);
@@ -105,7 +105,7 @@ fn unacknowledged_requests_of_one_pod_leave_buffers_to_others() {
         assert_eq!(to_server.count(), 1, "the request goes on");
     }
     outlive_all_flows(&mut rig);
-    assert_eq!(rig.workers[0].stats().kept_bytes.get(), 0);
+    assert_eq!(rig.workers[0].stats().buffered_bytes.get(), 0);
     assert!(rig.dropped(DropReason::L7Limit) > 0, "what had to wait for too long");
     rig.assert_no_frame_is_lost();
 }

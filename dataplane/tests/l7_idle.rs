@@ -102,7 +102,7 @@ fn an_idle_connection_takes_a_kibibyte_and_no_timer() {
     println!("{busy} bytes of a busy connection, {idle} of an idle one, beside {plain}");
     assert!(idle <= PER_CONNECTION, "{idle} bytes");
     assert!(busy > idle, "buffers are kept while requests come");
-    assert_eq!(rig.workers[0].stats().kept_bytes.get(), 0);
+    assert_eq!(rig.workers[0].stats().buffered_bytes.get(), 0);
     one_of_many_idle_connections_is_served_in_time(&mut rig);
     rig.assert_no_frame_is_lost();
 }

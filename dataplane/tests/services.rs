@@ -16,7 +16,7 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Rules};
 use podgate_tables::policy::{Snapshot, Verdict};
 use podgate_tables::service::{
-    Affinity, Backend, ClusterIp, Frontend, ServicePort, ServiceTable, WithoutBackends,
+    Affinity, Backend, ClusterIp, L4Addr, ServicePort, ServiceTable, WithoutBackends,
 };
 use podgate_tables::tuple::Tuple;
 use podgate_tables::{proto, tcp_flags};
@@ -331,7 +331,7 @@ fn policy_decides_on_the_backend() {
     assert_eq!(send(&mut rig, A, &syn).len(), 1);
     let event = &rig.events()[0];
     assert_eq!(event.tuple, to_backend(tuple, (pod(V4, B), 80)));
-    assert_eq!(event.frontend, Some(Frontend { address: cluster_ip(V4), port: PORT }));
+    assert_eq!(event.frontend, Some(L4Addr { address: cluster_ip(V4), port: PORT }));
     assert!(matches!(event.kind, EventKind::Verdict { verdict: Verdict::Allow, .. }));
 
     let mut rig = self::rig(1, denied);

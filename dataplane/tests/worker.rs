@@ -144,7 +144,7 @@ fn tunnel_packets_of_a_pod_pass_to_pods_but_not_to_nodes() {
 }
 
 /// A snapshot in which this node has a tunnel on UDP port 5555, and a local prefix.
-fn with_tunnel(epoch: u32) -> Snapshot {
+fn with_tunnel(epoch: u64) -> Snapshot {
     let mut snapshot = snapshot(epoch, IngressOfB::Open);
     let tunnels = Tunnels::new(Some(&[5555]), [(Address::v4([198, 51, 100, 0]), 24)]);
     let routes = RouteTable::clone(&snapshot.routes).with_tunnels(tunnels);
@@ -165,8 +165,8 @@ fn a_pod_sends_nothing_to_a_tunnel_port_on_any_address_of_the_node() {
     assert_eq!(rig.send(A, &to(node, 5556)).len(), 1);
     assert_eq!(rig.send(A, &to([198, 51, 101, 1], 5555)).len(), 1, "outside");
     assert_eq!(rig.send(A, &to(ADDRESSES[2], 5555)).len(), 1, "another pod");
-    let refused = [DropReason::TunnelToNode, DropReason::PolicyRevoked].map(|r| rig.dropped(r));
-    assert_eq!(refused, [2, 1]);
+    let dropped = [DropReason::TunnelToNode, DropReason::PolicyRevoked].map(|r| rig.dropped(r));
+    assert_eq!(dropped, [2, 1]);
 }
 
 #[test]

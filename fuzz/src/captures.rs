@@ -6,7 +6,7 @@ use podgate_replay::read_frames;
 pub fn captures(data: &[u8]) {
     let mut last = 0;
     let mut bytes = 0;
-    let _refused = read_frames(data.to_vec(), |time, frame| {
+    let _rejected = read_frames(data.to_vec(), |time, frame| {
         assert!(time >= last, "packets are in the order of their time");
         last = time;
         bytes += frame.len();

@@ -3,8 +3,6 @@
 //! What the server reads, however it treats bytes that arrive twice, must pass the inspector when
 //! it is inspected again from the beginning. Frames, quotas and bytes must balance after each step.
 
-use std::collections::BTreeMap;
-
 use etherparse::{PacketBuilder, TcpHeader};
 use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::http1::Http1;
@@ -13,7 +11,7 @@ use podgate_tables::l7::L7Policy;
 use podgate_tables::tcp_flags;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
-use podgate_test_support::{RecordingIo, set_flags};
+use podgate_test_support::{EarlyBytes, RecordingIo, set_flags};
 
 use crate::http1::{inspect, policy};
 use crate::input::Input;
@@ -30,26 +28,19 @@ const SERVER_ISN: u32 = u32::MAX - 70;
 #[derive(Default)]
 struct Reader {
     read: Vec<u8>,
-    early: BTreeMap<usize, u8>,
-    /// Which bytes count when a position arrives twice before it can be read.
-    last_wins: bool,
+    early: EarlyBytes,
 }
 
 impl Reader {
+    fn new(last_wins: bool) -> Self {
+        let mut reader = Self::default();
+        reader.early.last_wins = last_wins;
+        reader
+    }
+
     fn deliver(&mut self, seq: u32, payload: &[u8]) {
         let offset = i64::from(seq.wrapping_sub(CLIENT_ISN.wrapping_add(1)) as i32);
-        for (index, byte) in payload.iter().enumerate() {
-            let Ok(at) = usize::try_from(offset + index as i64) else { continue };
-            if at >= self.read.len() {
-                let slot = self.early.entry(at).or_insert(*byte);
-                if self.last_wins {
-                    *slot = *byte;
-                }
-            }
-        }
-        while let Some(byte) = self.early.remove(&self.read.len()) {
-            self.read.push(byte);
-        }
+        self.early.deliver(&mut self.read, offset, payload, usize::MAX);
     }
 }
 
@@ -205,13 +196,13 @@ pub fn editor(data: &[u8]) {
     let options = input.u8();
     let mut io = RecordingIo::new(256);
     io.held_frames_max = usize::from(options >> 3) * 2;
-    io.kept_bytes_max = if options & 2 != 0 { usize::MAX } else { 4_000 };
+    io.buffered_bytes_max = if options & 2 != 0 { usize::MAX } else { 4_000 };
     let mut connection = Connection {
         io,
         editor: Editor::default(),
         policy: policy(),
         now: Nanos(1_000_000_000),
-        readers: [Reader::default(), Reader { last_wins: true, ..Reader::default() }],
+        readers: [false, true].map(Reader::new),
         timestamps: options & 1 != 0,
         clock: 1,
     };

@@ -24,12 +24,12 @@ pub fn manifests(data: &[u8]) {
     compiler.update(&store);
     let verdicts = verdicts(&store, &compile(&store));
     assert_eq!(self::verdicts(&store, &compiler.compiled()), verdicts, "change by change");
-    for refusal in store.rejections() {
-        let source = refusal.source.as_ref().expect("a refusal has a place");
-        assert!((1..=lines).contains(&(source.line as usize)), "{refusal}");
-        assert!(source.column > 0, "{refusal}");
-        assert!(!refusal.reason.is_empty());
-        assert!(!refusal.to_string().chars().any(char::is_control), "{refusal:?}");
+    for rejection in store.rejections() {
+        let source = rejection.source.as_ref().expect("a rejection has a place");
+        assert!((1..=lines).contains(&(source.line as usize)), "{rejection}");
+        assert!(source.column > 0, "{rejection}");
+        assert!(!rejection.reason.is_empty());
+        assert!(!rejection.to_string().chars().any(char::is_control), "{rejection:?}");
     }
 }
 

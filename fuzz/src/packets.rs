@@ -42,7 +42,7 @@ pub fn packets(data: &[u8]) {
     rig.assert_no_frame_is_lost();
 }
 
-fn publish(rig: &mut Rig, epoch: &mut u32, choice: u8) {
+fn publish(rig: &mut Rig, epoch: &mut u64, choice: u8) {
     *epoch += 1;
     let ingress = match choice % 8 {
         0 => IngressOfB::Open,
@@ -58,7 +58,7 @@ fn publish(rig: &mut Rig, epoch: &mut u32, choice: u8) {
     rig.shared.publish(snapshot(*epoch, ingress));
 }
 
-fn step(rig: &mut Rig, input: &mut Input<'_>, epoch: &mut u32, last: &mut Vec<u8>) {
+fn step(rig: &mut Rig, input: &mut Input<'_>, epoch: &mut u64, last: &mut Vec<u8>) {
     let op = input.u8();
     let link = [HOST, A, B, A][usize::from(op >> 6)];
     let worker = usize::from(op >> 5 & 1) % rig.workers.len();

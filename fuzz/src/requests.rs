@@ -9,12 +9,12 @@ pub fn requests(data: &[u8]) {
             let line = request.to_line();
             assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
         }
-        Err(refused) => {
+        Err(rejected) => {
             // A client gets its error in one line.
-            assert!(!refused.message.is_empty());
-            let line = Answer::Error(refused.clone()).to_line();
+            assert!(!rejected.message.is_empty());
+            let line = Answer::Error(rejected.clone()).to_line();
             assert_eq!(line.matches('\n').count(), 1, "{line:?}");
-            assert_eq!(Answer::parse(&line), Ok(Answer::Error(refused)), "{line}");
+            assert_eq!(Answer::parse(&line), Ok(Answer::Error(rejected)), "{line}");
         }
     }
     if let Ok(text) = std::str::from_utf8(data)

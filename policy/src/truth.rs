@@ -50,7 +50,7 @@ use std::path::Path;
 use podgate_tables::address::Address;
 use podgate_tables::policy::{LocalEnds, Subject};
 use podgate_tables::proto;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::Tuple;
 use serde_json::{Map, Value};
 
@@ -104,9 +104,9 @@ pub struct Row {
 #[derive(Clone, Debug)]
 pub struct ServiceCall {
     /// Its cluster IP and port.
-    pub frontend: Frontend,
+    pub frontend: L4Addr,
     /// The backends that the objects give it. If there are none, the row's flow is not translated.
-    pub backends: BTreeSet<Frontend>,
+    pub backends: BTreeSet<L4Addr>,
     /// Whether packets are rejected for want of a backend, and not dropped.
     pub rejected: bool,
 }
@@ -316,23 +316,23 @@ impl TruthTable {
         let dst = Address::from(dst);
         let backend = name("backend")?;
         let backend = backend.map(|end| self.address_of(&end, of_family)).transpose()?;
-        let (targets, local): (Vec<Frontend>, _) = match &service {
+        let (targets, local): (Vec<L4Addr>, _) = match &service {
             Some(call) if !call.backends.is_empty() => {
                 let all = call.backends.iter().copied();
-                let is_asked = |target: &Frontend| {
+                let is_asked = |target: &L4Addr| {
                     backend.is_none_or(|wanted| target.address == Address::from(wanted))
                 };
                 (all.filter(is_asked).collect(), None)
             }
             _ => {
-                let target = Frontend { address: dst, port: dst_port };
+                let target = L4Addr { address: dst, port: dst_port };
                 (vec![target], Some(self.is_local(destination)))
             }
         };
         if targets.is_empty() {
             return Err("there is no such backend".to_owned());
         }
-        let row = |target: Frontend| {
+        let row = |target: L4Addr| {
             let tuple = Tuple {
                 src,
                 dst: target.address,
@@ -383,12 +383,12 @@ impl TruthTable {
             }
             ServiceOutcome::Backends(backends) => backends
                 .iter()
-                .map(|(address, port)| Frontend { address: Address::from(*address), port: *port })
+                .map(|(address, port)| L4Addr { address: Address::from(*address), port: *port })
                 .collect(),
             ServiceOutcome::Rejected | ServiceOutcome::Dropped => BTreeSet::new(),
         };
         let rejected = outcome == ServiceOutcome::Rejected;
-        let frontend = Frontend { address: Address::from(address), port };
+        let frontend = L4Addr { address: Address::from(address), port };
         Ok(ServiceCall { frontend, backends, rejected })
     }
 

@@ -130,7 +130,7 @@ enforced_by_all() {
     local node
     [ "$(condition "$1" Valid status)" = True ] || return
     for node in "${NODES[@]}"; do
-        condition "$1" "podgate/$node" message | grep -q 'generation 1 in force, revision' || return
+        condition "$1" "podgate/$node" message | grep -q 'generation 1 in force, epoch' || return
     done
 }
 

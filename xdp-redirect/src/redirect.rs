@@ -69,16 +69,16 @@ struct Programs {
 /// What is attached for a link.
 struct Attached {
     ifindex: u32,
-    xdp: Held,
+    xdp: AttachedProgram,
     /// [`Redirect::guard`]'s or [`Redirect::mark`]'s.
-    egress: Option<Held>,
+    egress: Option<AttachedProgram>,
     /// The host link's, beside [`Redirect::mark`]'s.
-    ingress: Option<Held>,
+    ingress: Option<AttachedProgram>,
     pod: PodEntries,
 }
 
 /// A program at a hook.
-struct Held {
+struct AttachedProgram {
     ifindex: u32,
     link: HookLink,
     pin: Option<PathBuf>,
@@ -237,7 +237,7 @@ impl Redirect {
         ifindex: u32,
         hook: Hook,
         program: &ProgramFd,
-    ) -> Result<Held, Error> {
+    ) -> Result<AttachedProgram, Error> {
         let suffix = if hook == Hook::Ingress { INGRESS_PIN } else { EGRESS_PIN };
         let pin = self.at(slot)?.xdp.pin.as_deref().map(|xdp| pin_beside(xdp, suffix));
         self.adopt_or_create(ifindex, hook, program, pin.as_deref())
@@ -376,8 +376,8 @@ impl Redirect {
         hook: Hook,
         program: &ProgramFd,
         pin: Option<&Path>,
-    ) -> Result<Held, Error> {
-        let held = |link| Held { ifindex, link, pin: pin.map(Path::to_path_buf) };
+    ) -> Result<AttachedProgram, Error> {
+        let held = |link| AttachedProgram { ifindex, link, pin: pin.map(Path::to_path_buf) };
         if let Some(path) = pin
             && let Some(link) = adopt(ifindex, hook, program, path)?
         {
@@ -423,7 +423,7 @@ fn adopt(
     }
 }
 
-impl Held {
+impl AttachedProgram {
     /// Detaches the program and removes the pin.
     fn let_go(&self) -> Result<(), Error> {
         detach_and_unpin(&self.link, self.ifindex, self.pin.as_deref())
@@ -431,7 +431,7 @@ impl Held {
 }
 
 impl Attached {
-    fn held(&self) -> impl Iterator<Item = &Held> {
+    fn held(&self) -> impl Iterator<Item = &AttachedProgram> {
         // The XDP program last, so that none of the others is ever without it.
         self.egress.iter().chain(&self.ingress).chain(iter::once(&self.xdp))
     }
@@ -447,7 +447,7 @@ fn pin_beside(xdp: &Path, suffix: &str) -> PathBuf {
 impl Drop for Redirect {
     fn drop(&mut self) {
         let held = self.attached.values().flat_map(Attached::held);
-        for Held { link, .. } in held.filter(|held| held.pin.is_none()) {
+        for AttachedProgram { link, .. } in held.filter(|held| held.pin.is_none()) {
             // If this fails, closing the link detaches it some time later.
             let _ = link.detach();
         }

@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Answer, ApiError, Request};
+use crate::{Answer, Answering, ApiError, Request};
 
 /// Timeout for the agent to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub enum ClientError {
     Protocol(String),
     /// The agent answered with an error.
     #[error(transparent)]
-    Denied(#[from] ApiError),
+    Agent(#[from] ApiError),
 }
 
 impl ClientError {
@@ -105,7 +105,7 @@ impl Client {
     /// Sends a request that has one result.
     ///
     /// # Errors
-    /// When the agent refuses it, or doesn't answer as it should.
+    /// When the agent denies it, or doesn't answer as it should.
     pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         self.send(request);
         let limit = answer_timeout(request);
@@ -119,7 +119,7 @@ impl Client {
     /// Sends a request that has items; each goes to `each` until it breaks or the agent ends.
     ///
     /// # Errors
-    /// When the agent refuses it, or doesn't answer as it should.
+    /// When the agent denies it, or doesn't answer as it should.
     pub fn stream<T: DeserializeOwned, E: From<ClientError>>(
         &mut self,
         request: &Request,
@@ -172,20 +172,17 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
 
 /// Timeout for the answer to `request`; `None` if there may be none for any time.
 fn answer_timeout(request: &Request) -> Option<Duration> {
-    match request {
-        Request::Flows { follow: true, .. } | Request::Capture(_) => None,
-        Request::PolicyWait { timeout_s, .. } => {
-            Some(ANSWER_TIMEOUT + Duration::from_secs((*timeout_s).into()))
-        }
-        _ => Some(ANSWER_TIMEOUT),
+    match request.answering() {
+        Answering::AtOnce | Answering::Follows(false) => Some(ANSWER_TIMEOUT),
+        Answering::Waits(seconds) => Some(ANSWER_TIMEOUT + Duration::from_secs(seconds.into())),
+        Answering::Follows(true) | Answering::Streams => None,
     }
 }
 
 /// Timeout for the first line of the answer to `request`.
 fn first_timeout(request: &Request) -> Option<Duration> {
-    match request {
-        // The agent says at once that the capture has started.
-        Request::Capture(_) => Some(ANSWER_TIMEOUT),
+    match request.answering() {
+        Answering::Streams => Some(ANSWER_TIMEOUT),
         _ => answer_timeout(request),
     }
 }

@@ -25,7 +25,7 @@ pub struct FlowSelector {
 
 /// Entries of the workers' flow tables.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
-pub struct FlowTable {
+pub struct FlowList {
     /// The entries, at most [`FLOWS_LISTED_MAX`].
     pub flows: Vec<FlowEntry>,
     /// How many match.
@@ -65,7 +65,7 @@ pub struct FlowEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<RuleName>,
     /// Epoch of the tables that decided it.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Seconds until it expires without packets.
     pub expires_s: u64,
     /// Packets from the source and to it.

@@ -42,7 +42,7 @@ pub use client::{Client, ClientError};
 pub use config::{ConfigOption, Origin};
 pub use endpoint::{EndpointSpec, EndpointState, EndpointStatus, MacAddress, PodMtu};
 pub use flow_table::{
-    EndpointLogEntry, FLOWS_LISTED_MAX, FlowEnd, FlowEntry, FlowSelector, FlowTable,
+    EndpointLogEntry, FLOWS_LISTED_MAX, FlowEnd, FlowEntry, FlowList, FlowSelector,
 };
 pub use fqdn::{FqdnEntry, FqdnSource};
 pub use health::{
@@ -55,7 +55,7 @@ pub use policy::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyState, PolicyStatus,
     PolicyWaited, PortsDetail, RejectedField, RuleDetail, RuleSetDetail, Source,
 };
-pub use request::{Request, WAIT_MAX_S};
+pub use request::{Answering, ClientAccess, Request, WAIT_MAX_S};
 pub use status::{
     ApiServerStatus, ApiServerWrites, DropCount, EndpointCounts, FlowsTakenOver, LinkCounts,
     SourceStatus, Status, WorkerStatus,

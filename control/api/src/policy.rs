@@ -83,9 +83,9 @@ pub struct PortsDetail {
 /// Why a flow is allowed or denied, and by which tables.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Explained {
-    /// Generation of the tables; absent for those of manifests.
+    /// Epoch of the tables; absent for those of manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<u32>,
+    pub epoch: Option<u64>,
     /// What to know of the explanation, one line each.
     pub notes: Vec<String>,
     /// The explanation.
@@ -102,8 +102,8 @@ pub struct EndpointTable {
     pub link: String,
     /// Identity number.
     pub identity: u32,
-    /// Generation of the table.
-    pub epoch: u32,
+    /// Epoch of the tables that it is of.
+    pub epoch: u64,
     /// Its rows, in the order in which workers match them.
     pub rows: Vec<TableRow>,
 }
@@ -111,9 +111,9 @@ pub struct EndpointTable {
 /// All policies, and everything that can't be enforced.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyList {
-    /// Generation of the tables that these policies are in;
+    /// Epoch of the tables that these policies are in;
     /// [`Request::PolicyWait`](crate::Request::PolicyWait) waits for it.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Policies by name.
     pub policies: Vec<PolicyStatus>,
     /// Rejected fields of these and of other objects.
@@ -217,7 +217,7 @@ pub struct Source {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyWaited {
     /// The epoch that every worker uses.
-    pub epoch: u32,
+    pub epoch: u64,
     /// Whether that is the one that was waited for, or a later one.
     pub in_force: bool,
 }

@@ -16,9 +16,40 @@ use crate::policy::PolicyFilter;
 /// Longest timeout of [`Request::PolicyWait`], seconds.
 pub const WAIT_MAX_S: u32 = 3600;
 
-/// Declares [`Request`] and the list of its commands.
+/// Which clients may send a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientAccess {
+    /// Those of either socket: it only reads.
+    ReadOnly,
+    /// Those of the admin's socket.
+    Admin,
+}
+
+/// When a request is answered. The agent bounds how many clients wait or follow at one time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answering {
+    /// By one result, at once.
+    AtOnce,
+    /// By one result, when what the client waits for has happened, or after so many seconds.
+    Waits(u32),
+    /// By items: the past ones at once and, if this is `true`, new ones when they come.
+    Follows(bool),
+    /// By items, the first one at once, the others when they come.
+    Streams,
+}
+
+impl Answering {
+    /// Whether the answer may take long, even where it does not.
+    #[must_use]
+    pub const fn is_long_running(self) -> bool {
+        !matches!(self, Self::AtOnce)
+    }
+}
+
+/// Declares [`Request`], the list of its commands, and what holds for each: `=> access, answering`.
 macro_rules! requests {
-    ($($(#[$attribute:meta])* $command:literal: $variant:ident $arguments:tt,)*) => {
+    ($($(#[$attribute:meta])* $command:literal: $variant:ident $arguments:tt
+        => $access:ident, $answering:ident $(($field:ident))?;)*) => {
         /// What a client asks for.
         #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
         #[serde(tag = "command", deny_unknown_fields)]
@@ -28,30 +59,48 @@ macro_rules! requests {
 
         /// Every value of `command`.
         const COMMANDS: &[&str] = &[$($command),*];
+
+        impl Request {
+            /// Which clients may send it.
+            #[must_use]
+            pub const fn access(&self) -> ClientAccess {
+                match self {
+                    $(Self::$variant { .. } => ClientAccess::$access,)*
+                }
+            }
+
+            /// When it is answered.
+            #[must_use]
+            pub const fn answering(&self) -> Answering {
+                match self {
+                    $(Self::$variant { $($field,)? .. } => Answering::$answering $((*$field))?,)*
+                }
+            }
+        }
     };
 }
 
 requests! {
     /// Readiness and counters; answered by [`Status`](crate::Status).
-    "status": Status {},
+    "status": Status {} => ReadOnly, AtOnce;
     /// Attach a pod; answered by its [`EndpointStatus`](crate::EndpointStatus).
-    "endpoint-add": EndpointAdd(EndpointSpec),
+    "endpoint-add": EndpointAdd(EndpointSpec) => Admin, AtOnce;
     /// Detach a pod; answered by `null`.
     "endpoint-remove": EndpointRemove {
         /// Name of the link.
         link: String,
-    },
+    } => Admin, AtOnce;
     /// Answered by a list of [`EndpointStatus`](crate::EndpointStatus).
-    "endpoint-list": EndpointList {},
+    "endpoint-list": EndpointList {} => ReadOnly, AtOnce;
     /// Answered by a list of [`EndpointLogEntry`](crate::EndpointLogEntry)s, oldest first.
     "endpoint-log": EndpointLog {
         /// The endpoint's link, or its pod as `NAMESPACE/NAME`.
         endpoint: String,
-    },
+    } => ReadOnly, AtOnce;
     /// Answered by a [`PolicyList`](crate::PolicyList).
-    "policy-list": PolicyList {},
+    "policy-list": PolicyList {} => ReadOnly, AtOnce;
     /// Answered by a list of [`PolicyDetail`](crate::PolicyDetail).
-    "policy-get": PolicyGet(PolicyFilter),
+    "policy-get": PolicyGet(PolicyFilter) => ReadOnly, AtOnce;
     /// Answered by [`Explained`](crate::Explained).
     "policy-explain": PolicyExplain {
         /// The flow.
@@ -59,27 +108,27 @@ requests! {
         /// Evaluate policy for both ends, as if both were endpoints of this node.
         #[serde(default)]
         both_sides: bool,
-    },
+    } => ReadOnly, AtOnce;
     /// Answered by a list of [`podgate_policy::explain::SelectorInfo`].
-    "policy-selectors": PolicySelectors {},
+    "policy-selectors": PolicySelectors {} => ReadOnly, AtOnce;
     /// Answered by [`EndpointTable`](crate::EndpointTable).
     "table-policy-get": TablePolicyGet {
         /// The endpoint's link, or its pod as `NAMESPACE/NAME`.
         endpoint: String,
-    },
-    /// Answered by a [`FlowTable`](crate::FlowTable).
-    "table-flow-list": TableFlowList(FlowSelector),
+    } => ReadOnly, AtOnce;
+    /// Answered by a [`FlowList`](crate::FlowList).
+    "table-flow-list": TableFlowList(FlowSelector) => ReadOnly, AtOnce;
     /// Removes entries of the flow tables; answered by their number.
-    "table-flow-flush": TableFlowFlush(FlowSelector),
+    "table-flow-flush": TableFlowFlush(FlowSelector) => Admin, AtOnce;
     /// Answered by [`CaptureItem`](crate::CaptureItem)s.
-    "capture": Capture(CaptureRequest),
+    "capture": Capture(CaptureRequest) => Admin, Streams;
     /// Answered by [`PolicyWaited`](crate::PolicyWaited).
     "policy-wait": PolicyWait {
         /// The epoch to wait for.
-        epoch: u32,
+        epoch: u64,
         /// Timeout, seconds; at most [`WAIT_MAX_S`].
         timeout_s: u32,
-    },
+    } => ReadOnly, Waits(timeout_s);
     /// Answered by [`FlowItem`](crate::FlowItem)s.
     "flows": Flows {
         /// Send new records instead of ending.
@@ -88,65 +137,38 @@ requests! {
         /// How many past records to send first, at most.
         #[serde(default)]
         last: u32,
-    },
+    } => ReadOnly, Follows(follow);
     /// Answered by a list of [`FqdnEntry`](crate::FqdnEntry).
     "fqdn-list": FqdnList {
         /// Only names that match, as in a policy's `matchPattern`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pattern: Option<String>,
-    },
+    } => ReadOnly, AtOnce;
     /// Answered by the number of addresses that were removed.
     "fqdn-clean": FqdnClean {
         /// Only names that match, as in a policy's `matchPattern`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pattern: Option<String>,
-    },
+    } => Admin, AtOnce;
     /// Answered by a list of [`podgate_policy::explain::ServiceEntry`].
-    "service-list": ServiceList {},
+    "service-list": ServiceList {} => ReadOnly, AtOnce;
     /// Answered by a list of [`IpEntry`](crate::IpEntry).
     "ip-list": IpList {
         /// Only this address, whether it is known or not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<IpAddr>,
-    },
+    } => ReadOnly, AtOnce;
     /// Answered by a list of [`IdentityEntry`](crate::IdentityEntry).
-    "identity-list": IdentityList {},
+    "identity-list": IdentityList {} => ReadOnly, AtOnce;
     /// Answered by a list of [`NodeEntry`](crate::NodeEntry).
-    "node-list": NodeList {},
+    "node-list": NodeList {} => ReadOnly, AtOnce;
     /// Answered by a list of [`Family`](crate::Family).
-    "metrics": Metrics {},
+    "metrics": Metrics {} => ReadOnly, AtOnce;
     /// Answered by a list of [`ConfigOption`](crate::ConfigOption).
-    "config": Config {},
+    "config": Config {} => ReadOnly, AtOnce;
 }
 
 impl Request {
-    /// Whether it only reads, so that clients of the read-only socket may send it. Those that are
-    /// not listed here need the admin's socket.
-    #[must_use]
-    pub const fn only_reads(&self) -> bool {
-        matches!(
-            self,
-            Self::Status {}
-                | Self::EndpointList {}
-                | Self::EndpointLog { .. }
-                | Self::PolicyList {}
-                | Self::PolicyGet(_)
-                | Self::PolicyExplain { .. }
-                | Self::PolicySelectors {}
-                | Self::TablePolicyGet { .. }
-                | Self::TableFlowList(_)
-                | Self::PolicyWait { .. }
-                | Self::Flows { .. }
-                | Self::FqdnList { .. }
-                | Self::ServiceList {}
-                | Self::IpList { .. }
-                | Self::IdentityList {}
-                | Self::NodeList {}
-                | Self::Config {}
-                | Self::Metrics {}
-        )
-    }
-
     /// Reads one line.
     ///
     /// # Errors

@@ -15,8 +15,8 @@ pub struct Status {
     pub not_ready: Vec<String>,
     /// Seconds since the agent started.
     pub uptime_s: u64,
-    /// Generation of the published snapshot; zero before the first.
-    pub epoch: u32,
+    /// Epoch of the published tables; zero before the first.
+    pub epoch: u64,
     /// Where objects come from.
     pub source: SourceStatus,
     /// Latencies and writes, if objects come from an API server.
@@ -40,7 +40,7 @@ pub struct Status {
     pub links: Vec<LinkCounts>,
     /// Flow records lost because a ring was full.
     pub flow_records_lost: u64,
-    /// Flows of the agent before, at this one's start.
+    /// Flows of the previous agent, at this one's start.
     #[serde(default)]
     pub flows_taken_over: FlowsTakenOver,
     /// The state of the agent's parts.
@@ -48,7 +48,7 @@ pub struct Status {
     pub health: Health,
 }
 
-/// What became of the flows that the agent before saved when it stopped.
+/// What became of the flows that the previous agent saved when it stopped.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct FlowsTakenOver {
     /// Flows that were taken over.

@@ -19,7 +19,7 @@ pub(crate) fn connect(call: &Call) -> Result<Client, CniError> {
 /// Puts a link under policy. When this returns, its tables are in force on every worker.
 ///
 /// # Errors
-/// When the agent does not answer, or refuses.
+/// When the agent does not answer, or with an error.
 pub(crate) fn add(agent: &mut Client, spec: EndpointSpec) -> Result<EndpointStatus, CniError> {
     // The link of an earlier sandbox of this pod is gone, but the runtime has not deleted it yet.
     let is_stale = |other: &EndpointStatus| {
@@ -44,11 +44,11 @@ pub(crate) fn list(agent: &mut Client) -> Result<Vec<EndpointStatus>, CniError> 
 /// as another DEL of the same container does, is as good as removed.
 ///
 /// # Errors
-/// When the agent does not answer, or refuses.
+/// When the agent does not answer, or with an error.
 pub(crate) fn remove(agent: &mut Client, link: &str) -> Result<(), CniError> {
     let removed: Result<Value, _> = agent.call(&Request::EndpointRemove { link: link.to_owned() });
     match removed {
-        Err(ClientError::Denied(_)) if !exists(agent, link)? => Ok(()),
+        Err(ClientError::Agent(_)) if !exists(agent, link)? => Ok(()),
         removed => Ok(removed.map(drop)?),
     }
 }
@@ -83,11 +83,11 @@ mod tests {
             "pod": null, "state": "ready", "addresses": [], "identity": null,
             "ingress_enforced": false, "egress_enforced": false,
         });
-        let refused = || Answer::Error(ApiError::failed("there is no endpoint on link pgp1"));
+        let missing = || Answer::Error(ApiError::failed("there is no endpoint on link pgp1"));
         for (present, succeeds) in [("other", true), ("pgp1", false)] {
             let mut endpoint = endpoint.clone();
             endpoint["link"] = json!(present);
-            let answers = [refused(), Answer::Result(json!([endpoint]))];
+            let answers = [missing(), Answer::Result(json!([endpoint]))];
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("s.sock");
             let listener = UnixListener::bind(&path).unwrap();

@@ -28,7 +28,7 @@ pub(crate) enum Code {
     TryAgain = 11,
     /// STATUS: ADD would fail.
     Unavailable = 50,
-    /// The agent refused, or CHECK found a difference.
+    /// The agent answered with an error, or CHECK found a difference.
     Failed = 100,
 }
 

@@ -101,7 +101,7 @@ pub(crate) fn create(host: &str, netns: &Path, end: &PodEnd<'_>) -> Result<Ends,
 /// Sets both ends up, the pod's with its addresses and routes.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel rejects a request.
 pub(crate) fn configure(ends: &Ends, netns: &Path, end: &PodEnd<'_>) -> Result<(), CniError> {
     block_on(async |netlink| Ok(netlink.set_up(&ends.host).await?))?;
     let (pod, gateway_mac) = (&ends.pod, ends.host.mac);
@@ -133,7 +133,7 @@ fn one_of_each_family(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
 /// Deletes the node's end of a link, and the pod's end with it, if it exists.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel rejects a request.
 pub(crate) fn delete(host: &str) -> Result<(), CniError> {
     block_on(async |netlink| {
         let Some(link) = netlink.link(host).await? else { return Ok(()) };

@@ -40,10 +40,10 @@ impl AgentEvents {
     }
 
     /// Tables with `policies` policies are in force; `epoch` is their number.
-    pub fn policy_updated(&self, time: Timestamp, epoch: u32, policies: usize) {
+    pub fn policy_updated(&self, time: Timestamp, epoch: u64, policies: usize) {
         let notification = PolicyUpdateNotification {
             labels: Vec::new(),
-            revision: epoch.into(),
+            revision: epoch,
             rule_count: i64::try_from(policies).unwrap_or(i64::MAX),
         };
         self.push(time, AgentEventType::PolicyUpdated, Notification::PolicyUpdate(notification));

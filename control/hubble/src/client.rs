@@ -90,9 +90,9 @@ pub enum ClientError {
         /// Why.
         source: io::Error,
     },
-    /// The server refused the request, or failed.
+    /// The server denied the request, or failed.
     #[error("{0}")]
-    Refused(String),
+    Server(String),
 }
 
 impl ClientError {
@@ -102,7 +102,7 @@ impl ClientError {
             // The connection failed, as where the server asks for a certificate.
             (Some(cause), _) => unreachable(last_cause(cause)),
             (None, Code::Unavailable) => unreachable(status.message().to_owned()),
-            (None, _) => Self::Refused(status.message().to_owned()),
+            (None, _) => Self::Server(status.message().to_owned()),
         }
     }
 }
@@ -154,7 +154,7 @@ impl Client {
     /// Asks for flows.
     ///
     /// # Errors
-    /// When the server refuses, or can't be reached any more.
+    /// When the server denies it, or can't be reached any more.
     pub async fn flows(&mut self, request: GetFlowsRequest) -> Result<Flows, ClientError> {
         let limit = (!request.follow).then_some(self.limit);
         let asked = self.observer.get_flows(request);
@@ -311,8 +311,8 @@ mod tests {
             }
             assert_eq!(nodes, ["node-1", "node-1"]);
             let first = GetFlowsRequest { first: true, follow: true, ..Default::default() };
-            let refused = client.flows(first).await.unwrap_err();
-            assert_eq!(refused.to_string(), "first and follow exclude each other");
+            let failed = client.flows(first).await.unwrap_err();
+            assert_eq!(failed.to_string(), "first and follow exclude each other");
         });
     }
 

@@ -379,7 +379,7 @@ fn match_type(by: &DecidedBy) -> u32 {
     }
 }
 
-fn policies(by: &DecidedBy, epoch: u32) -> Vec<Policy> {
+fn policies(by: &DecidedBy, epoch: u64) -> Vec<Policy> {
     match by {
         DecidedBy::Rule { rule, .. } | DecidedBy::Conflict { rule } => {
             vec![policy_of_rule(rule, epoch)]
@@ -393,14 +393,14 @@ fn policies(by: &DecidedBy, epoch: u32) -> Vec<Policy> {
     }
 }
 
-fn policy_of_rule(rule: &RuleName, epoch: u32) -> Policy {
+fn policy_of_rule(rule: &RuleName, epoch: u64) -> Policy {
     let mut policy = policy(&rule.policy, epoch);
     policy.labels.push(["podgate:rule=", &rule.path].concat());
     policy
 }
 
 /// A policy with the labels that Cilium gives it (cilium `pkg/k8s/apis/cilium.io/const.go`).
-fn policy(name: &PolicyName, epoch: u32) -> Policy {
+fn policy(name: &PolicyName, epoch: u64) -> Policy {
     const PREFIX: &str = "k8s:io.cilium.k8s.policy";
     let label = |key, value: &str| [PREFIX, key, value].concat();
     let namespace = name.namespace.iter().map(|name| label(".namespace=", name));
@@ -409,7 +409,7 @@ fn policy(name: &PolicyName, epoch: u32) -> Policy {
         name: name.name.clone(),
         namespace: name.namespace.clone().unwrap_or_default(),
         labels: labels.into_iter().chain(namespace).collect(),
-        revision: epoch.into(),
+        revision: epoch,
         kind: name.kind.clone(),
     }
 }

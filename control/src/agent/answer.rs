@@ -342,7 +342,7 @@ impl Agent {
             policies: self.policies_in_force() as u64,
             rejected: self.plane.store().rejected_objects() as u64,
             services_left_out: self.plane.services_left_out(),
-            epoch: self.plane.epoch().0.into(),
+            epoch: self.plane.epoch().0,
             path_mtu: self.host.path_mtu().unwrap_or(0).into(),
             frames_spare: self.dataplane().umem().shared_free_frames() as u64,
             problems: self.problems().len() as u64,
@@ -350,7 +350,7 @@ impl Agent {
             flow_records: self.observer.records(),
             flow_records_lost: self.observer.lost(self.dataplane()),
             clients_rejected: self.files.clients().rejected(),
-            clients_cut_off: self.files.clients().cut_off(),
+            clients_disconnected: self.files.clients().disconnected(),
             names: self.names.metrics(),
             source: self.plane.cluster().map(|cluster| SourceCounts {
                 latency: self.latency.counts(),

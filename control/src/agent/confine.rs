@@ -226,7 +226,7 @@ const ANY: &[i64] = &[
     libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // Refused by the filter before.
+    // Denied by the filter before.
     libc::SYS_clone3,
 ];
 
@@ -347,17 +347,17 @@ mod tests {
     }
 
     #[test]
-    fn in_force_it_refuses_other_namespaces_and_leaves_the_rest() {
+    fn in_force_it_denies_other_namespaces_and_leaves_the_rest() {
         // A filter is for good: this holds for one thread of the tests' process only.
-        let refused = std::thread::spawn(|| {
+        let denied = std::thread::spawn(|| {
             let eperm = SeccompAction::Errno(libc::EPERM.cast_unsigned());
             let filter = program(expected().unwrap(), eperm, SeccompAction::Allow).unwrap();
             rustix::thread::set_no_new_privs(true).unwrap();
             seccompiler::apply_filter(&filter).unwrap();
-            let refused = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS);
+            let denied = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS);
             std::fs::read_to_string("/proc/self/status").unwrap();
-            refused
+            denied
         });
-        assert_eq!(refused.join().unwrap(), Err(nix::errno::Errno::EPERM));
+        assert_eq!(denied.join().unwrap(), Err(nix::errno::Errno::EPERM));
     }
 }

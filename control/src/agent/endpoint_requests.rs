@@ -171,8 +171,8 @@ impl Agent {
 
     /// Ends the operation on a link: requests that waited for it are carried out.
     fn operation_ended(&mut self, link: &str) {
-        let (waiting, missed) = self.endpoints.end_operation(link);
-        self.reconcile_missed(link, missed);
+        let (waiting, changes) = self.endpoints.end_operation(link);
+        self.reconcile_changes(link, changes);
         for request in waiting {
             self.request_endpoint(request);
         }

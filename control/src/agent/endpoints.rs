@@ -55,7 +55,7 @@ pub(super) struct Endpoints {
     retries: Retries<String>,
     /// Pods that are cut off because the programs' maps could not be written.
     unset: Vec<String>,
-    /// Indices of links that the agent before cut off and that could not be attached again, by
+    /// Indices of links that the previous agent cut off and that could not be attached again, by
     /// name.
     unattached: BTreeMap<String, u32>,
 }
@@ -65,12 +65,12 @@ pub(super) struct Endpoints {
 struct Running {
     /// Requests about the link that wait until it ends.
     queue: Vec<EndpointRequest>,
-    missed: Missed,
+    changes: ChangesMeanwhile,
 }
 
-/// Changes of a link that came before it was attached.
+/// Changes of a link that came while an operation on it ran.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Missed {
+pub(super) struct ChangesMeanwhile {
     /// The last change of the host's end.
     pub(super) link: Option<Link>,
     /// A change of some pod's end.
@@ -301,9 +301,9 @@ impl Endpoints {
 
     /// Ends the operation on a link. Returns the requests that waited, and the changes that came
     /// meanwhile.
-    pub(super) fn end_operation(&mut self, link: &str) -> (Vec<EndpointRequest>, Missed) {
-        let Running { queue, missed } = self.running.remove(link).unwrap_or_default();
-        (queue, missed)
+    pub(super) fn end_operation(&mut self, link: &str) -> (Vec<EndpointRequest>, ChangesMeanwhile) {
+        let Running { queue, changes } = self.running.remove(link).unwrap_or_default();
+        (queue, changes)
     }
 
     /// Starts to prepare a link that is then attached for `purpose`; `own` are podgate's links.
@@ -361,7 +361,7 @@ impl Endpoints {
     /// belonged to before.
     ///
     /// # Errors
-    /// When there is no free slot, or the kernel refuses.
+    /// When there is no free slot, or the kernel rejects a request.
     pub(super) fn attach(&mut self, prepared: Prepared) -> Result<Attached> {
         let slot = self.links.free_slot()?;
         self.links.open(&prepared.link, slot)?;
@@ -467,8 +467,8 @@ impl Endpoints {
         self.by_link.remove(link)
     }
 
-    /// Detaches what the agent before pinned at a link that could not be attached again: from here
-    /// on, no policy applies to its pod.
+    /// Detaches what the previous agent pinned at a link that could not be attached again: from
+    /// here on, no policy applies to its pod.
     pub(super) fn unpin_unattached(&mut self, link: &str) {
         if let Some(index) = self.unattached.remove(link) {
             self.links.unpin(index);
@@ -503,7 +503,7 @@ impl Endpoints {
             return Some(LinkEffect { name: name.clone(), changed });
         }
         if let Some(running) = self.running.get_mut(&link.name) {
-            running.missed.link = Some(link.clone());
+            running.changes.link = Some(link.clone());
         }
         None
     }
@@ -538,7 +538,7 @@ impl Endpoints {
         };
         let name = self.by_link.values().find(has_index).map(|found| found.spec.link.clone());
         if name.is_none() {
-            self.running.values_mut().for_each(|running| running.missed.pod_end = true);
+            self.running.values_mut().for_each(|running| running.changes.pod_end = true);
         }
         name
     }
@@ -547,12 +547,12 @@ impl Endpoints {
     /// endpoints' links.
     pub(super) fn changes_lost(&mut self) -> BTreeSet<String> {
         for running in self.running.values_mut() {
-            (running.missed.pod_end, running.missed.overrun) = (true, true);
+            (running.changes.pod_end, running.changes.overrun) = (true, true);
         }
         self.by_link.keys().cloned().collect()
     }
 
-    /// Attaches the endpoints of the agent before, all of them together: several pods' ends are
+    /// Attaches the endpoints of the previous agent, all of them together: several pods' ends are
     /// prepared at a time, and the workers get all links at once. One whose link can't be attached
     /// is gone. `found` are the links of the namespace.
     ///
@@ -628,7 +628,7 @@ impl Endpoints {
     }
 
     /// Restores the TX checksum offloads that this start turned off, when it fails; not of
-    /// endpoints that the agent before had, `remembered`.
+    /// endpoints that the previous agent had, `remembered`.
     pub(super) async fn restore_offloads(&self, remembered: &[Remembered]) {
         let is_remembered =
             |link: &String| remembered.iter().any(|before| before.spec.link == *link);

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use podgate_api::{ApiError, FLOWS_LISTED_MAX, FlowEnd, FlowEntry, FlowSelector, FlowTable};
+use podgate_api::{ApiError, FLOWS_LISTED_MAX, FlowEnd, FlowEntry, FlowList, FlowSelector};
 use podgate_dataplane::flow::tcp::State;
 use podgate_dataplane::worker::{FlowAction, FlowFilter, FlowListing, ListedFlow};
 use podgate_policy::observe::rule_name;
 use podgate_tables::address::Address;
 use podgate_tables::ids::RuleId;
 use podgate_tables::proto;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use serde_json::json;
 use tracing::info;
 
@@ -23,10 +23,10 @@ const WAITING_MAX: usize = 16;
 /// Clients whose answer waits for the workers.
 #[derive(Default)]
 pub(super) struct FlowListings {
-    waiting: Vec<Waiting>,
+    waiting: Vec<PendingListing>,
 }
 
-struct Waiting {
+struct PendingListing {
     listing: Arc<FlowListing>,
     action: FlowAction,
     reply: ReplySender,
@@ -48,7 +48,7 @@ impl Agent {
         };
         match begun {
             Ok(listing) => {
-                self.flow_listings.waiting.push(Waiting { listing, action, reply });
+                self.flow_listings.waiting.push(PendingListing { listing, action, reply });
                 self.answer_flow_listings();
             }
             Err(error) => self.reply(reply, Err(error)),
@@ -84,9 +84,9 @@ impl Agent {
     /// Answers the clients whose flows are known.
     pub(super) fn answer_flow_listings(&mut self) {
         let waiting = std::mem::take(&mut self.flow_listings.waiting);
-        for Waiting { listing, action, reply } in waiting {
+        for PendingListing { listing, action, reply } in waiting {
             match listing.take() {
-                None => self.flow_listings.waiting.push(Waiting { listing, action, reply }),
+                None => self.flow_listings.waiting.push(PendingListing { listing, action, reply }),
                 Some((_, removed)) if action == FlowAction::Flush => {
                     info!("{removed} entries of the flow tables were removed for a client");
                     self.reply(reply, Ok(Reply::Value(json!(removed))));
@@ -94,7 +94,7 @@ impl Agent {
                 Some((listed, matched)) => {
                     let mut flows: Vec<_> = listed.iter().map(|flow| self.entry(flow)).collect();
                     flows.truncate(FLOWS_LISTED_MAX);
-                    let table = FlowTable { flows, matched };
+                    let table = FlowList { flows, matched };
                     self.reply(reply, Ok(Reply::Value(json!(table))));
                 }
             }
@@ -112,7 +112,7 @@ impl Agent {
                 .map(ToString::to_string),
         };
         let rule = |rule: Option<RuleId>| Some(rule_name(rule?, tables?));
-        let target = flow.target.map(|Frontend { address, port }| match address.ip() {
+        let target = flow.target.map(|L4Addr { address, port }| match address.ip() {
             std::net::IpAddr::V4(address) => format!("{address}:{port}"),
             std::net::IpAddr::V6(address) => format!("[{address}]:{port}"),
         });

@@ -29,7 +29,7 @@ use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::ProvenSender;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::{atomic_file, damaged_file};
@@ -49,6 +49,7 @@ const SENDER_SHIFT: u32 = 1;
 /// zero: the number of bits below it, and its bits.
 const DETACHED_SHIFT: u32 = 3;
 const DETACHED_BITS: u8 = 7;
+const _: () = assert!(L7Protocol::ALL.len() <= DETACHED_BITS as usize);
 /// Most flows in a file; connections take precedence.
 const FLOWS_MAX: usize = 1 << 19;
 /// Longest file, bytes.
@@ -227,7 +228,7 @@ impl FlowsFile {
         });
         put_section(&mut bytes, FRONTENDS, |bytes| {
             for (position, flow) in self.flows.iter().enumerate() {
-                let Some(Frontend { address, port }) = flow.frontend else { continue };
+                let Some(L4Addr { address, port }) = flow.frontend else { continue };
                 bytes.extend((position as u32).to_le_bytes());
                 bytes.extend(address.bits().to_le_bytes());
                 bytes.extend(port.to_le_bytes());
@@ -272,8 +273,7 @@ impl FlowsFile {
                     FLOWS => return Err(Unusable::Damaged("it has too many flows")),
                     FRONTENDS => {
                         let position = section.u32()? as usize;
-                        let frontend =
-                            Frontend { address: section.address()?, port: section.u16()? };
+                        let frontend = L4Addr { address: section.address()?, port: section.u16()? };
                         let flow: &mut SavedFlow = flows
                             .get_mut(position)
                             .ok_or(Unusable::Damaged("it has a service without a flow"))?;
@@ -442,7 +442,7 @@ mod tests {
         let detached = prop::option::of(prop::sample::select(&L7Protocol::ALL[..]));
         let opened = (any::<bool>(), prop::sample::select(senders), detached);
         let frontend = (any::<u128>(), any::<u16>())
-            .prop_map(|(bits, port)| Frontend { address: Address::from_bits(bits), port });
+            .prop_map(|(bits, port)| L4Addr { address: Address::from_bits(bits), port });
         let frontend = prop::option::of(frontend);
         let state = (frontend, prop::sample::select(&TCP_STATES[..]), opened);
         let counted = any::<(u32, [u64; 2], [u64; 2])>();

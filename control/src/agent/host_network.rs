@@ -1,12 +1,12 @@
 //! The node's network stack around the dataplane: the host link, routes to pods, addresses of the
 //! node, the path MTU and tunnels.
 //!
-//! A worker task ([`worker`]) does all requests to the kernel; this side of it has what the worker
+//! A task ([`task`]) does all requests to the kernel; this side of it has what the task
 //! found last, for the control thread.
 
 mod host_link;
+mod task;
 mod tunnels;
-mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,14 +19,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use self::task::{AppliedRoutes, HostRoutes, NetworkTask};
 use self::tunnels::TunnelState;
-use self::worker::{AppliedRoutes, HostRoutes, Worker};
 
 use super::retries::Retries;
 
 pub(crate) use self::host_link::{HOST, XSK};
 pub(super) use self::host_link::{HOST_SLOT, HostLink, find};
-pub(super) use self::worker::{Observation, Observed};
+pub(super) use self::task::{Observation, Observed};
 
 /// What is known of the node's network stack.
 pub(super) struct HostNetwork {
@@ -64,7 +64,7 @@ pub(super) enum HostLinkEffect {
 }
 
 impl HostNetwork {
-    /// Starts the worker, whose results go to the receiver. Must run inside a tokio runtime.
+    /// Starts the task, whose results go to the receiver. Must run inside a tokio runtime.
     ///
     /// # Errors
     /// When netlink sockets can't be opened, or routes can't be read.
@@ -77,8 +77,8 @@ impl HostNetwork {
         let (observed, results) = mpsc::channel(1);
         let (routes, wanted) = watch::channel(HostRoutes::default());
         let (applied, applied_seen) = watch::channel(AppliedRoutes::default());
-        let worker = Worker::new(netlink, link.host.index, wanted, applied).await?;
-        tokio::spawn(worker.run(requested, observed));
+        let task = NetworkTask::new(netlink, link.host.index, wanted, applied).await?;
+        tokio::spawn(task.run(requested, observed));
         let network = Self {
             link,
             attached: true,
@@ -98,7 +98,7 @@ impl HostNetwork {
 
     /// Requests an observation. The agent waits for its result before it requests the next.
     pub(super) fn observe(&self, observation: Observation) {
-        // Fails when the worker has ended with the runtime.
+        // Fails when the task has ended with the runtime.
         let _ = self.observations.try_send(observation);
     }
 
@@ -315,7 +315,7 @@ impl HostNetwork {
     }
 
     /// Takes the result of reading routes. Returns whether something changed.
-    pub(super) fn set_read_routes(&mut self, read: worker::RoutesRead) -> bool {
+    pub(super) fn set_read_routes(&mut self, read: task::RoutesRead) -> bool {
         match read {
             Ok((local, path_mtu)) => {
                 let changed = self.tunnels.set_local(Ok(local));

@@ -117,7 +117,7 @@ mod tests {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         raise_to(Resource::RLIMIT_NOFILE, soft - 1).unwrap();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (soft, hard));
-        // Above `fs.nr_open` the kernel refuses even root.
+        // Above `fs.nr_open` the kernel denies it even to root.
         assert_eq!(raise_to(Resource::RLIMIT_NOFILE, u64::MAX - 1), Err(hard));
     }
 }

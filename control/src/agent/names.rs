@@ -47,8 +47,8 @@ pub(crate) struct NameMetrics {
     pub(crate) releases: u64,
 }
 
-/// The table of names, and the state of its upkeep.
-pub(super) struct Names {
+/// The table of names, and the state of its maintenance.
+pub(super) struct DnsNames {
     table: NameTable,
     /// Id of the kernel's boot; empty if it can't be read, and then nothing is saved.
     boot: String,
@@ -74,8 +74,8 @@ pub(super) fn now() -> Nanos {
     }
 }
 
-impl Names {
-    /// The names of the agent before, as far as `state` has them.
+impl DnsNames {
+    /// The names of the previous agent, as far as `state` has them.
     pub(super) fn load(state: &StateDir, limits: NameLimits) -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
         let boot = boot.unwrap_or_default().trim().to_owned();
@@ -174,8 +174,8 @@ impl Names {
         self.policies_changed = true;
     }
 
-    /// Upkeep: ends TTLs, removes names that no rule is about, and asks for connections to deferred
-    /// addresses.
+    /// Maintenance: ends TTLs, removes names that no rule is about, and asks for connections to
+    /// deferred addresses.
     fn maintain(&mut self, plane: &PolicyPlane, dataplane: &Dataplane, now: Nanos) {
         self.table.expire(now);
         let result = self.check.as_ref().and_then(|check| {
@@ -299,7 +299,7 @@ impl Agent {
         true
     }
 
-    /// Upkeep of names, every [`super::DRAIN_PERIOD`].
+    /// Maintenance of names, every [`super::DRAIN_PERIOD`].
     pub(super) fn maintain_names(&mut self) {
         let now = now();
         let dataplane = self.endpoints.links().dataplane();

@@ -27,7 +27,7 @@ pub(super) struct PolicyPlane {
     compiler: Compiler,
     epochs: Epochs,
     debounce: Debounce,
-    /// Generation of the last publication; zero before the first.
+    /// Epoch of the last publication; zero before the first.
     epoch: Epoch,
     routes: Option<Arc<RouteTable>>,
     /// Why endpoints were not ready in the last publication, by link.
@@ -168,7 +168,7 @@ impl PolicyPlane {
         self.source.cluster()
     }
 
-    /// Generation of the last publication; zero before the first.
+    /// Epoch of the last publication; zero before the first.
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
     }

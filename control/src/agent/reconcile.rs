@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::Agent;
 use super::debounce::Debounce;
-use super::endpoints::Missed;
+use super::endpoints::ChangesMeanwhile;
 use super::host_network::{HOST_SLOT, HostLink, HostLinkEffect, Observation, Observed};
 use crate::error::describe;
 
@@ -314,9 +314,9 @@ impl Agent {
         }
     }
 
-    /// Marks what changed on a link before it was attached.
-    pub(super) fn reconcile_missed(&mut self, link: &str, missed: Missed) {
-        let Missed { link: changed, pod_end, overrun } = missed;
+    /// Marks what changed on a link while an operation on it ran.
+    pub(super) fn reconcile_changes(&mut self, link: &str, changes: ChangesMeanwhile) {
+        let ChangesMeanwhile { link: changed, pod_end, overrun } = changes;
         if let Some(changed) = changed {
             self.on_link_change(&changed);
         }

@@ -15,7 +15,7 @@ use super::flows_file::{FlowsFile, Moment, NamedLink};
 use super::host_network::HOST_SLOT;
 use super::state::StateDir;
 
-/// Flows of the agent before.
+/// Flows of the previous agent.
 #[derive(Debug, Default)]
 pub(super) struct EarlierFlows {
     /// Until the first publication.
@@ -24,7 +24,7 @@ pub(super) struct EarlierFlows {
 }
 
 impl EarlierFlows {
-    /// Reads the file that the agent before wrote, once.
+    /// Reads the file that the previous agent wrote, once.
     pub(super) fn read(state: &StateDir) -> Self {
         match FlowsFile::take(&state.flows()) {
             Ok(waiting) => Self { waiting, outcome: FlowsTakenOver::default() },
@@ -48,7 +48,7 @@ impl EarlierFlows {
         let path = state.flows();
         let written = Moment::now().and_then(|now| {
             let own = FlowsFile::new(now, flows, HOST_SLOT, slots);
-            // Without a publication the flows of the agent before never came to the workers.
+            // Without a publication the flows of the previous agent never came to the workers.
             let file = self.waiting.take().unwrap_or(own);
             file.write(&path).map(|()| file.flows.len())
         });
@@ -82,10 +82,10 @@ impl EarlierFlows {
         match taken {
             Ok(taken) => {
                 (outcome.taken, outcome.left_out) = (taken, all - taken);
-                info!("{taken} of {all} flows of the agent before go on");
+                info!("{taken} of {all} flows of the previous agent go on");
             }
             Err(reason) => {
-                warn!("flows of the agent before are not taken over: {reason}");
+                warn!("flows of the previous agent are not taken over: {reason}");
                 (outcome.left_out, outcome.problem) = (all, Some(reason));
             }
         }

@@ -161,7 +161,7 @@ mod tests {
         RuleOrigin { key: Arc::new(key), direction: TrafficDirection::Ingress, field }
     }
 
-    fn rename(totals: &mut RuleTotals, epoch: u32, names: &[(u32, Option<&str>)]) {
+    fn rename(totals: &mut RuleTotals, epoch: u64, names: &[(u32, Option<&str>)]) {
         let names = names.iter().map(|(id, name)| {
             let origin = name.map(|name| Arc::new(origin(name)));
             (RuleId(*id), origin)
@@ -169,10 +169,10 @@ mod tests {
         totals.rename(Epoch(epoch), names);
     }
 
-    fn report(epoch: u32, rule: u32, hits: u64) -> RuleReport {
+    fn report(epoch: u64, rule: u32, hits: u64) -> RuleReport {
         let (epoch, rule) = (Epoch(epoch), RuleId(rule));
         let key = RuleKey { epoch, rule, verdict: RuleVerdict::Allowed };
-        let tally = RuleTally { hits, bytes: 100 * hits, last: Nanos(epoch.0.into()) };
+        let tally = RuleTally { hits, bytes: 100 * hits, last: Nanos(epoch.0) };
         RuleReport { rules: vec![(key, tally)], ..RuleReport::default() }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
 //! to write one are bounded, and one that doesn't read its answer delays nobody else: it is
-//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for a
-//! epoch) leave [`CLIENTS_MAX`] − [`LASTING_MAX`] connections to short ones, such as `status`
+//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for an
+//! epoch) leave [`CLIENTS_MAX`] − [`LONG_RUNNING_MAX`] connections to short ones, such as `status`
 //! and `endpoint-add`.
 
 use std::io;
@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use podgate_api::{
-    Answer, ApiError, CaptureItem, ErrorCode, Family, FlowItem, REQUEST_MAX, Request,
+    Answer, Answering, ApiError, CaptureItem, ClientAccess, ErrorCode, Family, FlowItem,
+    REQUEST_MAX, Request,
 };
 use podgate_hubble::Observed;
 use serde_json::{Value, json};
@@ -29,7 +30,7 @@ use tracing::{debug, info, warn};
 pub(crate) const CLIENTS_MAX: usize = 64;
 
 /// Most long-running requests at a time.
-pub(crate) const LASTING_MAX: usize = 48;
+pub(crate) const LONG_RUNNING_MAX: usize = 48;
 
 /// How long a client may take to send a request, the time since the last one included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +42,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct ClientCounts {
     rejected: AtomicU64,
-    cut_off: AtomicU64,
+    disconnected: AtomicU64,
 }
 
 impl ClientCounts {
@@ -51,8 +52,8 @@ impl ClientCounts {
     }
 
     /// Clients that were disconnected because they didn't read.
-    pub(crate) fn cut_off(&self) -> u64 {
-        self.cut_off.load(Relaxed)
+    pub(crate) fn disconnected(&self) -> u64 {
+        self.disconnected.load(Relaxed)
     }
 }
 
@@ -86,22 +87,14 @@ pub(crate) enum Reply {
     },
 }
 
-/// What clients of a socket may do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Access {
-    /// Everything.
-    Admin,
-    /// Requests that only read ([`Request::only_reads`]).
-    ReadOnly,
-}
-
 /// The listening socket; removes its file when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
     counts: Arc<ClientCounts>,
-    access: Access,
+    /// What its clients may do.
+    access: ClientAccess,
 }
 
 impl Drop for Server {
@@ -127,7 +120,7 @@ impl Server {
         // elsewhere the usual umask lets only root write.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned(), counts, access: Access::Admin })
+        Ok(Self { listener, path: path.to_owned(), counts, access: ClientAccess::Admin })
     }
 
     /// A server of a bound socket whose clients may only read.
@@ -136,13 +129,13 @@ impl Server {
         path: PathBuf,
         counts: Arc<ClientCounts>,
     ) -> Self {
-        Self { listener, path, counts, access: Access::ReadOnly }
+        Self { listener, path, counts, access: ClientAccess::ReadOnly }
     }
 
     /// Serves clients until dropped; their requests go to `calls`.
     pub(crate) async fn serve(self, calls: mpsc::Sender<Call>) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
-        let lasting = Arc::new(Semaphore::new(LASTING_MAX));
+        let long_running = Arc::new(Semaphore::new(LONG_RUNNING_MAX));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -155,11 +148,12 @@ impl Server {
             };
             match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    let (lasting, counts) = (Arc::clone(&lasting), Arc::clone(&self.counts));
+                    let (long_running, counts) =
+                        (Arc::clone(&long_running), Arc::clone(&self.counts));
                     let (read, write) = stream.into_split();
                     let read = BufReader::new(read);
                     let (calls, access) = (calls.clone(), self.access);
-                    let client = Client { read, write, calls, lasting, counts, access };
+                    let client = Connection { read, write, calls, long_running, counts, access };
                     tokio::spawn(serve_client(client, place));
                 }
                 Err(_) => {
@@ -178,20 +172,20 @@ fn reject(stream: &UnixStream) {
     let _ = stream.try_write(Answer::Error(rejected).to_line().as_bytes());
 }
 
-async fn serve_client(mut client: Client, _place: OwnedSemaphorePermit) {
+async fn serve_client(mut client: Connection, _place: OwnedSemaphorePermit) {
     if let Err(error) = client.run().await {
         debug!(%error, "a client of the control socket left");
     }
 }
 
-struct Client {
+struct Connection {
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     calls: mpsc::Sender<Call>,
     /// Permits for long-running requests.
-    lasting: Arc<Semaphore>,
+    long_running: Arc<Semaphore>,
     counts: Arc<ClientCounts>,
-    access: Access,
+    access: ClientAccess,
 }
 
 /// Returns when the client has disconnected. A request that it sends before its answer stays
@@ -210,7 +204,7 @@ enum Line {
     Closed,
 }
 
-impl Client {
+impl Connection {
     async fn run(&mut self) -> io::Result<()> {
         loop {
             let line = match tokio::time::timeout(REQUEST_TIMEOUT, self.read_line()).await {
@@ -246,28 +240,25 @@ impl Client {
     }
 
     async fn answer(&mut self, request: Request) -> io::Result<()> {
-        if self.access == Access::ReadOnly && !request.only_reads() {
+        if self.access == ClientAccess::ReadOnly && request.access() == ClientAccess::Admin {
             let message = "this socket is read-only; use the admin's socket, as root";
             return self.send(Answer::Error(ApiError::new(ErrorCode::ReadOnly, message))).await;
         }
         // Held until the request is done.
-        let place = match request {
-            Request::Flows { .. } | Request::PolicyWait { .. } | Request::Capture(_) => {
-                Some(Arc::clone(&self.lasting).try_acquire_owned())
-            }
-            _ => None,
-        };
+        let answering = request.answering();
+        let place =
+            answering.is_long_running().then(|| Arc::clone(&self.long_running).try_acquire_owned());
         if matches!(place, Some(Err(_))) {
             self.counts.rejected.fetch_add(1, Relaxed);
             let message = format!(
-                "{LASTING_MAX} clients follow flows, capture or wait for an epoch already; stop one of \
-                 them"
+                "{LONG_RUNNING_MAX} clients follow flows, capture or wait for an epoch already; stop \
+                 one of them"
             );
             return self.send(Answer::Error(ApiError::new(ErrorCode::Busy, message))).await;
         }
         let (reply, replied) = oneshot::channel();
         let stopping = || ApiError::new(ErrorCode::Busy, "the agent is stopping");
-        let may_wait = matches!(request, Request::PolicyWait { .. });
+        let may_wait = matches!(answering, Answering::Waits(_));
         let outcome = match self.calls.send(Call { request, reply }).await {
             Ok(()) => tokio::select! {
                 biased;
@@ -339,7 +330,7 @@ impl Client {
         while !rest.is_empty() {
             let Ok(written) = tokio::time::timeout(READ_TIMEOUT, self.write.write(rest)).await
             else {
-                self.counts.cut_off.fetch_add(1, Relaxed);
+                self.counts.disconnected.fetch_add(1, Relaxed);
                 info!("a client of the control socket that didn't read was disconnected");
                 return Err(io::ErrorKind::TimedOut.into());
             };

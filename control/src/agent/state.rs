@@ -96,7 +96,7 @@ pub(crate) struct Loaded {
 }
 
 #[derive(Serialize, Deserialize)]
-struct EndpointFile {
+struct SavedEndpoints {
     version: u32,
     endpoints: Vec<EndpointSpec>,
     /// Links of those endpoints whose pod's end had TX checksum offload on.
@@ -107,7 +107,7 @@ struct EndpointFile {
     checksum: Option<u32>,
 }
 
-impl EndpointFile {
+impl SavedEndpoints {
     /// CRC-32C of what the file is about.
     fn sum(&self) -> io::Result<u32> {
         state_json::checksum(&(self.version, &self.endpoints, &self.offload_was_on))
@@ -272,7 +272,8 @@ impl StateDir {
         let on = endpoints.iter().filter(|endpoint| endpoint.offload.is_turned_off());
         let offload_was_on = on.map(|endpoint| endpoint.spec.link.clone()).collect();
         let endpoints = endpoints.into_iter().map(|endpoint| endpoint.spec).collect();
-        let mut file = EndpointFile { version: VERSION, endpoints, offload_was_on, checksum: None };
+        let mut file =
+            SavedEndpoints { version: VERSION, endpoints, offload_was_on, checksum: None };
         let mut content = || -> io::Result<Vec<u8>> {
             file.checksum = Some(file.sum()?);
             let mut bytes = serde_json::to_vec_pretty(&file)?;
@@ -290,12 +291,12 @@ impl StateDir {
 }
 
 /// The list at `path`, if there is one, or why it is not usable.
-fn read(path: &Path) -> Result<Option<EndpointFile>, String> {
+fn read(path: &Path) -> Result<Option<SavedEndpoints>, String> {
     match manifest::read_regular(path) {
         Ok((bytes, _)) if bytes.len() as u64 > LIST_MAX => {
             Err(format!("it is larger than {} MiB", LIST_MAX >> 20))
         }
-        Ok((bytes, _)) => EndpointFile::parse(&bytes).map(Some),
+        Ok((bytes, _)) => SavedEndpoints::parse(&bytes).map(Some),
         Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("it {error}")),
     }

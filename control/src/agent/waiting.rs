@@ -11,28 +11,28 @@ use super::server::{Reply, ReplySender};
 
 /// The clients; the server bounds their number.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    clients: Vec<Client>,
+pub(super) struct EpochWaiters {
+    clients: Vec<EpochWaiter>,
 }
 
 #[derive(Debug)]
-struct Client {
+struct EpochWaiter {
     wanted: Epoch,
     until: Instant,
     answer: ReplySender,
 }
 
-impl Waiting {
+impl EpochWaiters {
     /// Adds a client that waits for `wanted` for at most `timeout`.
     pub(super) fn add(&mut self, wanted: Epoch, timeout: Duration, answer: ReplySender) {
-        self.clients.push(Client { wanted, until: Instant::now() + timeout, answer });
+        self.clients.push(EpochWaiter { wanted, until: Instant::now() + timeout, answer });
     }
 
     /// Answers clients whose epoch is in force or whose timeout is over. Every worker uses
     /// `in_force` or a later epoch.
     pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {
         // Clients that disconnected are dropped.
-        let due = |client: &mut Client| {
+        let due = |client: &mut EpochWaiter| {
             in_force >= client.wanted || now >= client.until || client.answer.is_closed()
         };
         for client in self.clients.extract_if(.., due) {
@@ -50,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    fn told(mut waits: oneshot::Receiver<Result<Reply, ApiError>>) -> Option<PolicyWaited> {
+    fn answered(mut waits: oneshot::Receiver<Result<Reply, ApiError>>) -> Option<PolicyWaited> {
         match waits.try_recv().ok()?.unwrap() {
             Reply::Value(value) => Some(serde_json::from_value(value).unwrap()),
             Reply::Flows { .. } | Reply::Capture(_) | Reply::Metrics(_) => None,
@@ -61,7 +61,7 @@ mod tests {
     fn a_client_is_answered_when_its_epoch_or_its_time_has_come_and_not_before() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let mut waiting = Waiting::default();
+        let mut waiting = EpochWaiters::default();
         let mut wait = |epoch, seconds| {
             let (answer, waits) = oneshot::channel();
             waiting.add(Epoch(epoch), Duration::from_secs(seconds), answer);
@@ -70,10 +70,10 @@ mod tests {
         let (old, next, late, never) = (wait(3, 60), wait(4, 60), wait(9, 10), wait(9, 60));
         let now = Instant::now();
         waiting.answer(Epoch(3), now);
-        assert_eq!(told(old), Some(PolicyWaited { epoch: 3, in_force: true }));
+        assert_eq!(answered(old), Some(PolicyWaited { epoch: 3, in_force: true }));
         waiting.answer(Epoch(5), now + Duration::from_secs(11));
-        assert_eq!(told(next), Some(PolicyWaited { epoch: 5, in_force: true }));
-        assert_eq!(told(late), Some(PolicyWaited { epoch: 5, in_force: false }));
-        assert_eq!(told(never), None);
+        assert_eq!(answered(next), Some(PolicyWaited { epoch: 5, in_force: true }));
+        assert_eq!(answered(late), Some(PolicyWaited { epoch: 5, in_force: false }));
+        assert_eq!(answered(never), None);
     }
 }

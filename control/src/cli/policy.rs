@@ -185,7 +185,7 @@ pub struct PolicyWaitArgs {
     pub client: ClientArgs,
     /// The epoch.
     #[arg(value_name = "EPOCH")]
-    pub epoch: u32,
+    pub epoch: u64,
     /// Timeout in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u32).range(0..=i64::from(WAIT_MAX_S)))]

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use podgate_api::{Client, ClientError};
-use podgate_api::{ConfigOption, EndpointStatus, Family, FlowTable, Request, Status};
+use podgate_api::{ConfigOption, EndpointStatus, Family, FlowList, Request, Status};
 use podgate_hubble::client::ClientError as HubbleError;
 use podgate_hubble::print::Shown;
 use podgate_policy::explain::ServiceEntry;
@@ -257,7 +257,7 @@ fn flow_table(command: TableFlowCommand) -> Result<()> {
     match command {
         TableFlowCommand::List(args) => {
             let request = Request::TableFlowList(args.which.selector());
-            show(&args.client, &request, |list: &FlowTable| output::flow_table(list))
+            show(&args.client, &request, |list: &FlowList| output::flow_table(list))
         }
         TableFlowCommand::Flush(args) => {
             let request = Request::TableFlowFlush(args.which.selector());

@@ -22,7 +22,7 @@ use crate::cli::{
 };
 use crate::explanation::rejected_note;
 use crate::output;
-use crate::validate::Report;
+use crate::validate::ValidationReport;
 
 /// Misses that are listed of each direction unless all are asked for.
 const MISSES: usize = 5;
@@ -63,8 +63,8 @@ fn wait(args: &PolicyWaitArgs) -> Result<ExitCode> {
 }
 
 fn validate(args: &ValidateArgs) -> Result<ExitCode> {
-    let report = Report::of(&args.paths, std::io::stdin().lock());
-    print_as(args.output, &report, Report::to_text)?;
+    let report = ValidationReport::of(&args.paths, std::io::stdin().lock());
+    print_as(args.output, &report, ValidationReport::to_text)?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { FAILED.into() })
 }
 

@@ -116,7 +116,7 @@ fn definition(kind: Kind, details: &Details) -> Value {
         },
     });
     if group.ends_with(".k8s.io") {
-        // API servers refuse groups of this domain without it.
+        // API servers reject groups of this domain without it.
         definition["metadata"]["annotations"] = json!({APPROVED: "unapproved, installed by podgate; the kind is that of \
                               network-policy-api"});
     }

@@ -1,13 +1,13 @@
 //! Entries of flow tables, and changes of endpoints, as text.
 
-use podgate_api::{EndpointLogEntry, EndpointState, EndpointStatus, FlowEnd, FlowEntry, FlowTable};
+use podgate_api::{EndpointLogEntry, EndpointState, EndpointStatus, FlowEnd, FlowEntry, FlowList};
 use podgate_policy::observe::RuleName;
 
 use super::{or_dash, row, table};
 
 /// `podgate table flow list`.
 #[must_use]
-pub(crate) fn flow_table(list: &FlowTable) -> String {
+pub(crate) fn flow_table(list: &FlowList) -> String {
     let heading = row(&[
         "WORKER",
         "PROTO",
@@ -131,7 +131,7 @@ mod tests {
             packets: [3, 2],
             bytes: [180, 120],
         };
-        let text = flow_table(&FlowTable { flows: vec![flow], matched: 2 });
+        let text = flow_table(&FlowList { flows: vec![flow], matched: 2 });
         let mut lines = text.lines().skip(1);
         let expected = "1        TCP     10.0.0.1:4000 (shop/cart-0)   [fd00::2]:80   -         \
                         ESTABLISHED   allowed   7440s     3/2       180/120   -             \

@@ -53,10 +53,10 @@ impl Source {
     }
 
     /// Has the statuses of changed policies written, now that all workers use the tables of
-    /// `revision`. Manifests have none.
-    pub(crate) fn report(&mut self, store: &Store, revision: u32) {
+    /// `epoch`. Manifests have none.
+    pub(crate) fn report(&mut self, store: &Store, epoch: u64) {
         if let Self::Cluster(source) = self {
-            source.report(store, revision);
+            source.report(store, epoch);
         }
     }
 

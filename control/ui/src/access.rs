@@ -1,7 +1,7 @@
 //! Which requests are answered: those of the page itself, with the token of this process.
 //!
 //! Other web sites in the user's browser can't read the page: a name that was resolved to a
-//! loopback address (DNS rebinding) is no valid `Host`, and requests of other origins are refused.
+//! loopback address (DNS rebinding) is no valid `Host`, and requests of other origins are denied.
 //! Other users of the machine don't know the token, which is in the URL that is printed at the
 //! start.
 
@@ -159,7 +159,7 @@ mod tests {
         let access = new_access(Exposure::Loopback);
         let host = ("host", "127.0.0.1:12000");
         let uri = format!("/?token={}", access.token());
-        let Decision::Admit(cookie) = decide(&access, &uri, &[host]) else { panic!("refused") };
+        let Decision::Admit(cookie) = decide(&access, &uri, &[host]) else { panic!("denied") };
         assert!(cookie.starts_with("podgate-ui-12000=") && cookie.contains("HttpOnly"), "{cookie}");
         let (pair, _) = cookie.split_once(';').unwrap();
         let both = format!("other=1; {pair}");
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn other_origins_sites_and_methods_are_refused() {
+    fn other_origins_sites_and_methods_are_denied() {
         let access = new_access(Exposure::Loopback);
         let host = ("host", "localhost:12000");
         for (name, value) in [

@@ -43,7 +43,7 @@ struct Pod {
 /// Asks the agent.
 ///
 /// # Errors
-/// When a parameter is missing or malformed, the agent can't be reached, or refuses; one line.
+/// When a parameter is missing or malformed, the agent can't be reached, or denies it; one line.
 pub(crate) fn ask(
     socket: &Path,
     question: Question,
@@ -118,6 +118,8 @@ fn request(parameters: &Parameters) -> Result<Option<RequestSpec>, String> {
 
 #[cfg(test)]
 mod tests {
+    use podgate_api::ClientAccess;
+
     use super::*;
 
     fn parameters(pairs: &[(&str, &str)]) -> Parameters {
@@ -156,7 +158,7 @@ mod tests {
             Request::PolicyGet(PolicyFilter::default()),
             Request::PolicyExplain { query, both_sides: false },
         ] {
-            assert!(request.only_reads(), "{request:?}");
+            assert_eq!(request.access(), ClientAccess::ReadOnly, "{request:?}");
         }
     }
 

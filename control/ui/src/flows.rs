@@ -109,7 +109,7 @@ async fn read(
     let mut client = Client::connect(&config.hubble, config.tls.as_ref()).await.map_err(text)?;
     let mut flows = match client.flows(request).await {
         Ok(flows) => flows,
-        Err(ClientError::Refused(reason)) => {
+        Err(ClientError::Server(reason)) => {
             let _ = to.send(Message::Rejected(reason)).await;
             return Ok(());
         }

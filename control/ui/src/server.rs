@@ -127,19 +127,19 @@ fn router(shared: Arc<Shared>) -> Router {
 /// Answers the requests that may be answered, and says to the browser what the page may do.
 async fn check(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let decision = shared.access.decide(request.method(), request.uri(), request.headers());
-    let refuse = |status: StatusCode, text: &str| (status, format!("{text}\n")).into_response();
+    let deny = |status: StatusCode, text: &str| (status, format!("{text}\n")).into_response();
     let mut response = match decision {
         Decision::Answer => next.run(request).await,
         Decision::Admit(cookie) => {
             let headers = [(SET_COOKIE, cookie.as_str()), (LOCATION, "/")];
             (StatusCode::SEE_OTHER, headers).into_response()
         }
-        Decision::Forbid(why) => refuse(StatusCode::FORBIDDEN, why),
+        Decision::Forbid(why) => deny(StatusCode::FORBIDDEN, why),
         Decision::Unauthorized => {
-            refuse(StatusCode::UNAUTHORIZED, "open the URL that `podgate ui` printed at its start")
+            deny(StatusCode::UNAUTHORIZED, "open the URL that `podgate ui` printed at its start")
         }
         Decision::WrongMethod => {
-            refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET: the page changes nothing")
+            deny(StatusCode::METHOD_NOT_ALLOWED, "only GET: the page changes nothing")
         }
     };
     add_headers(response.headers_mut());

@@ -30,7 +30,7 @@ use key::{FlowKey, KeyEnd};
 use owner::Owner;
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::ids::{Epoch, LinkId, RuleId};
+use podgate_tables::ids::{Epoch, LinkId, RuleId, ShortEpoch};
 use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::{Cause, ProvenSender};
 use podgate_tables::proto;
@@ -97,7 +97,7 @@ pub struct Flow {
     key: FlowKey,
     packets: [u64; 2],
     bytes: [u64; 2],
-    epoch: Epoch,
+    epoch: ShortEpoch,
     last_seen: Moment,
     /// By [`FlowDirection`].
     links: [LinkId; 2],
@@ -161,7 +161,7 @@ impl Flow {
             key,
             packets: [1, 0],
             bytes: [u64::from(view.ip_len()), 0],
-            epoch,
+            epoch: epoch.short(),
             last_seen: now.into(),
             links: links.by_direction(),
             checksum: Sum::of_flow(view.tuple.src, view.tuple.dst, view.tuple.protocol),
@@ -199,7 +199,7 @@ impl Flow {
 
     /// Sets what the tables of `epoch` say.
     pub const fn set_permission(&mut self, epoch: Epoch, permission: Permission) {
-        self.epoch = epoch;
+        self.epoch = epoch.short();
         self.set_flag(REVOKED, matches!(permission, Permission::Revoked));
     }
 
@@ -346,7 +346,7 @@ impl Flow {
 
     /// Epoch of the tables that the flow was last decided by.
     #[must_use]
-    pub const fn epoch(&self) -> Epoch {
+    pub const fn epoch(&self) -> ShortEpoch {
         self.epoch
     }
 
@@ -464,7 +464,7 @@ impl Flow {
     /// first reply.
     #[must_use]
     #[inline]
-    pub fn is_fast_path(&self, direction: FlowDirection, epoch: Epoch) -> bool {
+    pub fn is_fast_path(&self, direction: FlowDirection, epoch: ShortEpoch) -> bool {
         self.epoch == epoch && self.fast_path >> direction as u8 & 1 != 0
     }
 
@@ -472,14 +472,14 @@ impl Flow {
     /// when they are forwarded.
     #[must_use]
     #[inline]
-    pub fn is_translated_fast_path(&self, direction: FlowDirection, epoch: Epoch) -> bool {
+    pub fn is_translated_fast_path(&self, direction: FlowDirection, epoch: ShortEpoch) -> bool {
         self.epoch == epoch && self.fast_path >> (TRANSLATED_SHIFT + direction as u8) & 1 != 0
     }
 
     /// The same of a translation, for packets that are to be translated.
     #[must_use]
     #[inline]
-    pub fn is_translation_fast_path(&self, epoch: Epoch) -> bool {
+    pub fn is_translation_fast_path(&self, epoch: ShortEpoch) -> bool {
         self.epoch == epoch && self.fast_path >> TRANSLATION_SHIFT & 1 != 0
     }
 

@@ -4,7 +4,7 @@ use podgate_tables::ids::Epoch;
 use podgate_tables::l7::L7Protocol;
 use podgate_tables::policy::ProvenSender;
 use podgate_tables::proto;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
@@ -21,7 +21,7 @@ pub struct SavedFlow {
     /// Links of its ends.
     pub links: FlowLinks,
     /// The service's address and port that the opener sends to, if the flow is translated.
-    pub frontend: Option<Frontend>,
+    pub frontend: Option<L4Addr>,
     /// TCP's state; meaningless for other protocols.
     pub tcp: tcp::State,
     /// Whether it was opened by a TCP segment that was not a SYN.
@@ -42,7 +42,7 @@ impl SavedFlow {
     /// Saves `flow`, whose target is `frontend`. `None` if it can't be saved: it is inspected,
     /// revoked or a translation, has timed out, or its connection is closed.
     #[must_use]
-    pub fn of(flow: &Flow, frontend: Option<Frontend>, now: Nanos) -> Option<Self> {
+    pub fn of(flow: &Flow, frontend: Option<L4Addr>, now: Nanos) -> Option<Self> {
         let closed = matches!(flow.tcp, tcp::State::Closed | tcp::State::Reset(_));
         let is_plain = flow.inspector().is_none() && !flow.revoked() && !flow.is_translation();
         if !is_plain || flow.is_expired(now) || closed {
@@ -88,7 +88,7 @@ impl SavedFlow {
             key,
             packets: self.packets,
             bytes: self.bytes,
-            epoch,
+            epoch: epoch.short(),
             last_seen: Moment::from(now).earlier(idle),
             links: self.links.by_direction(),
             checksum: Sum::of_flow(self.tuple.src, self.tuple.dst, self.tuple.protocol),

@@ -207,8 +207,8 @@ mod tests {
 
     #[test]
     fn a_rejected_connection_stays_closed() {
-        let refused = [(Reply, RST | ACK), (Reply, ACK), (Original, ACK)];
-        assert_eq!(after(&refused), Some(State::Closed));
+        let reset = [(Reply, RST | ACK), (Reply, ACK), (Original, ACK)];
+        assert_eq!(after(&reset), Some(State::Closed));
     }
 
     #[test]

@@ -342,8 +342,8 @@ fn a_table_full_of_established_connections_evicts_none() {
         play(&mut table, tcp(n), &ESTABLISHED, None, Nanos(0));
     }
     assert_eq!(table.victim(&opener(&table), Nanos(0).plus_secs(7439)), None);
-    let refused = table.insert(flow(tcp(3), SYN, Nanos(0)));
-    assert_eq!(refused, Err(DropReason::FlowTableFull));
+    let dropped = table.insert(flow(tcp(3), SYN, Nanos(0)));
+    assert_eq!(dropped, Err(DropReason::FlowTableFull));
     assert_eq!(table.lookup(&tcp(3)), None);
     assert!(table.lookup(&tcp(0)).is_some() && table.lookup(&tcp(1)).is_some());
 }
@@ -367,8 +367,8 @@ fn an_idle_flow_is_evicted_before_active_ones() {
 fn an_invalid_segment_changes_nothing() {
     let mut table = FlowTable::new(1);
     let index = open(&mut table, tcp(1), Nanos(0));
-    let refused = table.update(index, Original, &packet(tcp(1), ACK), Nanos(0).plus_secs(5));
-    assert_eq!(refused, Err(DropReason::TcpNoFlow));
+    let dropped = table.update(index, Original, &packet(tcp(1), ACK), Nanos(0).plus_secs(5));
+    assert_eq!(dropped, Err(DropReason::TcpNoFlow));
     let flow = table.get(index);
     assert_eq!((flow.tcp, flow.packets, flow.last_seen), (State::SynSent, [1, 0], Moment(0)));
 }
@@ -487,8 +487,9 @@ impl Model {
 
 #[test]
 fn packets_take_the_fast_path_while_policy_allows() {
-    let fast_path =
-        |flow: &Flow, epoch| [Original, Reply].map(|to| flow.is_fast_path(to, Epoch(epoch)));
+    let fast_path = |flow: &Flow, epoch| {
+        [Original, Reply].map(|to| flow.is_fast_path(to, Epoch(epoch).short()))
+    };
     let mut table = FlowTable::new(4);
     let packets = [(Reply, SYN | ACK), (Original, ACK)];
     let index = play(&mut table, tcp(1), &packets, None, Nanos(0));

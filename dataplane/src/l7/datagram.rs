@@ -39,12 +39,12 @@ pub enum DatagramOp {
     /// It is dropped, and its sender gets an answer from the other end.
     Answer,
     /// It waits until the addresses that it teaches are admitted.
-    Hold(Held),
+    Hold(HeldResponse),
 }
 
 /// A response that waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Held {
+pub struct HeldResponse {
     /// The ticket of its release; `None` while the control thread takes no more.
     pub ticket: Option<u64>,
     /// When its query was forwarded.
@@ -58,7 +58,7 @@ pub struct Held {
 pub struct DatagramStep {
     /// What happens.
     pub op: DatagramOp,
-    /// What to report; of a response that waits: nothing yet ([`Held::forwarded`]).
+    /// What to report; of a response that waits: nothing yet ([`HeldResponse::forwarded`]).
     pub event: Option<EventKind>,
     /// Whether an older query was forgotten, so that its response will be dropped.
     pub replaced: bool,
@@ -134,7 +134,7 @@ impl DatagramFlow {
                 true => None,
                 false => answered.offer(&cx.dns.answers),
             };
-            (DatagramOp::Hold(Held { ticket, asked: answered.asked(), key }), None)
+            (DatagramOp::Hold(HeldResponse { ticket, asked: answered.asked(), key }), None)
         } else {
             (DatagramOp::Pass, Some(answered.event(cx.now)))
         };
@@ -142,7 +142,7 @@ impl DatagramFlow {
     }
 }
 
-impl Held {
+impl HeldResponse {
     /// Tries again to give the addresses of the response `payload` to the control thread. Returns
     /// whether there was room.
     pub fn offer(&mut self, payload: &[u8], dns: &DnsContext) -> bool {

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 
 use podgate_tables::address::{Address, Mac};
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::{proto, tcp_flags};
 
 use super::checksum;
@@ -168,9 +168,9 @@ impl EndV4 {
     /// As a service's address and port.
     #[must_use]
     #[inline]
-    pub const fn as_frontend(self) -> Frontend {
+    pub const fn as_frontend(self) -> L4Addr {
         let address = Address::v4(self.address.to_le_bytes());
-        Frontend { address, port: self.port.swap_bytes() }
+        L4Addr { address, port: self.port.swap_bytes() }
     }
 
     /// The sum of its address, and of its port if `port` is set.

@@ -15,7 +15,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use podgate_tables::address::Address;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::time::Nanos;
 
 /// Records per worker: this many sets of [`WAYS`].
@@ -31,7 +31,7 @@ const PUBLISH_SHARE: u64 = 8;
 pub(super) struct AffinityKey {
     pub(super) client: Address,
     /// The service's address and port.
-    pub(super) frontend: Frontend,
+    pub(super) frontend: L4Addr,
     pub(super) protocol: u8,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct AffinityKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct AffinityRecord {
     pub(super) key: AffinityKey,
-    pub(super) backend: Frontend,
+    pub(super) backend: L4Addr,
     /// When the client's last flow was opened.
     pub(super) used: Nanos,
 }
@@ -79,7 +79,7 @@ impl Affinities {
         key: &AffinityKey,
         seconds: u32,
         now: Nanos,
-    ) -> Option<Frontend> {
+    ) -> Option<L4Addr> {
         if self.sets.is_empty() {
             return None;
         }
@@ -135,9 +135,9 @@ mod tests {
     }
 
     fn record(client: u32, backend: u32, used: Nanos) -> AffinityRecord {
-        let frontend = Frontend { address: address(0x0a60_0001), port: 80 };
+        let frontend = L4Addr { address: address(0x0a60_0001), port: 80 };
         let key = AffinityKey { client: address(client), frontend, protocol: 6 };
-        let backend = Frontend { address: address(backend), port: 8080 };
+        let backend = L4Addr { address: address(backend), port: 8080 };
         AffinityRecord { key, backend, used }
     }
 

@@ -4,7 +4,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Decision, ProvenSender, Snapshot, Subject};
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
@@ -91,7 +91,7 @@ impl PacketCtx<'_> {
         link: LinkId,
         subject: &Subject,
         decision: &Decision,
-        (tcp_flags, frontend): (u8, Option<Frontend>),
+        (tcp_flags, frontend): (u8, Option<L4Addr>),
         evaluation: Evaluation,
         denied_bytes: u64,
     ) {
@@ -121,7 +121,7 @@ impl PacketCtx<'_> {
         &self,
         link: LinkId,
         tuple: Tuple,
-        frontend: Option<Frontend>,
+        frontend: Option<L4Addr>,
         kind: EventKind<R>,
     ) -> Event<R> {
         Event { time: self.now, epoch: self.snapshot.epoch, link, tuple, frontend, kind }

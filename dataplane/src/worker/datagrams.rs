@@ -7,7 +7,7 @@ use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
-use crate::l7::datagram::{DatagramFlow, Held};
+use crate::l7::datagram::{DatagramFlow, HeldResponse};
 use crate::l7::dns::{Admitted, DnsContext, HOLD_MS};
 use crate::mem::{Packet, Umem};
 use crate::packet::offset::udp;
@@ -29,8 +29,8 @@ pub(super) struct Inspection {
 
 /// An answer that waits.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) held: Held,
+pub(super) struct HeldDatagram {
+    pub(super) held: HeldResponse,
     pub(super) since: Nanos,
     /// The flow, which may end meanwhile.
     pub(super) tuple: Tuple,
@@ -53,7 +53,7 @@ pub(super) struct Datagrams {
     pub(super) slots: Vec<Inspection>,
     unused: Vec<u32>,
     /// In the order of their tickets; those without a ticket are last.
-    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) waiting: VecDeque<HeldDatagram>,
     /// Places in `waiting`, by the link of the flow's opener.
     pub(super) places: Quota,
     stalled: VecDeque<Stalled>,
@@ -147,7 +147,7 @@ impl Datagrams {
     }
 
     /// The next answer that waits no longer, if there is one: it is released, or too old.
-    pub(super) fn next_due(&mut self, now: Nanos) -> Option<Waiting> {
+    pub(super) fn next_due(&mut self, now: Nanos) -> Option<HeldDatagram> {
         let in_force = self.dns.answers.in_force();
         self.waiting.pop_front_if(|waiting| {
             let released = waiting.held.ticket.is_some_and(|ticket| ticket <= in_force);
@@ -156,7 +156,7 @@ impl Datagrams {
     }
 }
 
-fn is_too_old(waiting: &Waiting, now: Nanos) -> bool {
+fn is_too_old(waiting: &HeldDatagram, now: Nanos) -> bool {
     now.since(waiting.since) >= HOLD_MS * 1_000_000
 }
 

@@ -15,7 +15,7 @@
 //! there are no fair shares of the cache and no counters.
 
 use podgate_tables::address::Address;
-use podgate_tables::ids::{Epoch, LinkId};
+use podgate_tables::ids::{LinkId, ShortEpoch};
 use podgate_tables::l7::L7Policy;
 use podgate_tables::policy::{
     Cause, Decision, LocalEnds, ProvenSender, Snapshot, Subject, Verdict,
@@ -63,11 +63,11 @@ struct CacheKey {
     dst: Address,
     port: u16,
     protocol: u8,
-    epoch: Epoch,
+    epoch: ShortEpoch,
 }
 
 impl CacheKey {
-    fn new(subject: &Subject, epoch: Epoch) -> Self {
+    fn new(subject: &Subject, epoch: ShortEpoch) -> Self {
         let tuple = &subject.tuple;
         let (port, protocol) = (subject.policy_port(), tuple.protocol);
         Self { src: tuple.src, dst: tuple.dst, port, protocol, epoch }
@@ -103,7 +103,7 @@ struct CachedDecision {
     port: u16,
     protocol: u8,
     verdict: Verdict,
-    epoch: Epoch,
+    epoch: ShortEpoch,
     ends: Ends,
     egress: Cause,
     ingress: Cause,
@@ -137,6 +137,8 @@ pub(super) struct DecisionCache {
     hash_key: HashKey,
     /// A power of two of entries.
     entries: Box<[Option<CachedDecision>]>,
+    /// The upper half of the epochs of all entries, which have no timeout.
+    upper_epoch: u32,
 }
 
 impl DecisionCache {
@@ -146,7 +148,7 @@ impl DecisionCache {
         let mut entries = Vec::with_capacity(capacity);
         prefer_huge_pages(entries.spare_capacity_mut());
         entries.resize(capacity, None);
-        Self { hash_key: HashKey::random(), entries: entries.into() }
+        Self { hash_key: HashKey::random(), entries: entries.into(), upper_epoch: 0 }
     }
 
     fn home(&self, hash: u64) -> usize {
@@ -174,7 +176,12 @@ impl DecisionCache {
             let ends = Ends::of(snapshot, subject);
             return (ends, snapshot.policy.decide_from(subject, ends.local(), sender));
         }
-        let key = CacheKey::new(subject, snapshot.epoch);
+        let upper_epoch = (snapshot.epoch.0 >> u32::BITS) as u32;
+        if upper_epoch != self.upper_epoch {
+            self.entries.fill(None);
+            self.upper_epoch = upper_epoch;
+        }
+        let key = CacheKey::new(subject, snapshot.epoch.short());
         let home = self.home(key.hash(&self.hash_key));
         let mut free = None;
         for at in (0..WAYS).map(|way| home ^ way) {
@@ -197,7 +204,7 @@ impl DecisionCache {
 mod tests {
     use std::sync::Arc;
 
-    use podgate_tables::ids::{DenySetId, RuleId};
+    use podgate_tables::ids::{DenySetId, Epoch, RuleId};
     use podgate_tables::l7::L7Rules;
     use podgate_tables::policy::{
         Action, AddressRow, Entry, IdentityRow, PeerMatch, PolicyTables, PortClasses, Rank,
@@ -259,7 +266,7 @@ mod tests {
         let server = Endpoint { next_hop, addresses: vec![SERVER] };
         let there = !epoch.is_multiple_of(3);
         let routes = Arc::new(RouteTable::new(there.then_some(server), None).unwrap());
-        Snapshot { epoch: Epoch(epoch), policy: policy.into(), routes }
+        Snapshot { epoch: Epoch(epoch.into()), policy: policy.into(), routes }
     }
 
     fn any_subject() -> impl Strategy<Value = Subject> {
@@ -319,7 +326,7 @@ mod tests {
             let Some(lookup) = lookup_key_v4(&subject.tuple) else { return Ok(()) };
             let (addresses, port, protocol) = lookup.policy_fields();
             let key = HashKey::random();
-            let cache_key = CacheKey::new(&subject, Epoch(1));
+            let cache_key = CacheKey::new(&subject, Epoch(1).short());
             prop_assert_eq!(hash_v4(&key, addresses, port, protocol), cache_key.hash(&key));
         }
     }
@@ -344,5 +351,7 @@ mod tests {
         let other = Snapshot { epoch: Epoch(1), ..snapshot(2) };
         assert_eq!(rule_of(40_001, &other), rule(1));
         assert_eq!(rule_of(40_001, &snapshot(2)), rule(2));
+        let much_later = Snapshot { epoch: Epoch((1 << 32) + 2), ..snapshot(7) };
+        assert_eq!(rule_of(40_001, &much_later), rule(7), "the lower half of epoch 2");
     }
 }

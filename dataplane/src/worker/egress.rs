@@ -8,7 +8,7 @@ use podgate_tables::event::Event;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::route::NextHop;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::time::Nanos;
 
 use crate::event_ring::EventRing;
@@ -443,7 +443,7 @@ impl Egress {
         worker: u16,
         link: LinkId,
         packet: Packet,
-        frontend: Option<Frontend>,
+        frontend: Option<L4Addr>,
     ) {
         let frames = packet.frames();
         let (waiting, free) = self.shared.handoffs_and_room(self.index, worker);

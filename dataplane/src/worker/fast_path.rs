@@ -20,7 +20,7 @@ use podgate_tables::address::Mac;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::route::{NextHop, RouteTable};
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::{FlowPlace, FlowTable, LookupKey};
@@ -108,7 +108,7 @@ impl FastPath {
         let Self { packets, keys, actions, translations } = self;
         let candidates = packets[batch.clone()].iter().zip(&keys[batch.clone()]);
         let first = batch.start;
-        let (routes, epoch, now) = (&*cx.snapshot.routes, cx.snapshot.epoch, cx.now);
+        let (routes, epoch, now) = (&*cx.snapshot.routes, cx.snapshot.epoch.short(), cx.now);
         let (host, from_host) = (routes.host_link(), ingress.is_host);
         let has_tx_metadata = cx.egress.umem().has_tx_metadata();
         let mut matched = 0;
@@ -155,7 +155,7 @@ impl FastPath {
         cx: &PacketCtx<'_>,
         ingress: Ingress,
         batch: Range<usize>,
-        frontends: &[Option<Frontend>],
+        frontends: &[Option<L4Addr>],
     ) -> usize {
         let mut matched = 0;
         for at in batch {
@@ -167,7 +167,7 @@ impl FastPath {
             };
             let Some((flow, FlowDirection::Original)) = found else { break };
             let is_of_service = flow
-                .is_translated_fast_path(FlowDirection::Original, cx.snapshot.epoch)
+                .is_translated_fast_path(FlowDirection::Original, cx.snapshot.epoch.short())
                 && flow.link(FlowDirection::Original) == ingress.link
                 && targets.of(flow) == Some(frontend);
             if !is_of_service {
@@ -249,7 +249,7 @@ fn match_translated(
     packet: &FastPathPacket,
     key: &LookupKey,
 ) -> Option<(ForwardAction, TranslateAction)> {
-    let (epoch, ip_len) = (cx.snapshot.epoch, u32::from(packet.ip_len));
+    let (epoch, ip_len) = (cx.snapshot.epoch.short(), u32::from(packet.ip_len));
     let (flow, direction) = match flows.lookup_candidate(key) {
         Some(found) => found,
         None => flows.lookup_slow(key)?,
@@ -381,7 +381,7 @@ struct TranslateAction {
     translation: EndTranslation,
     /// The worker that it is handed over to instead, and the service's address and port that it was
     /// sent to.
-    hand_off: Option<(u16, Frontend)>,
+    hand_off: Option<(u16, L4Addr)>,
 }
 
 impl ForwardAction {

@@ -3,7 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, ResponseStatus};
 use podgate_tables::l7::http1::HttpLimits;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::Flow;
@@ -19,7 +19,7 @@ use super::forward::{self, Path};
 pub(super) struct InspectedIo<'f, 'a, 's> {
     pub(super) flow: &'f Flow,
     /// The service's address and port, if the flow is translated.
-    pub(super) frontend: Option<Frontend>,
+    pub(super) frontend: Option<L4Addr>,
     pub(super) cx: &'a mut PacketCtx<'s>,
 }
 

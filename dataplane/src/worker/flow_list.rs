@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, LinkId, RuleId};
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::Tuple;
 
 use crate::flow::{Flow, FlowLinks, tcp};
@@ -51,7 +51,7 @@ pub struct ListedFlow {
     pub links: FlowLinks,
     /// The service's address and port that the opener sends to, if the flow is translated; of a
     /// translation, the backend's.
-    pub target: Option<Frontend>,
+    pub target: Option<L4Addr>,
     /// Whether it is the translation of a service's flow.
     pub is_translation: bool,
     /// TCP's state; meaningless for other protocols.
@@ -167,7 +167,7 @@ impl FlowListScan {
 }
 
 impl FlowFilter {
-    fn matches(&self, flow: &Flow, target: Option<Frontend>) -> bool {
+    fn matches(&self, flow: &Flow, target: Option<L4Addr>) -> bool {
         let tuple = flow.tuple();
         let addresses = [Some(tuple.src), Some(tuple.dst), target.map(|target| target.address)];
         let ports = [Some(tuple.src_port), Some(tuple.dst_port), target.map(|target| target.port)];
@@ -179,7 +179,7 @@ impl FlowFilter {
     }
 }
 
-fn listed(worker: u16, flow: &Flow, target: Option<Frontend>, cx: &PacketCtx<'_>) -> ListedFlow {
+fn listed(worker: u16, flow: &Flow, target: Option<L4Addr>, cx: &PacketCtx<'_>) -> ListedFlow {
     ListedFlow {
         worker,
         tuple: flow.tuple(),
@@ -189,7 +189,7 @@ fn listed(worker: u16, flow: &Flow, target: Option<Frontend>, cx: &PacketCtx<'_>
         tcp: flow.tcp(),
         inspected: flow.inspector().is_some(),
         revoked: flow.revoked(),
-        epoch: flow.epoch(),
+        epoch: flow.epoch().near(cx.snapshot.epoch),
         rules: flow.rules(),
         expires_ms: flow.expires_ms(cx.now),
         packets: flow.packets(),

@@ -3,7 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::route::NextHop;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::Flow;
@@ -31,14 +31,14 @@ pub(super) struct Path {
     pub(super) origin: Origin,
     /// Of a translated flow: the packet's direction, and the service's address and port. Packets of
     /// the opener are translated already, replies are not.
-    pub(super) service: Option<(FlowDirection, Frontend)>,
+    pub(super) service: Option<(FlowDirection, L4Addr)>,
 }
 
 impl Path {
     /// The path of a packet of a flow.
     pub(super) const fn of(
         flow: &Flow,
-        frontend: Option<Frontend>,
+        frontend: Option<L4Addr>,
         direction: FlowDirection,
         origin: Origin,
     ) -> Self {

@@ -5,7 +5,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::FlowIx;
-use crate::l7::datagram::{self, DatagramCtx, DatagramOp, Held};
+use crate::l7::datagram::{self, DatagramCtx, DatagramOp, HeldResponse};
 use crate::l7::dns::Reply;
 use crate::l7::editor::Progress;
 use crate::l7::io::FlowIo;
@@ -14,7 +14,7 @@ use crate::packet::{View, edit};
 use crate::worker::Shared;
 
 use super::ctx::PacketCtx;
-use super::datagrams::{Datagrams, Inspection, Waiting, payload, payload_again};
+use super::datagrams::{Datagrams, HeldDatagram, Inspection, payload, payload_again};
 use super::egress::Resource;
 use super::flow_io::InspectedIo;
 use super::inspectors::Inspected;
@@ -141,7 +141,13 @@ impl Pipeline {
         }
     }
 
-    fn hold_answer(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx, held: Held, packet: Packet) {
+    fn hold_answer(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        index: FlowIx,
+        held: HeldResponse,
+        packet: Packet,
+    ) {
         let flow = self.flows.get(index);
         let (charged, tuple) = (flow.link(FlowDirection::Original), flow.tuple());
         let has_place = self.datagrams.places.take(charged, 1);
@@ -150,7 +156,7 @@ impl Pipeline {
             return cx.drop_with_event(charged, tuple, packet, DropReason::DnsHeldFull);
         }
         cx.egress.stats().dns_held.add(1);
-        let waiting = Waiting { held, since: cx.now, tuple, charged, packet };
+        let waiting = HeldDatagram { held, since: cx.now, tuple, charged, packet };
         self.datagrams.waiting.push_back(waiting);
     }
 
@@ -171,8 +177,8 @@ impl Pipeline {
         }
     }
 
-    fn release_answer(&mut self, cx: &mut PacketCtx<'_>, waiting: Waiting) {
-        let Waiting { held, since, tuple, charged, packet } = waiting;
+    fn release_answer(&mut self, cx: &mut PacketCtx<'_>, waiting: HeldDatagram) {
+        let HeldDatagram { held, since, tuple, charged, packet } = waiting;
         self.datagrams.places.release(charged, 1);
         cx.egress.frame_quota().release(charged, packet.frames());
         let in_force = self.datagrams.dns.answers.in_force();

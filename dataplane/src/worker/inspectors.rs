@@ -88,7 +88,7 @@ impl Inspectors {
     }
 
     /// Bytes that the flows buffer.
-    pub(super) fn kept_bytes(&self) -> usize {
+    pub(super) fn buffered_bytes(&self) -> usize {
         self.slots.iter().flatten().map(|inspected| inspected.editor.buffered_bytes()).sum()
     }
 

@@ -48,7 +48,7 @@ use crossbeam::utils::CachePadded;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Snapshot;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::time::Nanos;
 
 use crate::flow::SavedFlow;
@@ -96,7 +96,7 @@ pub struct Worker {
     batch: Vec<Packet>,
     /// Of packets in `batch` that another worker received: the services' addresses and ports that
     /// they were sent to.
-    frontends: Vec<Option<Frontend>>,
+    frontends: Vec<Option<L4Addr>>,
     scheduler: LinkScheduler,
     /// Checks of live flows that this worker has not answered yet.
     scans: Vec<LiveScan>,
@@ -274,7 +274,7 @@ impl Worker {
     #[must_use]
     pub fn has_new_tables(&self) -> bool {
         let published = self.shared.snapshot.load();
-        published.as_ref().map_or(0, |snapshot| snapshot.epoch.0.into()) != self.stats().epoch.get()
+        published.as_ref().map_or(0, |snapshot| snapshot.epoch.0) != self.stats().epoch.get()
     }
 
     /// Whether released DNS answers can be forwarded by one of the next rounds.
@@ -305,7 +305,7 @@ impl Worker {
         told.take(AFFINITY_BATCH).for_each(|record| self.pipeline.affinities.learn(record));
         let mut processed = 0;
         loop {
-            let (packets, more) = self.poll_ports(now, snapshot.as_deref(), clock);
+            let (packets, more) = self.poll_queues(now, snapshot.as_deref(), clock);
             processed += packets;
             if !more || processed >= ROUND {
                 break;
@@ -330,28 +330,29 @@ impl Worker {
     }
 
     fn update_gauges(&mut self, snapshot: Option<&Snapshot>) {
-        let (held, kept) = (self.egress.frame_quota().total(), self.egress.byte_quota().total());
+        let (held, buffered) =
+            (self.egress.frame_quota().total(), self.egress.byte_quota().total());
         let stats = self.stats();
         stats.flows.set(self.pipeline.flows() as u64);
         stats.inspected_flows.set(self.pipeline.inspected_flows() as u64);
         stats.held_frames.set(held as u64);
-        stats.kept_bytes.set(kept as u64);
-        stats.epoch.set(snapshot.map_or(0, |snapshot| snapshot.epoch.0.into()));
+        stats.buffered_bytes.set(buffered as u64);
+        stats.epoch.set(snapshot.map_or(0, |snapshot| snapshot.epoch.0));
         debug_assert_eq!(
             self.egress.outstanding_frames(),
             self.pipeline.held_frames() as i64,
             "every frame is free, in a ring, held by a flow, or part of a datagram"
         );
         debug_assert_eq!(
-            kept,
-            self.pipeline.kept_bytes(),
+            buffered,
+            self.pipeline.buffered_bytes(),
             "the byte quota is used by inspected flows only"
         );
     }
 
     /// Processes one batch of each queue whose link has credit. Returns the number of packets
     /// processed, and whether a queue may have more.
-    fn poll_ports(
+    fn poll_queues(
         &mut self,
         now: Nanos,
         snapshot: Option<&Snapshot>,

@@ -3,7 +3,7 @@
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Cause, Decision, ProvenSender, Snapshot, Subject, Verdict};
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::{Flow, FlowIx, tcp};
@@ -31,7 +31,7 @@ impl Pipeline {
         link: LinkId,
         view: &View,
         packet: Packet,
-        frontend: Option<Frontend>,
+        frontend: Option<L4Addr>,
     ) {
         let subject = Subject { tuple: view.tuple, icmp_type: icmp_type_of(view) };
         if matches!(icmp::role(view.tuple.protocol, subject.icmp_type), Role::Reply { .. }) {
@@ -87,7 +87,7 @@ impl Pipeline {
     pub(super) fn forward_first(
         &mut self,
         cx: &mut PacketCtx<'_>,
-        (link, frontend): (LinkId, Option<Frontend>),
+        (link, frontend): (LinkId, Option<L4Addr>),
         flow: Flow,
         decision: Decision,
         view: &View,
@@ -131,7 +131,7 @@ impl Pipeline {
         &mut self,
         cx: &mut PacketCtx<'_>,
         mut flow: Flow,
-        frontend: Option<Frontend>,
+        frontend: Option<L4Addr>,
         verdict: Verdict,
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
         let Some(frontend) = frontend else { return self.insert(cx, flow, verdict) };

@@ -91,7 +91,7 @@ use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Decision, Subject, Verdict};
 use podgate_tables::proto;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
@@ -172,8 +172,8 @@ impl Pipeline {
     }
 
     /// Bytes that inspected flows buffer.
-    pub(super) fn kept_bytes(&self) -> usize {
-        self.inspectors.kept_bytes()
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.inspectors.buffered_bytes()
     }
 
     /// When a timer of an inspected flow is due; these are finer than flow expiry.
@@ -245,7 +245,7 @@ impl Pipeline {
         cx: &mut PacketCtx<'_>,
         link: LinkId,
         batch: &mut Vec<Packet>,
-        frontends: &[Option<Frontend>],
+        frontends: &[Option<L4Addr>],
     ) {
         let steering = |at: usize| frontends[at].map_or(Steering::Verified, Steering::Translated);
         if cx.egress.is_capturing() {
@@ -399,7 +399,7 @@ impl Pipeline {
     ) -> bool {
         let flow = self.flows.get(index);
         let tuple = flow.tuple();
-        let is_current = flow.epoch() == cx.snapshot.epoch && !flow.revoked();
+        let is_current = flow.epoch() == cx.snapshot.epoch.short() && !flow.revoked();
         let is_plain = flow.inspector().is_none();
         if is_current || !is_plain || !tuple.is_udp() || direction.is_reply() {
             return false;
@@ -447,7 +447,7 @@ impl Pipeline {
 
     /// Whether a flow is allowed under the current epoch.
     pub(super) fn is_allowed(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) -> bool {
-        if self.flows.get(index).epoch() != cx.snapshot.epoch {
+        if self.flows.get(index).epoch() != cx.snapshot.epoch.short() {
             let permission = self.reevaluate(cx, index);
             self.flows.get_mut(index).set_permission(cx.snapshot.epoch, permission);
         }

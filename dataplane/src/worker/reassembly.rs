@@ -58,7 +58,7 @@ const LENGTH_MAX: u32 = 65_535;
 /// the fixed header, and the fragment header, which is not part of it (RFC 8200 §4.5).
 const V6_NOT_COUNTED: u32 = (ipv6::HEADER_LEN + ipv6::FRAGMENT_HEADER_LEN) as u32;
 
-/// DatagramKey of a datagram: equal for all of its fragments.
+/// Key of a datagram: equal for all of its fragments.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct DatagramKey {
     link: LinkId,

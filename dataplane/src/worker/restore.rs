@@ -1,7 +1,7 @@
 //! Flows that outlive their worker: saved when it stops, and restored by those of the next agent.
 
 use podgate_tables::policy::{Subject, Verdict};
-use podgate_tables::service::{Frontend, is_translated};
+use podgate_tables::service::{L4Addr, is_translated};
 use podgate_tables::time::Nanos;
 
 use crate::flow::{FlowLinks, SavedFlow};
@@ -98,7 +98,7 @@ impl Pipeline {
 }
 
 /// Whether a saved flow can be to this service. Those of a pod to itself are not restored.
-fn is_valid(frontend: &Frontend, saved: &SavedFlow) -> bool {
+fn is_valid(frontend: &L4Addr, saved: &SavedFlow) -> bool {
     let SavedFlow { tuple, .. } = saved;
     let families = [frontend.address, tuple.src, tuple.dst].map(|address| address.is_v4());
     is_translated(tuple.protocol)

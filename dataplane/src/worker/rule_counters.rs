@@ -133,7 +133,7 @@ impl RuleCounters {
     /// Counts the bytes of a flow that are not counted yet, for the rules that allowed it.
     #[inline]
     pub(super) fn count_flow(&mut self, flow: &mut Flow) {
-        let epoch = flow.epoch();
+        let epoch = flow.epoch().near(self.epoch);
         let bytes = flow.take_uncounted_bytes();
         if bytes == 0 {
             return;
@@ -249,7 +249,7 @@ mod tests {
 
     use super::*;
 
-    fn key(epoch: u32, rule: u32, verdict: RuleVerdict) -> RuleKey {
+    fn key(epoch: u64, rule: u32, verdict: RuleVerdict) -> RuleKey {
         RuleKey { epoch: Epoch(epoch), rule: RuleId(rule), verdict }
     }
 

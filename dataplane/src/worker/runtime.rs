@@ -157,7 +157,7 @@ pub struct Dataplane {
     stop: Arc<AtomicBool>,
     clock: Mutex<Clock>,
     threads: Vec<JoinHandle<Stopped>>,
-    /// Ports of workers that have stopped.
+    /// Queues of workers that have stopped.
     queues: Vec<LinkQueue>,
 }
 

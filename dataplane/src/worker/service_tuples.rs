@@ -1,6 +1,6 @@
 //! The tuples of flows to services, before and after translation.
 
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::Tuple;
 
 use crate::flow::Flow;
@@ -19,24 +19,24 @@ pub(super) enum Relation {
 }
 
 /// The tuple of a packet to a service, once it is translated.
-pub(super) fn translated(tuple: &Tuple, backend: Frontend) -> Tuple {
+pub(super) fn translated(tuple: &Tuple, backend: L4Addr) -> Tuple {
     let src = if tuple.src == backend.address { tuple.dst } else { tuple.src };
     Tuple { src, dst: backend.address, dst_port: backend.port, ..*tuple }
 }
 
 /// The tuple that [`translated`] was made from: of a packet to the backend, as its opener sent it.
-pub(super) fn untranslated(tuple: &Tuple, frontend: Frontend) -> Tuple {
+pub(super) fn untranslated(tuple: &Tuple, frontend: L4Addr) -> Tuple {
     let src = if is_loop(tuple, frontend) { tuple.dst } else { tuple.src };
     Tuple { src, dst: frontend.address, dst_port: frontend.port, ..*tuple }
 }
 
 /// Whether the opener of a translated flow reaches itself.
-pub(super) fn is_loop(tuple: &Tuple, frontend: Frontend) -> bool {
+pub(super) fn is_loop(tuple: &Tuple, frontend: L4Addr) -> bool {
     tuple.src == frontend.address
 }
 
 /// The tuple of a flow as its two ends know each other.
-pub(super) fn tuple_of_ends(flow: &Flow, frontend: Option<Frontend>) -> Tuple {
+pub(super) fn tuple_of_ends(flow: &Flow, frontend: Option<L4Addr>) -> Tuple {
     let tuple = flow.tuple();
     match frontend {
         Some(frontend) if is_loop(&tuple, frontend) => Tuple { src: tuple.dst, ..tuple },
@@ -45,13 +45,13 @@ pub(super) fn tuple_of_ends(flow: &Flow, frontend: Option<Frontend>) -> Tuple {
 }
 
 /// The destination of a tuple.
-pub(super) const fn destination(tuple: &Tuple) -> Frontend {
-    Frontend { address: tuple.dst, port: tuple.dst_port }
+pub(super) const fn destination(tuple: &Tuple) -> L4Addr {
+    L4Addr { address: tuple.dst, port: tuple.dst_port }
 }
 
 /// The source of a tuple.
-pub(super) const fn source(tuple: &Tuple) -> Frontend {
-    Frontend { address: tuple.src, port: tuple.src_port }
+pub(super) const fn source(tuple: &Tuple) -> L4Addr {
+    L4Addr { address: tuple.src, port: tuple.src_port }
 }
 
 /// Translates an ICMP error about a packet with this tuple, which was sent to a service: its sender
@@ -61,7 +61,7 @@ pub(super) fn translate_error_back(
     head: &mut [u8],
     view: &mut View,
     about: &Tuple,
-    frontend: Frontend,
+    frontend: L4Addr,
 ) {
     let to = untranslated(about, frontend);
     let src = if view.tuple.src == about.dst { to.dst } else { view.tuple.src };

@@ -39,7 +39,7 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{ProvenSender, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::service::{
-    Affinity, ClusterIp, Frontend, ServicePort, WithoutBackends, is_translated,
+    Affinity, ClusterIp, L4Addr, ServicePort, WithoutBackends, is_translated,
 };
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
@@ -80,7 +80,7 @@ impl Pipeline {
         (index, direction): (FlowIx, FlowDirection),
         link: LinkId,
         view: &View,
-        frontend: Option<Frontend>,
+        frontend: Option<L4Addr>,
     ) -> Relation {
         let flow = self.flows.get(index);
         let is_tcp = view.tuple.protocol == proto::TCP;
@@ -92,7 +92,7 @@ impl Pipeline {
             return if is_tcp { Relation::Conflict } else { Relation::Replaces };
         }
         let becomes_translated = of_flow.is_none()
-            && flow.epoch() != cx.snapshot.epoch
+            && flow.epoch() != cx.snapshot.epoch.short()
             && (!is_tcp || view.is_syn())
             && cluster_ip(cx, link, &view.tuple).is_some();
         if becomes_translated { Relation::Replaces } else { Relation::Same }
@@ -139,7 +139,7 @@ impl Pipeline {
         if flow.link(FlowDirection::Original) != link || opens && is_over {
             return true;
         }
-        if flow.epoch() == cx.snapshot.epoch {
+        if flow.epoch() == cx.snapshot.epoch.short() {
             return false;
         }
         let services = &cx.snapshot.policy.services;
@@ -190,12 +190,7 @@ impl Pipeline {
         None
     }
 
-    fn choose(
-        &mut self,
-        cx: &PacketCtx<'_>,
-        port: &ServicePort,
-        tuple: &Tuple,
-    ) -> Option<Frontend> {
+    fn choose(&mut self, cx: &PacketCtx<'_>, port: &ServicePort, tuple: &Tuple) -> Option<L4Addr> {
         let is_own = |backend| steer(&translated(tuple, backend), self.workers) == self.index;
         let Affinity::ClientIp { seconds } = port.affinity else {
             return port.choose(source(tuple), is_own);
@@ -217,7 +212,7 @@ impl Pipeline {
         cx: &mut PacketCtx<'_>,
         link: LinkId,
         view: &View,
-        backend: Frontend,
+        backend: L4Addr,
     ) -> Result<(), DropReason> {
         let target = self.targets.acquire(backend).ok_or(DropReason::ServiceFull)?;
         let mut flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
@@ -236,7 +231,7 @@ impl Pipeline {
         link: LinkId,
         view: &View,
         mut packet: Packet,
-        backend: Frontend,
+        backend: L4Addr,
     ) {
         let frontend = destination(&view.tuple);
         let to = translated(&view.tuple, backend);
@@ -273,7 +268,7 @@ impl Pipeline {
         link: LinkId,
         view: &View,
         packet: Packet,
-        frontend: Frontend,
+        frontend: L4Addr,
     ) {
         let tuple = Tuple { src: view.tuple.dst, ..view.tuple };
         let subject = Subject { tuple, icmp_type: 0 };
@@ -333,7 +328,7 @@ pub(super) fn reset_opener(
     link: LinkId,
     view: &View,
     mut packet: Packet,
-    frontend: Frontend,
+    frontend: L4Addr,
 ) {
     let (tuple, mut view) = (view.tuple, *view);
     let to = untranslated(&tuple, frontend);

@@ -9,7 +9,7 @@ use podgate_sync::SleepFlag;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::policy::Snapshot;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 
 use crate::event_ring::EventRing;
 use crate::l7::dns::Denied;
@@ -63,7 +63,7 @@ impl Default for SharedConfig {
 
 /// A packet that one worker hands off to another: the link that it was received from, and the
 /// service's address and port that it was sent to, if it is translated.
-pub(super) type Handoff = (LinkId, Packet, Option<Frontend>);
+pub(super) type Handoff = (LinkId, Packet, Option<L4Addr>);
 
 /// State shared by the workers of one dataplane and the control thread.
 #[derive(Debug)]

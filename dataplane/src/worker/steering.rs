@@ -1,7 +1,7 @@
 //! Which worker a packet belongs to.
 
 use podgate_tables::proto;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::Tuple;
 
 /// Whether a packet is known to be at the worker that owns its flow.
@@ -13,12 +13,12 @@ pub(super) enum Steering {
     /// It was handed off to this worker, or steered by the tuple of its flow.
     Verified,
     /// The same, and it is translated: it was sent to this address and port of a service.
-    Translated(Frontend),
+    Translated(L4Addr),
 }
 
 impl Steering {
     /// The address and port of the service.
-    pub(super) const fn frontend(self) -> Option<Frontend> {
+    pub(super) const fn frontend(self) -> Option<L4Addr> {
         match self {
             Self::Translated(frontend) => Some(frontend),
             Self::Unverified | Self::Verified => None,

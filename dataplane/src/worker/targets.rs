@@ -4,7 +4,7 @@
 use std::hash::RandomState;
 
 use hashbrown::HashMap;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 
 use crate::flow::Flow;
 
@@ -14,10 +14,10 @@ const TARGETS_MAX: usize = u16::MAX as usize;
 /// One worker's targets, with the number of flows that refer to each.
 #[derive(Debug)]
 pub(super) struct Targets {
-    slots: Vec<(Frontend, u32)>,
+    slots: Vec<(L4Addr, u32)>,
     free: Vec<u16>,
     /// With a keyed hash: pods choose the services that they send to.
-    index: HashMap<Frontend, u16, RandomState>,
+    index: HashMap<L4Addr, u16, RandomState>,
 }
 
 impl Targets {
@@ -26,7 +26,7 @@ impl Targets {
     }
 
     /// The number of a target, for one more flow. `None` if there are too many.
-    pub(super) fn acquire(&mut self, target: Frontend) -> Option<u16> {
+    pub(super) fn acquire(&mut self, target: L4Addr) -> Option<u16> {
         if let Some(number) = self.index.get(&target) {
             self.slots[usize::from(*number)].1 += 1;
             return Some(*number);
@@ -57,13 +57,13 @@ impl Targets {
     }
 
     /// What [`Flow::target`] stands for.
-    pub(super) fn of(&self, flow: &Flow) -> Option<Frontend> {
+    pub(super) fn of(&self, flow: &Flow) -> Option<L4Addr> {
         flow.target().map(|number| self.slots[usize::from(number)].0)
     }
 
     /// The service's address and port that the opener of a translated flow sends to; `None` for
     /// other flows and for translations.
-    pub(super) fn frontend_of(&self, flow: &Flow) -> Option<Frontend> {
+    pub(super) fn frontend_of(&self, flow: &Flow) -> Option<L4Addr> {
         if flow.is_translation() { None } else { self.of(flow) }
     }
 
@@ -83,8 +83,8 @@ mod tests {
 
     use super::*;
 
-    fn target(number: u32) -> Frontend {
-        Frontend { address: Address::v4(number.to_be_bytes()), port: 80 }
+    fn target(number: u32) -> L4Addr {
+        L4Addr { address: Address::v4(number.to_be_bytes()), port: 80 }
     }
 
     proptest! {

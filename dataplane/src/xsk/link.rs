@@ -1,4 +1,4 @@
-//! What the workers' ports of one link share: the fill and completion rings, and the frames.
+//! What the workers' queues of one link share: the fill and completion rings, and the frames.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -47,8 +47,8 @@ impl Default for RingSizes {
     }
 }
 
-/// What the ports of one link share.
-pub(super) struct Link {
+/// What the queues of one link share.
+pub(super) struct XskLink {
     // Fields are dropped in this order, and the claim must be dropped last. The kernel closes a
     // socket when its descriptor is closed and its rings are unmapped. From then on it accesses no
     // frame: in copy mode, packets in flight are copies.
@@ -64,7 +64,7 @@ struct SharedRings {
     level: FillLevel,
 }
 
-impl Link {
+impl XskLink {
     pub(super) fn new(
         claim: Claim,
         fill: Fill,
@@ -150,7 +150,7 @@ impl Link {
     }
 }
 
-/// Result of [`Link::service`].
+/// Result of [`XskLink::service`].
 pub(super) struct Serviced {
     /// Completions of frames that the link didn't hold.
     pub(super) false_completions: u64,
@@ -158,7 +158,7 @@ pub(super) struct Serviced {
     pub(super) starved: bool,
 }
 
-impl Registrant for Link {
+impl Registrant for XskLink {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.sockets(0).map(|sockets| sockets.rx.as_fd())
     }

@@ -8,7 +8,7 @@ use std::thread;
 use podgate_tables::ids::LinkId;
 
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
-use super::link::{Link, Serviced};
+use super::link::{Serviced, XskLink};
 use super::ring::{Rx, Tx, Vacancy};
 use super::socket::Socket;
 use super::sys::{
@@ -49,7 +49,7 @@ pub struct LinkQueue {
     id: LinkId,
     umem: Arc<Umem>,
     // Dropped after the rings: they must be unmapped before the last queue closes the link.
-    link: Arc<Link>,
+    link: Arc<XskLink>,
 }
 
 /// State of the link at the last transmit.
@@ -131,7 +131,7 @@ impl AddAssign for XskStatistics {
 }
 
 impl LinkQueue {
-    pub(super) fn new(worker: usize, rx: Rx, tx: Tx, link: Arc<Link>) -> Self {
+    pub(super) fn new(worker: usize, rx: Rx, tx: Tx, link: Arc<XskLink>) -> Self {
         let (assembler, counters) = Default::default();
         let (id, umem) = (link.id(), Arc::clone(link.umem()));
         let state = LinkState::Up;

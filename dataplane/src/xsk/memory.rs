@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use podgate_tables::ids::LinkId;
 
-use super::link::{Link, RingSizes};
+use super::link::{RingSizes, XskLink};
 use super::link_queue::LinkQueue;
 use super::ring::{Consumer, Producer, pair};
 use super::sys::{Desc, XDP_PKT_CONTD};
@@ -20,7 +20,7 @@ pub const RECEIVE_BYTES: usize = (FRAME_SIZE - FRAME_HEADROOM) as usize;
 /// The kernel's part of a memory link.
 pub struct MemoryLink {
     /// Dead once all queues are closed.
-    link: Weak<Link>,
+    link: Weak<XskLink>,
     fill: Consumer<u64>,
     completion: Producer<u64>,
     workers: Vec<KernelRings>,
@@ -48,7 +48,7 @@ pub fn link(
     let (fill, kernel_fill) = pair(sizes.fill);
     let (kernel_completion, completion) = pair(sizes.completion);
     let Some(claim) = umem.claim(link) else { panic!("{link:?} is open already") };
-    let shared = Arc::new(Link::new(claim, fill, completion, sizes, Vec::new()));
+    let shared = Arc::new(XskLink::new(claim, fill, completion, sizes, Vec::new()));
     shared.service(&mut umem.pool());
     let (mut queues, mut kernel_rings) = (Vec::new(), Vec::new());
     for worker in 0..workers {
@@ -103,7 +103,7 @@ impl MemoryLink {
 
     /// Stores a part of a packet in the next frame of the fill ring, and puts it on the receive
     /// ring with these descriptor options.
-    fn deliver(&mut self, link: &Link, worker: usize, part: &[u8], options: u32) {
+    fn deliver(&mut self, link: &XskLink, worker: usize, part: &[u8], options: u32) {
         let frame = self.fill.pop().and_then(|address| link.ownership().reclaim(address));
         let Some(mut frame) = frame else {
             unreachable!("a queue fills its ring with frames that it has given to the link");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use podgate_tables::ids::LinkId;
 
-use super::link::{Link, RingSizes};
+use super::link::{RingSizes, XskLink};
 use super::link_queue::LinkQueue;
 use super::ring::{Completion, Consumer, Entry, Fill, Producer, RingMemory, Rx, Tx};
 use super::socket::{Socket, Sockets};
@@ -62,13 +62,13 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// Binds two sockets for each worker to queue 0 of the netdev, in copy mode, and returns their
-/// ports in the order of the workers. The fill ring is filled with free frames.
+/// queues in the order of the workers. The fill ring is filled with free frames.
 ///
 /// The first link registers `umem` with the kernel; later links bind to the first link's socket.
 /// When that link is gone, the next one registers the memory again: to the kernel that is another
 /// UMEM at the same address, to us nothing changes.
 ///
-/// The ports receive once the XDP program redirects to their sockets.
+/// The queues receive once the XDP program redirects to their sockets.
 ///
 /// # Errors
 /// When the netdev doesn't exist or has sockets of another program, when `link` is open, or when
@@ -104,14 +104,14 @@ pub fn open_link(
     }
     let (sockets, rings): (_, Vec<_>) =
         queues.into_iter().map(|l| (l.sockets, (l.rx, l.tx))).unzip();
-    let shared = Arc::new(Link::new(claim, fill, completion, sizes, sockets));
+    let shared = Arc::new(XskLink::new(claim, fill, completion, sizes, sockets));
     if registered {
-        let link: Arc<dyn Registrant> = Arc::<Link>::clone(&shared);
+        let link: Arc<dyn Registrant> = Arc::<XskLink>::clone(&shared);
         *registrant = Some(Arc::downgrade(&link));
     }
     shared.service(&mut umem.pool());
-    let ports = rings.into_iter().enumerate();
-    Ok(ports
+    let rings = rings.into_iter().enumerate();
+    Ok(rings
         .map(|(worker, (rx, tx))| LinkQueue::new(worker, rx, tx, Arc::clone(&shared)))
         .collect())
 }

@@ -6,7 +6,7 @@ use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::ids::{Epoch, LinkId, RuleId};
 use crate::policy::{Cause, Verdict};
-use crate::service::Frontend;
+use crate::service::L4Addr;
 use crate::time::Nanos;
 use crate::tuple::Tuple;
 
@@ -23,7 +23,7 @@ pub struct Event<R = RequestRecord> {
     /// The flow, in its original direction; of a translated one, with the backend.
     pub tuple: Tuple,
     /// The service's address and port that the opener sends to, if the flow is translated.
-    pub frontend: Option<Frontend>,
+    pub frontend: Option<L4Addr>,
     /// What happened.
     pub kind: EventKind<R>,
 }

@@ -17,9 +17,9 @@ pub const PORTS_MAX: usize = 4096;
 /// Cluster IPs, at most.
 pub const CLUSTER_IPS_MAX: usize = 131_072;
 
-/// An address and a port that a packet's are replaced by: of a service, or of a backend.
+/// An address and an L4 port: of a service, of a backend, or of one end of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct Frontend {
+pub struct L4Addr {
     /// Address.
     pub address: Address,
     /// Port, host byte order.
@@ -59,8 +59,8 @@ impl Backend {
     /// What a packet's destination is replaced by.
     #[must_use]
     #[inline]
-    pub const fn target(&self) -> Frontend {
-        Frontend { address: self.address(), port: self.port }
+    pub const fn target(&self) -> L4Addr {
+        L4Addr { address: self.address(), port: self.port }
     }
 }
 
@@ -160,7 +160,7 @@ impl ServiceTable {
 
     /// The port that a packet to this destination is sent to.
     #[must_use]
-    pub fn port(&self, frontend: Frontend, protocol: u8) -> Option<&ServicePort> {
+    pub fn port(&self, frontend: L4Addr, protocol: u8) -> Option<&ServicePort> {
         self.at(frontend.address)?.port(protocol, frontend.port)
     }
 
@@ -211,7 +211,7 @@ pub const fn is_translated(protocol: u8) -> bool {
 impl ServicePort {
     /// Whether this is one of the backends.
     #[must_use]
-    pub fn has(&self, backend: Frontend) -> bool {
+    pub fn has(&self, backend: L4Addr) -> bool {
         self.backends.binary_search(&Backend::new(backend.address, backend.port)).is_ok()
     }
 
@@ -222,11 +222,7 @@ impl ServicePort {
     /// hashing): when backends come and go, only clients of those change. Without, it is the first
     /// of [`CANDIDATES`] chosen by the hash of client and port that is `preferred`, or the first.
     #[must_use]
-    pub fn choose(
-        &self,
-        client: Frontend,
-        preferred: impl Fn(Frontend) -> bool,
-    ) -> Option<Frontend> {
+    pub fn choose(&self, client: L4Addr, preferred: impl Fn(L4Addr) -> bool) -> Option<L4Addr> {
         let address = client.address.bits();
         let of_client = mix(address as u64 ^ mix((address >> 64) as u64));
         if matches!(self.affinity, Affinity::ClientIp { .. }) {
@@ -289,12 +285,12 @@ mod tests {
         }
     }
 
-    fn client(number: u32) -> Frontend {
-        Frontend { address: Address::v4((0x0a01_0000 + number).to_be_bytes()), port: 40_000 }
+    fn client(number: u32) -> L4Addr {
+        L4Addr { address: Address::v4((0x0a01_0000 + number).to_be_bytes()), port: 40_000 }
     }
 
     const AFFINITY: Affinity = Affinity::ClientIp { seconds: 10_800 };
-    const ANY: fn(Frontend) -> bool = |_| true;
+    const ANY: fn(L4Addr) -> bool = |_| true;
 
     #[test]
     fn without_backends_there_is_no_choice() {
@@ -307,12 +303,12 @@ mod tests {
     /// six standard deviations.
     #[test]
     fn clients_are_spread_evenly() {
-        let by_port = |number: u32| Frontend { port: number as u16, ..client(1) };
-        let of: [(_, &dyn Fn(u32) -> Frontend); 3] =
+        let by_port = |number: u32| L4Addr { port: number as u16, ..client(1) };
+        let of: [(_, &dyn Fn(u32) -> L4Addr); 3] =
             [(AFFINITY, &client), (Affinity::None, &client), (Affinity::None, &by_port)];
         for (affinity, client) in of {
             let port = port(affinity, 1..=10);
-            let mut counts: HashMap<Frontend, u32> = HashMap::new();
+            let mut counts: HashMap<L4Addr, u32> = HashMap::new();
             for number in 0..10_000 {
                 *counts.entry(port.choose(client(number), ANY).unwrap()).or_default() += 1;
             }
@@ -324,7 +320,7 @@ mod tests {
     #[test]
     fn a_preferred_backend_is_chosen_if_it_is_among_the_candidates() {
         let port = port(Affinity::None, 1..=4);
-        let odd = |backend: Frontend| backend.address.bits() % 2 == 1;
+        let odd = |backend: L4Addr| backend.address.bits() % 2 == 1;
         let chosen: Vec<_> = (0..1000).map(|n| port.choose(client(n), odd).unwrap()).collect();
         let preferred = chosen.iter().filter(|backend| odd(**backend)).count();
         // Four candidates, each odd with even odds.
@@ -346,7 +342,7 @@ mod tests {
             if after.has(chosen) {
                 prop_assert_eq!(after.choose(client(number), ANY), Some(chosen));
             }
-            let other_port = Frontend { port: 1, ..client(number) };
+            let other_port = L4Addr { port: 1, ..client(number) };
             prop_assert_eq!(before.choose(other_port, |_| false), Some(chosen));
         }
 

@@ -38,7 +38,7 @@ fn one_segment_of_denied_requests_causes_a_bounded_number_of_answers() {
 #[test]
 fn a_segment_that_waits_for_memory_is_dropped_in_time_with_an_event() {
     let mut lab = lab();
-    lab.io.kept_bytes_max = 0;
+    lab.io.buffered_bytes_max = 0;
     lab.client_sends(0, DOCS, PSH);
     assert_eq!((lab.editor.held_frames(), lab.io.events.len()), (1, 0));
     lab.wait_millis(QUEUE_MS - 100);
@@ -47,7 +47,7 @@ fn a_segment_that_waits_for_memory_is_dropped_in_time_with_an_event() {
     assert_eq!(lab.editor.held_frames(), 0);
     assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
     assert!(matches!(lab.io.events[..], [EventKind::Drop { reason: DropReason::L7Limit }]));
-    lab.io.kept_bytes_max = usize::MAX;
+    lab.io.buffered_bytes_max = usize::MAX;
     lab.client_sends(0, DOCS, PSH);
     lab.exchange();
     assert_eq!(lab.client.received, RESPONSE);
@@ -56,9 +56,9 @@ fn a_segment_that_waits_for_memory_is_dropped_in_time_with_an_event() {
 #[test]
 fn what_waits_for_memory_goes_on_when_there_is_some() {
     let mut lab = lab();
-    lab.io.kept_bytes_max = 0;
+    lab.io.buffered_bytes_max = 0;
     lab.client_sends(0, DOCS, PSH);
-    lab.io.kept_bytes_max = usize::MAX;
+    lab.io.buffered_bytes_max = usize::MAX;
     lab.wait_millis(30);
     assert_eq!(lab.client.received, RESPONSE);
 }

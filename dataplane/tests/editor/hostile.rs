@@ -138,7 +138,7 @@ fn trick() -> impl Strategy<Value = Trick> {
 }
 
 /// Bytes that may be kept: few enough to meet the bound, or as many as one likes.
-fn keep_max() -> impl Strategy<Value = usize> {
+fn buffered_max() -> impl Strategy<Value = usize> {
     prop_oneof![0..2_000_usize, Just(usize::MAX)]
 }
 
@@ -151,14 +151,14 @@ proptest! {
     fn no_mixture_of_segments_gets_a_denied_request_to_the_server(
         tricks in proptest::collection::vec(trick(), 1..30),
         last_wins: bool,
-        keep_max in keep_max(),
+        buffered_max in buffered_max(),
     ) {
         let allowed = [DOCS, DOCS].concat();
         let denied = [DOCS, SECRET].concat();
         let mut lab = lab();
-        lab.io.kept_bytes_max = keep_max;
+        lab.io.buffered_bytes_max = buffered_max;
         lab.serves = false;
-        lab.server.last_wins = last_wins;
+        lab.server.early.last_wins = last_wins;
         for trick in tricks {
             let stream = if trick.secret { &denied } else { &allowed };
             let end = (trick.offset + trick.len).min(stream.len());
@@ -217,10 +217,10 @@ proptest! {
              proptest::collection::vec(any::<u8>(), 0..60), any::<bool>(), 0u64..40),
             0..40,
         ),
-        keep_max in keep_max(),
+        buffered_max in buffered_max(),
     ) {
         let mut lab = lab();
-        lab.io.kept_bytes_max = keep_max;
+        lab.io.buffered_bytes_max = buffered_max;
         for (by_client, flags, offset, ack, noise, sensible, millis) in segments {
             let from = if by_client { CLIENT } else { SERVER };
             let (own, other) =

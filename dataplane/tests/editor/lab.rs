@@ -1,7 +1,5 @@
 //! A client, a server and the editor between them, in memory.
 
-use std::collections::BTreeMap;
-
 use etherparse::{PacketBuilder, TcpHeader, VlanId};
 use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::http1::Http1;
@@ -13,7 +11,7 @@ use podgate_tables::l7::L7Policy;
 use podgate_tables::tcp_flags::{ACK, FIN, PSH, RST, SYN};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
-use podgate_test_support::{Outgoing, RecordingIo, docs_only, set_flags};
+use podgate_test_support::{EarlyBytes, Outgoing, RecordingIo, docs_only, set_flags};
 
 pub(super) const CLIENT: FlowDirection = FlowDirection::Original;
 pub(super) const SERVER: FlowDirection = FlowDirection::Reply;
@@ -29,14 +27,12 @@ pub(super) struct End {
     pub(super) sent: u32,
     /// Bytes that arrived and can be read.
     pub(super) received: Vec<u8>,
-    early: BTreeMap<usize, u8>,
+    pub(super) early: EarlyBytes,
     /// Where the other side's FIN stands.
     pub(super) fin: Option<usize>,
     pub(super) fin_taken: bool,
     pub(super) was_reset: bool,
     pub(super) window: u16,
-    /// Which bytes count when one position arrives twice before it can be read.
-    pub(super) last_wins: bool,
     timestamp: u32,
     peer_timestamp: Option<u32>,
 }
@@ -48,12 +44,11 @@ impl End {
             peer_isn: None,
             sent: 0,
             received: Vec::new(),
-            early: BTreeMap::new(),
+            early: EarlyBytes::default(),
             fin: None,
             fin_taken: false,
             was_reset: false,
             window: 65_000,
-            last_wins: false,
             timestamp,
             peer_timestamp: None,
         }
@@ -111,20 +106,11 @@ impl End {
         assert!(packet.is(ACK), "a segment without acknowledgement");
         let offset = i64::from(tcp.seq.wrapping_sub(peer_isn.wrapping_add(1)) as i32);
         let limit = self.received.len() + usize::from(self.window);
-        for (index, byte) in packet.payload().iter().enumerate() {
-            let Ok(at) = usize::try_from(offset + index as i64) else { continue };
-            if at >= self.received.len() && at < limit && !self.fin_taken {
-                let slot = self.early.entry(at).or_insert(*byte);
-                if self.last_wins {
-                    *slot = *byte;
-                }
-            }
+        if !self.fin_taken {
+            self.early.deliver(&mut self.received, offset, packet.payload(), limit);
         }
         if packet.is(FIN) {
             self.fin = usize::try_from(offset + packet.payload().len() as i64).ok();
-        }
-        while let Some(byte) = self.early.remove(&self.received.len()) {
-            self.received.push(byte);
         }
         self.fin_taken |= self.fin == Some(self.received.len());
         !packet.payload().is_empty() || packet.is(FIN)
@@ -342,7 +328,7 @@ impl Lab {
         self.exchange_with(|_| true);
     }
 
-    /// As [`Self::exchange`]; packets that `arrives` refuses are lost on their way.
+    /// As [`Self::exchange`]; packets that `arrives` returns false for are lost on their way.
     pub(super) fn exchange_with(&mut self, mut arrives: impl FnMut(&Outgoing) -> bool) {
         for _ in 0..2_000 {
             let sent = std::mem::take(&mut self.io.sent);

@@ -101,7 +101,7 @@ fn a_new_connection_of_the_same_ports_is_followed_from_its_syn() {
     assert_eq!(lab.client.received, FORBIDDEN);
     let mut again = Lab::new(Options { client_isn: 5_000, server_isn: 9_000, ..lab.options });
     std::mem::swap(&mut lab.editor, &mut again.editor);
-    std::mem::swap(&mut lab.io.kept_bytes, &mut again.io.kept_bytes);
+    std::mem::swap(&mut lab.io.buffered_bytes, &mut again.io.buffered_bytes);
     // The server may still have the old connection (SYN cookies), so that one is reset first.
     again.syn();
     again.exchange();
@@ -110,7 +110,7 @@ fn a_new_connection_of_the_same_ports_is_followed_from_its_syn() {
     assert!(again.io.sent.iter().all(|sent| sent.is(RST)) && !again.io.sent.is_empty());
     let mut retried = Lab::new(again.options);
     std::mem::swap(&mut retried.editor, &mut again.editor);
-    std::mem::swap(&mut retried.io.kept_bytes, &mut again.io.kept_bytes);
+    std::mem::swap(&mut retried.io.buffered_bytes, &mut again.io.buffered_bytes);
     let mut again = retried;
     again.handshake();
     again.request(DOCS);

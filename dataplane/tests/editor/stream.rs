@@ -453,12 +453,12 @@ fn without_a_share_of_frames_nothing_waits() {
 #[test]
 fn without_a_share_of_memory_a_request_waits_until_there_is_one() {
     let mut lab = lab();
-    lab.io.kept_bytes_max = 0;
+    lab.io.buffered_bytes_max = 0;
     lab.client_sends(0, DOCS, 0);
     assert!(lab.io.sent.is_empty());
     lab.wait_millis(QUEUE_MS + 10);
     assert_eq!(lab.io.dropped, [DropReason::L7Limit]);
-    lab.io.kept_bytes_max = 1 << 20;
+    lab.io.buffered_bytes_max = 1 << 20;
     lab.client_sends(0, DOCS, 0);
     lab.exchange();
     assert_eq!(lab.server.received, DOCS);
@@ -467,7 +467,7 @@ fn without_a_share_of_memory_a_request_waits_until_there_is_one() {
 #[test]
 fn what_waits_for_memory_waits_no_longer_because_others_come() {
     let mut lab = lab();
-    lab.io.kept_bytes_max = 0;
+    lab.io.buffered_bytes_max = 0;
     lab.acks = false;
     lab.client_sends(0, DOCS, 0);
     for _ in 0..3 {
@@ -485,14 +485,14 @@ fn without_a_share_of_memory_a_response_in_pieces_comes_again() {
     lab.request(DOCS);
     lab.request(DOCS);
     assert_eq!(lab.server.received, DOCS.repeat(2));
-    lab.io.kept_bytes_max = 0;
+    lab.io.buffered_bytes_max = 0;
     lab.server_sends(0, RESPONSE, 0);
     assert!(lab.io.dropped.is_empty(), "one that is whole needs none");
     let (head, rest) = RESPONSE.split_at(20);
     let at = RESPONSE.len() as u32;
     lab.server_sends(at, head, 0);
     assert_eq!(lab.editor.held_frames(), 1, "its first part waits");
-    lab.io.kept_bytes_max = 1 << 20;
+    lab.io.buffered_bytes_max = 1 << 20;
     lab.server_sends(at + head.len() as u32, rest, 0);
     lab.exchange();
     assert_eq!(lab.client.received, RESPONSE.repeat(2));

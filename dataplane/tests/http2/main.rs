@@ -437,7 +437,7 @@ fn an_idle_connection_gives_back_what_it_does_not_use() {
     println!("{} bytes of the inspector, {idle} in all", size_of::<Http2>());
     assert!(size_of::<Http2>() <= 1024, "{}", size_of::<Http2>());
     assert!(idle <= size_of::<Http2>() + 1024, "{idle}");
-    // What was given back is taken again.
+    // What was freed is allocated again.
     client.get(201, "/docs");
     http.send(Original, &client.take(), &docs_only());
     assert_eq!(http.verdicts().last(), Some(&true));

@@ -3,8 +3,8 @@
 //! The capture is read (`capture`), each packet is assigned the link that it arrives on (`plan`),
 //! and a worker on memory links processes the packets one by one, with their timestamps as its
 //! clock (`verdicts`): flow table, policy, inspection and forwarding are the agent's code. Then the
-//! same worker processes them again, in batches and timed (`timing`). The result is one [`Report`],
-//! which is printed as a table (`table`) or as JSON.
+//! same worker processes them again, in batches and timed (`timing`). The result is one
+//! [`ReplayReport`], which is printed as a table (`table`) or as JSON.
 //!
 //! # What a replay can't know
 //! - Which pods are on this node: all pods in the manifests are assumed to be. So policy is
@@ -48,7 +48,7 @@ use serde::Serialize;
 pub use capture::{Broken, CaptureError, FILE_MAX, Format};
 pub use plan::{PlanError, Skipped};
 pub use report::{
-    CaptureInfo, Flow, PacketCount, Performance, REQUESTS_MAX, Report, RequestGroup, Summary,
+    CaptureInfo, Flow, PacketCount, Performance, REQUESTS_MAX, ReplayReport, RequestGroup, Summary,
     Verdicts,
 };
 
@@ -191,7 +191,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
 ///
 /// # Errors
 /// When nothing can be replayed.
-pub fn replay(args: &Args) -> Result<Report, Error> {
+pub fn replay(args: &Args) -> Result<ReplayReport, Error> {
     let (mut store, rejected) = load(args)?;
     let mut capture = Capture::read(&args.capture)?;
     let mut compiler = Compiler::new();
@@ -239,7 +239,7 @@ pub fn replay(args: &Args) -> Result<Report, Error> {
             capture.records.other_link_type_names(),
         ));
     }
-    Ok(Report { capture: info, rejected, flows, summary, performance, notes })
+    Ok(ReplayReport { capture: info, rejected, flows, summary, performance, notes })
 }
 
 /// Reads the manifests. Returns the rejected objects as lines, too.

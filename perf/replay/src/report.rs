@@ -13,9 +13,9 @@ use crate::latency::Latency;
 
 /// The result of a replay.
 ///
-/// All but [`Report::performance`] depends on the capture and the manifests only.
+/// All but [`ReplayReport::performance`] depends on the capture and the manifests only.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct Report {
+pub struct ReplayReport {
     /// What was replayed.
     pub capture: CaptureInfo,
     /// Rejected objects of the manifests, one line each.

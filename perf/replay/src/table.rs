@@ -7,13 +7,15 @@ use podgate_policy::observe::{DecidedBy, DirectionVerdict, FlowEndpoint, Outcome
 use podgate_policy::terminal::escape;
 use tabwriter::TabWriter;
 
-use super::report::{CaptureInfo, Flow, PacketCount, Performance, Report, RequestGroup, Summary};
+use super::report::{
+    CaptureInfo, Flow, PacketCount, Performance, ReplayReport, RequestGroup, Summary,
+};
 
 /// Prints `report` to `out`.
 ///
 /// # Errors
 /// When writing to `out` fails.
-pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn print(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     capture(&report.capture, out)?;
     for rejected in &report.rejected {
         writeln!(out, "Rejected  {}", escape(rejected))?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args as _, Command};
 use pcap_file::TsResolution;
 use podgate_policy::observe::Outcome;
-use podgate_replay::{Args, Error, Flow, Output, Report, Skipped, Summary, replay, run};
+use podgate_replay::{Args, Error, Flow, Output, ReplayReport, Skipped, Summary, replay, run};
 use proptest::prelude::*;
 
 use support::*;
@@ -25,7 +25,7 @@ fn printed(path: &Path, args: &Args) -> (String, Result<(), Error>) {
 }
 
 /// The verdict of every flow, and of every request.
-fn verdicts(report: &Report) -> Vec<String> {
+fn verdicts(report: &ReplayReport) -> Vec<String> {
     let flow = |flow: &Flow| {
         let requests: Vec<_> =
             flow.requests.iter().map(|r| (&r.path, r.verdict, r.count)).collect();
@@ -35,11 +35,11 @@ fn verdicts(report: &Report) -> Vec<String> {
     report.flows.iter().map(flow).collect()
 }
 
-fn without_capture(report: Report) -> (Vec<Flow>, Summary) {
+fn without_capture(report: ReplayReport) -> (Vec<Flow>, Summary) {
     (report.flows, report.summary)
 }
 
-fn without_file(mut report: Report) -> Report {
+fn without_file(mut report: ReplayReport) -> ReplayReport {
     report.capture.file.clear();
     report
 }
@@ -68,7 +68,7 @@ fn the_report_for_programs_reads_back_as_itself() {
     let path = dir.path().join("c.pcap");
     everything(Family::V6, Vantage::At(ADMIN)).pcap(&path, TsResolution::NanoSecond);
     let (text, _) = printed(&path, &Args { output: Output::Json, ..args(&path) });
-    let read: Report = serde_json::from_str(&text).unwrap();
+    let read: ReplayReport = serde_json::from_str(&text).unwrap();
     assert_eq!(without_file(read), without_file(replay_file(&path).unwrap()));
     insta::assert_snapshot!("json", text);
 }
@@ -174,7 +174,7 @@ fn a_denial_in_the_middle_of_a_body_is_in_the_report() {
         let path = dir.path().join("c.pcap");
         recording.pcap(&path, TsResolution::NanoSecond);
         let (text, _) = printed(&path, &Args { output: Output::Json, ..args(&path) });
-        let report: Report = serde_json::from_str(&text).unwrap();
+        let report: ReplayReport = serde_json::from_str(&text).unwrap();
         let [flow] = &report.flows[..] else { panic!("{text}") };
         assert_eq!(flow.denials, [(reason.to_owned(), 1)].into(), "{text}");
         assert_eq!(flow.requests.len(), stream.len() - 1 - usize::from(stream.len() == 3));
@@ -398,7 +398,7 @@ fn packets_of_a_node_to_its_own_pods_pass() {
         let file = entry.unwrap().path();
         fs::copy(&file, manifests.join(file.file_name().unwrap())).unwrap();
     }
-    let denied = |report: &Report, address| {
+    let denied = |report: &ReplayReport, address| {
         let flows = report.flows.iter().filter(|flow| flow.source.address == address);
         flows.filter(|flow| flow.verdict == Outcome::Dropped).count()
     };

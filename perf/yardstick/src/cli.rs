@@ -10,7 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use crate::context::{self, Context, ROUNDS_MIN};
 use crate::load::{self, ForwardArgs, LoadArgs};
 use crate::memory::instructions;
-use crate::report::{self, Report};
+use crate::report::{self, BenchReport};
 use crate::scale;
 use crate::suites::{self, SUITES};
 use crate::table;
@@ -139,7 +139,7 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs the suites. A failure is recorded in the report, and the other suites still run.
-fn collect(context: &Context) -> Report {
+fn collect(context: &Context) -> BenchReport {
     let (mut measurements, mut failed) = (Vec::new(), Vec::new());
     for suite in SUITES {
         let wanted: Vec<_> = suite.ids.iter().copied().filter(|id| context.wants(id)).collect();
@@ -160,7 +160,7 @@ fn collect(context: &Context) -> Report {
         context.done(wanted.len());
     }
     let skipped = context.skipped();
-    Report { quick: context.quick, rounds: context.rounds, measurements, skipped, failed }
+    BenchReport { quick: context.quick, rounds: context.rounds, measurements, skipped, failed }
 }
 
 #[cfg(test)]

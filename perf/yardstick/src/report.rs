@@ -10,7 +10,7 @@ use crate::measure::Measurement;
 use crate::plot;
 
 /// The results of a run.
-pub(crate) struct Report {
+pub(crate) struct BenchReport {
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     pub(crate) measurements: Vec<Measurement>,
@@ -58,7 +58,7 @@ fn json(measurements: &[Measurement]) -> Result<String> {
 ///
 /// # Errors
 /// When a file can't be written.
-pub(crate) fn write(report: &Report, folder: &Path) -> Result<Vec<String>> {
+pub(crate) fn write(report: &BenchReport, folder: &Path) -> Result<Vec<String>> {
     fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
     let mut written = Vec::new();
     let mut put = |name: &str, text: Option<String>| {
@@ -109,7 +109,7 @@ mod tests {
         fs::write(folder.path().join("latency.svg"), "old").unwrap();
         let measurements = vec![Measurement::new("flow.bytes", "B", vec![1.0])];
         let (skipped, failed) = Default::default();
-        let report = Report { quick: true, rounds: 3, measurements, skipped, failed };
+        let report = BenchReport { quick: true, rounds: 3, measurements, skipped, failed };
         let written = write(&report, folder.path()).unwrap();
         assert_eq!(written.len(), 1, "{written:?}");
         assert!(!folder.path().join("latency.svg").exists());

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use tabwriter::TabWriter;
 
 use crate::measure::{Measurement, median};
-use crate::report::Report;
+use crate::report::BenchReport;
 
 /// Prints `report` to `out`.
 ///
 /// # Errors
 /// When writing to `out` fails.
-pub(crate) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn print(report: &BenchReport, out: &mut impl Write) -> io::Result<()> {
     if cfg!(debug_assertions) {
         writeln!(out, "A debug build: the figures below say nothing about podgate.")?;
     }
@@ -86,7 +86,7 @@ mod tests {
         ];
         let skipped = vec![("a".to_owned(), "valgrind is missing".to_owned())];
         let failed = vec![("b".to_owned(), "no root".to_owned())];
-        let report = Report { quick: true, rounds: 3, measurements, skipped, failed };
+        let report = BenchReport { quick: true, rounds: 3, measurements, skipped, failed };
         let mut shown = Vec::new();
         print(&report, &mut shown).unwrap();
         let shown = String::from_utf8(shown).unwrap();

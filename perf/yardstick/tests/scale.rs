@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args as _, Command, Parser};
 use podgate_yardstick::alloc::{COUNTING, Counting};
-use podgate_yardstick::scale::{Args, Error, Labels, Report, measure, run};
+use podgate_yardstick::scale::{Args, Error, Labels, ScaleReport, measure, run};
 
 #[global_allocator]
 static ALLOCATOR: Counting = COUNTING;
@@ -25,7 +25,7 @@ fn args(more: &[&str]) -> Args {
 /// Serialises the tests, because memory is counted for the whole program.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn measured(more: &[&str]) -> Report {
+fn measured(more: &[&str]) -> ScaleReport {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     measure(&args(more)).unwrap()
 }
@@ -83,7 +83,7 @@ fn with_unique_labels_every_pod_has_an_identity() {
 #[test]
 fn the_same_seed_makes_the_same_cluster() {
     let outcome = |seed: &str| {
-        let Report { cluster, decisions, .. } = measured(&["--seed", seed]);
+        let ScaleReport { cluster, decisions, .. } = measured(&["--seed", seed]);
         let allowed: Vec<_> = decisions.iter().map(|d| (d.allowed, d.denied)).collect();
         (cluster, allowed)
     };
@@ -96,7 +96,7 @@ fn the_same_seed_makes_the_same_cluster() {
 fn both_outputs_have_the_whole_report() {
     let (json, result) = printed(&["-o", "json"]);
     result.unwrap();
-    let report: Report = serde_json::from_str(&json).unwrap();
+    let report: ScaleReport = serde_json::from_str(&json).unwrap();
     let (table, result) = printed(&["--check"]);
     for measurement in &report.measurements {
         assert!(table.lines().any(|line| line.starts_with(&measurement.what)), "{table}");

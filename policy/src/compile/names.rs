@@ -15,7 +15,7 @@ use crate::store::Store;
 
 /// The patterns of rules, and what they stand for.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct FqdnPatterns {
     patterns: HashMap<u32, PatternState>,
     /// Numbers of patterns by [`NamePattern::suffix`].
     by_suffix: HashMap<Box<str>, Vec<u32>>,
@@ -60,7 +60,7 @@ impl PatternState {
     }
 }
 
-impl Names {
+impl FqdnPatterns {
     /// Adds a pattern. Returns the addresses that it stands for.
     pub(super) fn add_pattern(&mut self, number: u32, pattern: &NamePattern) -> AddressSet {
         let mut state = PatternState { pattern: pattern.clone(), addresses: BTreeMap::new() };
@@ -151,7 +151,7 @@ mod tests {
             removed in vec(any::<prop::sample::Index>(), 0..6),
             name in r"([ab]{1,2}(\.[ab]{1,2}){0,3})?|a b\.\.a",
         ) {
-            let mut names = Names::default();
+            let mut names = FqdnPatterns::default();
             let parse = |text: &String| NamePattern::dns(text).ok();
             let mut parsed: Vec<_> = patterns.iter().filter_map(parse).map(Some).collect();
             for (number, pattern) in parsed.iter().flatten().enumerate() {

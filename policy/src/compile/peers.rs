@@ -11,7 +11,7 @@ use podgate_tables::policy::{AddressScope, AddressSet, PeerMatch, SelectorSet};
 use super::identities::{Identities, asks_namespace};
 use super::index::SelectorIndex;
 use super::interner::Interner;
-use super::names::Names;
+use super::names::FqdnPatterns;
 use super::table_builder::TableBuilder;
 use crate::labels::LabelContext;
 use crate::rules::{self, NetworkPeer};
@@ -39,7 +39,7 @@ pub(super) struct Peers {
     of_identities: SelectorIndex,
     sources: Interner<AddressSource>,
     /// Those of the sources that are names, by the same numbers.
-    names: Names,
+    names: FqdnPatterns,
 }
 
 /// Whether all pods of a namespace, or none, match.

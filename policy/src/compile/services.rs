@@ -13,7 +13,7 @@ use podgate_tables::service::{BACKENDS_MAX, Backend, ClusterIp, ServicePort, Wit
 use super::table_builder::TableBuilder;
 use crate::catalog::ServiceName;
 use crate::directory::Name;
-use crate::model::{Endpoint, InternalTraffic, Service};
+use crate::model::{InternalTraffic, Service, SliceEndpoint};
 use crate::store::{Changes, Store, Translation};
 
 /// How many cluster IPs of services are not in the table, and so not translated, by reason.
@@ -154,7 +154,7 @@ fn service_port(
         let target = targets
             .filter(|target| (&target.name, target.protocol) == (&port.name, port.protocol))
             .map(|target| target.port);
-        let of_family = |endpoint: &&Endpoint| endpoint.address.is_ipv4() == address.is_ipv4();
+        let of_family = |endpoint: &&SliceEndpoint| endpoint.address.is_ipv4() == address.is_ipv4();
         for target in target {
             for endpoint in slice.endpoints.iter().filter(of_family) {
                 let kind = if endpoint.terminating { &mut terminating } else { &mut ready };
@@ -169,8 +169,9 @@ fn service_port(
         }
     }
     let chosen = if ready.is_empty() { terminating } else { ready };
-    let backend =
-        |(endpoint, port): &(&Endpoint, u16)| Backend::new(Address::from(endpoint.address), *port);
+    let backend = |(endpoint, port): &(&SliceEndpoint, u16)| {
+        Backend::new(Address::from(endpoint.address), *port)
+    };
     let mut backends: Vec<Backend> = chosen.iter().map(backend).collect();
     backends.sort_unstable();
     backends.dedup();
@@ -187,7 +188,7 @@ fn service_port(
     }
 }
 
-fn is_here(store: &Store, endpoint: &Endpoint) -> bool {
+fn is_here(store: &Store, endpoint: &SliceEndpoint) -> bool {
     store.is_this_node(&endpoint.node)
         || store.host_addresses().any(|address| *address == endpoint.address)
 }

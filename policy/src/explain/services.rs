@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use podgate_tables::address::Address;
 use podgate_tables::policy::Subject;
 use podgate_tables::proto;
-use podgate_tables::service::{Affinity, Frontend, ServicePort};
+use podgate_tables::service::{Affinity, L4Addr, ServicePort};
 use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ use crate::{Compiled, Store};
 
 /// A port of a service that packets are translated for.
 pub(super) struct Called<'a> {
-    pub(super) frontend: Frontend,
+    pub(super) frontend: L4Addr,
     pub(super) protocol: u8,
     pub(super) name: String,
     pub(super) port: &'a ServicePort,
@@ -132,7 +132,7 @@ pub(super) fn called<'a>(
         let ports = row.ports().iter().map(has).collect();
         return Err(QueryError::NoServicePort { service: name.to_string(), ports });
     };
-    let frontend = Frontend { address, port: port.port };
+    let frontend = L4Addr { address, port: port.port };
     Ok(Some(Called { frontend, protocol: port.protocol, name: name.to_string(), port }))
 }
 

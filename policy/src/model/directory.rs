@@ -211,12 +211,12 @@ pub struct EndpointSlice {
     /// Ports of the endpoints. A named target port has its number here.
     pub ports: Vec<ServicePort>,
     /// The endpoints that may be sent new connections.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<SliceEndpoint>,
 }
 
 /// An endpoint of an EndpointSlice.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
+pub struct SliceEndpoint {
     /// Its address: the first one, as its others are equivalent (and kube-proxy uses no other).
     pub address: IpAddr,
     /// Whether it is terminating and still serves; it is used while no endpoint is ready. Else it
@@ -226,7 +226,7 @@ pub struct Endpoint {
     pub node: Arc<str>,
 }
 
-impl Endpoint {
+impl SliceEndpoint {
     /// `None` if it takes no connections, or has no address that can be one's (API validation
     /// rejects the same, `ValidateEndpointIP` in `pkg/apis/core/validation`).
     fn parse(value: &Value) -> Option<Self> {
@@ -271,7 +271,7 @@ impl EndpointSlice {
         addresses.dedup();
         let endpoints = root.value().get("endpoints").and_then(Value::as_array);
         let mut endpoints: Vec<_> =
-            endpoints.into_iter().flatten().filter_map(Endpoint::parse).collect();
+            endpoints.into_iter().flatten().filter_map(SliceEndpoint::parse).collect();
         endpoints.shrink_to_fit();
         let ports = ServicePort::parse_all(root.value().get("ports"));
         Some(Self { service: service.unwrap_or_default(), addresses, ports, endpoints })

@@ -27,7 +27,7 @@ pub use cluster_network_policy::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, DomainName, PodSelection,
 };
 pub use directory::{
-    CidrGroup, Endpoint, EndpointSlice, InternalTraffic, Service, ServiceKind, ServicePort,
+    CidrGroup, EndpointSlice, InternalTraffic, Service, ServiceKind, ServicePort, SliceEndpoint,
 };
 pub use network_policy::{IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyRule};
 pub use selector::{LabelExpression, LabelSelector, Operator};

@@ -56,7 +56,7 @@ pub struct FlowRecord {
     /// Slot of the link that received the packet.
     pub link: u16,
     /// Epoch of the tables that decided it.
-    pub epoch: u32,
+    pub epoch: u64,
     /// What happened.
     #[serde(flatten)]
     pub detail: Detail,

@@ -11,7 +11,7 @@ use podgate_tables::event::{
 use podgate_tables::ids::RuleId;
 use podgate_tables::policy::{self, Cause, Exemption, LocalEnds, RuleTable, Subject, Verdict};
 use podgate_tables::proto;
-use podgate_tables::service::Frontend;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::Tuple;
 
 use super::cause::rule_name;
@@ -75,8 +75,8 @@ impl FlowRecord {
 
 /// The service that an event's flow leads to, or that its packet was sent to.
 fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
-    let to = Frontend { address: event.tuple.dst, port: event.tuple.dst_port };
-    let Frontend { address, port } = event.frontend.unwrap_or(to);
+    let to = L4Addr { address: event.tuple.dst, port: event.tuple.dst_port };
+    let L4Addr { address, port } = event.frontend.unwrap_or(to);
     let address = address.ip();
     let name = compiled.catalog.service_at(address);
     (event.frontend.is_some() || name.is_some()).then(|| FlowService {

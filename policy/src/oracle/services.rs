@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::peers::{AddressOwner, resolve};
-use crate::model::{Endpoint, InternalTraffic};
+use crate::model::{InternalTraffic, SliceEndpoint};
 use crate::store::{Store, Translation};
 
 /// What becomes of a pod's packets to an address and port.
@@ -46,7 +46,7 @@ pub fn through_service(
     let is_asked =
         |port: &&crate::model::ServicePort| port.protocol == protocol && port.port == number;
     let Some(port) = service.ports.iter().find(is_asked) else { return ServiceOutcome::Rejected };
-    let mut endpoints: Vec<(&Endpoint, u16)> = Vec::new();
+    let mut endpoints: Vec<(&SliceEndpoint, u16)> = Vec::new();
     for slice in own {
         for target in &slice.ports {
             if target.name == port.name && target.protocol == protocol {

@@ -147,7 +147,7 @@ impl Bench {
         let forwarded: Vec<LinkId> = opened.iter().map(|(link, _)| *link).collect();
         if passes && verdict == Verdict::Inspect && subject.tuple.protocol == proto::UDP {
             let (passed, denied) = query_outcome(links, &opened, &query(name));
-            assert_ne!(passed, denied, "{name} either passes or is refused");
+            assert_ne!(passed, denied, "{name} either passes or is denied");
             return Answer { verdict, request: request.as_ref().map(|_| passed) };
         }
         let expected = if passes { vec![links[1]] } else { vec![] };

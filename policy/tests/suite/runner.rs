@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use podgate_policy::truth::{Expect, Row, ServiceCall, TruthTable};
 use podgate_policy::{Compiled, Compiler, compile};
 use podgate_tables::policy::Verdict;
-use podgate_tables::service::{Backend, Frontend, WithoutBackends};
+use podgate_tables::service::{Backend, L4Addr, WithoutBackends};
 
 use crate::by_names::by_names;
 use crate::packets::{Bench, can_ask, can_send, is_sent};
@@ -137,9 +137,9 @@ fn with_port_of_client(compiled: &Compiled, row: &Row) -> Row {
     let port = compiled.tables.services.port(frontend, tuple.protocol);
     let port = port.expect("its backends were found");
     let chosen = |client| {
-        let client = Frontend { address: tuple.src, port: client };
+        let client = L4Addr { address: tuple.src, port: client };
         let backend = port.choose(client, |_| true)?;
-        (backend == Frontend { address: tuple.dst, port: tuple.dst_port }).then_some(())
+        (backend == L4Addr { address: tuple.dst, port: tuple.dst_port }).then_some(())
     };
     let found = (40_000..41_000).find(|client| chosen(*client).is_some());
     tuple.src_port = found.expect("each backend is chosen by some port");

@@ -6,7 +6,7 @@ use podgate_policy::explain::{EndName, Local, Outcome, Query, explain, service_l
 use podgate_policy::{Compiler, ServicesLeftOut, Store, Translation, compile};
 use podgate_tables::address::Address;
 use podgate_tables::proto;
-use podgate_tables::service::{Affinity, Frontend, WithoutBackends};
+use podgate_tables::service::{Affinity, L4Addr, WithoutBackends};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -50,8 +50,8 @@ fn store_of(objects: &[Value]) -> Store {
 fn backends(store: &Store, ip: &str) -> Option<Vec<String>> {
     let address = Address::from(ip.parse::<IpAddr>().unwrap());
     let services = compile(store).tables.services.clone();
-    let port = services.port(Frontend { address, port: 80 }, proto::TCP)?;
-    let text = |backend: Frontend| format!("{}:{}", backend.address, backend.port);
+    let port = services.port(L4Addr { address, port: 80 }, proto::TCP)?;
+    let text = |backend: L4Addr| format!("{}:{}", backend.address, backend.port);
     Some(port.backends.iter().map(|backend| text(backend.target())).collect())
 }
 
@@ -142,7 +142,7 @@ fn an_internal_traffic_policy_of_local_asks_for_a_backend_on_this_node() {
         store.set_host_addresses([host.parse().unwrap()]);
         compiler.update(&store);
         let compiled = compiler.compiled();
-        let port = compiled.tables.services.port(Frontend { address, port: 80 }, proto::TCP);
+        let port = compiled.tables.services.port(L4Addr { address, port: 80 }, proto::TCP);
         let port = port.unwrap();
         assert_eq!(port.backends.len(), expected, "{host}");
         assert_eq!(port.without_backends, WithoutBackends::Drop);
@@ -161,7 +161,7 @@ fn affinity_and_protocols_are_taken_from_the_service() {
     ]);
     let address = Address::from(IP.parse::<IpAddr>().unwrap());
     let services = compile(&store).tables.services.clone();
-    let udp = services.port(Frontend { address, port: 53 }, proto::UDP).unwrap();
+    let udp = services.port(L4Addr { address, port: 53 }, proto::UDP).unwrap();
     assert!(udp.backends.is_empty(), "the slice has no such port");
     assert_eq!(udp.affinity, Affinity::ClientIp { seconds: 10_800 });
     assert_eq!(backends(&store, IP).unwrap(), ["10.0.0.1:8080"]);
@@ -188,7 +188,7 @@ fn the_timeout_of_affinity_is_taken_from_the_service() {
             slice("a", "web", 8080, &json!([ready("10.0.0.1")])),
         ]);
         let services = compile(&store).tables.services.clone();
-        let port = services.port(Frontend { address, port: 80 }, proto::TCP).unwrap();
+        let port = services.port(L4Addr { address, port: 80 }, proto::TCP).unwrap();
         assert_eq!(port.affinity, Affinity::ClientIp { seconds }, "{value}");
     }
 }

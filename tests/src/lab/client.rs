@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::nginx::expected_body;
 use super::process::output;
-use super::{Daemon, Family, Host, Lab};
+use super::{Daemon, Family, Host, Lab, wait_for};
 
 /// Timeout of a client for an answer.
 const NO_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -143,6 +143,16 @@ impl Host {
         stream.set_read_timeout(Some(MARGIN))?;
         stream.set_write_timeout(Some(MARGIN))?;
         Ok(stream)
+    }
+
+    /// Waits until a server of this host accepts connections at `port`, at its IPv4 address.
+    ///
+    /// # Errors
+    /// When none does within `bound`.
+    pub fn wait_for_server(&self, port: u16, bound: Duration) -> Result<()> {
+        wait_for(&format!("a server at port {port}"), bound, || {
+            Ok(self.connect(self, port, Family::V4).ok().map(drop))
+        })
     }
 }
 

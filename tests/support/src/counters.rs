@@ -22,8 +22,8 @@ pub enum Count {
     ResetsSent,
     /// `held_frames`, a gauge.
     HeldFrames,
-    /// `kept_bytes`, a gauge.
-    KeptBytes,
+    /// `buffered_bytes`, a gauge.
+    BufferedBytes,
     /// `fragments_waiting`, a gauge.
     FragmentsWaiting,
     /// `fragments_joined`.
@@ -90,7 +90,7 @@ impl Counts {
             originated,
             resets_sent,
             held_frames,
-            kept_bytes,
+            buffered_bytes,
             fragments_waiting,
             fragments_joined,
             fragments_made,
@@ -120,7 +120,7 @@ impl Counts {
             (Count::Originated, originated.packets.get()),
             (Count::ResetsSent, resets_sent.get()),
             (Count::HeldFrames, held_frames.get()),
-            (Count::KeptBytes, kept_bytes.get()),
+            (Count::BufferedBytes, buffered_bytes.get()),
             (Count::FragmentsWaiting, fragments_waiting.get()),
             (Count::FragmentsJoined, fragments_joined.get()),
             (Count::FragmentsMade, fragments_made.get()),

@@ -76,10 +76,10 @@ pub struct RecordingIo {
     pub held_frames: usize,
     /// Frames that may be held.
     pub held_frames_max: usize,
-    /// Bytes kept.
-    pub kept_bytes: usize,
-    /// Bytes that may be kept.
-    pub kept_bytes_max: usize,
+    /// Bytes buffered.
+    pub buffered_bytes: usize,
+    /// Bytes that may be buffered.
+    pub buffered_bytes_max: usize,
     /// Whether there are free frames for packets that the editor builds.
     pub out_of_frames: bool,
 }
@@ -111,8 +111,8 @@ impl RecordingIo {
             events: Vec::new(),
             held_frames: 0,
             held_frames_max: usize::MAX,
-            kept_bytes: 0,
-            kept_bytes_max: usize::MAX,
+            buffered_bytes: 0,
+            buffered_bytes_max: usize::MAX,
             out_of_frames: false,
         }
     }
@@ -137,7 +137,7 @@ impl RecordingIo {
     /// Checks that the editor accounts for every frame and byte.
     pub fn assert_balance<I: Inspector>(&self, editor: &Editor<I>) {
         assert_eq!(self.held_frames, editor.held_frames(), "held frames");
-        assert_eq!(self.kept_bytes, editor.buffered_bytes(), "buffered bytes");
+        assert_eq!(self.buffered_bytes, editor.buffered_bytes(), "buffered bytes");
         assert_eq!(self.pool.outstanding(), self.held_frames as i64, "frames");
     }
 
@@ -197,13 +197,13 @@ impl FlowIo for RecordingIo {
     }
 
     fn reserve_bytes(&mut self, bytes: usize) -> bool {
-        let fits = bytes <= self.kept_bytes_max.saturating_sub(self.kept_bytes);
-        self.kept_bytes += if fits { bytes } else { 0 };
+        let fits = bytes <= self.buffered_bytes_max.saturating_sub(self.buffered_bytes);
+        self.buffered_bytes += if fits { bytes } else { 0 };
         fits
     }
 
     fn release_bytes(&mut self, bytes: usize) {
-        self.kept_bytes -= bytes;
+        self.buffered_bytes -= bytes;
     }
 
     fn event(&mut self, kind: EventKind) {

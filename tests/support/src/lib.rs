@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a failed step fails the test")]
 
 mod counters;
+mod early_bytes;
 mod frames;
 mod inspect;
 mod io;
@@ -20,6 +21,7 @@ pub mod tcp_stack;
 mod tls;
 
 pub use counters::{Count, Counts};
+pub use early_bytes::EarlyBytes;
 pub use frames::{
     TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, set_flags, tcp, udp, udp_v6,
     unreachable,

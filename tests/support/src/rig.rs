@@ -204,11 +204,11 @@ impl fmt::Debug for Rig {
             let stats = worker.stats();
             writeln!(
                 f,
-                "worker {index}: {} flows, {} held frames, {} bytes kept, {} fragments waiting, \
+                "worker {index}: {} flows, {} held frames, {} bytes buffered, {} fragments waiting, \
                  epoch {}, {}",
                 worker.flows(),
                 stats.held_frames.get(),
-                stats.kept_bytes.get(),
+                stats.buffered_bytes.get(),
                 stats.fragments_waiting.get(),
                 stats.epoch.get(),
                 if worker.has_unsent() { "packets unsent" } else { "nothing unsent" },

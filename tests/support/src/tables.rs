@@ -94,7 +94,7 @@ impl IngressOfB {
 
 /// Tables of this epoch; the MTU of every link is [`MTU`].
 #[must_use]
-pub fn snapshot(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
+pub fn snapshot(epoch: u64, ingress_of_b: IngressOfB) -> Snapshot {
     snapshot_with(epoch, ingress_of_b, [MTU; 3])
 }
 
@@ -107,7 +107,7 @@ pub fn closed() -> RuleTable {
 /// [`snapshot`] without any ingress to pod A, so that flows between the pods are allowed in one
 /// direction only.
 #[must_use]
-pub fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
+pub fn guarded(epoch: u64, ingress_of_b: IngressOfB) -> Snapshot {
     const POD_A: u32 = 4;
     let mut snapshot = snapshot(epoch, ingress_of_b);
     let policy = Arc::make_mut(&mut snapshot.policy);
@@ -120,7 +120,7 @@ pub fn guarded(epoch: u32, ingress_of_b: IngressOfB) -> Snapshot {
 /// [`snapshot`] with these MTUs of the host link, A's and B's. The path MTU beyond the node is at
 /// most 1500.
 #[must_use]
-pub fn snapshot_with(epoch: u32, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Snapshot {
+pub fn snapshot_with(epoch: u64, ingress_of_b: IngressOfB, mtus: [u32; 3]) -> Snapshot {
     let identity = |number, selectors: &[SelectorId], ingress: RuleTable| IdentityRow {
         number,
         namespace: 0,

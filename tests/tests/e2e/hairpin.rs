@@ -43,7 +43,7 @@ pub(super) fn nft(lab: &Lab, rules: &str) -> Result<()> {
     command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn()?;
     child.stdin.take().map_or(Ok(()), |mut input| input.write_all(rules.as_bytes()))?;
-    ensure!(child.wait()?.success(), "nft refuses the rules");
+    ensure!(child.wait()?.success(), "nft rejects the rules");
     Ok(())
 }
 

@@ -335,9 +335,9 @@ fn a_port_is_served_with_tls_to_clients_that_have_a_certificate() -> Result<()> 
     let unknown = lab.podgate(&[&["observe"], &tls[..]].concat())?;
     ensure!(unknown.status.code() == Some(3), "{unknown:?}");
     let mut without = status.command_to(&lab, &address)?;
-    let refused = output(without.args([&ca, "", "", name]))?;
-    let text = String::from_utf8_lossy(&refused.stdout);
-    ensure!(refused.status.code() == Some(FAILED) && text.contains("UNAVAILABLE"), "{text}");
+    let failed = output(without.args([&ca, "", "", name]))?;
+    let text = String::from_utf8_lossy(&failed.stdout);
+    ensure!(failed.status.code() == Some(FAILED) && text.contains("UNAVAILABLE"), "{text}");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, bounded, run, wait_for};
+use podgate_tests::lab::{Agent, Daemon, Host, Lab, bounded, run};
 use podgate_tests::scenario::MANIFESTS;
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -66,8 +66,7 @@ fn broker(lab: &Lab, host: &Host, environment: &Path) -> Result<Daemon> {
     command.args(["broker", "--listener-url", &listener, "--advertised-listener-url", &listener]);
     command.args(["--storage-engine", "memory://tansu/"]);
     let daemon = Daemon::start("tansu", command, lab.file("tansu.log"))?;
-    let open = || Ok(host.connect(host, PORT, Family::V4).ok().map(drop));
-    wait_for("the broker", BOUND, open)?;
+    host.wait_for_server(PORT, BOUND)?;
     Ok(daemon)
 }
 

@@ -153,15 +153,15 @@ fn an_invalid_update_at_the_api_server_is_reported_and_the_last_good_policy_stay
     let mut bad = good.clone();
     bad["spec"]["ingress"][0]["toPorts"][0]["ports"][0]["port"] = "123456".into();
     server.apply(&bad)?;
-    let refused = agent.wait_until("a refusal", |lab| {
+    let rejected = agent.wait_until("a rejection", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
         Ok(list["rejected"].get(0).cloned())
     })?;
-    assert_eq!(refused["object"], "CiliumNetworkPolicy backend/allow-api-from-admin");
-    assert!(refused["field"].as_str().is_some_and(|f| f.contains("ports[0].port")), "{refused}");
+    assert_eq!(rejected["object"], "CiliumNetworkPolicy backend/allow-api-from-admin");
+    assert!(rejected["field"].as_str().is_some_and(|f| f.contains("ports[0].port")), "{rejected}");
     the_scenario_holds(&lab)?;
     server.apply(&good)?;
-    agent.wait_until("no refusal", |lab| {
+    agent.wait_until("no rejection", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
         Ok((list["rejected"] == json!([])).then_some(()))
     })

@@ -58,10 +58,10 @@ fn after_an_invalid_update_the_last_good_policy_stays_in_force() -> Result<()> {
 
 /// Waits until `policy list` shows a rejected object that satisfies `wanted`.
 fn rejection(agent: &mut Agent, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-    agent.wait_until("a refusal", |lab| {
+    agent.wait_until("a rejection", |lab| {
         let list = lab.podgate_json(&["policy", "list"])?;
-        let refused = list["rejected"].as_array().context("policy list has no refusals")?;
-        Ok(refused.iter().find(|refusal| wanted(refusal)).cloned())
+        let rejected = list["rejected"].as_array().context("policy list has no rejections")?;
+        Ok(rejected.iter().find(|rejection| wanted(rejection)).cloned())
     })
 }
 

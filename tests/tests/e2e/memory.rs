@@ -1,4 +1,4 @@
-//! The agent gives memory back to the kernel.
+//! The agent returns memory to the kernel.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -53,7 +53,7 @@ fn the_memory_of_removed_policies_is_given_back() -> Result<()> {
     ensure!(growth > 20 * 1024, "{POLICIES} policies take only {growth} kB");
     lab.remove_manifest(FILE)?;
     agent.wait_until("the policies to be removed", |lab| has_policies(lab, false))?;
-    agent.wait_until("the memory to be given back", |_| {
+    agent.wait_until("the memory to be returned", |_| {
         Ok((resident_kb(pid)? < before + growth / 4).then_some(()))
     })?;
     agent.stop()

@@ -91,8 +91,8 @@ fn an_endpoints_own_mtu_is_saved_and_set_on_a_recreated_link() -> Result<()> {
     lab.create_link(admin)?;
     lab.wait_for_endpoint(admin, "ready")?;
     assert_eq!(mtus(&lab, admin)?, [9000; 2]);
-    let refused = lab.podgate(&[&add[..], &["--mtu", "65536"]].concat())?;
-    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let rejected = lab.podgate(&[&add[..], &["--mtu", "65536"]].concat())?;
+    let message = String::from_utf8_lossy(&rejected.stderr).into_owned();
     assert!(message.contains("a pod's MTU is 1280 to 65535 bytes, not 65536"), "{message}");
     agent.assert_alive()
 }

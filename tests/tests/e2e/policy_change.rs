@@ -94,7 +94,7 @@ fn each_request_of_a_live_connection_is_decided_by_the_rules_in_force() -> Resul
 
     // The pod may still request /docs, so its connection stays; other requests are denied now.
     lab.remove_manifest("downloads.yaml")?;
-    agent.wait_until("refusal of new connections", |_| {
+    agent.wait_until("new connections to be denied", |_| {
         let seen = Get::path("/download").fetch(user, nginx, Family::V4)?;
         Ok(matches!(seen, Outcome::Answer(answer) if answer.status == 403).then_some(()))
     })?;

@@ -89,10 +89,10 @@ fn flow_records_name_the_rule_or_the_policies_behind_each_verdict() -> Result<()
     assert_eq!(denied["ingress"]["by"], "default-deny");
     assert_eq!(denied["ingress"]["policies"][0]["name"], "allow-api-from-admin");
 
-    let refused = record(&lab, |r| r["path"] == "/secret")?;
-    assert_eq!(refused["verdict"], "DROPPED");
-    assert_eq!(refused["drop_reason"], "l7_denied");
-    assert_eq!(refused["source"]["pod"], "adminapp");
+    let denied = record(&lab, |r| r["path"] == "/secret")?;
+    assert_eq!(denied["verdict"], "DROPPED");
+    assert_eq!(denied["drop_reason"], "l7_denied");
+    assert_eq!(denied["source"]["pod"], "adminapp");
 
     let allowed = record(&lab, |r| r["path"] == "/docs" && r["source"]["pod"] == "adminapp")?;
     assert_eq!(allowed["verdict"], "FORWARDED");

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, output, run, run_nginx, wait_for};
+use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, output, run, run_nginx};
 use podgate_tests::scenario::MANIFESTS;
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -38,7 +38,7 @@ fn serve(lab: &Lab, host: &Host) -> Result<Daemon> {
     openssl.args(["-nodes", "-days", "2", "-subj", "/CN=allowed.example"]);
     run(openssl.arg("-keyout").arg(key).arg("-out").arg(certificate))?;
     let daemon = run_nginx(&host.netns, &prefix, HTTP)?;
-    wait_for("nginx", BOUND, || Ok(host.connect(host, PORT, Family::V4).ok().map(drop)))?;
+    host.wait_for_server(PORT, BOUND)?;
     Ok(daemon)
 }
 

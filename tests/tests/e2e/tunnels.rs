@@ -56,7 +56,7 @@ fn received(lab: &Lab) -> Result<u64> {
 fn wait_for_drop(lab: &Lab, from: &Host, to: IpAddr) -> Result<()> {
     let before = lab.drops("tunnel_to_node")?;
     let mut ports = 41_000..;
-    wait_for("the port to be refused", BOUND, || {
+    wait_for("packets to the port to be dropped", BOUND, || {
         let port = ports.next().unwrap_or(40_999);
         from.inject([&vxlan_from_port(lab, from, port, to, from, 7776)?[..]].into_iter())?;
         Ok((lab.drops("tunnel_to_node")? > before).then_some(()))

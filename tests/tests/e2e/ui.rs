@@ -111,9 +111,9 @@ fn the_page_follows_ten_thousand_flows_a_second_in_bounded_memory() -> Result<()
 fn the_page_is_served_on_loopback_unless_asked_otherwise() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let address = format!("{}:0", lab.node().addresses.v4);
-    let refused = lab.podgate(&["ui", "--listen", &address])?;
-    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    ensure!(refused.status.code() == Some(1), "{refused:?}");
+    let rejected = lab.podgate(&["ui", "--listen", &address])?;
+    let text = String::from_utf8_lossy(&rejected.stderr).into_owned();
+    ensure!(rejected.status.code() == Some(1), "{rejected:?}");
     ensure!(text.contains("is not a loopback address"), "{text}");
     let log = fs::read_to_string(lab.file("ui.log")).unwrap_or_default();
     ensure!(log.is_empty(), "{log}");

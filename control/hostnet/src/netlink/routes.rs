@@ -167,7 +167,7 @@ impl Netlink {
     /// A route of the pod's CNI plugin stays and is used again when this one is deleted.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel rejects a request.
     pub async fn set_route(
         &self,
         address: IpAddr,
@@ -205,7 +205,7 @@ impl Netlink {
     /// Deletes a route that [`Self::set_route`] added, if it exists.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel rejects a request.
     pub async fn delete_route(&self, address: IpAddr, link: u32) -> Result<(), NetlinkError> {
         match self.handle.route().del(host_route(address, link)).execute().await {
             Ok(()) => Ok(()),
@@ -219,7 +219,7 @@ impl Netlink {
     /// All routes, of all tables.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel rejects a request.
     pub async fn routes(&self) -> Result<Routes, NetlinkError> {
         let mut found = Routes::default();
         for any in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {

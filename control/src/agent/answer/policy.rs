@@ -161,7 +161,7 @@ impl Agent {
     pub(in super::super) fn epoch_in_force(&self) -> Epoch {
         let stats = &self.dataplane().shared().stats;
         let epochs = stats.iter().map(|worker| worker.epoch.get());
-        Epoch(epochs.min().unwrap_or_default() as u32)
+        Epoch(epochs.min().unwrap_or_default())
     }
 }
 

@@ -124,7 +124,7 @@ impl Links {
     ///
     /// # Errors
     /// When a system call fails. The link is then as it was before: without programs, or cut off by
-    /// those of the agent before.
+    /// those of the previous agent.
     pub(in crate::agent) fn open(&mut self, link: &Link, slot: LinkId) -> Result<()> {
         self.open_with(link, slot, |redirect| redirect.guard(slot.0))
     }
@@ -264,7 +264,7 @@ impl Links {
         self.detach(slot);
     }
 
-    /// Detaches the pinned programs of the agent before from the link with this index.
+    /// Detaches the pinned programs of the previous agent from the link with this index.
     pub(in crate::agent) fn unpin(&self, index: u32) {
         for reason in unpin_in(&self.pins, index) {
             tracing::warn!("{reason}");

@@ -1,4 +1,4 @@
-//! Links that the agent before cut off and that no remembered endpoint names: their record was
+//! Links that the previous agent cut off and that no remembered endpoint names: their record was
 //! lost.
 //!
 //! They stay cut off, as endpoints of an unknown pod, until a client names the pod (`podgate

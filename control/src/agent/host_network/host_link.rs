@@ -37,10 +37,10 @@ pub(in crate::agent) struct HostLink {
 }
 
 impl HostLink {
-    /// Creates the pair, or takes the one that the agent before left, and sets it up.
+    /// Creates the pair, or takes the one that the previous agent left, and sets it up.
     ///
     /// # Errors
-    /// When the kernel refuses, or other links have the names.
+    /// When the kernel rejects it, or other links have the names.
     pub(in crate::agent) async fn ensure(netlink: &Netlink) -> Result<Self> {
         if find(netlink).await?.is_none() {
             netlink.add_pair(HOST, XSK, MTU).await?;

@@ -208,35 +208,35 @@ fn followers_leave_places_to_commands() {
             other => Ok(Reply::Value(json!(other))),
         });
         let mut followers = Vec::new();
-        for _ in 0..LASTING_MAX {
+        for _ in 0..LONG_RUNNING_MAX {
             followers.push(follow(&path).await);
         }
-        while publisher.receiver_count() < LASTING_MAX {
+        while publisher.receiver_count() < LONG_RUNNING_MAX {
             tokio::task::yield_now().await;
         }
         // One more is rejected with a reason, and commands are carried out.
         let mut rejected = BufReader::new(follow(&path).await).lines();
         assert_eq!(code(&rejected.next_line().await.unwrap().unwrap()), ErrorCode::Busy);
         assert_eq!(counts.rejected(), 1);
-        for _ in LASTING_MAX..CLIENTS_MAX {
+        for _ in LONG_RUNNING_MAX..CLIENTS_MAX {
             let line = Request::EndpointRemove { link: "veth0".into() }.to_line();
             let answer = exchange(&path, line.as_bytes()).await;
             assert!(matches!(Answer::parse(answer.trim_end()), Ok(Answer::Result(_))));
         }
-        // A place is given back when its follower leaves.
+        // A place is free again when its follower leaves.
         followers.pop();
-        while publisher.receiver_count() >= LASTING_MAX {
+        while publisher.receiver_count() >= LONG_RUNNING_MAX {
             tokio::task::yield_now().await;
         }
         followers.push(follow(&path).await);
-        while publisher.receiver_count() < LASTING_MAX {
+        while publisher.receiver_count() < LONG_RUNNING_MAX {
             tokio::task::yield_now().await;
         }
     });
 }
 
 #[test]
-fn a_client_that_does_not_read_is_cut_off_and_counted() {
+fn a_client_that_does_not_read_is_disconnected_and_counted() {
     run(async {
         // Time passes by itself while everybody waits.
         tokio::time::pause();
@@ -245,7 +245,7 @@ fn a_client_that_does_not_read_is_cut_off_and_counted() {
             Ok(Reply::Flows { past: past(100_000), live: None })
         });
         let mut stream = follow(&path).await;
-        while counts.cut_off() == 0 {
+        while counts.disconnected() == 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         // What was sent before can still be read; then the connection ends.
@@ -257,7 +257,7 @@ fn a_client_that_does_not_read_is_cut_off_and_counted() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_is_not_cut_off() {
+fn a_client_that_reads_slowly_is_not_disconnected() {
     run(async {
         tokio::time::pause();
         let (_dir, path, counts) =
@@ -267,10 +267,10 @@ fn a_client_that_reads_slowly_is_not_cut_off() {
         while !read.ends_with(Answer::End(true).to_line().as_bytes()) {
             tokio::time::sleep(READ_TIMEOUT / 2).await;
             let n = stream.read(&mut part).await.unwrap();
-            assert!(n > 0, "cut off");
+            assert!(n > 0, "disconnected");
             read.extend(&part[..n]);
         }
-        assert_eq!(counts.cut_off(), 0);
+        assert_eq!(counts.disconnected(), 0);
     });
 }
 
@@ -316,7 +316,7 @@ fn a_client_that_waits_and_disconnects_gives_its_place_back() {
         let line = Request::PolicyWait { epoch: 7, timeout_s: 3600 }.to_line();
         // More clients than there are places, one after another; none of them is answered.
         let mut replies = Vec::new();
-        for _ in 0..=LASTING_MAX {
+        for _ in 0..=LONG_RUNNING_MAX {
             let mut client = UnixStream::connect(&path).await.unwrap();
             client.write_all(line.as_bytes()).await.unwrap();
             let mut call = called.recv().await.unwrap();

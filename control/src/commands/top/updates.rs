@@ -147,5 +147,5 @@ async fn follow(source: &ObserveSource, to: &SyncSender<Update>) -> Result<Close
             return Ok(Closed);
         }
     }
-    Err(ClientError::Refused("the server ended the stream of flows".to_owned()))
+    Err(ClientError::Server("the server ended the stream of flows".to_owned()))
 }

@@ -47,7 +47,7 @@ pub(crate) enum KubeError {
     /// Its credentials come from a program, and the agent runs none.
     #[error(
         "kubeconfig {path} gets its credentials by running a program (exec or auth-provider), which \
-         the agent's seccomp filter refuses: write a token or a certificate there, or run with \
+         the agent's seccomp filter denies: write a token or a certificate there, or run with \
          --seccomp off"
     )]
     RunsProgram {

@@ -81,7 +81,7 @@ impl Cluster {
     pub(crate) fn apply(&mut self, event: Event, store: &mut Store) -> bool {
         let Event { kind, at, news } = event;
         if self.writer.is_some() && kind.is_policy() {
-            self.note_policy(kind, &news);
+            self.record_policy(kind, &news);
         }
         let watched = self.kinds.entry(kind).or_default();
         let changed = match news {
@@ -98,8 +98,8 @@ impl Cluster {
         changed | self.set_unread(kind, store)
     }
 
-    /// Tells the store whether it lacks objects of a kind that can be done without. Returns whether
-    /// that concerns a policy.
+    /// Records in the store whether it lacks objects of a kind that can be done without. Returns
+    /// whether that concerns a policy.
     fn set_unread(&mut self, kind: Kind, store: &mut Store) -> bool {
         let unread = self.kinds.get(&kind).and_then(Watched::unread);
         let concerns = can_do_without(kind, store.translation()) && store.set_unread(kind, unread);
@@ -109,8 +109,8 @@ impl Cluster {
         concerns
     }
 
-    /// Stores what the server has of a policy, to compare it with what it should have.
-    fn note_policy(&mut self, kind: Kind, news: &Result<News, Problem>) {
+    /// Records what the server has of a policy, to compare it with what it should have.
+    fn record_policy(&mut self, kind: Kind, news: &Result<News, Problem>) {
         let Ok(News::Listed(object) | News::Applied(object)) = news else { return };
         let Some(key) = object.key(kind) else { return };
         let present = Present::read(object, &self.node, self.policies.get(&key));
@@ -127,8 +127,8 @@ impl Cluster {
     }
 
     /// Has the statuses of changed policies written, now that all workers use the tables of
-    /// `revision`.
-    pub(crate) fn report(&mut self, store: &Store, revision: u32) {
+    /// `epoch`.
+    pub(crate) fn report(&mut self, store: &Store, epoch: u64) {
         let Some(writer) = &self.writer else { return };
         if self.changed.is_empty() {
             return;
@@ -144,7 +144,7 @@ impl Cluster {
         for key in std::mem::take(&mut self.changed) {
             let Some(present) = self.policies.get_mut(&key) else { continue };
             let Some(policy) = store.policy(&key) else { continue };
-            let writes = report::writes(&policy, present, revision, &author);
+            let writes = report::writes(&policy, present, epoch, &author);
             writer.submit(&key, writes, spread.mul_f64(fastrand::f64()));
         }
     }

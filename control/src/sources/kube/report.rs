@@ -44,8 +44,8 @@ pub(super) struct Present {
     generation: Option<i64>,
     valid: Option<Condition>,
     node: Option<Condition>,
-    /// The event that this agent wrote of the object last.
-    told: Option<u64>,
+    /// The Event that this agent wrote of the object last: the hash in its name.
+    written_event: Option<u64>,
     /// Times that a condition of this generation vanished.
     lost: u32,
 }
@@ -60,7 +60,7 @@ impl Present {
             generation: object.generation(),
             valid: condition(object, VALID),
             node: condition(object, &own),
-            told: former.and_then(|former| former.told),
+            written_event: former.and_then(|former| former.written_event),
             uid,
             lost: 0,
         };
@@ -127,11 +127,11 @@ pub(super) struct Author<'a> {
     pub(super) now: Timestamp,
 }
 
-/// What this node has to write of a policy. `revision` is the epoch whose tables have it.
+/// What this node has to write of a policy. `epoch` is the epoch whose tables have it.
 pub(super) fn writes(
     policy: &PolicyStatus<'_>,
     present: &mut Present,
-    revision: u32,
+    epoch: u64,
     author: &Author<'_>,
 ) -> Vec<Write> {
     let mut writes = Vec::new();
@@ -143,7 +143,7 @@ pub(super) fn writes(
             let body = valid.to_json(VALID, present.valid.as_ref(), present, key, author);
             writes.push(Write::Status { manager: MANAGER.into(), body });
         }
-        let own = wanted_own(policy, present, revision);
+        let own = wanted_own(policy, present, epoch);
         if author.nodes <= NODE_CONDITIONS_MAX && must_write_own(&own, present) {
             let name = node_condition(author.node);
             let body = own.to_json(&name, present.node.as_ref(), present, key, author);
@@ -191,16 +191,16 @@ fn wanted_valid(policy: &PolicyStatus<'_>, reasons: &str, node: &str) -> Wanted 
     Wanted { status: "True", reason: "Accepted", message }
 }
 
-fn wanted_own(policy: &PolicyStatus<'_>, present: &Present, revision: u32) -> Wanted {
+fn wanted_own(policy: &PolicyStatus<'_>, present: &Present, epoch: u64) -> Wanted {
     let generation = present.generation.unwrap_or(0);
     let (status, reason, message) = match policy.state {
         PolicyState::Enforced if is_rejected(policy) => (
             "False",
             "Stricter",
-            format!("generation {generation} in force, stricter than written, revision {revision}"),
+            format!("generation {generation} in force, stricter than written, epoch {epoch}"),
         ),
         PolicyState::Enforced => {
-            ("True", "Enforced", format!("generation {generation} in force, revision {revision}"))
+            ("True", "Enforced", format!("generation {generation} in force, epoch {epoch}"))
         }
         PolicyState::Outdated => (
             "False",
@@ -275,14 +275,13 @@ fn must_write_valid(wanted: &Wanted, present: &Present, author: &Author<'_>) -> 
     }
 }
 
-/// Whether this node's condition has to be written. The revision alone is no reason: it starts from
+/// Whether this node's condition has to be written. The epoch alone is no reason: it starts from
 /// one when the agent does.
 fn must_write_own(wanted: &Wanted, present: &Present) -> bool {
     let Some(own) = &present.node else { return true };
-    let without_revision =
-        |message: &str| message.split(", revision").next().unwrap_or_default().to_owned();
-    own.status != wanted.status
-        || without_revision(&own.message) != without_revision(&wanted.message)
+    let without_epoch =
+        |message: &str| message.split(", epoch").next().unwrap_or_default().to_owned();
+    own.status != wanted.status || without_epoch(&own.message) != without_epoch(&wanted.message)
 }
 
 /// The Event of a policy that was rejected, or is accepted again; none if it was written before.
@@ -298,13 +297,13 @@ fn event(
     (key, &present.uid, present.generation, reasons).hash(&mut hasher);
     let number = hasher.finish();
     let rejected = is_rejected(policy);
-    let (r#type, reason, note) = match (rejected, present.told) {
-        (true, Some(told)) if told == number => return None,
+    let (r#type, reason, note) = match (rejected, present.written_event) {
+        (true, Some(written)) if written == number => return None,
         (true, _) => ("Warning", "PolicyRejected", shorten(&format!("rejected: {reasons}"))),
         (false, Some(_)) => ("Normal", "PolicyAccepted", "every field can be enforced".into()),
         (false, None) => return None,
     };
-    present.told = rejected.then_some(number);
+    present.written_event = rejected.then_some(number);
     let suffix = format!(".{number:016x}");
     let name: String = key.name.chars().take(NAME_MAX - suffix.len()).collect();
     let namespace = key.namespace.clone().unwrap_or_else(|| "default".into());
@@ -407,15 +406,15 @@ mod tests {
         assert_eq!(valid["metadata"], json!({"name": "x", "namespace": "a", "uid": "u"}));
         let own = &body["status"]["conditions"][0];
         assert_eq!(own["type"], "podgate/n1");
-        assert_eq!(own["message"], "generation 3 in force, revision 7");
+        assert_eq!(own["message"], "generation 3 in force, epoch 7");
         apply(&mut object, &writes);
         assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
         // Another node has to add its own condition only.
         let other = writes_of(&store, &object, "n2", &mut Present::default());
         assert!(matches!(other.as_slice(), [Write::Status { manager, .. }]
                          if manager == "podgate-n2"));
-        // The revision alone, as after a restart, is no reason to write.
-        object["status"]["conditions"][1]["message"] = "generation 3 in force, revision 99".into();
+        // The epoch alone, as after a restart, is no reason to write.
+        object["status"]["conditions"][1]["message"] = "generation 3 in force, epoch 99".into();
         assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
     }
 
@@ -473,7 +472,7 @@ mod tests {
         for wanted in [
             "rejected by node n1: spec.egressDeny[0]: refers to CiliumCIDRGroup",
             "let podgate list and watch ciliumcidrgroups",
-            "generation 3 in force, stricter than written, revision 7",
+            "generation 3 in force, stricter than written, epoch 7",
             "PolicyRejected",
         ] {
             assert!(text.contains(wanted), "{wanted}: {text}");

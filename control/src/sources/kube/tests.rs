@@ -258,7 +258,7 @@ async fn an_endless_list_is_a_problem() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart_and_older_versions_are_tried() {
+async fn denials_and_missing_kinds_are_distinguished_and_older_versions_are_tried() {
     let missing = || status(404, "not found");
     let mut server = Server::start(vec![
         missing(),
@@ -365,13 +365,13 @@ async fn what_is_forbidden_is_named_and_not_asked_again() {
 
 #[tokio::test]
 async fn a_namespace_that_is_being_deleted_is_no_missing_right() {
-    let refusal = json!({
+    let denial = json!({
         "kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden",
         "message": "forbidden: unable to create new content in namespace a",
         "details": {"causes": [{"reason": "NamespaceTerminating", "message": "is terminating"}]},
     });
-    let refused = Answer::Whole(403, refusal.to_string());
-    let mut server = Server::start(vec![refused, Answer::Whole(201, "{}".into())]).await;
+    let denied = Answer::Whole(403, denial.to_string());
+    let mut server = Server::start(vec![denied, Answer::Whole(201, "{}".into())]).await;
     let writer = Writer::start(server.client.clone());
     for answered in 1..=2 {
         writer.submit(&key(), vec![event()], Duration::ZERO);

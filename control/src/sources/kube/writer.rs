@@ -309,7 +309,7 @@ async fn send(client: &ApiClient, key: &ObjectKey, write: &Write) -> Answer {
     }
 }
 
-/// Whether a refusal says that the object's namespace is being deleted, and not that the agent has
+/// Whether a denial says that the object's namespace is being deleted, and not that the agent has
 /// no right.
 fn is_terminating(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);

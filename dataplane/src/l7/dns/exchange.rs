@@ -13,7 +13,7 @@ use podgate_tables::l7::dns::{self, Header, Query, QueryError, Question, Respons
 use podgate_tables::l7::{L7Policy, L7Verdict};
 use podgate_tables::time::Nanos;
 
-use super::learned::{AnswerRing, NameAddress};
+use super::learned::{AnswerAddress, AnswerRing};
 use super::{Denied, Reply};
 
 /// Queries of one flow that may wait for their answers. Stub resolvers have two, forwarders and
@@ -196,7 +196,7 @@ impl Answered<'_> {
         answers.offer(
             self.name(),
             count,
-            addresses.map(|(address, ttl)| NameAddress { address, ttl }),
+            addresses.map(|(address, ttl)| AnswerAddress { address, ttl }),
         )
     }
 

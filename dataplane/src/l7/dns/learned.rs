@@ -19,7 +19,7 @@ pub const ADDRESSES_MAX: usize = 32;
 
 /// An address of a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NameAddress {
+pub struct AnswerAddress {
     /// The address, never an IPv4-mapped one from an AAAA record.
     pub address: Address,
     /// Seconds for which the answer may be used: the least TTL of the records that lead to the
@@ -39,13 +39,13 @@ pub struct DnsAnswer {
     /// How many addresses of the same message follow, in the worker's next tickets.
     pub more: u16,
     len: u8,
-    addresses: [NameAddress; ADDRESSES_MAX],
+    addresses: [AnswerAddress; ADDRESSES_MAX],
 }
 
 impl DnsAnswer {
     /// Its addresses, at least one.
     #[must_use]
-    pub fn addresses(&self) -> &[NameAddress] {
+    pub fn addresses(&self) -> &[AnswerAddress] {
         &self.addresses[..usize::from(self.len)]
     }
 }
@@ -83,7 +83,7 @@ impl AnswerRing {
         &self,
         name: &[u8],
         count: usize,
-        addresses: impl IntoIterator<Item = NameAddress>,
+        addresses: impl IntoIterator<Item = AnswerAddress>,
     ) -> Option<u64> {
         let records = count.div_ceil(ADDRESSES_MAX);
         if records == 0 || self.ring.capacity() - self.ring.len() < records {
@@ -91,7 +91,7 @@ impl AnswerRing {
         }
         let (name, mut left) = (Text::new(name), count);
         let mut addresses = addresses.into_iter();
-        let none = NameAddress { address: Address::from_bits(0), ttl: 0 };
+        let none = AnswerAddress { address: Address::from_bits(0), ttl: 0 };
         let mut ticket = self.last.load(Ordering::Relaxed);
         for _ in 0..records {
             ticket += 1;
@@ -193,8 +193,8 @@ mod tests {
 
     use super::*;
 
-    fn address(last: u8, ttl: u32) -> NameAddress {
-        NameAddress { address: Address::v4([192, 0, 2, last]), ttl }
+    fn address(last: u8, ttl: u32) -> AnswerAddress {
+        AnswerAddress { address: Address::v4([192, 0, 2, last]), ttl }
     }
 
     #[test]

@@ -21,7 +21,7 @@ const REPLIES_MAX: usize = 8;
 
 /// A response that waits for its release.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct HeldMessage {
     /// `None` while the control thread takes no more.
     ticket: Option<u64>,
     since: Nanos,
@@ -35,7 +35,7 @@ pub struct DnsStream {
     dns: Option<DnsContext>,
     exchange: Exchange,
     replies: VecDeque<Reply>,
-    held: Option<Held>,
+    held: Option<HeldMessage>,
 }
 
 impl DnsStream {
@@ -114,7 +114,7 @@ impl DnsStream {
         }
         let Some(dns) = &self.dns else { return dropped(end, DropReason::DnsUnreleased) };
         let asked = answered.asked();
-        let held = self.held.get_or_insert(Held { ticket: None, since: cx.now, asked });
+        let held = self.held.get_or_insert(HeldMessage { ticket: None, since: cx.now, asked });
         if held.ticket.is_none() {
             held.ticket = answered.offer(&dns.answers);
         }

@@ -129,7 +129,7 @@ impl<I: Inspector> Editor<I> {
         match self.stage {
             Stage::Closed => {}
             // An end that was sent a reset may not have accepted it.
-            _ if self.syn.is_none() || self.is_finished() || self.was_refused() => {
+            _ if self.syn.is_none() || self.is_finished() || self.was_reset_by_server() => {
                 self.drop_queued(DropReason::L7Closed, io);
             }
             _ => self.reset(io),
@@ -139,7 +139,7 @@ impl<I: Inspector> Editor<I> {
     }
 
     /// Whether the server answered the SYN by a reset, or the client took the SYN back.
-    fn was_refused(&self) -> bool {
+    fn was_reset_by_server(&self) -> bool {
         self.aborted && matches!(self.stage, Stage::Opening)
     }
 

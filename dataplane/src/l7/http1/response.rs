@@ -127,7 +127,7 @@ impl Responses {
         self.unit.capacity()
     }
 
-    /// Gives back all memory that is not in use.
+    /// Frees all memory that is not in use.
     pub(super) fn shrink_to_fit(&mut self) {
         self.unit.shrink_to_fit();
     }

@@ -92,7 +92,7 @@ impl Client {
         self.tables_differ || self.lost_sizes.is_some()
     }
 
-    /// Gives back all memory that is not in use.
+    /// Frees all memory that is not in use.
     pub(super) fn shrink_to_fit(&mut self) {
         self.decoder.shrink_to_fit();
     }

@@ -114,7 +114,7 @@ impl Server {
         }
     }
 
-    /// Gives back all memory that is not in use.
+    /// Frees all memory that is not in use.
     pub(super) fn shrink_to_fit(&mut self) {
         self.payload.shrink_to_fit();
         if let Some(decoder) = &mut self.decoder {

@@ -116,7 +116,7 @@ impl Streams {
         }
     }
 
-    /// Gives back all memory that is not in use.
+    /// Frees all memory that is not in use.
     pub(super) fn shrink_to_fit(&mut self) {
         self.list.shrink_to_fit();
     }

@@ -4,7 +4,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, KafkaRecord, RequestRecord, Text};
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::kafka::schema::{Api, List, TOPIC_RESOURCE};
-use podgate_tables::l7::kafka::{self, ANSWER_HEAP, Found, Header, Names, Walker};
+use podgate_tables::l7::kafka::{self, ANSWER_HEAP, Found, Header, RequestNames, Walker};
 use podgate_tables::l7::{KafkaRequest, L7Policy, L7Request, L7Verdict};
 use podgate_tables::time::Nanos;
 
@@ -73,7 +73,7 @@ struct Current {
 pub(super) struct RequestParser {
     current: Option<Current>,
     client_id: Vec<u8>,
-    names: Names,
+    names: RequestNames,
     buffer: Vec<u8>,
     /// Bytes of a decided frame that pass unread.
     rest: u64,

@@ -1,4 +1,4 @@
-//! Ports on memory links: packets are forwarded unchanged, and no frame leaks or is duplicated.
+//! Queues on memory links: packets are forwarded unchanged, and no frame leaks or is duplicated.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

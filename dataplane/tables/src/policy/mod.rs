@@ -127,7 +127,7 @@ pub struct Decision {
 /// All that a worker needs to decide and forward packets: immutable, and published as a whole.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Generation. Each flow stores the epoch of its verdict.
+    /// Epoch. Each flow stores the epoch of its verdict.
     pub epoch: Epoch,
     /// Compiled policy.
     pub policy: Arc<PolicyTables>,

@@ -13,7 +13,7 @@ use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
 use pcap_file::{DataLink, Endianness, TsResolution};
-use podgate_replay::{Args, Error, Output, Report, replay};
+use podgate_replay::{Args, Error, Output, ReplayReport, replay};
 
 /// A pod, by the last byte of its addresses and MAC.
 pub(crate) type Pod = u8;
@@ -197,7 +197,7 @@ impl Recording {
     }
 
     /// Replays the capture for verdicts only.
-    pub(crate) fn replay(&self) -> Report {
+    pub(crate) fn replay(&self) -> ReplayReport {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("recording.pcapng");
         self.pcapng(&path);
@@ -320,7 +320,7 @@ pub(crate) fn args(capture: &Path) -> Args {
     Args { capture: capture.into(), manifests: manifests(), node: None, repeat: Some(0), output }
 }
 
-pub(crate) fn replay_file(capture: &Path) -> Result<Report, Error> {
+pub(crate) fn replay_file(capture: &Path) -> Result<ReplayReport, Error> {
     replay(&args(capture))
 }
 

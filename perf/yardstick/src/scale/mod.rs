@@ -27,7 +27,7 @@ pub(crate) use manifests::{IDS as MANIFESTS_IDS, measure as measure_manifests};
 pub(crate) use names::NameControl;
 pub use node::Node;
 pub use policy::{Args, measure, run};
-pub use report::{Bar, ClusterInfo, Decisions, Measurement, Memory, Part, Report, Statistic};
+pub use report::{Bar, ClusterInfo, Decisions, Measurement, Memory, Part, ScaleReport, Statistic};
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use std::task::{Context, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use podgate_dataplane::l7::dns::learned::{DnsAnswer, NameAddress};
+use podgate_dataplane::l7::dns::learned::{AnswerAddress, DnsAnswer};
 use podgate_dataplane::worker::{Shared, SharedConfig};
 use podgate_policy::{Compiled, Compiler, NameTable, Store};
 use podgate_tables::ids::Epoch;
@@ -114,7 +114,7 @@ impl NameControl {
             let wait = |number: u32| {
                 let name = format!("n{number}.bench.example");
                 let begin = Instant::now();
-                let address = NameAddress { address: address(number).into(), ttl: 3600 };
+                let address = AnswerAddress { address: address(number).into(), ttl: 3600 };
                 let ticket = ring.offer(name.as_bytes(), 1, [address]).unwrap_or(u64::MAX);
                 while ring.released() < ticket {
                     std::hint::spin_loop();

@@ -106,48 +106,10 @@ impl Cluster {
                         "podSelector": caller}]),
                 &json!([{"port": port}]),
             ),
-            PolicyKind::ToNameServers => egress(
-                &everyone,
-                &json!([{
-                    "namespaceSelector":
-                        {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-                    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-                }]),
-                &json!([{"port": 53, "protocol": "UDP"}, {"port": 53}]),
-            ),
-            PolicyKind::ToWorld => egress(
-                &subject,
-                &json!([
-                    {"ipBlock": {"cidr": "0.0.0.0/0",
-                                 "except": ["10.0.0.0/8", "169.254.169.254/32"]}},
-                    {"ipBlock": {"cidr": "::/0", "except": ["fd00::/8"]}},
-                ]),
-                &json!([{"port": 443}]),
-            ),
-            PolicyKind::FromOffices => {
-                let office = rng.u8(..);
-                ingress(
-                    &subject,
-                    &json!([{"ipBlock": {"cidr": format!("198.51.{office}.0/24"),
-                                        "except": [format!("198.51.{office}.128/25")]}}]),
-                    &json!([{"port": port, "endPort": port + 50}]),
-                )
-            }
-            PolicyKind::Expressions => ingress(
-                &json!({"matchExpressions": [
-                    {"key": "tier", "operator": "In", "values": ["backend", "data"]},
-                    {"key": "version", "operator": "NotIn", "values": ["v3"]},
-                ]}),
-                &json!([{
-                    "namespaceSelector": {"matchExpressions": [
-                        {"key": "env", "operator": "In", "values": [environment, "prod"]},
-                        {"key": "team", "operator": "Exists"}]},
-                    "podSelector": {"matchExpressions": [
-                        {"key": "app", "operator": "NotIn", "values": [other.name]},
-                        {"key": "quarantine", "operator": "DoesNotExist"}]},
-                }]),
-                &json!([{"port": port}]),
-            ),
+            PolicyKind::ToNameServers => to_name_servers(),
+            PolicyKind::ToWorld => to_world(&subject),
+            PolicyKind::FromOffices => from_offices(&subject, rng.u8(..), port),
+            PolicyKind::Expressions => expressions(environment, other.name, port),
             PolicyKind::EgressToApp => egress(
                 &subject,
                 &json!([{"podSelector": caller}]),
@@ -155,6 +117,46 @@ impl Cluster {
             ),
         }
     }
+}
+
+fn to_name_servers() -> Value {
+    let name_servers = json!([{
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    }]);
+    egress(&json!({}), &name_servers, &json!([{"port": 53, "protocol": "UDP"}, {"port": 53}]))
+}
+
+fn to_world(subject: &Value) -> Value {
+    let world = json!([
+        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "169.254.169.254/32"]}},
+        {"ipBlock": {"cidr": "::/0", "except": ["fd00::/8"]}},
+    ]);
+    egress(subject, &world, &json!([{"port": 443}]))
+}
+
+fn from_offices(subject: &Value, office: u8, port: u16) -> Value {
+    let networks = json!([{"ipBlock": {
+        "cidr": format!("198.51.{office}.0/24"),
+        "except": [format!("198.51.{office}.128/25")],
+    }}]);
+    ingress(subject, &networks, &json!([{"port": port, "endPort": port + 50}]))
+}
+
+fn expressions(environment: &str, other: &str, port: u16) -> Value {
+    let subject = json!({"matchExpressions": [
+        {"key": "tier", "operator": "In", "values": ["backend", "data"]},
+        {"key": "version", "operator": "NotIn", "values": ["v3"]},
+    ]});
+    let peers = json!([{
+        "namespaceSelector": {"matchExpressions": [
+            {"key": "env", "operator": "In", "values": [environment, "prod"]},
+            {"key": "team", "operator": "Exists"}]},
+        "podSelector": {"matchExpressions": [
+            {"key": "app", "operator": "NotIn", "values": [other]},
+            {"key": "quarantine", "operator": "DoesNotExist"}]},
+    }]);
+    ingress(&subject, &peers, &json!([{"port": port}]))
 }
 
 /// The broadest policy for one namespace: for all its pods and both directions, with the pods of

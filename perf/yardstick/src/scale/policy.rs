@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::cluster::{Cluster, Labels, Size};
 use super::control::{Control, rejected};
 use super::decisions::{FlowEnds, Flows};
-use super::report::{Bar, ClusterInfo, Measurement, Memory, Part, Report, Statistic};
+use super::report::{Bar, ClusterInfo, Measurement, Memory, Part, ScaleReport, Statistic};
 use super::{Error, changes, swaps, table};
 use podgate_replay::Output;
 use podgate_replay::{latency, progress};
@@ -138,7 +138,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
 ///
 /// # Errors
 /// When it can't be measured.
-pub fn measure(args: &Args) -> Result<Report, Error> {
+pub fn measure(args: &Args) -> Result<ScaleReport, Error> {
     let cluster = args.cluster();
     let effort = if args.quick { QUICK } else { FULL };
     let counted = alloc::is_installed();
@@ -162,16 +162,7 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
             met: peak <= MEMORY_BAR,
         }),
     };
-    let bar = progress::bar("compiling", Some(u64::from(effort.compilations)));
-    for _ in 1..effort.compilations {
-        drop(timed(&mut times, &mut on_cpu, || compile(&store)));
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    let mut compilation = Measurement::new("compile from nothing", &times)
-        .with_bar(Statistic::P50, COMPILE_BAR.as_nanos() as u64);
-    compilation.parts = vec![Part { what: "on cpu".into(), ns: on_cpu.value_at_quantile(0.5) }];
-    measurements.push(compilation);
+    measurements.push(compile_again(&store, effort.compilations, times, on_cpu));
 
     let local = cluster.local_pods();
     if local.is_empty() {
@@ -210,7 +201,7 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
     drop(tables);
     let swaps = swaps::measure(&mut control, &cluster, &local, effort.rounds, effort.phase)?;
     measurements.extend(swaps.measurements);
-    Ok(Report {
+    Ok(ScaleReport {
         cluster: info,
         memory,
         measurements,
@@ -220,6 +211,26 @@ pub fn measure(args: &Args) -> Result<Report, Error> {
         clock_ns: latency::clock_ns(),
         debug_build: cfg!(debug_assertions),
     })
+}
+
+/// Compiles the store until it was compiled `compilations` times; `times` and `on_cpu` are of the
+/// first one.
+fn compile_again(
+    store: &Store,
+    compilations: u32,
+    mut times: Histogram<u64>,
+    mut on_cpu: Histogram<u64>,
+) -> Measurement {
+    let bar = progress::bar("compiling", Some(u64::from(compilations)));
+    for _ in 1..compilations {
+        drop(timed(&mut times, &mut on_cpu, || compile(store)));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let mut compilation = Measurement::new("compile from nothing", &times)
+        .with_bar(Statistic::P50, COMPILE_BAR.as_nanos() as u64);
+    compilation.parts = vec![Part { what: "on cpu".into(), ns: on_cpu.value_at_quantile(0.5) }];
+    compilation
 }
 
 /// Load average of the last minute (proc_loadavg(5)).

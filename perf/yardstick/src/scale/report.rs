@@ -10,7 +10,7 @@ use podgate_replay::latency::Latency;
 
 /// The results of `yardstick policy`.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub struct Report {
+pub struct ScaleReport {
     /// The cluster.
     pub cluster: ClusterInfo,
     /// Memory.
@@ -32,7 +32,7 @@ pub struct Report {
     pub debug_build: bool,
 }
 
-impl Report {
+impl ScaleReport {
     /// The missed bars, as lines of text.
     #[must_use]
     pub fn missed(&self) -> Vec<String> {

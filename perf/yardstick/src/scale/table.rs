@@ -4,13 +4,13 @@ use std::io::{self, Write};
 
 use tabwriter::TabWriter;
 
-use super::report::{Bar, ClusterInfo, Measurement, Memory, Report};
+use super::report::{Bar, ClusterInfo, Measurement, Memory, ScaleReport};
 
 /// Prints `report` to `out`.
 ///
 /// # Errors
 /// When writing to `out` fails.
-pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn print(report: &ScaleReport, out: &mut impl Write) -> io::Result<()> {
     if report.debug_build {
         writeln!(out, "A debug build: the figures below say nothing about podgate.")?;
     }

@@ -61,7 +61,7 @@ impl Decoder {
         self.table.heap()
     }
 
-    /// Gives back all memory that is not in use.
+    /// Frees all memory that is not in use.
     pub fn shrink_to_fit(&mut self) {
         self.table.shrink_to_fit();
     }

@@ -61,7 +61,7 @@ impl DynamicTable {
         self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
-    /// Gives back all memory that no entry takes.
+    /// Frees all memory that no entry takes.
     pub(super) fn shrink_to_fit(&mut self) {
         self.forget_evicted();
         self.bytes.shrink_to_fit();

@@ -1,6 +1,6 @@
 //! The response to a denied request: what a broker answers that does not authorize it.
 
-use super::names::Names;
+use super::names::RequestNames;
 use super::schema::{Api, Denial, Field, Kind, List, Role, TOPIC_RESOURCE};
 
 /// Error codes (<https://kafka.apache.org/protocol#protocol_error_codes>).
@@ -17,7 +17,7 @@ pub const ANSWER_HEAP: usize = 2 * ANSWER_MAX + 8 * 1024;
 
 /// The error of a denied request.
 #[must_use]
-pub fn error_code(api: &Api, names: &Names) -> i16 {
+pub fn error_code(api: &Api, names: &RequestNames) -> i16 {
     let is_topic = (0..names.len()).any(|index| names.topic(index).resource == TOPIC_RESOURCE);
     match api.denial {
         _ if is_topic => TOPIC_AUTHORIZATION_FAILED,
@@ -33,7 +33,12 @@ pub fn error_code(api: &Api, names: &Names) -> i16 {
 /// The response of `api` that denies a request: the frame, from its length on. `None` if it would
 /// be longer than 64 KiB.
 #[must_use]
-pub fn answer(api: &Api, version: i16, correlation_id: i32, names: &Names) -> Option<Vec<u8>> {
+pub fn answer(
+    api: &Api,
+    version: i16,
+    correlation_id: i32,
+    names: &RequestNames,
+) -> Option<Vec<u8>> {
     let mut encoder = Encoder {
         out: vec![0; 4],
         version,
@@ -75,7 +80,7 @@ struct Encoder<'a> {
     out: Vec<u8>,
     version: i16,
     flexible: bool,
-    names: &'a Names,
+    names: &'a RequestNames,
     error: i16,
 }
 

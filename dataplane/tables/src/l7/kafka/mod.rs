@@ -13,7 +13,7 @@ pub mod versions;
 mod walk;
 
 pub use answer::{ANSWER_HEAP, answer, error_code};
-pub use names::{Names, TooMany, TopicRef};
+pub use names::{RequestNames, TooMany, TopicRef};
 pub use walk::{Found, Walker};
 
 use schema::Api;

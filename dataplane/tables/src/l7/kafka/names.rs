@@ -14,7 +14,7 @@ const BYTES_MAX: usize = 128 * 1024;
 
 /// The names of a request, in order. The memory is used again for the next request.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct RequestNames {
     bytes: Vec<u8>,
     topics: Vec<Topic>,
     partitions: Vec<i32>,
@@ -25,7 +25,7 @@ pub struct Names {
     has_transaction: bool,
 }
 
-/// A part of [`Names::bytes`].
+/// A part of [`RequestNames::bytes`].
 #[derive(Clone, Copy, Debug)]
 struct Range {
     at: u32,
@@ -58,7 +58,7 @@ pub struct TopicRef<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooMany;
 
-impl Names {
+impl RequestNames {
     /// Forgets everything, but keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();

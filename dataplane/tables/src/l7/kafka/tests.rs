@@ -19,13 +19,13 @@ fn requests() -> Vec<(&'static Api, i16, Vec<u8>)> {
 }
 
 /// Reads a request that arrives in pieces of `size` bytes.
-fn names_of(api: &Api, version: i16, frame: &[u8], size: usize) -> (Names, usize) {
+fn names_of(api: &Api, version: i16, frame: &[u8], size: usize) -> (RequestNames, usize) {
     let header = header(frame).unwrap().unwrap();
     assert_eq!((header.api_key, header.api_version), (api.key, version));
     assert_eq!((header.correlation_id, header.client_id), (77, Some(&b"me"[..])));
     assert_eq!(header.frame, frame.len());
     let mut walker = Walker::new(api.flexible, version, api.request, header.len, frame.len());
-    let (mut names, mut arrived) = (Names::default(), size.min(frame.len()));
+    let (mut names, mut arrived) = (RequestNames::default(), size.min(frame.len()));
     loop {
         match walker.read(&frame[..arrived], 0).unwrap() {
             Some(Found::End) => return (names, walker.at()),
@@ -40,7 +40,7 @@ fn names_of(api: &Api, version: i16, frame: &[u8], size: usize) -> (Names, usize
 
 type Topics = Vec<(Option<Vec<u8>>, Option<[u8; 16]>, Vec<i32>)>;
 
-fn topics(names: &Names) -> Topics {
+fn topics(names: &RequestNames) -> Topics {
     let topic = |index| {
         let topic = names.topic(index);
         assert_eq!(topic.resource, TOPIC_RESOURCE);
@@ -103,7 +103,7 @@ fn a_damaged_request_is_never_read_beyond_its_end() {
                 frame[at] = value;
                 let len = frame.len();
                 let mut walker = Walker::new(api.flexible, version, api.request, start, len);
-                let mut names = Names::default();
+                let mut names = RequestNames::default();
                 while let Ok(Some(found)) = walker.read(&frame, 0) {
                     if found == Found::End || names.add(found).is_err() {
                         break;
@@ -162,7 +162,7 @@ fn a_denial_names_the_right_that_lacks() {
         assert_eq!(code(key, version), expected, "API {key}");
     }
     let init = Api::of(22).unwrap();
-    assert_eq!(error_code(init, &Names::default()), 31, "an idempotent producer");
+    assert_eq!(error_code(init, &RequestNames::default()), 31, "an idempotent producer");
 }
 
 #[test]

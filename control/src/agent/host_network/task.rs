@@ -71,7 +71,7 @@ pub(in crate::agent) struct Observed {
 }
 
 /// The task's state.
-pub(super) struct Worker {
+pub(super) struct NetworkTask {
     netlink: Netlink,
     /// Absent while a thread reads.
     tunnels: Option<TunnelReader>,
@@ -85,8 +85,8 @@ pub(super) struct Worker {
     retry_at: Instant,
 }
 
-impl Worker {
-    /// Reads the routes through `link` (`pg-host`) that the agent before left.
+impl NetworkTask {
+    /// Reads the routes through `link` (`pg-host`) that the previous agent left.
     ///
     /// # Errors
     /// When sockets can't be opened, or routes can't be read.
@@ -266,19 +266,19 @@ mod tests {
         let (wanted, wanted_seen) = watch::channel(HostRoutes::default());
         let (applied, applied_seen) = watch::channel(AppliedRoutes::default());
         let netlink = Netlink::connect().unwrap();
-        let mut worker = Worker::new(netlink, NO_LINK, wanted_seen, applied).await.unwrap();
+        let mut task = NetworkTask::new(netlink, NO_LINK, wanted_seen, applied).await.unwrap();
         let routes = HostRoutes { generation: 1, link: NO_LINK, pods: [(pod, 1500)].into() };
         wanted.send_replace(routes.clone());
-        worker.apply_routes().await;
+        task.apply_routes().await;
         let result = applied_seen.borrow().clone();
         assert_eq!(result.generation, 1);
         assert!(result.failed[&pod].contains("192.0.2.1"), "{result:?}");
-        assert!(worker.have_failed());
+        assert!(task.have_failed());
 
         wanted.send_replace(HostRoutes { generation: 2, pods: BTreeMap::new(), ..routes });
-        worker.apply_routes().await;
+        task.apply_routes().await;
         let none = AppliedRoutes { generation: 2, failed: BTreeMap::new() };
         assert_eq!(*applied_seen.borrow(), none);
-        assert!(!worker.have_failed());
+        assert!(!task.have_failed());
     }
 }
