@@ -2,6 +2,7 @@
 //!
 //! Each test builds its own lab, which takes half a second. Only one lab exists at a time.
 
+mod beyond_node;
 mod capture;
 mod cni;
 mod confined;
