@@ -417,7 +417,8 @@ static __always_inline bool ratelimit_allows_to_pod(__u32 slot, bool is_unicast_
 
 	if (!times)
 		return false;
-	if (is_unicast_reply)
-		return is_within(&times->reply, REPLY_RATE, REPLY_BURST);
-	return is_within(is_of_node ? &times->of_node : &times->other, REPLY_RATE, REPLY_BURST);
+	// First, so that replies of other pods don't use up what the node's replies may have.
+	if (is_of_node)
+		return is_within(&times->of_node, REPLY_RATE, REPLY_BURST);
+	return is_within(is_unicast_reply ? &times->reply : &times->other, REPLY_RATE, REPLY_BURST);
 }
