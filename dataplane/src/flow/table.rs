@@ -675,7 +675,7 @@ impl FlowTable {
             ];
             let mut expected = [[false; 2]; 3];
             match (flow.is_translation(), flow.target()) {
-                (true, _) => expected[2][0] = plain && !flow.hairpin() && flow.packets[0] > 1,
+                (true, _) => expected[2][0] = plain && !flow.hairpin() && flow.is_answered(),
                 (false, target) => {
                     expected[usize::from(target.is_some())] = [plain && !flow.hairpin(), replied];
                 }

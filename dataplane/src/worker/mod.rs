@@ -83,7 +83,7 @@ const ROUND: usize = 4 * BATCH;
 /// Packets taken from each hand-off ring in one round, at most.
 const HANDOFF_BATCH: usize = 64;
 /// Records of session affinity taken from other workers in one round, at most.
-const AFFINITY_BATCH: usize = 256;
+const AFFINITY_BATCH: usize = 1024;
 
 /// One worker: its queues, its flows, its frames.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Flows that outlive their worker: saved when it stops, and restored by those of the next agent.
 
 use podgate_tables::policy::{Subject, Verdict};
+use podgate_tables::proto;
 use podgate_tables::service::{L4Addr, is_translated};
 use podgate_tables::time::Nanos;
 
@@ -71,6 +72,16 @@ impl Pipeline {
         let Some(frontend) = saved.frontend.filter(|frontend| is_valid(frontend, saved)) else {
             return;
         };
+        let tables = &cx.snapshot.policy;
+        let port = tables.services.port(frontend, saved.tuple.protocol);
+        let has_backend = port.is_some_and(|port| port.has(destination(&saved.tuple)));
+        // As for a packet: an address of a pod or a node is theirs, and without the backend a UDP
+        // flow gets another one.
+        if tables.addresses.get(frontend.address).is_some()
+            || saved.tuple.protocol == proto::UDP && !has_backend
+        {
+            return;
+        }
         let tuple = untranslated(&saved.tuple, frontend);
         let link = saved.links.opener;
         let opener = self.flows.opener(link, tuple.src);

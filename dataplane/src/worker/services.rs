@@ -3,7 +3,7 @@
 //! # Two entries
 //! The worker that a pod's packet to a cluster IP is steered to chooses the backend, and stores the
 //! choice in its flow table as a *translation* ([`Flow::is_translation`]): an entry with the tuple
-//! of those packets. It replaces the packet's destination and hands the packet over to the worker
+//! of those packets. It replaces the packet's destination and hands the packet off to the worker
 //! that owns the translated tuple, which may be itself. There it is a packet like any other: policy
 //! decides on the backend, and inspectors see the backend's port. The flow stores the service's
 //! address and port ([`Targets`]). Replies are steered to the flow's owner directly, and have their
@@ -15,19 +15,19 @@
 //!   translated either; policy sees the cluster IP, which is an address of `world`.
 //! - *Which backend.* [`ServicePort::choose`], which depends on the client and the backends only.
 //!   Without affinity, the worker prefers backends whose flow it owns itself, so that few packets
-//!   are handed over. With affinity, a client keeps the backend that it had last
+//!   are handed off. With affinity, a client keeps the backend that it had last
 //!   ([`super::affinity`]) until the service's timeout after its last new flow.
-//! - *No backend, or no such port*: the packet is dropped and rejected, TCP by a reset, the others
-//!   by "port unreachable". With backends on other nodes only, and `internalTrafficPolicy: Local`,
-//!   it is dropped silently, as kube-proxy does.
+//! - *No backend, or no such port*: the packet is dropped, and its sender is told: of TCP by a
+//!   reset, of UDP and SCTP by "port unreachable". With backends on other nodes only, and
+//!   `internalTrafficPolicy: Local`, it is dropped silently, as kube-proxy does.
 //! - *A backend that is gone*: TCP and SCTP connections go on until they end. A UDP flow and a SYN
 //!   get another backend with the next packet.
 //! - *A pod that reaches itself*: the pod must not see its own address as the source, so the source
 //!   is replaced, too, by the service's address. The pod's replies are sent to that address and
 //!   find the flow. Such a flow is exempt from policy, as a pod may always reach itself.
 //! - *Conflicts.* A client may use one port for a service and for its backend directly, or for two
-//!   services with one backend. The flows have the same tuple then, and replies could not be
-//!   assigned apart. The second TCP connection is dropped as long as the first one is open, and a
+//!   services with one backend. The flows then have the same tuple, and replies can't be
+//!   told apart. Segments of the second TCP connection are dropped while the first one is open; a
 //!   UDP flow ends when the client sends the other way.
 //! - *Existing flows to an address that becomes a cluster IP*: TCP connections go on as they are,
 //!   others are translated.
@@ -142,9 +142,9 @@ impl Pipeline {
         if flow.epoch() == cx.snapshot.epoch.short() {
             return false;
         }
-        let services = &cx.snapshot.policy.services;
         let backend = self.targets.of(flow);
-        let port = services.port(destination(&view.tuple), view.tuple.protocol);
+        let port = cluster_ip(cx, link, &view.tuple)
+            .and_then(|service| service.port(view.tuple.protocol, view.tuple.dst_port));
         if port.zip(backend).is_some_and(|(port, backend)| port.has(backend)) {
             self.flows.get_mut(index).set_permission(cx.snapshot.epoch, super::pipeline::ALLOWED);
             return false;
