@@ -143,8 +143,8 @@ impl Agent {
             certificates: watch
                 .certificate
                 .iter()
-                .chain(self.plane.certificate())
                 .cloned()
+                .chain(self.plane.certificate())
                 .collect(),
             services: vec![self.hubble_service(), watch.metrics_service()],
             rejected: self.rejected_objects(),

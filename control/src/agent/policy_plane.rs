@@ -136,7 +136,7 @@ impl PolicyPlane {
     }
 
     /// The certificate that is presented to an API server, if there is one.
-    pub(super) fn certificate(&self) -> Option<&CertificateStatus> {
+    pub(super) fn certificate(&self) -> Option<CertificateStatus> {
         self.source.certificate()
     }
 

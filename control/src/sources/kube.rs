@@ -98,10 +98,10 @@ pub(crate) async fn watch(
     writes: Writes,
     updates: mpsc::Sender<Update>,
 ) -> Result<Cluster, KubeError> {
-    let Connection { client, server, certificate } = client::connect(access).await?;
+    let Connection { client, server, .. } = client::connect(access).await?;
     for kind in Kind::ALL {
         tokio::spawn(Watcher::new(*kind, client.clone(), updates.clone()).run());
     }
-    let writer = (writes == Writes::On).then(|| Writer::start(client));
-    Ok(Cluster::new(&server, node, writer).with_certificate(certificate))
+    let writer = (writes == Writes::On).then(|| Writer::start(client.clone()));
+    Ok(Cluster::new(&server, node, writer).with_client(client))
 }

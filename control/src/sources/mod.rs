@@ -77,7 +77,7 @@ impl Source {
     }
 
     /// The certificate that is presented to an API server, if there is one.
-    pub(crate) fn certificate(&self) -> Option<&CertificateStatus> {
+    pub(crate) fn certificate(&self) -> Option<CertificateStatus> {
         match self {
             Self::Manifests(_) => None,
             Self::Cluster(source) => source.certificate(),

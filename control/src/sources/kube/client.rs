@@ -1,7 +1,8 @@
 //! A client of the API server.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,8 +16,10 @@ use tracing::{info, warn};
 use crate::certificates;
 use crate::error::describe;
 
-/// Least time between two readings of credentials that the server refused.
+/// Least time between two readings of credentials that the server refused: this after the first
+/// one, and twice as long each time, up to [`RENEWAL_PERIOD_MAX`], while it refuses them.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(5);
+const RENEWAL_PERIOD_MAX: Duration = Duration::from_secs(60);
 
 /// How the API server is reached.
 #[derive(Clone, Debug)]
@@ -82,34 +85,64 @@ pub(super) struct ApiClient(Arc<Mutex<Current>>, Arc<Access>);
 
 struct Current {
     client: Client,
-    renewed: Option<Instant>,
+    /// The certificate that it presents, if it has one.
+    certificate: Option<CertificateStatus>,
+    /// How many clients there were before it.
+    number: u64,
+    /// The last reading of credentials that the server refused.
+    renewal: Option<Renewal>,
+}
+
+impl fmt::Debug for ApiClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiClient").field("access", &self.1).finish_non_exhaustive()
+    }
 }
 
 impl ApiClient {
     /// With `client`, which `access` made.
     pub(super) fn new(client: Client, access: Access) -> Self {
-        Self(Arc::new(Mutex::new(Current { client, renewed: None })), Arc::new(access))
+        let current = Current { client, certificate: None, number: 0, renewal: None };
+        Self(Arc::new(Mutex::new(current)), Arc::new(access))
     }
 
-    /// The client to send a request by.
-    pub(super) fn get(&self) -> Client {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server refused the credentials (401): reads them again, if that was not done just now.
-    /// Returns whether it was done.
-    pub(super) async fn renew(&self) -> bool {
+    /// The client to send a request by, and its number, for [`Self::renew`].
+    pub(super) fn get(&self) -> (Client, u64) {
+        let current = self.current();
+        (current.client.clone(), current.number)
+    }
+
+    /// The certificate that is presented now, if there is one.
+    pub(super) fn certificate(&self) -> Option<CertificateStatus> {
+        self.current().certificate.clone()
+    }
+
+    /// The server refused the credentials (401) of the client of this number: reads them again,
+    /// unless there is another client already, or that was done just now. Returns whether there is
+    /// another client.
+    pub(super) async fn renew(&self, used: u64) -> bool {
         {
-            let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if current.renewed.is_some_and(|at| at.elapsed() < RENEWAL_PERIOD) {
+            let mut current = self.current();
+            if current.number != used {
+                return true;
+            }
+            let renewal = Renewal::after(current.renewal, Instant::now());
+            if renewal.is_none() {
                 return false;
             }
-            current.renewed = Some(Instant::now());
+            current.renewal = renewal;
         }
         match connect_once(&self.1).await {
-            Ok(Connection { client, .. }) => {
+            Ok(Connection { client, certificate, .. }) => {
                 info!("the API server refuses the credentials (401): they are read again");
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).client = client;
+                let mut current = self.current();
+                current.client = client;
+                current.certificate = certificate;
+                current.number += 1;
                 true
             }
             Err(error) => {
@@ -117,6 +150,34 @@ impl ApiClient {
                 false
             }
         }
+    }
+}
+
+/// A reading of credentials that the server refused.
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    at: Instant,
+    /// Least time from it to the next one.
+    period: Duration,
+}
+
+impl Renewal {
+    /// The next one after `former`, if it is time for it.
+    fn after(former: Option<Self>, now: Instant) -> Option<Self> {
+        let Some(Self { at, period }) = former else {
+            return Some(Self { at: now, period: RENEWAL_PERIOD });
+        };
+        let since = now.duration_since(at);
+        if since < period {
+            return None;
+        }
+        // What is refused is tried again within a minute. After a longer time without a refusal,
+        // the server had accepted what was read.
+        let period = match since < period + RENEWAL_PERIOD_MAX {
+            true => (2 * period).min(RENEWAL_PERIOD_MAX),
+            false => RENEWAL_PERIOD,
+        };
+        Some(Self { at: now, period })
     }
 }
 
@@ -136,6 +197,7 @@ pub(super) struct Connection<C> {
 pub(super) async fn connect(access: &Access) -> Result<Connection<ApiClient>, KubeError> {
     let Connection { client, server, certificate } = connect_once(access).await?;
     let client = ApiClient::new(client, access.clone());
+    client.current().certificate.clone_from(&certificate);
     Ok(Connection { client, server, certificate })
 }
 
@@ -180,19 +242,20 @@ fn client_certificate(auth: &AuthInfo) -> Option<CertificateStatus> {
 mod tests {
     use super::*;
 
+    fn kubeconfig(user: &str) -> String {
+        format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, \
+             clusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:1'}}}}], \
+             users: [{{name: u, user: {user}}}], \
+             contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}"
+        )
+    }
+
     #[test]
     fn a_kubeconfig_that_runs_a_program_is_rejected_where_none_may_be_run() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config");
-        let kubeconfig = |user: &str| {
-            let text = format!(
-                "{{apiVersion: v1, kind: Config, current-context: c, \
-                 clusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:1'}}}}], \
-                 users: [{{name: u, user: {user}}}], \
-                 contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}"
-            );
-            std::fs::write(&path, text).unwrap();
-        };
+        let kubeconfig = |user: &str| std::fs::write(&path, kubeconfig(user)).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let start = |may_run| {
             let access = Access::Kubeconfig { file: path.clone(), may_run };
@@ -204,5 +267,40 @@ mod tests {
         assert!(error.contains("a token or a certificate"), "{error}");
         kubeconfig("{token: abc}");
         start(false).unwrap();
+    }
+
+    #[tokio::test]
+    async fn refused_credentials_are_read_again_once_for_all_requests_of_a_client() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        std::fs::write(&file, kubeconfig("{token: abc}")).unwrap();
+        let access = Access::Kubeconfig { file, may_run: false };
+        let client = connect(&access).await.unwrap().client;
+        let (_, first) = client.get();
+        assert!(client.renew(first).await);
+        let (_, second) = client.get();
+        assert_ne!(first, second);
+        // The refusal of another request by the first client.
+        assert!(client.renew(first).await);
+        assert_eq!(client.get().1, second);
+        // What was read just now is refused, too.
+        assert!(!client.renew(second).await);
+        assert_eq!(client.get().1, second);
+    }
+
+    #[test]
+    fn credentials_that_stay_refused_are_read_after_growing_periods() {
+        let mut now = Instant::now();
+        let mut renewal = Renewal::after(None, now).unwrap();
+        let mut periods = Vec::new();
+        for _ in 0..6 {
+            periods.push(renewal.period.as_secs());
+            now += renewal.period;
+            assert!(Renewal::after(Some(renewal), now - Duration::from_millis(1)).is_none());
+            renewal = Renewal::after(Some(renewal), now).unwrap();
+        }
+        assert_eq!(periods, [5, 10, 20, 40, 60, 60]);
+        let later = Renewal::after(Some(renewal), now + Duration::from_secs(600)).unwrap();
+        assert_eq!(later.period, RENEWAL_PERIOD);
     }
 }

@@ -9,6 +9,7 @@ use podgate_policy::{Kind, ObjectKey, Store, Translation};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::client::ApiClient;
 use super::report::{self, Author, Present};
 use super::writer::{WriteCounts, Writer};
 use super::{Event, News, Object, Problem};
@@ -23,8 +24,8 @@ const SPREAD_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Cluster {
     server: String,
-    /// The certificate that the client presents, if it has one.
-    certificate: Option<CertificateStatus>,
+    /// What the objects are read by; none in tests.
+    client: Option<ApiClient>,
     kinds: BTreeMap<Kind, Watched>,
     /// Name of this node.
     node: String,
@@ -59,7 +60,7 @@ impl Cluster {
     pub(super) fn new(server: &str, node: &str, writer: Option<Writer>) -> Self {
         Self {
             server: server.to_owned(),
-            certificate: None,
+            client: None,
             kinds: Kind::ALL.iter().map(|kind| (*kind, Watched::default())).collect(),
             node: node.to_owned(),
             writer,
@@ -68,13 +69,13 @@ impl Cluster {
         }
     }
 
-    pub(super) fn with_certificate(self, certificate: Option<CertificateStatus>) -> Self {
-        Self { certificate, ..self }
+    pub(super) fn with_client(self, client: ApiClient) -> Self {
+        Self { client: Some(client), ..self }
     }
 
-    /// The certificate that the client presents, if it has one.
-    pub(crate) const fn certificate(&self) -> Option<&CertificateStatus> {
-        self.certificate.as_ref()
+    /// The certificate that the client presents now, if it has one.
+    pub(crate) fn certificate(&self) -> Option<CertificateStatus> {
+        self.client.as_ref().and_then(ApiClient::certificate)
     }
 
     /// Applies an event to the store. Returns whether it may have changed, or become complete.

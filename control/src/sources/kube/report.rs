@@ -279,9 +279,13 @@ fn must_write_valid(wanted: &Wanted, present: &Present, author: &Author<'_>) -> 
 /// one when the agent does.
 fn must_write_own(wanted: &Wanted, present: &Present) -> bool {
     let Some(own) = &present.node else { return true };
-    let without_epoch =
-        |message: &str| message.split(", epoch").next().unwrap_or_default().to_owned();
     own.status != wanted.status || without_epoch(&own.message) != without_epoch(&wanted.message)
+}
+
+/// A condition's message without the epoch, which earlier versions called revision.
+fn without_epoch(message: &str) -> &str {
+    let end = message.find(", epoch").or_else(|| message.find(", revision"));
+    end.and_then(|end| message.get(..end)).unwrap_or(message)
 }
 
 /// The Event of a policy that was rejected, or is accepted again; none if it was written before.
@@ -416,6 +420,11 @@ mod tests {
         // The epoch alone, as after a restart, is no reason to write.
         object["status"]["conditions"][1]["message"] = "generation 3 in force, epoch 99".into();
         assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
+        // Nor is an upgrade from a version that called it revision.
+        object["status"]["conditions"][1]["message"] = "generation 3 in force, revision 9".into();
+        assert!(writes_of(&store, &object, "n1", &mut present).is_empty());
+        object["status"]["conditions"][1]["message"] = "generation 2 in force, revision 9".into();
+        assert_eq!(writes_of(&store, &object, "n1", &mut present).len(), 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use kube::Client;
 use kube::client::Body;
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
@@ -75,6 +76,8 @@ enum Failure {
 pub(super) struct Watcher {
     kind: Kind,
     client: ApiClient,
+    /// Number of the client that the last request was sent by.
+    used: u64,
     updates: mpsc::Sender<Update>,
     /// Index of the version that is asked for.
     version: usize,
@@ -91,6 +94,7 @@ impl Watcher {
         Self {
             kind,
             client,
+            used: 0,
             updates,
             version: 0,
             lists: Lists::Streaming,
@@ -151,7 +155,7 @@ impl Watcher {
                     false => Problem::Other("the server doesn't know them".into()),
                 }
             }
-            Failure::Server { code: 401, .. } if self.client.renew().await => {
+            Failure::Server { code: 401, .. } if self.client.renew(self.used).await => {
                 return Some(Duration::ZERO);
             }
             Failure::Server { code, message, retry_after } => {
@@ -190,6 +194,13 @@ impl Watcher {
         Request::new(path(self.kind, self.kind.api_versions()[self.version]))
     }
 
+    /// Sends a request by the client of now. Returns the body of the answer.
+    async fn open(&mut self, request: http::Request<Body>) -> Result<Body, Failure> {
+        let (client, used) = self.client.get();
+        self.used = used;
+        open(&client, request).await
+    }
+
     /// Reads all pages of a list.
     async fn list(&mut self) -> Result<(), Failure> {
         self.send(News::Begin, Instant::now()).await?;
@@ -201,7 +212,7 @@ impl Watcher {
                 ..ListParams::default()
             };
             let request = self.resource().list(&params).map_err(other)?;
-            let mut body = open(&self.client, request.map(Body::from)).await?;
+            let mut body = self.open(request.map(Body::from)).await?;
             let bytes = read_all(&mut body, PAGE_MAX).await?;
             let page: Page = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
             for object in page.items.unwrap_or_default() {
@@ -241,7 +252,7 @@ impl Watcher {
         };
         let version = self.resume.as_deref().unwrap_or_default();
         let request = self.resource().watch(&params, version).map_err(other)?;
-        let body = open(&self.client, request.map(Body::from)).await?;
+        let body = self.open(request.map(Body::from)).await?;
         let mut lines = Lines::new(body);
         let first = if self.resume.is_none() { News::Begin } else { News::Current };
         self.send(first, Instant::now()).await?;
@@ -346,8 +357,8 @@ fn failure(status: &Object) -> Failure {
 }
 
 /// Sends a request. Returns the body of the answer.
-async fn open(client: &ApiClient, request: http::Request<Body>) -> Result<Body, Failure> {
-    let answer = timeout(ANSWER_TIMEOUT, client.get().send(request)).await;
+async fn open(client: &Client, request: http::Request<Body>) -> Result<Body, Failure> {
+    let answer = timeout(ANSWER_TIMEOUT, client.send(request)).await;
     let answer = answer.map_err(|_| Failure::Idle)?.map_err(other)?;
     let (head, mut body) = answer.into_parts();
     if head.status.is_success() {

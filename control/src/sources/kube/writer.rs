@@ -296,10 +296,11 @@ async fn send(client: &ApiClient, key: &ObjectKey, write: &Write) -> Answer {
         Ok(request) => request,
         Err(error) => return Answer::Failed(describe(&error)),
     };
-    match client.get().request::<Value>(request).await {
+    let (sender, used) = client.get();
+    match sender.request::<Value>(request).await {
         Ok(_) => Answer::Written,
         Err(kube::Error::Api(status)) if status.code == 401 => {
-            client.renew().await;
+            client.renew(used).await;
             Answer::Again(status.message)
         }
         Err(kube::Error::Api(status)) if is_terminating(&status) => Answer::Gone,
