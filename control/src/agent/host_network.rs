@@ -1,8 +1,8 @@
 //! The node's network stack around the dataplane: the host link, routes to pods, addresses of the
 //! node, the path MTU and tunnels.
 //!
-//! A task ([`task`]) does all requests to the kernel; this side of it has what the task
-//! found last, for the control thread.
+//! A task ([`task`]) makes all requests to the kernel. This module keeps what the task found last,
+//! for the control thread.
 
 mod host_link;
 mod task;
@@ -145,10 +145,7 @@ impl HostNetwork {
             )
         });
         let links = self.links_unread.kept().map(|(_, reason, seconds)| {
-            format!(
-                "{reason}; what was read before stays in force, and it is tried again every \
-                 {seconds} s"
-            )
+            format!("{reason}, and it is tried again every {seconds} s")
         });
         let addresses = self.addresses_unread.iter().map(|reason| {
             format!("the node's addresses can't be read: {reason}; it is tried again every second")
@@ -302,7 +299,8 @@ impl HostNetwork {
         addresses
     }
 
-    /// Takes the result of reading a link, which is tried again if it failed.
+    /// Takes the result of reading a link, which is tried again if it failed: the reason also says
+    /// what is in force meanwhile.
     pub(super) fn link_read(&mut self, index: u32, read: Result<(), String>) {
         match read {
             Ok(()) => self.links_unread.clear(&index),
@@ -439,6 +437,8 @@ mod tests {
         assert!(network.addresses_unread().is_some());
         assert!(network.links_due(|| [7].into()).is_empty(), "not before a second");
         assert_eq!(network.problems().count(), 2);
+        let text = "ENOBUFS, and it is tried again every 1 s";
+        assert!(network.problems().any(|problem| problem == text));
         network.set_addresses(Ok(Vec::new()));
         network.link_read(7, Ok(()));
         assert!(network.addresses_unread().is_none());

@@ -220,7 +220,9 @@ impl Agent {
         let attached = self.endpoints.attached_indices();
         let mut links = dirty.some_links.clone();
         if dirty.links {
-            links.extend(attached.iter().copied().chain(self.host.own()));
+            // A notification that was lost may have been about a link whose name is not known yet.
+            let unread = self.endpoints.unread_pins();
+            links.extend(attached.iter().chain(unread).copied().chain(self.host.own()));
         }
         let links = Vec::from_iter(links);
         Observation {
@@ -271,7 +273,13 @@ impl Agent {
         match read {
             Ok(Some(link)) => self.on_link_change(&link),
             Ok(None) => self.on_link_gone(index),
-            Err(reason) => self.host.link_read(index, Err(reason)),
+            Err(reason) => {
+                let effect = match self.endpoints.unread_pins().contains(&index) {
+                    true => "the pod behind it is cut off",
+                    false => "what was read before stays in force",
+                };
+                self.host.link_read(index, Err(format!("{reason}; {effect}")));
+            }
         }
     }
 

@@ -220,11 +220,19 @@ impl Writer {
 
     /// Carries out what is to be written, for at most [`BATCH`] manifests, each of them once.
     /// Returns for each why it can't be written; what was there before is still there then.
+    /// Removals come last: a manifest that was renamed is always there under one of its names.
     pub(super) fn save(&mut self, saves: Vec<Save>) -> Vec<(OsString, Result<(), String>)> {
         let (mut results, mut names, mut files) = (Vec::new(), Vec::new(), Vec::new());
-        for save in saves {
-            let name = save.name().clone();
-            match self.prepare(save) {
+        let (removals, puts): (Vec<_>, Vec<_>) =
+            saves.into_iter().partition(|save| matches!(save, Save::Remove { .. }));
+        for removal in &removals {
+            // What is removed takes no room from what is written.
+            let path = self.place.file(removal.name());
+            self.set_size(&path, None);
+        }
+        for put in puts {
+            let name = put.name().clone();
+            match self.prepare(put) {
                 Ok(Some(file)) => {
                     names.push(name);
                     files.push(file);
@@ -234,28 +242,23 @@ impl Writer {
             }
         }
         results.extend(names.into_iter().zip(self.write(&files)));
+        for removal in removals {
+            let removed = match fs::remove_file(self.place.file(removal.name())) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+                _ => Ok(()),
+            };
+            results.push((removal.name().clone(), removed));
+        }
         results
     }
 
     /// The file that is to be written, with its content, if one is.
-    fn prepare(&mut self, save: Save) -> Result<Option<(PathBuf, Vec<u8>)>, String> {
-        let name = save.name().clone();
+    fn prepare(&self, save: Save) -> Result<Option<(PathBuf, Vec<u8>)>, String> {
+        let Save::Put { name, stamp, documents, missing } = save else { return Ok(None) };
         let path = self.place.file(&name);
         let file: Arc<Path> = Path::new(&name).into();
         let former = || self.place.load(&name, &file).ok();
-        let (stamp, kept) = match save {
-            Save::Remove { .. } => {
-                self.set_size(&path, None);
-                return match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-                    _ => Ok(None),
-                };
-            }
-            Save::Put { stamp, documents, missing, .. } => {
-                let kept = merge(&documents, missing, || former().map(|(_, kept)| kept));
-                (stamp, kept)
-            }
-        };
+        let kept = merge(&documents, missing, || former().map(|(_, kept)| kept));
         let stamp = stamp.or_else(|| former().map(|(header, _)| header.stamp()));
         let Some(stamp) = stamp else { return Ok(None) };
         let bytes = self.encode(&name, stamp, &kept).map_err(|error| error.to_string())?;
@@ -513,6 +516,7 @@ mod tests {
         let saved = writer.save(vec![put("a", &long), put("b", &short), remove, put("d", &long)]);
         let failed: Vec<_> = saved.iter().filter(|(_, result)| result.is_err()).collect();
         assert!(failed.len() == 1 && failed[0].0 == "d", "{saved:?}");
+        assert!(saved.last().is_some_and(|(name, _)| name == "c"), "after all writes: {saved:?}");
         fs::remove_dir(place.file("d".as_ref())).unwrap();
         assert_eq!(writer.total, on_disk());
         assert_eq!(Writer::new(place.clone()).total, on_disk());
