@@ -174,7 +174,7 @@ pub enum Command {
     /// Show each option of the agent, and where its value is from.
     #[command(long_about = CONFIG_ABOUT, after_help = CONFIG_EXAMPLES)]
     Config(ClientArgs),
-    /// Print the CustomResourceDefinitions of the kinds of policy that podgate reads.
+    /// Print the CustomResourceDefinitions of the custom kinds that podgate reads.
     #[command(long_about = CRDS_ABOUT, after_help = CRDS_EXAMPLES)]
     Crds(CrdsArgs),
     /// Install the CNI plugin and its configuration on this node, or remove the configuration.

@@ -145,7 +145,9 @@ fn name_before(other: &Path) -> Result<&'static str> {
 /// The networks that the Node object assigns to this node's pods.
 fn networks_of_node(args: &CniInstallArgs) -> Result<Vec<IpNet>> {
     let Some(node) = &args.node_name else {
-        bail!("which networks do pods get? Give --pod-cidr, or --node-name in a pod");
+        bail!(
+            "the networks of this node's pods are unknown: give --pod-cidr or, in a pod, --node-name"
+        );
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     wait(args, || runtime.block_on(read_networks(node)))

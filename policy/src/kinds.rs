@@ -27,7 +27,7 @@ macro_rules! for_each_kind {
                     },
                     model: Namespace, set: set_namespace
                 }
-                /// `v1` Node: its addresses.
+                /// `v1` Node: its labels and addresses.
                 Node {
                     resource: {
                         name: "Node", plural: "nodes", versions: ["v1"],
@@ -53,7 +53,8 @@ macro_rules! for_each_kind {
                     },
                     model: CidrGroup, set: set_group
                 }
-                /// `v1` Service: what Cilium's `toServices` refers to.
+                /// `v1` Service: its cluster IPs and ports, and what Cilium's `toServices` refers
+                /// to.
                 Service {
                     resource: {
                         name: "Service", plural: "services", versions: ["v1"],

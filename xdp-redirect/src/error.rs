@@ -94,8 +94,8 @@ pub enum Error {
         cause: io::Error,
     },
 
-    /// A map can't be updated.
-    #[error("can't update the map {map}: {cause}")]
+    /// A map can't be read or written.
+    #[error("can't use the BPF map {map}: {cause}")]
     Map {
         /// Name of the map.
         map: &'static str,

@@ -28,7 +28,7 @@ pub enum ClientAccess {
 /// When a request is answered. The agent bounds how many clients wait or follow at one time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answering {
-    /// By one result, at once.
+    /// By one result, as soon as the agent has it.
     AtOnce,
     /// By one result, when what the client waits for has happened, or after so many seconds.
     Waits(u32),

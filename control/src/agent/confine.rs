@@ -3,9 +3,9 @@
 //!
 //! A capability belongs to a thread, so [`drop_capabilities`] comes before any other thread is
 //! started. The seccomp filter comes when the agent has started, and holds for all threads
-//! (`SECCOMP_FILTER_FLAG_TSYNC`, seccomp(2)): from there on no other program, no unmount, no
-//! namespace but pods' network namespaces. Mounting stays possible, because a bpffs that somebody
-//! unmounts under a running agent is mounted again.
+//! (`SECCOMP_FILTER_FLAG_TSYNC`, seccomp(2)): from then on the agent can run no other program,
+//! unmount nothing, and enter only network namespaces. Mounting stays possible, because a bpffs
+//! that somebody unmounts under a running agent is mounted again.
 
 use anyhow::{Context, Result};
 use nix::libc;

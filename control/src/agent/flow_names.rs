@@ -1,8 +1,8 @@
 //! DNS names of the ends of flows: those that the other end asked for, as Hubble has them
 //! (cilium `pkg/hubble/parser`, `GetNamesOf`).
 //!
-//! Inspected answers say which addresses a name has, and inspected queries who asked for it. Where
-//! one is lost, a flow has a name less.
+//! Inspected answers say which addresses a name has, and inspected queries who asked for it. If the
+//! event of one is lost, a flow lacks that name.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

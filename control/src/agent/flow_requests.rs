@@ -1,8 +1,7 @@
 //! Which request a response answers.
 //!
 //! A response's event has the time since its request, so the request is the one of the same flow at
-//! that time. Events that were lost leave a response without its request, and never with another
-//! one's.
+//! that time. If events were lost, a response may have no request, but never that of another.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -54,7 +54,7 @@ pub(super) fn raise(args: &RunArgs) -> Result<()> {
     if let Err(limit) = raise_to(Resource::RLIMIT_NOFILE, need.files) {
         bail!(
             "--max-endpoints {} with --workers {} needs {} open files, and the limit is {limit}: \
-             raise it (`ulimit -n {}`, LimitNOFILE= of the systemd unit), or lower one of them",
+             raise it (`ulimit -n {}`, LimitNOFILE= of the systemd unit), or lower an option",
             args.max_endpoints,
             args.workers,
             need.files,

@@ -1,4 +1,4 @@
-//! The Prometheus endpoint: a thread of its own that answers `GET /metrics` over HTTP/1.
+//! The server for Prometheus: a thread of its own that answers `GET /metrics` over HTTP/1.
 //!
 //! Clients are not trusted to be well-behaved: their number, the length of a request and all times
 //! are bounded, and one that doesn't read delays nobody else. Metrics are collected once for all

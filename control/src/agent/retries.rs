@@ -1,4 +1,4 @@
-//! When the agent tries again to read or to attach something, which failed before.
+//! When the agent tries again to read or attach something after a failure.
 //!
 //! The kernel reports changes of links, but not that a read would succeed now.
 

@@ -1,7 +1,7 @@
 //! The control socket: a unix stream socket that only its owner may open.
 //!
 //! Clients are not trusted to be well-behaved: their number, the length of a request and the time
-//! to write one are bounded, and one that doesn't read its answer delays nobody else: it is
+//! to send one are bounded. A client that doesn't read its answer delays nobody else, and is
 //! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for an
 //! epoch) leave [`CLIENTS_MAX`] − [`LONG_RUNNING_MAX`] connections to short ones, such as `status`
 //! and `endpoint-add`.

@@ -61,7 +61,7 @@ pub struct CniRemoveArgs {
 /// Arguments of `podgate cni install`.
 #[derive(Args, Debug, Clone)]
 pub struct CniInstallArgs {
-    /// What the pods' links come from.
+    /// Who creates the pods' links.
     #[arg(long, value_enum, default_value_t = CniMode::Alone)]
     pub mode: CniMode,
     /// Directory of CNI plugins.

@@ -73,7 +73,7 @@ pub struct EndpointGetArgs {
     #[command(flatten)]
     pub client: ClientArgs,
     /// The endpoint: its pod or its link.
-    #[arg(value_name = "NS/POD|IFACE")]
+    #[arg(value_name = "NS/POD|LINK")]
     pub endpoint: String,
 }
 
@@ -84,7 +84,7 @@ pub struct EndpointAddArgs {
     #[command(flatten)]
     pub client: ClientArgs,
     /// Name of the host's end of the pod's veth pair.
-    #[arg(long, value_name = "IFACE")]
+    #[arg(long, value_name = "LINK")]
     pub link: String,
     /// Namespace and name of the pod.
     #[arg(long, value_name = "NS/NAME")]
@@ -126,7 +126,7 @@ pub struct EndpointRemoveArgs {
     #[command(flatten)]
     pub client: ClientArgs,
     /// The link to detach.
-    #[arg(long, value_name = "IFACE")]
+    #[arg(long, value_name = "LINK")]
     pub link: String,
 }
 

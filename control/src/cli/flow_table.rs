@@ -42,7 +42,7 @@ const FLUSH_EXAMPLES: &str = examples! {
 #[derive(Args, Debug, Clone)]
 pub struct FlowSelectorArgs {
     /// Only those of this endpoint: its pod or its link.
-    #[arg(value_name = "NS/POD|IFACE")]
+    #[arg(value_name = "NS/POD|LINK")]
     pub endpoint: Option<String>,
     /// Only those with this address, of either end or of the service.
     #[arg(long, value_name = "ADDRESS")]

@@ -18,7 +18,7 @@ macro_rules! local_examples {
 pub(super) use local_examples;
 
 pub(super) const CRDS_ABOUT: &str = "\
-Print the CustomResourceDefinitions of the kinds of policy that podgate reads.
+Print the CustomResourceDefinitions of the custom kinds that podgate reads.
 
 These are CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, CiliumCIDRGroup and \
 ClusterNetworkPolicy. Fields that a schema doesn't know are stored, so that podgate rejects a policy \

@@ -98,7 +98,7 @@ its pods and its own addresses (InternalIPs, and status.hostIPs of its pods) is 
 other nodes are remote.
 
 Policies are about pods. Of a flow to a Service, or to its cluster IP, the backends are shown with the \
-verdict on each; the rest of the output is about one of them, one that is denied if there is any. A \
+verdict on each; the rest of the output is about one of them: a denied one, if there is any. A \
 cluster IP that workers don't translate is evaluated as a plain address.";
 
 const EXPLAIN_EXAMPLES: &str = examples! {
@@ -162,7 +162,7 @@ pub struct TablePolicyGetArgs {
     #[command(flatten)]
     pub client: ClientArgs,
     /// The endpoint: its pod or its link.
-    #[arg(value_name = "NS/POD|IFACE")]
+    #[arg(value_name = "NS/POD|LINK")]
     pub endpoint: String,
 }
 

@@ -100,7 +100,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 262_144,
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows: u32,
-    /// Maximum number of them with L7 inspection: about 1 KiB each, and up to 16 KiB of stream
+    /// Maximum number of inspected flows per worker: about 1 KiB each, and up to 16 KiB of stream
     /// buffers (272 MiB by default). A pod may have as many as are free, and one source outside of
     /// the node about a third.
     #[arg(long, value_name = "N", default_value_t = 16_384,
@@ -131,7 +131,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub flow_log: u32,
-    /// Least TTL of addresses from DNS answers, seconds: shorter ones count as this.
+    /// Minimum TTL of addresses from DNS answers, seconds; a shorter TTL counts as this one.
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = clap::value_parser!(u32).range(0..=604_800))]
     pub dns_min_ttl: u32,
@@ -236,7 +236,7 @@ impl FromStr for Settle {
 pub enum PodChecksums {
     /// The pod: its TX checksum offload is turned off.
     Whole,
-    /// The receiver; between pods of one node nobody has to. Faster for bulk TCP, but wrong for
+    /// The receiver; between pods of one node nobody needs to. Faster for bulk TCP, but wrong for
     /// pods that send tunnel packets (VXLAN, GRE, IPIP), whose inner checksums would stay
     /// incomplete. Before Linux 6.11 the same as `whole`.
     Leave,
@@ -247,7 +247,7 @@ pub enum PodChecksums {
 pub enum DnsDenied {
     /// By REFUSED. Most clients then ask the next server of their list.
     Refused,
-    /// By NXDOMAIN: clients take it that the name doesn't exist, and ask nobody else.
+    /// By NXDOMAIN: clients assume that the name doesn't exist, and ask no other server.
     Nxdomain,
 }
 
@@ -302,7 +302,7 @@ pub enum Poll {
 /// Whether the status of policies is written.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PolicyStatus {
-    /// It is, as far as the agent has the rights.
+    /// Both are written, as far as the agent has the rights.
     On,
     /// Nothing is written at the API server.
     Off,

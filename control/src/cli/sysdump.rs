@@ -10,10 +10,10 @@ pub(super) const SYSDUMP_ABOUT: &str = "\
 Collect what helps to find a fault into one archive, without secrets.
 
 It has the status, options, metrics, endpoints with their tables, policies, identities, addresses, \
-nodes, DNS names, flow records, versions, and what the kernel says about itself and podgate's links. What \
-can't be collected is a line of errors.txt. Tokens, passwords, private keys, credentials and queries \
-of URLs, and the values of Authorization and Cookie header fields are replaced by REDACTED. Names of \
-pods, policies and hosts remain.";
+nodes, DNS names, flow records, versions, and what the kernel says about itself and podgate's \
+links. errors.txt has a line for what can't be collected. Tokens, passwords, private keys, \
+credentials and queries of URLs, and the values of Authorization and Cookie header fields are \
+replaced by REDACTED. Names of pods, policies and hosts remain.";
 
 pub(super) const SYSDUMP_EXAMPLES: &str = examples! {
     "podgate sysdump"

@@ -9,9 +9,9 @@ pub(super) const TOP_ABOUT: &str = "\
 Show what happens now: rates of endpoints and rules, drops by reason, the slowest requests, the \
 workers' load.
 
-Counters come from the control socket, those of rules too. Requests, denied ones among them, and \
-the policies of a default deny are counted from the flows of Hubble's API, so those that it lost \
-are missing; their number is shown.
+Counters, also those of rules, come from the control socket. Requests and the policies of a \
+default deny are counted from the flows of Hubble's API: flows that it lost are missing, and their \
+number is shown.
 
 Keys: Tab and Shift-Tab or 1 to 5 choose a table, s and r sort it, the arrows scroll, / filters \
 rows, p pauses, q quits.";

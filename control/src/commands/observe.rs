@@ -179,7 +179,7 @@ fn records(args: &ObserveArgs) -> Result<()> {
     let chosen =
         selectors.first.is_some() || selectors.since.is_some() || selectors.until.is_some();
     if chosen || !args.filters.is_empty() || args.input_file.is_some() {
-        bail!("-o record: only --last, --all and --follow choose records; jq can choose more");
+        bail!("-o record takes only --last, --all and --follow; filter its output with jq");
     }
     let last = match (selectors.all, args.request().map_err(anyhow::Error::msg)?.number) {
         (true, _) => podgate_api::LAST_MAX,

@@ -111,7 +111,7 @@ times a second.
 
 Names that begin with `cilium_` or `hubble_` mean the same as in Cilium, so that dashboards carry \
 over. Counters of workers and rules are exact. Those that begin with `hubble_` count flow records, \
-without the lost ones, which `hubble_lost_events_total` counts. Podgate makes one record of a flow \
+without the lost ones, which `hubble_lost_events_total` counts. podgate makes one record of a flow \
 that policy drops, where Cilium makes two, a verdict and a drop: `hubble_drop_total` counts it \
 once. Records are made when a flow begins and ends, and of requests, responses and drops, so \
 `hubble_icmp_total` counts the messages that begin a flow: not replies.

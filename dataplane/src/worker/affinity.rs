@@ -8,9 +8,9 @@
 //! records ([`Shared::publish_affinity`](super::Shared::publish_affinity)): at once if the backend is
 //! another one, and else at most [`PUBLISH_MILLIS`] later.
 //!
-//! A set that is full replaces the record that was used least recently, and a record may be lost
-//! where another worker is told too much at once. The client then has the backend that would be
-//! chosen without a record.
+//! A set that is full replaces the record that was used least recently, and a record is lost if the
+//! ring to another worker is full. The client then gets the backend that is chosen without a
+//! record.
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -1,4 +1,4 @@
-//! What is checked of packets and flows beside policy.
+//! Checks of packets and flows that are not policy.
 
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;

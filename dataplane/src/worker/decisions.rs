@@ -9,7 +9,7 @@
 //! causes, and the links of both ends. It is valid for one epoch. Flows to be inspected are always
 //! decided again, since their rules are part of the decision. So are flows of
 //! [`ProvenSender::Node`] and [`ProvenSender::Destination`]: nearly all of them are exempt from
-//! policy, which is decided before any rule is evaluated.
+//! policy, and finding that out evaluates no rule.
 //!
 //! A pod that scans may displace other pods' entries. That costs them time and nothing else, so
 //! there are no fair shares of the cache and no counters.

@@ -9,7 +9,7 @@
 //! ends a run takes the slow path.
 //!
 //! Packets to and from services take it, too ([`super::services`]): those that have a translation
-//! are translated, and forwarded if this worker has their flow, or else handed over; those that
+//! are translated, and forwarded if this worker has their flow, or else handed off; those that
 //! another worker translated are forwarded; replies are translated back. A translation knows in
 //! which slot its flow was last ([`FlowPlace`]), so that this costs no second lookup.
 
@@ -379,7 +379,7 @@ struct ForwardAction {
 #[derive(Clone, Copy, Debug)]
 struct TranslateAction {
     translation: EndTranslation,
-    /// The worker that it is handed over to instead, and the service's address and port that it was
+    /// The worker that it is handed off to instead, and the service's address and port that it was
     /// sent to.
     hand_off: Option<(u16, L4Addr)>,
 }

@@ -51,8 +51,8 @@
 //!   sender reverts that, since the reset was then forged or ignored ([`tcp`]). Sequence numbers of
 //!   plain flows are not tracked.
 //! - *A full flow table* evicts flows in a stated order ([`crate::flow`]), counted as evictions: a
-//!   new flow of an owner that has used up its share evicts a flow of the same owner, or is denied.
-//!   The same holds for inspected flows.
+//!   new flow of an opener (a pod's link, or a group of outside sources) that has used up its share
+//!   evicts a flow of the same opener, or is denied. The same holds for inspected flows.
 //! - *A detached flow* is an inspected one of which nothing is left to inspect (a WebSocket, say).
 //!   It is plain, without an inspector; but a new policy may want it inspected if its rules are of
 //!   the same protocol, and a SYN on its tuple begins a new flow, which is inspected.

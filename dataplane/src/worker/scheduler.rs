@@ -94,7 +94,7 @@ impl LinkScheduler {
     }
 
     /// Ends a round: replaces estimated costs by actual ones. A link without packets of its own in
-    /// this round may have taken time, too: for packets that other workers handed over.
+    /// this round may have taken time, too: for packets that other workers handed off.
     pub(super) fn end_round(&mut self) {
         let busy = |account: &&mut Account| account.packets > 0 || account.taken > 0;
         for account in self.accounts.iter_mut().filter(busy) {

@@ -2,8 +2,8 @@
 //! that are due.
 //!
 //! A timer is named by a small number, a slot. Setting one takes constant time and, once the slot
-//! was used, no memory. A timer that is set later than it was before stays where it is and is
-//! visited once too early; so moving a deadline on with each packet costs a comparison.
+//! was used, no memory. A timer that is moved to a later time stays where it is and is
+//! visited once too early; so extending a deadline with each packet costs only a comparison.
 
 use podgate_tables::time::Nanos;
 

@@ -59,7 +59,7 @@ pub struct Skipped {
     /// Of an interface whose frames have no Ethernet header.
     #[serde(default)]
     pub other_link_type: u64,
-    /// Not IP, or neighbour discovery: the XDP program passes these to the kernel.
+    /// Not IP, or neighbour discovery: frames that no worker gets from the XDP program.
     pub for_kernel: u64,
     /// Of another vantage point than the pair's first packet.
     pub seen_before: u64,

@@ -1,4 +1,5 @@
-//! The XDP program's decision on a frame, the same as in `redirect.bpf.c`.
+//! Whether the XDP program gives a frame to a worker, as in `redirect.bpf.c`. Of other frames it
+//! drops those that are neither ARP nor neighbour discovery; here all count as the kernel's.
 
 use std::net::IpAddr;
 

@@ -46,7 +46,7 @@ fn capture(info: &CaptureInfo, out: &mut impl Write) -> io::Result<()> {
         many(u64::from(*interfaces), "interface"),
     )?;
     let reasons = [
-        (skipped.for_kernel, "for the kernel (not IP, or neighbour discovery)"),
+        (skipped.for_kernel, "not for workers (not IP, or neighbour discovery)"),
         (skipped.seen_before, "seen on another interface before"),
         (skipped.other_link_type, "of another link type than ETHERNET"),
         (skipped.truncated, "truncated"),

@@ -73,7 +73,8 @@ impl Agent {
             return Err(self.no_such_endpoint(asked));
         };
         let addresses = endpoint.addresses(self.plane.store()).map_err(ApiError::failed)?;
-        let address = addresses.first().ok_or_else(|| ApiError::failed("it has no address"))?;
+        let address =
+            addresses.first().ok_or_else(|| ApiError::failed("the endpoint has no address"))?;
         let address = Address::from(*address);
         Ok(EndpointTable {
             pod: endpoint.spec.pod.clone(),

@@ -57,7 +57,9 @@ fn as_plain_text(updates: &Receiver<Update>, args: &TopArgs, count: Option<u64>)
     let mut model = Model::default();
     let mut printed = 0;
     while count.is_none_or(|count| printed < count) {
-        let Ok(update) = updates.recv() else { bail!("the agent is not read any more") };
+        let Ok(update) = updates.recv() else {
+            bail!("the thread that reads from the agent has ended")
+        };
         if let Update::Problem(problem) = &update {
             bail!("{problem}");
         }
