@@ -33,8 +33,8 @@ pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Resul
     replace(path, bytes, mode).inspect_err(|_| _ = FAILED.fetch_add(1, Ordering::Relaxed))
 }
 
-/// [`write`] for many files of the directory `dir`, whose entries are written to disk once for all.
-/// Returns what became of each. It holds as many files open.
+/// [`write()`] for many files of the directory `dir`, whose entries are written to disk once for
+/// all. Returns what became of each. It holds as many files open.
 pub(crate) fn write_all(dir: &Path, files: &[(&Path, &[u8])]) -> Vec<io::Result<()>> {
     // All are created before the first is on disk, so that the file system may join the work.
     let created: Vec<_> = files.iter().map(|(path, bytes)| create(path, bytes, 0o600)).collect();
