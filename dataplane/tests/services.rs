@@ -574,8 +574,8 @@ fn with_affinity_a_client_has_one_backend_on_every_worker() {
     }
 }
 
-/// As kube-proxy: a client keeps its backend until the timeout after it last opened a flow, although
-/// others would be chosen by now; on every worker.
+/// As kube-proxy: a client keeps its backend until the timeout after it last opened a flow,
+/// although others would be chosen by now; on every worker.
 #[test]
 fn with_affinity_a_client_keeps_its_backend_until_the_timeout() {
     const SECONDS: u64 = 100;

@@ -34,9 +34,9 @@
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
 //! `why` is for the reader.
 //!
-//! `to: service NAMESPACE/NAME` is the service's cluster IP, and `on` its port. The row is asked for
-//! each of its backends, or only for `backend`, a pod or an address. All executors must know the
-//! same backends. `expect: reject` (a reset or an ICMP error) is for services that have none.
+//! `to: service NAMESPACE/NAME` is the service's cluster IP, and `on` its port. The row is asked
+//! for each of its backends, or only for `backend`, a pod or an address. All executors must know
+//! the same backends. `expect: reject` (a reset or an ICMP error) is for services that have none.
 //!
 //! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
 //! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is

@@ -89,8 +89,8 @@ pub struct Flow {
     flags: u8,
     /// Whose share of the table it uses. Set by the table.
     owner: Owner,
-    /// One more than the numbers of the rules that allowed its egress and ingress; zero for none. Of
-    /// a translation, its [`FlowPlace`].
+    /// One more than the numbers of the rules that allowed its egress and ingress; zero for none.
+    /// Of a translation, its [`FlowPlace`].
     rules: [u32; 2],
     /// Bytes that are counted for these rules.
     counted: u64,
@@ -103,9 +103,10 @@ pub struct Flow {
     links: [LinkId; 2],
     /// The part of the checksum that all of its packets share, see [`Sum::of_flow`].
     pub checksum: u16,
-    /// A bit per direction: whether its packets may take the fast path under the flow's epoch. Those
-    /// of translated flows and of translations are shifted ([`TRANSLATED_SHIFT`],
-    /// [`TRANSLATION_SHIFT`]), since their packets are rewritten. Derived from the other fields by [`Self::refresh_fast_path`].
+    /// A bit per direction: whether its packets may take the fast path under the flow's epoch.
+    /// Those of translated flows and of translations are shifted ([`TRANSLATED_SHIFT`],
+    /// [`TRANSLATION_SHIFT`]), since their packets are rewritten. Derived from the other fields by
+    /// [`Self::refresh_fast_path`].
     fast_path: u8,
     /// The end of the key that the opener is. The compiler currently uses this as the niche for a
     /// free slot, so that checking for one accesses no further cache line.

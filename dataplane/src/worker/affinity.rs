@@ -5,8 +5,8 @@
 //! their backend without any state as long as the backends are the same. Records are for clients
 //! whose backend is not the one that would be chosen now, because others were added since. A
 //! client's packets are steered to workers by its ports, so each worker tells the others what it
-//! records ([`Shared::publish_affinity`](super::Shared::publish_affinity)): at once if the backend is
-//! another one, and else at most [`PUBLISH_MILLIS`] later.
+//! records ([`Shared::publish_affinity`](super::Shared::publish_affinity)): at once if the backend
+//! is another one, and else at most [`PUBLISH_MILLIS`] later.
 //!
 //! A set that is full replaces the record that was used least recently, and a record is lost if the
 //! ring to another worker is full. The client then gets the backend that is chosen without a

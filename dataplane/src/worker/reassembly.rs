@@ -14,10 +14,10 @@
 //!   later fragment that would overwrite them (RFC 3128) overlaps.
 //! - *Timeout.* 30 seconds over IPv4 and 60 over IPv6 from the first fragment received, as in Linux
 //!   (`IP_FRAG_TIME`, `IPV6_FRAG_TIMEOUT`; RFC 8200 §4.5).
-//! - *Limits.* [`DATAGRAMS_MAX`] datagrams of [`PARTS_MAX`] fragments each, and a share of the UMEM's
-//!   frames, over all workers ([`frames_max`]). A link that uses as many as are free drops its
-//!   oldest datagram for a new one: that harms no other link, and a link that loses fragments is
-//!   not blocked until they time out.
+//! - *Limits.* [`DATAGRAMS_MAX`] datagrams of [`PARTS_MAX`] fragments each, and a share of the
+//!   UMEM's frames, over all workers ([`frames_max`]). A link that uses as many as are free drops
+//!   its oldest datagram for a new one: that harms no other link, and a link that loses fragments
+//!   is not blocked until they time out.
 //! - *ECN.* A congestion mark of any fragment marks the datagram (RFC 3168 §5.3).
 
 use std::hash::RandomState;

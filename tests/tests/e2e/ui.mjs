@@ -54,6 +54,8 @@ const text = (locator) => locator.innerText();
 
 /** Types a filter by keys alone. */
 async function setFilter(value) {
+  // Another view may still be shown, without a filter.
+  await filter.waitFor();
   await page.keyboard.press("/");
   await page.keyboard.press("Control+A");
   await page.keyboard.press("Delete");

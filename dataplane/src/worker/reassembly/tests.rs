@@ -414,8 +414,8 @@ fn a_congestion_mark_on_one_fragment_marks_the_datagram() {
     fixture.check();
 }
 
-/// What flows and fragments of up to 24 workers hold at most and packets in flight have room in what
-/// busy links leave free, beside links that are idle (half of the frames).
+/// What flows and fragments of up to 24 workers hold at most, and packets in flight, have room in
+/// what busy links leave free, beside links that are idle (half of the frames).
 #[test]
 fn fragments_of_many_workers_leave_frames_to_others() {
     let frames = 16_384;
