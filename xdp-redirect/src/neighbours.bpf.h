@@ -22,10 +22,10 @@
 //     REPLY_RATE. They are counted apart, because others decide how many a pod sends: whoever asks
 //     a pod for its address must use up neither its own requests nor its replies to others.
 //
-// For frames to a pod there is one: at most REPLY_RATE a second, and REPLY_BURST in a burst. Unicast
-// replies, what this node sends itself, and what it received from other links (a bridge's) are
-// counted apart: whoever floods a pod must use up neither the answers that it waits for nor the
-// requests of its node.
+// For frames to a pod there is one: at most REPLY_RATE a second, and REPLY_BURST in a burst. What
+// this node sends itself, and requests and unicast replies that it received from other links (a
+// bridge's), are counted apart: whoever floods a pod must use up neither the answers that it waits
+// for nor the requests and replies of its node.
 //
 // IPv6 that is not ND by this format is redirected to the workers like other IPv6.
 

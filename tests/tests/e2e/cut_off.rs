@@ -310,8 +310,8 @@ fn a_pod_cannot_fill_the_neighbour_table() -> Result<()> {
     Ok(())
 }
 
-/// An ARP request for `target`, and a neighbour solicitation for it, as the pod `from` sends them to
-/// all and to the solicited-node group (RFC 826, RFC 4861 section 4.3).
+/// An ARP request for `target`, and a neighbour solicitation for it, as the pod `from` sends them
+/// to all and to the solicited-node group (RFC 826, RFC 4861 section 4.3).
 fn requests_for(from: &Host, target: &Host) -> Result<[Vec<u8>; 2]> {
     let source = from.mac("eth0")?;
     let addresses = [from, target].map(|host| host.addresses.v4.octets());
