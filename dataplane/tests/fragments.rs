@@ -146,7 +146,8 @@ fn the_worker_that_owns_the_flow_decides() {
     for v4 in [true, false] {
         let mut rig = Rig::new(2);
         rig.shared.publish(snapshot(1, IngressOfB::Open));
-        for port in 5000..5016 {
+        // Both ports are ephemeral, so both take part in the hash.
+        for port in 50_000..50_016 {
             // Steered by addresses, all of them are received by worker 0 in this test.
             let fragments = cut(&datagram(v4, port, 3000), port, 1500);
             assert_eq!(send_all(&mut rig, &fragments).len(), fragments.len());

@@ -21,13 +21,15 @@ use podgate_tables::service::{
 use podgate_tables::tuple::Tuple;
 use podgate_tables::{proto, tcp_flags};
 use podgate_test_support::*;
-use podgate_xdp_redirect::{flow_hash, worker_of};
+use podgate_xdp_redirect::{FIRST_EPHEMERAL_PORT, flow_hash, worker_of};
 
 use tcp_flags::{ACK, FIN, RST, SYN};
 
 /// Port of every service.
 const PORT: u16 = 8000;
-const CLIENT: u16 = 40_000;
+/// No ephemeral port, so that the hash of a translated packet is another one, and some packets are
+/// handed off.
+const CLIENT: u16 = 20_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Family {
@@ -250,6 +252,24 @@ fn packets_to_a_service_reach_its_backend_and_replies_come_from_the_service() {
         assert_eq!(handed_off.len(), if workers > 1 { 2 } else { 1 });
         rig.expire_all();
         rig.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn packets_from_ephemeral_ports_are_not_handed_off() {
+    for (workers, family) in (1..=3).flat_map(|workers| FAMILIES.map(|family| (workers, family))) {
+        let mut rig = rig(workers, to_b(snapshot(1, IngressOfB::Open)));
+        for (protocol, number) in PROTOCOLS.into_iter().flat_map(|p| (0..20).map(move |n| (p, n))) {
+            let tuple = to_service(family, protocol, FIRST_EPHEMERAL_PORT + number);
+            let at_b = open(&mut rig, &tuple);
+            assert_eq!(at_b, to_backend(tuple, (pod(family, B), 80)));
+            let reply = packet(B, &at_b.reversed(), SYN | ACK, b"reply");
+            let (link, bytes) = send_one(&mut rig, B, &reply);
+            assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()));
+        }
+        assert_eq!(rig.counts().get(Count::HandedOff), 0);
+        let busy = rig.workers.iter().filter(|worker| worker.flows() > 0).count();
+        assert_eq!(busy, usize::from(workers), "flows are spread over all workers");
     }
 }
 

@@ -25,7 +25,7 @@ mod tunnel_ports;
 
 pub use error::Error;
 pub use frame_drops::FrameDrops;
-pub use hash::{flow_hash, worker_of};
+pub use hash::{FIRST_EPHEMERAL_PORT, flow_hash, worker_of};
 pub use host_frame::HostFrame;
 pub use pods::Pod;
 pub use redirect::{Redirect, unpin};

@@ -29,6 +29,8 @@
 #define MAX_VLAN_TAGS 2
 // The same limit as in the workers.
 #define MAX_EXTENSION_HEADERS 8
+// Ports from this one on are ephemeral. The same constant as in hash.rs.
+#define FIRST_EPHEMERAL_PORT 32768
 
 // As IPV4_FRAGMENT: of an IPv6 fragment header, RFC 8200 section 4.5.
 #define IPV6_FRAGMENT 0xfff9
@@ -112,12 +114,19 @@ static __always_inline __u64 hash_endpoint(const struct address *address, __u16 
 	return mix(address->high ^ mix(address->low ^ (__u64)port << 48));
 }
 
-// src/hash.rs is the same function; a test compares them.
+// src/hash.rs is the same function, and says why; a test compares them.
 static __always_inline __u32 flow_hash(const struct flow *f)
 {
+	bool from_client = f->sport >= FIRST_EPHEMERAL_PORT;
+	bool to_client = f->dport >= FIRST_EPHEMERAL_PORT;
+	__u64 ends = 0;
+
 	// The sum is symmetric: both directions of a flow have the same hash.
-	return mix(hash_endpoint(&f->src, f->sport) + hash_endpoint(&f->dst, f->dport) +
-		   f->protocol) >> 32;
+	if (from_client || !to_client)
+		ends += hash_endpoint(&f->src, f->sport);
+	if (to_client || !from_client)
+		ends += hash_endpoint(&f->dst, f->dport);
+	return mix(ends + f->protocol) >> 32;
 }
 
 static __always_inline bool has_ports(__u8 protocol)

@@ -17,6 +17,7 @@ mod load;
 pub mod measure;
 mod memory;
 mod node;
+mod node_memory;
 mod observe;
 mod peers;
 mod plot;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use podgate_tables::address::Address;
 use podgate_tables::proto;
 use podgate_tests::lab::{Agent, interrupted};
-use podgate_xdp_redirect::{flow_hash, worker_of};
+use podgate_xdp_redirect::{FIRST_EPHEMERAL_PORT, flow_hash, worker_of};
 
 use crate::context::Context;
 use crate::measure::{Limit, Measurement};
@@ -18,23 +18,40 @@ pub(crate) const BULK_2: &str = "service.bulk.2";
 pub(crate) const RR: &str = "service.rr.1";
 pub(crate) const RR_2: &str = "service.rr.2";
 
+pub(crate) const BULK_HANDED_OFF: &str = "service.bulk.handed_off";
+pub(crate) const RR_HANDED_OFF: &str = "service.rr.handed_off";
+
 /// The ids of this suite.
-pub(crate) const IDS: &[&str] = &[BULK, RR, BULK_2, RR_2];
+pub(crate) const IDS: &[&str] = &[BULK, RR, BULK_2, RR_2, BULK_HANDED_OFF, RR_HANDED_OFF];
 
 /// Number of rules before the one that matches.
 const RULES: u32 = 10;
 /// What is left of the bulk stream and of the requests per second to the pod itself.
 const BULK_BAR: f64 = 0.8;
 const RR_BAR: f64 = 0.9;
-/// The first port of clients. A connection's port is not used again soon.
+/// The first port of clients whose packets are handed off. A connection's port is not used again
+/// soon.
 const FIRST_PORT: u16 = 20_000;
+
+/// Ports of clients.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientPorts {
+    /// Ephemeral ones, as the kernel chooses them: one worker has both tuples of a flow.
+    Ephemeral,
+    /// Others, of which one worker translates the packets and hands them off to the other.
+    HandedOff,
+}
 
 /// Measures the wanted ids: cluster IP and pod in turns, with one worker and with two.
 pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     let mut all = Vec::new();
-    for (workers, bulk, rr) in [(1, BULK, RR), (2, BULK_2, RR_2)] {
+    for (workers, clients, bulk, rr) in [
+        (1, ClientPorts::Ephemeral, BULK, RR),
+        (2, ClientPorts::Ephemeral, BULK_2, RR_2),
+        (2, ClientPorts::HandedOff, BULK_HANDED_OFF, RR_HANDED_OFF),
+    ] {
         if context.wants(bulk) || context.wants(rr) {
-            all.extend(measure_with(context, workers, [bulk, rr])?);
+            all.extend(measure_with(context, (workers, clients), [bulk, rr])?);
         }
     }
     Ok(all)
@@ -42,7 +59,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
 
 fn measure_with(
     context: &Context,
-    workers: u16,
+    (workers, clients): (u16, ClientPorts),
     [bulk, rr]: [&'static str; 2],
 ) -> Result<Vec<Measurement>> {
     context.status("podgate and its pods");
@@ -54,7 +71,10 @@ fn measure_with(
     let (client, server) = (lab.host(podgate::CLIENT)?, lab.host(&podgate::server(RULES))?);
     let (source, direct) = (client.addresses.v4, server.addresses.v4);
     let testbed = TcpTestbed::new("podgate", &client.netns, (&server.netns, direct), None)?;
-    let mut ports = FIRST_PORT..u16::MAX;
+    let mut ports = match clients {
+        ClientPorts::Ephemeral => FIRST_EPHEMERAL_PORT..u16::MAX,
+        ClientPorts::HandedOff => FIRST_PORT..FIRST_EPHEMERAL_PORT,
+    };
     // By address: the cluster IP, then the pod.
     let [mut rates, mut requests]: [[Vec<f64>; 2]; 2] = Default::default();
     for round in 0..context.rounds {
@@ -67,9 +87,10 @@ fn measure_with(
             ensure!(!interrupted(), "interrupted");
             context.status(format!("service: round {} of {}: {to}", round + 1, context.rounds));
             let mut next = |port| {
+                let hands_off = |from: &u16| is_handed_off(workers, (source, *from), direct, port);
                 let mut fitting = ports
                     .by_ref()
-                    .filter(|from| is_handed_over(workers, (source, *from), direct, port));
+                    .filter(|from| hands_off(from) == (clients == ClientPorts::HandedOff));
                 fitting.next().context("a client's port")
             };
             if context.wants(bulk) {
@@ -83,17 +104,22 @@ fn measure_with(
         }
     }
     agent.stop()?;
-    let note = match workers {
-        1 => "one worker; the pod's address in the same rounds",
-        _ => {
-            "two workers, one of which translates the client's packets and hands them over to the \
-             other"
+    let note = match (workers, clients) {
+        (1, _) => "one worker; the pod's address in the same rounds",
+        (_, ClientPorts::Ephemeral) => "two workers, one of which has both tuples of a flow",
+        (_, ClientPorts::HandedOff) => {
+            "two workers, one of which translates the client's packets and hands them off to the \
+             other, as the client's port is below 32768"
         }
     };
     let of = |id, unit, values: &[Vec<f64>; 2], bar| {
         let [service, pod] = values.clone();
         let measured = Measurement::new(id, unit, service).compared_with("the pod's address", pod);
-        measured.ratio_bar(Limit::AtLeast(bar)).note(note)
+        let measured = measured.note(note);
+        match clients {
+            ClientPorts::Ephemeral => measured.ratio_bar(Limit::AtLeast(bar)),
+            ClientPorts::HandedOff => measured,
+        }
     };
     let mut all = Vec::new();
     if context.wants(bulk) {
@@ -106,8 +132,8 @@ fn measure_with(
 }
 
 /// Whether packets from this client to the service are steered to another worker than those to its
-/// backend, as most are with many workers. With one worker there is no other.
-fn is_handed_over(
+/// backend.
+fn is_handed_off(
     workers: u16,
     (source, from): (Ipv4Addr, u16),
     backend: Ipv4Addr,
@@ -117,5 +143,5 @@ fn is_handed_over(
     let worker = |to: Ipv4Addr| {
         worker_of(flow_hash(bits(source), bits(to), proto::TCP, from, port), workers)
     };
-    workers == 1 || worker(podgate::CLUSTER_IP) != worker(backend)
+    worker(podgate::CLUSTER_IP) != worker(backend)
 }

@@ -11,7 +11,7 @@ use crate::memory::instructions::{self, INSTRUCTIONS, SERVICE_INSTRUCTIONS};
 use crate::memory::new_flow::{self, NEW_FLOW};
 use crate::memory::release::{self, RELEASE};
 use crate::node::{self, ATTACH, IDLE};
-use crate::{fairness, l7, observe, restart, scale, service, tcp, udp64};
+use crate::{fairness, l7, node_memory, observe, restart, scale, service, tcp, udp64};
 
 /// A group of measurements that run together.
 pub struct Suite {
@@ -32,6 +32,7 @@ pub const SUITES: &[Suite] = &[
     Suite { ids: &[LOOKUP], run: flow_table::lookup },
     Suite { ids: &[IDLE, ATTACH], run: node::measure },
     Suite { ids: restart::IDS, run: restart::measure },
+    Suite { ids: node_memory::IDS, run: node_memory::measure },
     Suite { ids: scale::AGENT_IDS, run: scale::measure_agent },
     Suite { ids: scale::MANIFESTS_IDS, run: scale::measure_manifests },
     Suite { ids: udp64::IDS, run: udp64::measure },
