@@ -14,7 +14,8 @@ use clap::{ArgMatches, CommandFactory, Error, FromArgMatches};
 use podgate_api::{ConfigOption, Origin};
 use serde_json::{Map, Value};
 
-use crate::cli::{Cli, Command};
+use crate::agent::max_endpoints_for;
+use crate::cli::{Cli, Command, RunArgs};
 
 const RUN: &str = "run";
 
@@ -30,8 +31,19 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Error> {
     let mut cli = Cli::from_arg_matches(&matches)?;
     if let (Command::Run(run), Some(found)) = (&mut cli.command, matches.subcommand_matches(RUN)) {
         run.options = options(found, &file);
+        fit_default_of_max_endpoints(run);
     }
     Ok(cli)
+}
+
+/// Lowers the default of `--max-endpoints` to what few `--frames` suffice for.
+fn fit_default_of_max_endpoints(run: &mut RunArgs) {
+    let name_is = |option: &&mut ConfigOption| option.name == "max-endpoints";
+    let Some(option) = run.options.iter_mut().find(name_is) else { return };
+    if option.origin == Origin::Default {
+        run.max_endpoints = run.max_endpoints.min(max_endpoints_for(run.frames));
+        option.value = Some(run.max_endpoints.to_string());
+    }
 }
 
 /// The command line, where each option of `run` has an environment variable.
@@ -218,6 +230,18 @@ mod tests {
         assert_eq!(option(&options, "in-cluster").1, file());
         assert_eq!(option(&options, "frames"), (some("16384"), Origin::Default));
         assert_eq!(option(&options, "manifests"), (None, Origin::Default));
+    }
+
+    #[test]
+    fn the_default_of_max_endpoints_fits_few_frames_and_a_chosen_value_stays() {
+        let of = |args: &[&str]| {
+            option(&run("manifests: /a\n", args).unwrap(), "max-endpoints").0.unwrap()
+        };
+        assert_eq!(of(&[]), "250");
+        assert_eq!(of(&["--frames", "65536"]), "250");
+        assert_eq!(of(&["--frames", "8192"]), "127");
+        assert_eq!(of(&["--frames", "1024"]), "15");
+        assert_eq!(of(&["--frames", "8192", "--max-endpoints", "250"]), "250");
     }
 
     #[test]

@@ -30,8 +30,8 @@ use super::state::{ChecksumOffload, Remembered};
 use crate::error::describe;
 
 pub(super) use self::endpoint::{Attached, Endpoint};
-pub(crate) use self::links::PIN_PREFIX;
 pub(super) use self::links::{Links, pinned_indices, unpin_in};
+pub(crate) use self::links::{PIN_PREFIX, max_endpoints_for};
 use self::prepare::NETNS_THREADS;
 use self::prepare::is_transient;
 pub(super) use self::prepare::{PodEnd, Prepared, Preparer};

@@ -89,7 +89,7 @@ use self::waiting::EpochWaiters;
 use crate::log::LogFilter;
 use crate::sources::Update;
 
-pub(crate) use self::endpoints::{PIN_PREFIX, netns_threads, restore_offload};
+pub(crate) use self::endpoints::{PIN_PREFIX, max_endpoints_for, netns_threads, restore_offload};
 pub(crate) use self::flow_metrics::{Durations, FlowCounts};
 pub(crate) use self::host_network::{HOST, XSK};
 pub(crate) use self::latency::{BOUNDS_US, LatencyCounts};

@@ -89,8 +89,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 16_384,
           value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
     pub frames: u32,
-    /// Maximum number of endpoints, which share the frames. The limit of open files is raised as
-    /// needed.
+    /// Maximum number of endpoints, which share the frames; the default is less if there are fewer
+    /// than 64 frames for each. The limit of open files is raised as needed.
     #[arg(long, value_name = "N", default_value_t = 250,
           value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_endpoints: u16,

@@ -361,6 +361,12 @@ pub(in crate::agent) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
     }
 }
 
+/// Most endpoints that so many frames suffice for, the host link aside.
+pub(crate) fn max_endpoints_for(frames: u32) -> u16 {
+    let links = frames / (2 * IDLE_MIN);
+    u16::try_from(links.saturating_sub(1)).unwrap_or(u16::MAX)
+}
+
 /// Ring sizes of each of `links` links, with the idle level of the last ones ([`idle_level`]).
 ///
 /// # Errors
@@ -420,6 +426,10 @@ mod tests {
         assert_eq!([1, 10, 64].map(|links| idle_level(16_384, links)), [256, 102, 16]);
         assert_eq!(ring_sizes(16_384, 251).unwrap().fill, RING_MAX);
         assert_eq!(ring_sizes(1024, 2).unwrap().fill, 256);
+        for frames in [1024, 8192, 16_384, 65_537] {
+            let links = max_endpoints_for(frames) + 1;
+            assert!(ring_sizes(frames, links).is_ok() && ring_sizes(frames, links + 1).is_err());
+        }
     }
 
     #[test]
