@@ -320,6 +320,7 @@ fn link_families(links: &[LinkCounts]) -> [Family; 5] {
             ("buffers", link.over_quota_buffers),
             ("handoffs", link.over_quota_handoffs),
             ("events", link.over_quota_events),
+            ("services", link.over_quota_services),
         ] {
             if value > 0 {
                 let [name, pod] = link_labels(link);

@@ -92,24 +92,25 @@ pub struct OverQuota {
     pub handoffs: u64,
     /// Entries of the event ring.
     pub events: u64,
+    /// Distinct addresses and ports of services and backends.
+    pub services: u64,
 }
 
 impl OverQuota {
-    /// Their sum.
-    #[must_use]
-    pub const fn total(&self) -> u64 {
-        self.flows + self.inspected + self.buffers + self.handoffs + self.events
-    }
+    /// Nothing.
+    pub const NONE: Self =
+        Self { flows: 0, inspected: 0, buffers: 0, handoffs: 0, events: 0, services: 0 };
 }
 
 impl AddAssign for OverQuota {
     fn add_assign(&mut self, other: Self) {
-        let Self { flows, inspected, buffers, handoffs, events } = self;
+        let Self { flows, inspected, buffers, handoffs, events, services } = self;
         *flows += other.flows;
         *inspected += other.inspected;
         *buffers += other.buffers;
         *handoffs += other.handoffs;
         *events += other.events;
+        *services += other.services;
     }
 }
 

@@ -678,6 +678,47 @@ fn at_the_bound_a_new_connection_is_dropped_and_counted() {
     assert_eq!(send(&mut rig, B, &packet(B, &other, 0, b"")).len(), 1, "B has its share");
 }
 
+/// The addresses and ports of services that a worker knows are numbered by two bytes.
+#[test]
+fn one_pod_with_many_services_leaves_numbers_to_others() {
+    const PORTS: u16 = 4096;
+    let services = |mut snapshot: Snapshot| {
+        let table = &mut Arc::make_mut(&mut snapshot.policy).services;
+        for last in 2..10 {
+            let ports = (1..=PORTS).map(|number| ServicePort {
+                port: number,
+                ..port(proto::UDP, &[(outside(V4, last), number)])
+            });
+            let address = Address::v4([10, 96, 0, last]);
+            table.set(address, Some(ClusterIp::new(ports.collect()))).unwrap();
+        }
+        with_backends(snapshot, outside_backends(200..201))
+    };
+    let mut rig = Rig::of(RigConfig { flows_per_worker: 1 << 18, ..RigConfig::default() });
+    rig.shared.publish(services(snapshot(1, IngressOfB::Open)));
+    let mut forwarded = 0;
+    for (last, number) in (2..10).flat_map(|last| (1..=PORTS).map(move |number| (last, number))) {
+        let tuple = Tuple {
+            dst: Address::v4([10, 96, 0, last]),
+            dst_port: number,
+            ..to_service(V4, proto::UDP, CLIENT)
+        };
+        forwarded += send(&mut rig, A, &packet(A, &tuple, 0, b"")).len();
+        let _ = rig.events();
+    }
+    let refused = rig.dropped(DropReason::ServiceFull);
+    assert_eq!((forwarded, refused), (16_384, 16_384), "half of them, a service and its backend");
+    let of_a = rig.workers[0].link_statistics()[A.index()];
+    assert_eq!((of_a.over_quota.services, of_a.over_quota.flows), (refused, 0));
+    for client in CLIENT..CLIENT + 16 {
+        let of_b = Tuple { src: pod(V4, B), ..to_service(V4, proto::UDP, client) };
+        assert_eq!(send(&mut rig, B, &packet(B, &of_b, 0, b"")).len(), 1, "B has its share");
+    }
+    assert_eq!(rig.workers[0].link_statistics()[B.index()].over_quota.services, 0);
+    rig.expire_all();
+    rig.assert_no_frame_is_lost();
+}
+
 #[test]
 fn the_client_of_a_service_and_its_backend_directly() {
     for workers in 1..=2 {

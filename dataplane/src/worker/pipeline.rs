@@ -493,6 +493,9 @@ impl Pipeline {
             return Permission::Revoked;
         };
         let inspector = flow.inspector();
+        if let Some(target) = flow.target() {
+            self.targets.transfer(opener, links.opener, target);
+        }
         self.flows.set_links(index, links);
         let flow = self.flows.get_mut(index);
         flow.set_hairpin(opener_link.is_hairpin(ends));
@@ -578,7 +581,9 @@ impl Pipeline {
         let mut flow = self.flows.remove(index);
         cx.egress.rule_counters().count_flow(&mut flow);
         let frontend = self.targets.frontend_of(&flow);
-        flow.target().into_iter().for_each(|target| self.targets.release(target));
+        if let Some(target) = flow.target() {
+            self.targets.release(flow.link(FlowDirection::Original), target);
+        }
         if flow.is_translation() {
             return;
         }

@@ -52,6 +52,7 @@ use crate::packet::{L4, View};
 use super::affinity::{AffinityKey, AffinityRecord};
 use super::ctx::{Evaluation, PacketCtx};
 use super::icmp_reply::send_icmp_error;
+use super::open::count_over_quota;
 use super::pipeline::Pipeline;
 use super::reset::reset_sender;
 use super::service_tuples::{Relation, destination, source, translated, untranslated};
@@ -181,9 +182,7 @@ impl Pipeline {
         match self.insert_translation(cx, link, view, backend) {
             Ok(()) => self.translate_and_process(cx, link, view, packet, backend),
             Err(reason) => {
-                if let Some(over) = cx.egress.over_quota(link) {
-                    over.flows += 1;
-                }
+                count_over_quota(cx, link, reason);
                 cx.drop_with_event(link, view.tuple, packet, reason);
             }
         }
@@ -214,12 +213,12 @@ impl Pipeline {
         view: &View,
         backend: L4Addr,
     ) -> Result<(), DropReason> {
-        let target = self.targets.acquire(backend).ok_or(DropReason::ServiceFull)?;
+        let target = self.targets.acquire(link, backend).ok_or(DropReason::ServiceFull)?;
         let mut flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
         flow.set_translation(target);
         let inserted = self.insert(cx, flow, Verdict::Allow);
         if inserted.is_err() {
-            self.targets.release(target);
+            self.targets.release(link, target);
         }
         inserted.map(|_| ())
     }
