@@ -349,8 +349,7 @@ impl Egress {
             queue.transmit(&mut self.pool, packet)
         });
         if let Err(packet) = sent {
-            let is_up = queue.state() == LinkState::Up;
-            let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
+            let reason = no_room(queue);
             self.not_captured(next_hop.link);
             return self.drop_packet(packet, reason);
         }
@@ -361,6 +360,23 @@ impl Egress {
             Origin::Own => &stats.originated,
         };
         counter.count(1, bytes);
+    }
+
+    /// Whether the transmit ring of `link` takes `packets`, flushed if it has to be: some of them
+    /// are of no use without the others.
+    ///
+    /// # Errors
+    /// The reason to drop them.
+    pub(super) fn make_room(&mut self, link: LinkId, packets: &[Packet]) -> Result<(), DropReason> {
+        let frames = packets.iter().map(Packet::frames).sum();
+        let Some(Some(TxQueue { queue, .. })) = self.queues.get_mut(link.index()) else {
+            return Err(DropReason::LinkGone);
+        };
+        if !queue.has_room(frames) && !queue.is_stalled() {
+            queue.flush();
+            queue.service(&mut self.pool);
+        }
+        if queue.has_room(frames) { Ok(()) } else { Err(no_room(queue)) }
     }
 
     /// The packet that was copied last was not transmitted.
@@ -521,4 +537,9 @@ impl Egress {
         let partial: usize = self.queues().map(LinkQueue::held_frames).sum();
         self.pool.outstanding() - partial as i64
     }
+}
+
+/// The reason to drop a packet that a queue doesn't take.
+fn no_room(queue: &LinkQueue) -> DropReason {
+    if queue.state() == LinkState::Up { DropReason::TxRingFull } else { DropReason::LinkGone }
 }
