@@ -232,6 +232,7 @@ fn links(links: &[LinkCounts], detail: Detail) -> String {
         "HANDOFFS",
         "EVENTS",
         "SERVICES",
+        "AFFINITY",
     ]);
     let rows = worst.into_iter().take(max).map(|link| {
         let numbers = [
@@ -245,6 +246,7 @@ fn links(links: &[LinkCounts], detail: Detail) -> String {
             link.over_quota_handoffs,
             link.over_quota_events,
             link.over_quota_services,
+            link.over_quota_affinity,
         ];
         let names = [link.link.clone(), or_dash(link.pod.as_deref())];
         names.into_iter().chain(numbers.iter().map(u64::to_string)).collect()

@@ -20,8 +20,8 @@ use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
 use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
-use super::affinity::AffinityRecord;
 use super::capture::Capturing;
+use super::notice::Notice;
 use super::reply_limit::ReplyLimit;
 use super::rule_counters::RuleCounters;
 use super::tx_queue::TxQueue;
@@ -66,6 +66,8 @@ pub(super) struct Egress {
     event_share: FairShare,
     /// Packets on our hand-off ring to each worker, by link.
     handoff_shares: Vec<FairShare>,
+    /// Notices of ours on the ring to each worker, by link.
+    notice_shares: Vec<FairShare>,
     rule_counters: RuleCounters,
     capturing: Option<Box<Capturing>>,
     /// Empty. Kept for its memory.
@@ -103,6 +105,7 @@ impl Egress {
             tcp_resets: ReplyLimit::tcp_resets(),
             event_share: FairShare::default(),
             handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
+            notice_shares: (0..workers).map(|_| FairShare::default()).collect(),
             rule_counters: RuleCounters::default(),
             capturing: None,
             fragments: Vec::with_capacity(FRAGMENTS_MAX as usize),
@@ -485,9 +488,32 @@ impl Egress {
         }
     }
 
-    /// Tells the other workers which backend a client has.
-    pub(super) fn publish_affinity(&self, record: AffinityRecord) {
-        self.shared.publish_affinity(self.index, record);
+    /// Tells another worker, if its ring has room and the share of the notice's link in it is not
+    /// used up.
+    pub(super) fn tell(&mut self, worker: u16, notice: Notice) {
+        let (waiting, free) = self.shared.notices_and_room(worker);
+        let share = &mut self.notice_shares[usize::from(worker)];
+        if waiting == 0 {
+            share.reset();
+        }
+        if !share.take(notice.link(), free) || !self.shared.tell(worker, notice) {
+            self.stats().notices_lost.add(1);
+        }
+    }
+
+    /// Counts a record of session affinity that was lost, if there is one: its link's.
+    pub(super) fn count_lost_affinity(&mut self, lost: Option<LinkId>) {
+        let Some(link) = lost else { return };
+        self.stats().affinity_lost.add(1);
+        if let Some(over) = self.over_quota(link) {
+            over.affinity += 1;
+        }
+    }
+
+    /// The other workers.
+    pub(super) fn other_workers(&self) -> impl Iterator<Item = u16> + use<> {
+        let index = self.index;
+        (0..self.shared.config.workers).filter(move |worker| *worker != index)
     }
 
     /// Accounts for a packet that another worker handed off to us.
