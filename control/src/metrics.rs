@@ -320,6 +320,8 @@ fn link_families(links: &[LinkCounts]) -> [Family; 5] {
             ("buffers", link.over_quota_buffers),
             ("handoffs", link.over_quota_handoffs),
             ("events", link.over_quota_events),
+            ("services", link.over_quota_services),
+            ("affinity", link.over_quota_affinity),
         ] {
             if value > 0 {
                 let [name, pod] = link_labels(link);

@@ -92,24 +92,35 @@ pub struct OverQuota {
     pub handoffs: u64,
     /// Entries of the event ring.
     pub events: u64,
+    /// Distinct addresses and ports of services and backends.
+    pub services: u64,
+    /// Records of session affinity.
+    pub affinity: u64,
 }
 
 impl OverQuota {
-    /// Their sum.
-    #[must_use]
-    pub const fn total(&self) -> u64 {
-        self.flows + self.inspected + self.buffers + self.handoffs + self.events
-    }
+    /// Nothing.
+    pub const NONE: Self = Self {
+        flows: 0,
+        inspected: 0,
+        buffers: 0,
+        handoffs: 0,
+        events: 0,
+        services: 0,
+        affinity: 0,
+    };
 }
 
 impl AddAssign for OverQuota {
     fn add_assign(&mut self, other: Self) {
-        let Self { flows, inspected, buffers, handoffs, events } = self;
+        let Self { flows, inspected, buffers, handoffs, events, services, affinity } = self;
         *flows += other.flows;
         *inspected += other.inspected;
         *buffers += other.buffers;
         *handoffs += other.handoffs;
         *events += other.events;
+        *services += other.services;
+        *affinity += other.affinity;
     }
 }
 
@@ -217,6 +228,17 @@ worker_stats! {
     flows_evicted: Counter = Counter(
         "podgate_worker_flows_evicted_total",
         "Flows evicted before their timeout to make room for others"
+    ),
+    /// Records of session affinity that were replaced by others while they were valid.
+    affinity_lost: Counter = Counter(
+        "podgate_worker_affinity_lost_total",
+        "Records of session affinity replaced by others while valid"
+    ),
+    /// Notices about services that another worker did not get, because its ring was full or the
+    /// link's share of it used up.
+    notices_lost: Counter = Counter(
+        "podgate_worker_notices_lost_total",
+        "Notices about services to other workers lost because a ring was full"
     ),
     /// Flows in the table.
     flows: Counter = Gauge("podgate_worker_flows", "Flows in the table"),

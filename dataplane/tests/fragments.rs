@@ -430,6 +430,34 @@ fn a_packet_that_lacks_frames_for_some_fragments_is_dropped_whole() {
     assert!(outcomes.iter().all(|times| *times > 0), "{outcomes:?}");
 }
 
+/// The same for room on the transmit ring.
+#[test]
+fn a_packet_that_lacks_room_for_some_fragments_is_dropped_whole() {
+    const RING: u32 = 16;
+    for waiting in 0..=RING {
+        let mut rig = Rig::of(RigConfig { ring: RING, ..RigConfig::default() });
+        rig.shared.publish(snapshot(1, IngressOfB::FromAAt(proto::UDP)));
+        // These are on the ring to B, and the kernel takes none of them yet.
+        for _ in 0..waiting {
+            assert!(rig.links[A.index()].inject(0, &datagram(true, 80, 8)));
+            rig.workers[0].round(rig.now);
+        }
+        for fragment in cut(&datagram(true, 80, 8000), 1, 1500) {
+            assert!(rig.links[A.index()].inject(0, &fragment));
+            rig.workers[0].round(rig.now);
+        }
+        let fits = waiting + 6 <= RING;
+        let made = rig.workers[0].stats().fragments_made.get();
+        let dropped = rig.dropped(DropReason::TxRingFull);
+        assert_eq!((made, dropped), if fits { (5, 0) } else { (0, 1) }, "{waiting} waiting");
+        let expected = waiting + if fits { 6 } else { 0 };
+        assert_eq!(rig.run().len(), expected as usize, "{waiting} waiting");
+        rig.counts().check_conservation();
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
 #[test]
 fn ethernet_padding_is_not_part_of_a_datagram() {
     let mut rig = Rig::with(IngressOfB::Open);

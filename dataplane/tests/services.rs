@@ -9,6 +9,7 @@ use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header};
 use podgate_dataplane::flow::SavedFlow;
 use podgate_dataplane::packet::edit::l4_checksum_is_right;
 use podgate_dataplane::packet::{L4, View, parse, quoted};
+use podgate_dataplane::worker::Worker;
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
@@ -16,7 +17,7 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Rules};
 use podgate_tables::policy::{Snapshot, Verdict};
 use podgate_tables::service::{
-    Affinity, Backend, ClusterIp, L4Addr, ServicePort, ServiceTable, WithoutBackends,
+    Affinity, Backend, ClusterIp, L4Addr, PORTS_MAX, ServicePort, ServiceTable, WithoutBackends,
 };
 use podgate_tables::tuple::Tuple;
 use podgate_tables::{proto, tcp_flags};
@@ -638,6 +639,42 @@ fn with_affinity_a_client_keeps_its_backend_until_the_timeout() {
     }
 }
 
+#[test]
+fn one_pod_with_many_services_leaves_session_affinity_to_others() {
+    let affinity = Affinity::ClientIp { seconds: 10_800 };
+    let with = |epoch, backends| {
+        let snapshot = with_many(snapshot(epoch, IngressOfB::Open), 2..8, affinity);
+        let port = ServicePort { affinity, ..port(proto::UDP, &outside_backends(backends)(V4)) };
+        with_ports(snapshot, V4, vec![port])
+    };
+    let of_b = |client| Tuple { src: pod(V4, B), ..to_service(V4, proto::UDP, client) };
+    for workers in 1..=2 {
+        let mut rig = rig(workers, with(1, 200..201));
+        let backend_of_b = |rig: &mut Rig, client| {
+            let (_, bytes) = send_one(rig, B, &packet(B, &of_b(client), 0, b""));
+            view(&bytes).tuple.dst
+        };
+        let one = backend_of_b(&mut rig, CLIENT);
+        rig.shared.publish(with(2, 100..201));
+        for tuple in to_many(2..8) {
+            send(&mut rig, A, &packet(A, &tuple, 0, b""));
+            let _ = rig.events();
+        }
+        for client in CLIENT + 1..CLIENT + 17 {
+            assert_eq!(backend_of_b(&mut rig, client), one);
+        }
+        let lost = rig.counts().get(Count::AffinityLost);
+        assert!(lost >= 24_576 - 16_384, "{lost}");
+        let over = |link: LinkId| {
+            let of_worker = |worker: &Worker| worker.link_statistics()[link.index()];
+            rig.workers.iter().map(|worker| of_worker(worker).over_quota.affinity).sum::<u64>()
+        };
+        assert_eq!([over(A), over(B)], [lost, 0]);
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
 /// What only one worker has seen is known to the others.
 #[test]
 fn workers_tell_each_other_of_affinity() {
@@ -696,6 +733,136 @@ fn at_the_bound_a_new_connection_is_dropped_and_counted() {
     assert_eq!(rig.workers[0].link_statistics()[A.index()].over_quota.flows, 1);
     let other = Tuple { src: pod(V4, B), ..to_service(V4, proto::UDP, CLIENT) };
     assert_eq!(send(&mut rig, B, &packet(B, &other, 0, b"")).len(), 1, "B has its share");
+}
+
+/// Runs timers until nothing more expires.
+fn run_timers(rig: &mut Rig) {
+    (0..500).for_each(|_| assert!(rig.run().is_empty()));
+}
+
+fn flows(rig: &Rig) -> usize {
+    rig.workers.iter().map(Worker::flows).sum()
+}
+
+/// An ACK alone, of which the other end may know nothing, takes no entry for long, and none from
+/// connections. That the other end has answered only the worker knows that has the flow.
+#[test]
+fn acks_alone_leave_the_entries_of_connections() {
+    for (workers, family) in [(1, V4), (2, V4), (2, V6)] {
+        let config = RigConfig { workers, flows_per_worker: 1024, ..RigConfig::default() };
+        let mut rig = Rig::of(config);
+        rig.shared.publish(to_b(snapshot(1, IngressOfB::Open)));
+        let tuple = |client| to_service(family, proto::TCP, client);
+        for client in CLIENT..CLIENT + 16 {
+            connect(&mut rig, &tuple(client));
+        }
+        for client in 1..10_000 {
+            for _ in 0..10 {
+                let out = send(&mut rig, A, &packet(A, &tuple(client), ACK, b""));
+                assert_eq!(out.len(), 1, "each has room");
+            }
+            let _ = rig.events();
+        }
+        assert_eq!(rig.dropped(DropReason::FlowTableFull), 0);
+        // Connections keep their backend only as long as they have their entries.
+        rig.shared.publish(with_backends(snapshot(2, IngressOfB::Open), outside_backends(1..9)));
+        let go_on = |rig: &mut Rig| {
+            for client in CLIENT..CLIENT + 16 {
+                assert_eq!(send_one(rig, A, &packet(A, &tuple(client), ACK, b"on")).0, B);
+            }
+        };
+        go_on(&mut rig);
+        rig.now = rig.now.plus_secs(160);
+        run_timers(&mut rig);
+        assert_eq!(flows(&rig), 32, "connections and their translations");
+        rig.now = rig.now.plus_secs(7000);
+        run_timers(&mut rig);
+        go_on(&mut rig);
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn a_reset_of_the_backend_ends_the_translation_too() {
+    for (workers, client) in (1..=3).flat_map(|n| (CLIENT..CLIENT + 8).map(move |c| (n, c))) {
+        let mut rig = rig(workers, to_b(snapshot(1, IngressOfB::Open)));
+        let tuple = to_service(V4, proto::TCP, client);
+        let at_b = connect(&mut rig, &tuple);
+        rig.now = rig.now.plus_secs(600);
+        run_timers(&mut rig);
+        assert_eq!(flows(&rig), 2);
+        send_one(&mut rig, B, &packet(B, &at_b.reversed(), RST, b""));
+        rig.now = rig.now.plus_secs(160);
+        run_timers(&mut rig);
+        assert_eq!(flows(&rig), 0);
+    }
+}
+
+#[test]
+fn datagrams_of_the_client_alone_are_kept_for_as_short_as_without_a_service() {
+    for (workers, answered) in [(1, false), (1, true), (2, false), (2, true)] {
+        let mut rig = rig(workers, to_b(snapshot(1, IngressOfB::Open)));
+        for client in CLIENT..CLIENT + 8 {
+            let tuple = to_service(V4, proto::UDP, client);
+            let at_b = open(&mut rig, &tuple);
+            (0..3).for_each(|_| assert_eq!(open(&mut rig, &tuple), at_b));
+            if answered {
+                send_one(&mut rig, B, &packet(B, &at_b.reversed(), 0, b"answer"));
+            }
+        }
+        rig.now = rig.now.plus_secs(45);
+        run_timers(&mut rig);
+        assert_eq!(flows(&rig), if answered { 16 } else { 0 });
+    }
+}
+
+/// As many ports as a cluster IP can have, for UDP, each with a backend of its own.
+fn with_many(mut snapshot: Snapshot, ips: std::ops::Range<u8>, affinity: Affinity) -> Snapshot {
+    let table = &mut Arc::make_mut(&mut snapshot.policy).services;
+    for last in ips {
+        let ports = (1..=PORTS_MAX as u16).map(|number| ServicePort {
+            port: number,
+            affinity,
+            ..port(proto::UDP, &[(outside(V4, last), number)])
+        });
+        let address = Address::v4([10, 96, 0, last]);
+        table.set(address, Some(ClusterIp::new(ports.collect()))).unwrap();
+    }
+    snapshot
+}
+
+/// The tuples of datagrams of A to all of them.
+fn to_many(ips: std::ops::Range<u8>) -> impl Iterator<Item = Tuple> {
+    let ports = |last| (1..=PORTS_MAX as u16).map(move |port| (last, port));
+    ips.flat_map(ports).map(|(last, dst_port)| {
+        let dst = Address::v4([10, 96, 0, last]);
+        Tuple { dst, dst_port, ..to_service(V4, proto::UDP, CLIENT) }
+    })
+}
+
+/// The addresses and ports of services that a worker knows are numbered by two bytes.
+#[test]
+fn one_pod_with_many_services_leaves_numbers_to_others() {
+    let mut rig = Rig::of(RigConfig { flows_per_worker: 1 << 18, ..RigConfig::default() });
+    let services = with_many(snapshot(1, IngressOfB::Open), 2..10, Affinity::None);
+    rig.shared.publish(with_backends(services, outside_backends(200..201)));
+    let mut forwarded = 0;
+    for tuple in to_many(2..10) {
+        forwarded += send(&mut rig, A, &packet(A, &tuple, 0, b"")).len();
+        let _ = rig.events();
+    }
+    let refused = rig.dropped(DropReason::ServiceFull);
+    assert_eq!((forwarded, refused), (16_384, 16_384), "half of them, a service and its backend");
+    let of_a = rig.workers[0].link_statistics()[A.index()];
+    assert_eq!((of_a.over_quota.services, of_a.over_quota.flows), (refused, 0));
+    for client in CLIENT..CLIENT + 16 {
+        let of_b = Tuple { src: pod(V4, B), ..to_service(V4, proto::UDP, client) };
+        assert_eq!(send(&mut rig, B, &packet(B, &of_b, 0, b"")).len(), 1, "B has its share");
+    }
+    assert_eq!(rig.workers[0].link_statistics()[B.index()].over_quota.services, 0);
+    rig.expire_all();
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]

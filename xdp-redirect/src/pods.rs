@@ -5,6 +5,8 @@ use std::mem;
 
 use aya::maps::{HashMap, MapData, MapError};
 
+use crate::Error;
+
 /// The pod of a link. Without one, the programs pass only IP from the link to the workers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
@@ -52,8 +54,8 @@ impl LeftEntries {
     /// Removes what can be removed. Returns an error for each netdev of which something stays.
     fn remove(
         &mut self,
-        mut apply: impl FnMut(u32, Change) -> Result<(), MapError>,
-    ) -> Vec<(u32, MapError)> {
+        mut apply: impl FnMut(u32, Change) -> Result<(), Error>,
+    ) -> Vec<(u32, Error)> {
         let mut failed = Vec::new();
         self.0.retain(|ifindex, entries| match entries.clear(|change| apply(*ifindex, change)) {
             Ok(()) => false,
@@ -90,27 +92,30 @@ impl Pods {
         ifindex: u32,
         entries: &mut PodEntries,
         now: Option<Pod>,
-    ) -> Result<(), MapError> {
+    ) -> Result<(), Error> {
         entries.replace(now, |change| self.apply(ifindex, change))
     }
 
     /// Removes entries of netdevs that were detached. Returns an error for each netdev of which
     /// something stays.
-    pub(crate) fn remove_left(&mut self, left: &mut LeftEntries) -> Vec<(u32, MapError)> {
+    pub(crate) fn remove_left(&mut self, left: &mut LeftEntries) -> Vec<(u32, Error)> {
         left.remove(|ifindex, change| self.apply(ifindex, change))
     }
 
-    fn apply(&mut self, ifindex: u32, change: Change) -> Result<(), MapError> {
-        match change {
+    fn apply(&mut self, ifindex: u32, change: Change) -> Result<(), Error> {
+        let (map, changed) = match change {
             Change::SetMac([a, b, c, d, e, f]) => {
-                self.macs.insert(ifindex, [a, b, c, d, e, f, 0, 0], 0)
+                ("PODS", self.macs.insert(ifindex, [a, b, c, d, e, f, 0, 0], 0))
             }
-            Change::RemoveMac => absent_is_fine(self.macs.remove(&ifindex)),
-            Change::Add(address) => self.addresses.insert(place(ifindex, address), 1, 0),
+            Change::RemoveMac => ("PODS", absent_is_fine(self.macs.remove(&ifindex))),
+            Change::Add(address) => {
+                ("ADDRESSES", self.addresses.insert(place(ifindex, address), 1, 0))
+            }
             Change::Remove(address) => {
-                absent_is_fine(self.addresses.remove(&place(ifindex, address)))
+                ("ADDRESSES", absent_is_fine(self.addresses.remove(&place(ifindex, address))))
             }
-        }
+        };
+        changed.map_err(|cause| Error::Map { map, cause })
     }
 }
 
@@ -118,8 +123,8 @@ impl PodEntries {
     fn replace(
         &mut self,
         now: Option<Pod>,
-        mut apply: impl FnMut(Change) -> Result<(), MapError>,
-    ) -> Result<(), MapError> {
+        mut apply: impl FnMut(Change) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let Some(pod) = now else { return self.clear(apply) };
         if self.is(&pod) {
             return Ok(());
@@ -142,8 +147,8 @@ impl PodEntries {
     fn set(
         &mut self,
         Pod { mac, addresses }: Pod,
-        mut apply: impl FnMut(Change) -> Result<(), MapError>,
-    ) -> Result<(), MapError> {
+        mut apply: impl FnMut(Change) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let wanted = BTreeSet::from_iter(addresses);
         for address in self.addresses.difference(&wanted) {
             apply(Change::Remove(*address))?;
@@ -159,10 +164,7 @@ impl PodEntries {
     }
 
     /// Removes everything that can be removed, and returns the first error.
-    fn clear(
-        &mut self,
-        mut apply: impl FnMut(Change) -> Result<(), MapError>,
-    ) -> Result<(), MapError> {
+    fn clear(&mut self, mut apply: impl FnMut(Change) -> Result<(), Error>) -> Result<(), Error> {
         let mut result = Ok(());
         // First, since without it no address counts.
         if let Some(mac) = self.mac.take()
@@ -207,9 +209,9 @@ mod tests {
     }
 
     impl Maps {
-        fn apply(&mut self, change: Change) -> Result<(), MapError> {
+        fn apply(&mut self, change: Change) -> Result<(), Error> {
             if self.fails.contains(&change) {
-                return Err(MapError::ElementNotFound);
+                return Err(Error::Map { map: "PODS", cause: MapError::ElementNotFound });
             }
             match change {
                 Change::SetMac(mac) => self.entries.mac = Some(mac),

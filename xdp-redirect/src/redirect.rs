@@ -8,7 +8,7 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, ProgramFd, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
@@ -49,6 +49,8 @@ pub struct Redirect {
     host_link: Array<MapData, u32>,
     frame_drops: PerCpuArray<MapData, [u64; 2]>,
     tunnel_ports: TunnelPorts,
+    /// The maps that only the programs use: open, so that their memory counts as the process's.
+    of_programs: Vec<Map>,
     /// The program at the socket lookup of the node's network namespace.
     lookup: Option<HookLink>,
     attached: StdHashMap<u16, Attached>,
@@ -94,7 +96,13 @@ impl Redirect {
             return Err(Error::NothingToServe);
         }
         load_object(workers, max_links)
-            .and_then(|mut ebpf| Self::take_from(&mut ebpf, workers, max_links))
+            .and_then(|mut ebpf| {
+                let mut redirect = Self::take_from(&mut ebpf, workers, max_links)?;
+                let names: Vec<_> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
+                redirect.of_programs =
+                    names.iter().filter_map(|name| ebpf.take_map(name)).collect();
+                Ok(redirect)
+            })
             .map_err(|error| Error::Load(Box::new(error)))
     }
 
@@ -127,6 +135,7 @@ impl Redirect {
             host_link,
             frame_drops,
             tunnel_ports,
+            of_programs: Vec::new(),
             lookup: None,
             attached,
             left: LeftEntries::default(),
@@ -251,9 +260,7 @@ impl Redirect {
     /// then the link has no pod, and the next call tries again.
     pub fn set_pod(&mut self, slot: u16, pod: Option<Pod>) -> Result<(), Error> {
         let attached = self.attached.get_mut(&slot).ok_or(Error::Slot { slot, taken: false })?;
-        self.pods
-            .replace(attached.ifindex, &mut attached.pod, pod)
-            .map_err(|cause| Error::Map { map: "PODS", cause })
+        self.pods.replace(attached.ifindex, &mut attached.pod, pod)
     }
 
     /// Whether addresses of a pod could not be removed when its link was detached.
@@ -265,8 +272,7 @@ impl Redirect {
     /// Removes addresses of pods that could not be removed when their links were detached. Returns
     /// the ifindex and the error of each netdev of which some stay.
     pub fn remove_left(&mut self) -> Vec<(u32, Error)> {
-        let failed = self.pods.remove_left(&mut self.left).into_iter();
-        failed.map(|(ifindex, cause)| (ifindex, Error::Map { map: "PODS", cause })).collect()
+        self.pods.remove_left(&mut self.left)
     }
 
     /// Drops of the programs so far, by reason.

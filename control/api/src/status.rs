@@ -160,6 +160,10 @@ pub struct LinkCounts {
     pub over_quota_handoffs: u64,
     /// Events that could not be reported.
     pub over_quota_events: u64,
+    /// Flows denied because the link had its share of distinct services and backends.
+    pub over_quota_services: u64,
+    /// Records of session affinity that were lost.
+    pub over_quota_affinity: u64,
 }
 
 impl LinkCounts {
@@ -177,6 +181,8 @@ impl LinkCounts {
             + self.over_quota_buffers
             + self.over_quota_handoffs
             + self.over_quota_events
+            + self.over_quota_services
+            + self.over_quota_affinity
     }
 }
 

@@ -384,6 +384,8 @@ fn link_counts(link: String, pod: Option<String>, counts: &LinkStatistics) -> Li
         over_quota_buffers: over.buffers,
         over_quota_handoffs: over.handoffs,
         over_quota_events: over.events,
+        over_quota_services: over.services,
+        over_quota_affinity: over.affinity,
     }
 }
 

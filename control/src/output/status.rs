@@ -231,6 +231,8 @@ fn links(links: &[LinkCounts], detail: Detail) -> String {
         "BUFFERS",
         "HANDOFFS",
         "EVENTS",
+        "SERVICES",
+        "AFFINITY",
     ]);
     let rows = worst.into_iter().take(max).map(|link| {
         let numbers = [
@@ -243,6 +245,8 @@ fn links(links: &[LinkCounts], detail: Detail) -> String {
             link.over_quota_buffers,
             link.over_quota_handoffs,
             link.over_quota_events,
+            link.over_quota_services,
+            link.over_quota_affinity,
         ];
         let names = [link.link.clone(), or_dash(link.pod.as_deref())];
         names.into_iter().chain(numbers.iter().map(u64::to_string)).collect()

@@ -85,8 +85,13 @@ impl Class {
         match flow.protocol() {
             proto::TCP => match flow.tcp {
                 State::SynSent => Self::TcpSynSent,
-                // Without a reply there may be no such connection.
-                State::Established if flow.picked_up() && !flow.is_answered() => Self::TcpSynSent,
+                // Without a reply there may be no such connection. A translation's state follows
+                // from its opener's segments alone.
+                State::Established | State::HalfClosed(_)
+                    if (flow.picked_up() || flow.is_translation()) && !flow.is_answered() =>
+                {
+                    Self::TcpSynSent
+                }
                 State::SynReceived => Self::TcpSynReceived,
                 State::Established if flow.inspector().is_some() && !flow.requested() => {
                     Self::TcpNoRequest

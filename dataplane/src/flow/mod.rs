@@ -84,8 +84,8 @@ pub struct Flow {
     /// The table's queue that the flow is in. This and `checked_at` are here to fill gaps.
     queue: u8,
     tcp: tcp::State,
-    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`], [`TRANSLATION`], and the sender
-    /// ([`SENDER_SHIFT`]).
+    /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`], [`TRANSLATION`], [`CONFIRMED`], and
+    /// the sender ([`SENDER_SHIFT`]).
     flags: u8,
     /// Whose share of the table it uses. Set by the table.
     owner: Owner,
@@ -138,6 +138,8 @@ const REQUESTED: u8 = 2;
 const HAIRPIN: u8 = 8;
 /// Flag: the entry is the translation of a service's flow, not a flow.
 const TRANSLATION: u8 = 64;
+/// Flag of a translation: the other end has answered, and its flow is open.
+const CONFIRMED: u8 = 128;
 /// Where the bits of translated flows are in [`Flow::fast_path`], and those of translations.
 const TRANSLATED_SHIFT: u8 = 2;
 const TRANSLATION_SHIFT: u8 = 4;
@@ -191,7 +193,7 @@ impl Flow {
         let original = open && plain && !self.hairpin();
         let reply = open && plain && self.packets[1] > 0;
         self.fast_path = if self.is_translation() {
-            ((original && self.is_answered()) as u8) << TRANSLATION_SHIFT
+            ((original && (self.packets[0] > 1 || self.is_answered())) as u8) << TRANSLATION_SHIFT
         } else {
             let shift = if self.target == NO_TARGET { 0 } else { TRANSLATED_SHIFT };
             (original as u8 | (reply as u8) << 1) << shift
@@ -301,11 +303,19 @@ impl Flow {
         self.flags & TRANSLATION != 0
     }
 
-    /// Whether the other end has sent packets. Those that belong to a translation are not seen:
-    /// then a second one of the opener means that the other end probably has.
+    /// Whether the other end has sent packets. Those of a translation are packets of its flow,
+    /// whose worker tells ([`FlowTable::set_confirmed`]).
     #[inline]
     const fn is_answered(&self) -> bool {
-        self.packets[1] > 0 || self.is_translation() && self.packets[0] > 1
+        self.packets[1] > 0 || self.flags & CONFIRMED != 0
+    }
+
+    /// Whether the other end has answered, and the connection was not reset: then the flow's
+    /// translation is [`FlowTable::set_confirmed`].
+    #[must_use]
+    pub fn confirms(&self) -> bool {
+        let is_open = !matches!(self.tcp, tcp::State::Reset(_) | tcp::State::Closed);
+        self.is_answered() && (self.protocol() != proto::TCP || is_open)
     }
 
     /// Sets what allowed the flow's egress and ingress.

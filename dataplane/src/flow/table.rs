@@ -460,6 +460,16 @@ impl FlowTable {
         self.change(index, now, |flow| flow.update_translation(view, now));
     }
 
+    /// Sets whether the other end of a translation's flow has answered, and the flow is open. Until
+    /// then the translation may be evicted and expires soon, whatever its opener sends.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn set_confirmed(&mut self, index: FlowIx, confirmed: bool, now: Nanos) {
+        debug_assert!(self.get(index).is_translation());
+        self.change(index, now, |flow| flow.set_flag(super::CONFIRMED, confirmed));
+    }
+
     /// Marks a TCP flow as reset at both ends by us: [`Self::update`] doesn't see those resets.
     ///
     /// # Panics
@@ -675,7 +685,10 @@ impl FlowTable {
             ];
             let mut expected = [[false; 2]; 3];
             match (flow.is_translation(), flow.target()) {
-                (true, _) => expected[2][0] = plain && !flow.hairpin() && flow.is_answered(),
+                (true, _) => {
+                    let chosen = flow.packets[0] > 1 || flow.is_answered();
+                    expected[2][0] = plain && !flow.hairpin() && chosen;
+                }
                 (false, target) => {
                     expected[usize::from(target.is_some())] = [plain && !flow.hairpin(), replied];
                 }

@@ -383,6 +383,7 @@ fn a_segment_without_syn_opens_a_picked_up_flow() {
         let flow = flow(tcp(1), flags, Nanos(0));
         assert!(flow.picked_up());
         assert_eq!(flow.tcp, state);
+        assert!(flow.is_expired(Nanos(0).plus_secs(121)), "nobody has answered");
     }
     assert!(!flow(tcp(1), SYN, Nanos(0)).picked_up());
     assert!(!flow(udp(1), 0, Nanos(0)).picked_up());

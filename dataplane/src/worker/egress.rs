@@ -20,8 +20,8 @@ use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
 use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
-use super::affinity::AffinityRecord;
 use super::capture::Capturing;
+use super::notice::Notice;
 use super::reply_limit::ReplyLimit;
 use super::rule_counters::RuleCounters;
 use super::tx_queue::TxQueue;
@@ -66,6 +66,8 @@ pub(super) struct Egress {
     event_share: FairShare,
     /// Packets on our hand-off ring to each worker, by link.
     handoff_shares: Vec<FairShare>,
+    /// Notices of ours on the ring to each worker, by link.
+    notice_shares: Vec<FairShare>,
     rule_counters: RuleCounters,
     capturing: Option<Box<Capturing>>,
     /// Empty. Kept for its memory.
@@ -103,6 +105,7 @@ impl Egress {
             tcp_resets: ReplyLimit::tcp_resets(),
             event_share: FairShare::default(),
             handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
+            notice_shares: (0..workers).map(|_| FairShare::default()).collect(),
             rule_counters: RuleCounters::default(),
             capturing: None,
             fragments: Vec::with_capacity(FRAGMENTS_MAX as usize),
@@ -349,8 +352,7 @@ impl Egress {
             queue.transmit(&mut self.pool, packet)
         });
         if let Err(packet) = sent {
-            let is_up = queue.state() == LinkState::Up;
-            let reason = if is_up { DropReason::TxRingFull } else { DropReason::LinkGone };
+            let reason = no_room(queue);
             self.not_captured(next_hop.link);
             return self.drop_packet(packet, reason);
         }
@@ -361,6 +363,23 @@ impl Egress {
             Origin::Own => &stats.originated,
         };
         counter.count(1, bytes);
+    }
+
+    /// Whether the transmit ring of `link` takes `packets`, flushed if it has to be: some of them
+    /// are of no use without the others.
+    ///
+    /// # Errors
+    /// The reason to drop them.
+    pub(super) fn make_room(&mut self, link: LinkId, packets: &[Packet]) -> Result<(), DropReason> {
+        let frames = packets.iter().map(Packet::frames).sum();
+        let Some(Some(TxQueue { queue, .. })) = self.queues.get_mut(link.index()) else {
+            return Err(DropReason::LinkGone);
+        };
+        if !queue.has_room(frames) && !queue.is_stalled() {
+            queue.flush();
+            queue.service(&mut self.pool);
+        }
+        if queue.has_room(frames) { Ok(()) } else { Err(no_room(queue)) }
     }
 
     /// The packet that was copied last was not transmitted.
@@ -469,9 +488,32 @@ impl Egress {
         }
     }
 
-    /// Tells the other workers which backend a client has.
-    pub(super) fn publish_affinity(&self, record: AffinityRecord) {
-        self.shared.publish_affinity(self.index, record);
+    /// Tells another worker, if its ring has room and the share of the notice's link in it is not
+    /// used up.
+    pub(super) fn tell(&mut self, worker: u16, notice: Notice) {
+        let (waiting, free) = self.shared.notices_and_room(worker);
+        let share = &mut self.notice_shares[usize::from(worker)];
+        if waiting == 0 {
+            share.reset();
+        }
+        if !share.take(notice.link(), free) || !self.shared.tell(worker, notice) {
+            self.stats().notices_lost.add(1);
+        }
+    }
+
+    /// Counts a record of session affinity that was lost, if there is one: its link's.
+    pub(super) fn count_lost_affinity(&mut self, lost: Option<LinkId>) {
+        let Some(link) = lost else { return };
+        self.stats().affinity_lost.add(1);
+        if let Some(over) = self.over_quota(link) {
+            over.affinity += 1;
+        }
+    }
+
+    /// The other workers.
+    pub(super) fn other_workers(&self) -> impl Iterator<Item = u16> + use<> {
+        let index = self.index;
+        (0..self.shared.config.workers).filter(move |worker| *worker != index)
     }
 
     /// Accounts for a packet that another worker handed off to us.
@@ -521,4 +563,9 @@ impl Egress {
         let partial: usize = self.queues().map(LinkQueue::held_frames).sum();
         self.pool.outstanding() - partial as i64
     }
+}
+
+/// The reason to drop a packet that a queue doesn't take.
+fn no_room(queue: &LinkQueue) -> DropReason {
+    if queue.state() == LinkState::Up { DropReason::TxRingFull } else { DropReason::LinkGone }
 }

@@ -23,7 +23,7 @@ use podgate_tables::route::{NextHop, RouteTable};
 use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::FlowDirection;
 
-use crate::flow::{FlowPlace, FlowTable, LookupKey};
+use crate::flow::{Flow, FlowPlace, FlowTable, LookupKey};
 use crate::mem::{CsumPartial, Packet, Umem};
 use crate::packet::fast::{
     End, EndTranslation, EndV4, FastHeaders, FastPathPacket, SourceFilter, Ttl, TtlProtoChecksum,
@@ -38,6 +38,17 @@ use super::targets::Targets;
 /// Prefetch distance for headers, in packets. Frames are a page apart, so that their headers
 /// compete for a few sets of the L1 cache: not many more fit.
 const AHEAD: usize = 6;
+
+/// The flow of a key that [`FlowTable::lookup_batch`] has looked up, and the packet's direction.
+/// A macro, since a function that returns either of two borrows is rejected.
+macro_rules! looked_up {
+    ($flows:expr, $key:expr) => {
+        match $flows.lookup_candidate($key) {
+            Some(found) => Some(found),
+            None => $flows.lookup_slow($key),
+        }
+    };
+}
 
 /// The packets of one batch. Kept between batches for its memory.
 #[derive(Debug)]
@@ -114,11 +125,7 @@ impl FastPath {
         let mut matched = 0;
         for ((packet, key), action) in candidates.zip(&mut actions[batch]) {
             let Some(packet) = packet else { break };
-            let found = match flows.lookup_candidate(key) {
-                Some(found) => Some(found),
-                None => flows.lookup_slow(key),
-            };
-            let Some((flow, direction)) = found else { break };
+            let Some((flow, direction)) = looked_up!(flows, key) else { break };
             let to = flow.link(direction.reverse());
             let Some(next_hop) = routes.next_hop(to) else { break };
             let between_pods = !from_host && host != Some(to);
@@ -161,16 +168,8 @@ impl FastPath {
         for at in batch {
             let (Some(packet), Some(frontend)) = (&self.packets[at], frontends[at]) else { break };
             let key = &self.keys[at];
-            let found = match flows.lookup_candidate(key) {
-                Some(found) => Some(found),
-                None => flows.lookup_slow(key),
-            };
-            let Some((flow, FlowDirection::Original)) = found else { break };
-            let is_of_service = flow
-                .is_translated_fast_path(FlowDirection::Original, cx.snapshot.epoch.short())
-                && flow.link(FlowDirection::Original) == ingress.link
-                && targets.of(flow) == Some(frontend);
-            if !is_of_service {
+            let Some((flow, FlowDirection::Original)) = looked_up!(flows, key) else { break };
+            if !is_of_service((flow, targets), cx, ingress, frontend) {
                 break;
             }
             let to = flow.link(FlowDirection::Reply);
@@ -250,10 +249,7 @@ fn match_translated(
     key: &LookupKey,
 ) -> Option<(ForwardAction, TranslateAction)> {
     let (epoch, ip_len) = (cx.snapshot.epoch.short(), u32::from(packet.ip_len));
-    let (flow, direction) = match flows.lookup_candidate(key) {
-        Some(found) => found,
-        None => flows.lookup_slow(key)?,
-    };
+    let (flow, direction) = looked_up!(flows, key)?;
     if flow.link(direction) != ingress.link {
         return None;
     }
@@ -293,25 +289,33 @@ fn match_translated(
             let Some((other, FlowDirection::Original)) = flows.lookup_candidate(&translated) else {
                 return None;
             };
-            let is_of_service = other.is_translated_fast_path(direction, epoch)
-                && other.link(direction) == ingress.link
-                && targets.of(other) == Some(frontend);
-            if !is_of_service {
+            if !is_of_service((other, targets), cx, ingress, frontend) {
                 return None;
             }
             let to = other.link(FlowDirection::Reply);
             let action = action(cx, ingress, to, packet, csum_partial)?;
             other.count(direction, ip_len, cx.now);
             // Not moved since.
-            let (flow, _) = match flows.lookup_candidate(key) {
-                Some(found) => found,
-                None => flows.lookup_slow(key)?,
-            };
+            let (flow, _) = looked_up!(flows, key)?;
             flow.count(direction, ip_len, cx.now);
             (action, None)
         }
     };
     Some((action.translated(&translation), TranslateAction { translation, hand_off }))
+}
+
+/// Whether packets of the opener to this address and port of a service belong to the flow, and may
+/// take the fast path once they are translated.
+#[inline]
+fn is_of_service(
+    (flow, targets): (&Flow, &Targets),
+    cx: &PacketCtx<'_>,
+    ingress: Ingress,
+    frontend: L4Addr,
+) -> bool {
+    flow.is_translated_fast_path(FlowDirection::Original, cx.snapshot.epoch.short())
+        && flow.link(FlowDirection::Original) == ingress.link
+        && targets.of(flow) == Some(frontend)
 }
 
 /// How a packet is forwarded to the link `to`. `None` if it has to take the slow path.

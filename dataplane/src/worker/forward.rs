@@ -225,7 +225,7 @@ fn transmit_fragments(
         match fragments.next(umem, pool) {
             Some(Ok(fragment)) => made.push(fragment),
             Some(Err(reason)) => break Some(reason),
-            None => break None,
+            None => break cx.egress.make_room(next_hop.link, &made).err(),
         }
     };
     match failed {

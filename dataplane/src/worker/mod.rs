@@ -22,6 +22,7 @@ mod icmp_reply;
 mod inspect;
 mod inspectors;
 mod live_check;
+mod notice;
 mod open;
 mod pipeline;
 mod reassembly;
@@ -82,8 +83,8 @@ const BATCH: usize = 64;
 const ROUND: usize = 4 * BATCH;
 /// Packets taken from each hand-off ring in one round, at most.
 const HANDOFF_BATCH: usize = 64;
-/// Records of session affinity taken from other workers in one round, at most.
-const AFFINITY_BATCH: usize = 1024;
+/// Notices taken from other workers in one round, at most.
+const NOTICE_BATCH: usize = 1024;
 
 /// One worker: its queues, its flows, its frames.
 #[derive(Debug)]
@@ -301,8 +302,10 @@ impl Worker {
         }
         let epoch = snapshot.as_ref().map_or(Epoch::default(), |snapshot| snapshot.epoch);
         self.egress.begin_capture_round(now, epoch);
-        let told = std::iter::from_fn(|| self.shared.take_affinity(self.index));
-        told.take(AFFINITY_BATCH).for_each(|record| self.pipeline.affinities.learn(record));
+        for _ in 0..NOTICE_BATCH {
+            let Some(notice) = self.shared.take_notice(self.index) else { break };
+            self.pipeline.learn(&mut self.egress, notice, now);
+        }
         let mut processed = 0;
         loop {
             let (packets, more) = self.poll_queues(now, snapshot.as_deref(), clock);

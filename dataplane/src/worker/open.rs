@@ -96,10 +96,7 @@ impl Pipeline {
         let (index, slot) = match self.insert_to(cx, flow, frontend, decision.verdict) {
             Ok(inserted) => inserted,
             Err(reason) => {
-                if let Some(over) = cx.egress.over_quota(link) {
-                    let inspected = reason == DropReason::InspectedFull;
-                    *if inspected { &mut over.inspected } else { &mut over.flows } += 1;
-                }
+                count_over_quota(cx, link, reason);
                 return cx.drop_with_event(link, view.tuple, packet, reason);
             }
         };
@@ -135,11 +132,12 @@ impl Pipeline {
         verdict: Verdict,
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
         let Some(frontend) = frontend else { return self.insert(cx, flow, verdict) };
-        let target = self.targets.acquire(frontend).ok_or(DropReason::ServiceFull)?;
+        let opener = flow.link(FlowDirection::Original);
+        let target = self.targets.acquire(opener, frontend).ok_or(DropReason::ServiceFull)?;
         flow.set_target(Some(target));
         let inserted = self.insert(cx, flow, verdict);
         if inserted.is_err() {
-            self.targets.release(target);
+            self.targets.release(opener, target);
         }
         inserted
     }
@@ -185,6 +183,18 @@ impl Pipeline {
     /// Flows that may be inspected in addition.
     fn free_inspectors(&self) -> usize {
         self.inspectors.free().saturating_sub(self.datagrams.len())
+    }
+}
+
+/// Counts what `link` got no more of, as a flow could not be opened for this reason.
+pub(super) fn count_over_quota(cx: &mut PacketCtx<'_>, link: LinkId, reason: DropReason) {
+    if let Some(over) = cx.egress.over_quota(link) {
+        let of = match reason {
+            DropReason::InspectedFull => &mut over.inspected,
+            DropReason::ServiceFull => &mut over.services,
+            _ => &mut over.flows,
+        };
+        *of += 1;
     }
 }
 

@@ -427,11 +427,17 @@ impl Pipeline {
             let link = flow.link(direction);
             return cx.drop_with_event(link, view.tuple, packet, DropReason::TcpNoFlow);
         }
+        let confirmed = flow.confirms();
         let updated = self.flows.update(index, direction, view, cx.now);
         let flow = self.flows.get(index);
         if let Err(reason) = updated {
             return cx.drop_with_event(flow.link(direction), view.tuple, packet, reason);
         }
+        if flow.target().is_some() && flow.confirms() != confirmed {
+            let notice = self.flow_notice(flow, flow.confirms());
+            self.tell_translation(cx, notice);
+        }
+        let flow = self.flows.get(index);
         match flow.inspector() {
             None => {
                 let frontend = self.targets.frontend_of(flow);
@@ -493,6 +499,9 @@ impl Pipeline {
             return Permission::Revoked;
         };
         let inspector = flow.inspector();
+        if let Some(target) = flow.target() {
+            self.targets.transfer(opener, links.opener, target);
+        }
         self.flows.set_links(index, links);
         let flow = self.flows.get_mut(index);
         flow.set_hairpin(opener_link.is_hairpin(ends));
@@ -576,9 +585,15 @@ impl Pipeline {
     /// Removes a flow, with an event. An inspected one is reset at both ends unless it is over.
     pub(super) fn end_flow(&mut self, cx: &mut PacketCtx<'_>, index: FlowIx) {
         let mut flow = self.flows.remove(index);
+        if flow.target().is_some() && flow.packets()[FlowDirection::Reply as usize] > 0 {
+            let notice = self.flow_notice(&flow, false);
+            self.tell_translation(cx, notice);
+        }
         cx.egress.rule_counters().count_flow(&mut flow);
         let frontend = self.targets.frontend_of(&flow);
-        flow.target().into_iter().for_each(|target| self.targets.release(target));
+        if let Some(target) = flow.target() {
+            self.targets.release(flow.link(FlowDirection::Original), target);
+        }
         if flow.is_translation() {
             return;
         }

@@ -55,14 +55,15 @@ impl Pipeline {
         };
         flow.set_rules([decision.egress, decision.ingress]);
         flow.set_hairpin(opener_link.is_hairpin(ends));
-        let target = match saved.frontend.map(|frontend| self.targets.acquire(frontend)) {
+        let link = saved.links.opener;
+        let target = match saved.frontend.map(|frontend| self.targets.acquire(link, frontend)) {
             Some(None) => return false,
             target => target.flatten(),
         };
         flow.set_target(target);
         let inserted = self.flows.insert(flow).is_ok();
         if let Some(target) = target.filter(|_| !inserted) {
-            self.targets.release(target);
+            self.targets.release(link, target);
         }
         inserted
     }
@@ -100,10 +101,10 @@ impl Pipeline {
         let Some(mut flow) = original.restored(cx.snapshot.epoch, cx.now).filter(|_| fits) else {
             return;
         };
-        let Some(target) = self.targets.acquire(destination(&saved.tuple)) else { return };
+        let Some(target) = self.targets.acquire(link, destination(&saved.tuple)) else { return };
         flow.set_translation(target);
         if self.flows.insert(flow).is_err() {
-            self.targets.release(target);
+            self.targets.release(link, target);
         }
     }
 }

@@ -32,7 +32,11 @@
 //! - *Existing flows to an address that becomes a cluster IP*: TCP connections go on as they are,
 //!   others are translated.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
-//!   order of eviction of a flow. One that is evicted is made again from the same choice.
+//!   order of eviction of a flow. One that is evicted is made again from the same choice. Since
+//!   only the opener's packets have its tuple, and an ACK of the opener proves nothing, the worker
+//!   that has the flow tells when the other end has answered, and when it has reset the connection
+//!   ([`Notice`]). Until then the entry counts as half-open: it expires soon, and is evicted first.
+//!   What a worker is not told, because the ring is full, leaves the entry so.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
@@ -41,6 +45,7 @@ use podgate_tables::proto;
 use podgate_tables::service::{
     Affinity, ClusterIp, L4Addr, ServicePort, WithoutBackends, is_translated,
 };
+use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
 use crate::flow::{Flow, FlowIx, FlowLinks, FlowPlace, tcp};
@@ -49,9 +54,12 @@ use crate::packet::icmp_error::IcmpError;
 use crate::packet::translate::{translate, translate_error};
 use crate::packet::{L4, View};
 
-use super::affinity::{AffinityKey, AffinityRecord};
+use super::affinity::{AffinityKey, AffinityRecord, Recorded};
 use super::ctx::{Evaluation, PacketCtx};
+use super::egress::Egress;
 use super::icmp_reply::send_icmp_error;
+use super::notice::{FlowNotice, Notice};
+use super::open::count_over_quota;
 use super::pipeline::Pipeline;
 use super::reset::reset_sender;
 use super::service_tuples::{Relation, destination, source, translated, untranslated};
@@ -166,7 +174,7 @@ impl Pipeline {
             reject(cx, link, view, packet, DropReason::ServiceNoPort);
             return None;
         };
-        let Some(backend) = self.choose(cx, port, &view.tuple) else {
+        let Some(backend) = self.choose(cx, link, port, &view.tuple) else {
             match port.without_backends {
                 WithoutBackends::Reject => {
                     reject(cx, link, view, packet, DropReason::ServiceNoBackend);
@@ -181,16 +189,20 @@ impl Pipeline {
         match self.insert_translation(cx, link, view, backend) {
             Ok(()) => self.translate_and_process(cx, link, view, packet, backend),
             Err(reason) => {
-                if let Some(over) = cx.egress.over_quota(link) {
-                    over.flows += 1;
-                }
+                count_over_quota(cx, link, reason);
                 cx.drop_with_event(link, view.tuple, packet, reason);
             }
         }
         None
     }
 
-    fn choose(&mut self, cx: &PacketCtx<'_>, port: &ServicePort, tuple: &Tuple) -> Option<L4Addr> {
+    fn choose(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        link: LinkId,
+        port: &ServicePort,
+        tuple: &Tuple,
+    ) -> Option<L4Addr> {
         let is_own = |backend| steer(&translated(tuple, backend), self.workers) == self.index;
         let Affinity::ClientIp { seconds } = port.affinity else {
             return port.choose(source(tuple), is_own);
@@ -200,9 +212,13 @@ impl Pipeline {
         let last = self.affinities.backend(&key, seconds, cx.now);
         let last = last.filter(|backend| port.has(*backend));
         let backend = last.or_else(|| port.choose(source(tuple), is_own))?;
-        let record = AffinityRecord { key, backend, used: cx.now };
-        if self.affinities.record(record, seconds) {
-            cx.egress.publish_affinity(record);
+        let record = AffinityRecord { key, backend, used: cx.now, seconds, link };
+        let Recorded { publish, lost } = self.affinities.record(record);
+        cx.egress.count_lost_affinity(lost);
+        if publish {
+            for worker in cx.egress.other_workers() {
+                cx.egress.tell(worker, Notice::Affinity(record));
+            }
         }
         Some(backend)
     }
@@ -214,12 +230,12 @@ impl Pipeline {
         view: &View,
         backend: L4Addr,
     ) -> Result<(), DropReason> {
-        let target = self.targets.acquire(backend).ok_or(DropReason::ServiceFull)?;
+        let target = self.targets.acquire(link, backend).ok_or(DropReason::ServiceFull)?;
         let mut flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
         flow.set_translation(target);
         let inserted = self.insert(cx, flow, Verdict::Allow);
         if inserted.is_err() {
-            self.targets.release(target);
+            self.targets.release(link, target);
         }
         inserted.map(|_| ())
     }
@@ -242,10 +258,10 @@ impl Pipeline {
                 self.process_parsed(cx, link, packet, &view, Steering::Translated(frontend));
                 let place = self.flows.lookup(&to);
                 let place = place.map_or(FlowPlace::Unknown, |(index, _)| FlowPlace::Here(index));
-                self.set_place(&from, place);
+                self.set_place(&from, place, cx.now);
             }
             owner => {
-                self.set_place(&from, FlowPlace::Worker(owner));
+                self.set_place(&from, FlowPlace::Worker(owner), cx.now);
                 cx.egress.hand_off(owner, link, packet, Some(frontend));
             }
         }
@@ -253,11 +269,58 @@ impl Pipeline {
 
     /// Stores where the flow of the translation with this tuple is, if there is still one, for the
     /// next packets.
-    fn set_place(&mut self, from: &Tuple, place: FlowPlace) {
+    fn set_place(&mut self, from: &Tuple, place: FlowPlace, now: Nanos) {
         let Some((index, _)) = self.flows.lookup(from) else { return };
-        let flow = self.flows.get_mut(index);
-        if flow.is_translation() {
-            flow.set_place(place);
+        if !self.flows.get(index).is_translation() {
+            return;
+        }
+        self.flows.get_mut(index).set_place(place);
+        // It may have been made again while the flow went on.
+        if let FlowPlace::Here(flow) = place {
+            let flow = self.flows.get(flow);
+            if flow.confirms() && self.targets.frontend_of(flow) == Some(destination(from)) {
+                self.flows.set_confirmed(index, true, now);
+            }
+        }
+    }
+
+    /// What the translation of a flow is told; `None` if there is none.
+    pub(super) fn flow_notice(&self, flow: &Flow, confirmed: bool) -> Option<FlowNotice> {
+        let (link, tuple) = (flow.link(FlowDirection::Original), flow.tuple());
+        let frontend = self.targets.frontend_of(flow)?;
+        Some(FlowNotice { link, tuple, frontend, confirmed })
+    }
+
+    /// Tells a translation of its flow.
+    pub(super) fn tell_translation(&mut self, cx: &mut PacketCtx<'_>, notice: Option<FlowNotice>) {
+        let Some(notice) = notice else { return };
+        match steer(&untranslated(&notice.tuple, notice.frontend), self.workers) {
+            worker if worker == self.index => self.confirm(&notice, cx.now),
+            worker => cx.egress.tell(worker, Notice::Flow(notice)),
+        }
+    }
+
+    fn confirm(&mut self, notice: &FlowNotice, now: Nanos) {
+        let FlowNotice { link, tuple, frontend, confirmed } = notice;
+        let Some((index, _)) = self.flows.lookup(&untranslated(tuple, *frontend)) else { return };
+        let flow = self.flows.get(index);
+        // There may be another one by now.
+        let is_its = flow.is_translation()
+            && flow.link(FlowDirection::Original) == *link
+            && self.targets.of(flow) == Some(destination(tuple));
+        if is_its {
+            self.flows.set_confirmed(index, *confirmed, now);
+        }
+    }
+
+    /// Applies what another worker tells.
+    pub(super) fn learn(&mut self, egress: &mut Egress, notice: Notice, now: Nanos) {
+        match notice {
+            Notice::Affinity(record) => {
+                let lost = self.affinities.learn(record, now);
+                egress.count_lost_affinity(lost);
+            }
+            Notice::Flow(notice) => self.confirm(&notice, now),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::l7::dns::learned::Answers;
 use crate::mem::Packet;
 use crate::stats::WorkerStats;
 
-use super::affinity::AffinityRecord;
+use super::notice::Notice;
 use super::release::Rounds;
 
 /// Capacity of all hand-off rings to one worker, packets, divided equally among them.
@@ -25,8 +25,8 @@ const HANDOFFS_TO_ONE: usize = 2048;
 /// Smallest capacity of one ring, packets.
 const HANDOFFS_MIN: usize = 64;
 
-/// Records of session affinity that may wait for one worker. Beyond half of them it is woken.
-const AFFINITIES_TO_ONE: usize = 1024;
+/// Notices that may wait for one worker. Beyond half of them it is woken.
+const NOTICES_TO_ONE: usize = 1024;
 
 /// DNS answers of one worker that may wait for the control thread.
 const ANSWERS_PER_WORKER: usize = 512;
@@ -83,8 +83,8 @@ pub struct Shared {
     /// A ring for each pair of workers: those to the first worker, by source worker, then those to
     /// the second, and so on. So each ring has one producer, which knows the links' shares of it.
     handoffs: Vec<ArrayQueue<Handoff>>,
-    /// What other workers tell each worker of session affinity.
-    affinities: Vec<ArrayQueue<AffinityRecord>>,
+    /// What other workers tell each worker.
+    notices: Vec<ArrayQueue<Notice>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
     pub(super) rounds: Vec<CachePadded<Rounds>>,
 }
@@ -107,7 +107,7 @@ impl Shared {
             events: each.clone().map(|_| EventRing::new(config.events_per_worker)).collect(),
             answers: Answers::new(config.workers, ANSWERS_PER_WORKER),
             handoffs: pairs.map(ArrayQueue::new).collect(),
-            affinities: each.clone().map(|_| ArrayQueue::new(AFFINITIES_TO_ONE)).collect(),
+            notices: each.clone().map(|_| ArrayQueue::new(NOTICES_TO_ONE)).collect(),
             sleepers: each.clone().map(|_| CachePadded::default()).collect(),
             rounds: each.map(|_| CachePadded::default()).collect(),
         })
@@ -148,22 +148,25 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells all other workers of a record of worker `from`. A worker whose ring is full is not
-    /// told.
-    pub(super) fn publish_affinity(&self, from: u16, record: AffinityRecord) {
-        for (to, (ring, sleeper)) in self.affinities.iter().zip(&self.sleepers).enumerate() {
-            if to == usize::from(from) {
-                continue;
-            }
-            if ring.push(record).is_err() || ring.len() > AFFINITIES_TO_ONE / 2 {
-                sleeper.wake_if_asleep();
-            }
+    /// Tells worker `to`. Returns false if its ring is full.
+    pub(super) fn tell(&self, to: u16, notice: Notice) -> bool {
+        let (ring, sleeper) = (&self.notices[usize::from(to)], &self.sleepers[usize::from(to)]);
+        let told = ring.push(notice).is_ok();
+        if !told || ring.len() > NOTICES_TO_ONE / 2 {
+            sleeper.wake_if_asleep();
         }
+        told
     }
 
-    /// A record of another worker.
-    pub(super) fn take_affinity(&self, to: u16) -> Option<AffinityRecord> {
-        self.affinities[usize::from(to)].pop()
+    /// Notices that wait for worker `to`, and free entries.
+    pub(super) fn notices_and_room(&self, to: u16) -> (usize, usize) {
+        let waiting = self.notices[usize::from(to)].len();
+        (waiting, NOTICES_TO_ONE.saturating_sub(waiting))
+    }
+
+    /// What another worker tells.
+    pub(super) fn take_notice(&self, to: u16) -> Option<Notice> {
+        self.notices[usize::from(to)].pop()
     }
 
     /// Packets on the ring from worker `from` to worker `to`, and free entries.

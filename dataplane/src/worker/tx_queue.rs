@@ -37,7 +37,7 @@ impl TxQueue {
             attributed: 0,
             sources: [(LinkId(0), 0); SOURCES],
             received: 0,
-            over_quota: OverQuota { flows: 0, inspected: 0, buffers: 0, handoffs: 0, events: 0 },
+            over_quota: OverQuota::NONE,
         }
     }
 

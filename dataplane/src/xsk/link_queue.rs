@@ -229,6 +229,14 @@ impl LinkQueue {
         packets
     }
 
+    /// Whether [`LinkQueue::transmit`] would take packets of this many frames in total.
+    #[inline]
+    pub fn has_room(&mut self, frames: usize) -> bool {
+        self.state == LinkState::Up
+            && !self.stalled
+            && self.tx.free(u32::try_from(frames).unwrap_or(u32::MAX)) as usize >= frames
+    }
+
     /// Puts a packet on the transmit ring; [`LinkQueue::flush`] transmits it.
     ///
     /// # Errors
@@ -238,10 +246,7 @@ impl LinkQueue {
     #[inline]
     pub fn transmit(&mut self, pool: &mut FramePool, packet: Packet) -> Result<(), Packet> {
         let frames = packet.frames();
-        if self.state != LinkState::Up
-            || self.stalled
-            || (self.tx.free(frames as u32) as usize) < frames
-        {
+        if !self.has_room(frames) {
             return Err(packet);
         }
         if frames == 1 {

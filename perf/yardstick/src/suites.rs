@@ -55,9 +55,50 @@ pub(crate) fn ids() -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
+    use std::fs;
+    use std::path::Path;
 
     use super::*;
+
+    /// Constants that have the form of an id.
+    const NO_IDS: &[&str] = &["www.bench.test"];
+
+    /// Adds the values of constants in the sources of `folder` that have the form of an id: words
+    /// with dots in between.
+    fn add_ids_of_sources(folder: &Path, ids: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                add_ids_of_sources(&path, ids);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let constants = text.lines().filter(|line| line.contains("const "));
+            let values =
+                constants.filter_map(|line| line.split_once(": &str = \"")?.1.strip_suffix("\";"));
+            let is_id = |value: &&str| {
+                let is_word = |word: &str| {
+                    !word.is_empty()
+                        && word
+                            .bytes()
+                            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                };
+                value.contains('.') && value.split('.').all(is_word) && !NO_IDS.contains(value)
+            };
+            ids.extend(values.filter(is_id).map(ToOwned::to_owned));
+        }
+    }
+
+    /// One that is measured and not listed could not be selected, and would not run alone.
+    #[test]
+    fn all_ids_of_the_sources_are_listed() {
+        let mut defined = BTreeSet::new();
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        add_ids_of_sources(&sources, &mut defined);
+        let listed: BTreeSet<_> = ids().map(ToOwned::to_owned).collect();
+        assert_eq!(defined, listed);
+    }
 
     #[test]
     fn ids_are_unique() {

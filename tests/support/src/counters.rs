@@ -34,6 +34,10 @@ pub enum Count {
     FlowsOpened,
     /// `flows_evicted`.
     FlowsEvicted,
+    /// `affinity_lost`.
+    AffinityLost,
+    /// `notices_lost`.
+    NoticesLost,
     /// `flows`, a gauge.
     Flows,
     /// `l7_allowed`.
@@ -96,6 +100,8 @@ impl Counts {
             fragments_made,
             flows_opened,
             flows_evicted,
+            affinity_lost,
+            notices_lost,
             flows,
             l7_allowed,
             l7_denied,
@@ -126,6 +132,8 @@ impl Counts {
             (Count::FragmentsMade, fragments_made.get()),
             (Count::FlowsOpened, flows_opened.get()),
             (Count::FlowsEvicted, flows_evicted.get()),
+            (Count::AffinityLost, affinity_lost.get()),
+            (Count::NoticesLost, notices_lost.get()),
             (Count::Flows, flows.get()),
             (Count::L7Allowed, l7_allowed.get()),
             (Count::L7Denied, l7_denied.get()),
