@@ -102,13 +102,7 @@ impl StateFiles {
 
     /// What is wrong, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        let unsaved = self.unsaved.as_ref().map(|reason| {
-            format!(
-                "{reason}; endpoints that are not in the list have no known pod after a restart and \
-                 stay cut off until they are added again"
-            )
-        });
-        let now = self.broken.iter().cloned().chain(unsaved);
+        let now = self.broken.iter().cloned().chain(self.unsaved_line());
         self.found_at_start.iter().cloned().chain(now)
     }
 
@@ -153,6 +147,25 @@ impl StateFiles {
                 self.unsaved = Some(reason);
             }
         }
+    }
+
+    /// Writes the endpoint list at the end, if that was not possible before.
+    ///
+    /// # Errors
+    /// When it still isn't: one line that names the file.
+    pub(super) fn save_at_end(&mut self, endpoints: &Endpoints) -> Result<(), String> {
+        if self.unsaved.is_some() {
+            self.save(endpoints);
+        }
+        self.unsaved_line().map_or(Ok(()), Err)
+    }
+
+    fn unsaved_line(&self) -> Option<String> {
+        let reason = self.unsaved.as_ref()?;
+        Some(format!(
+            "{reason}; endpoints that are not in the list have no known pod after a restart and stay \
+             cut off until they are added again"
+        ))
     }
 
     /// Checks the files, if it is time.
