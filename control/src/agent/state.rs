@@ -33,6 +33,8 @@ pub(crate) struct StateDir {
     lock: File,
     /// Directories that this created, innermost first.
     made: Vec<PathBuf>,
+    /// Whether the directory's mode is still to be set.
+    mode_due: bool,
 }
 
 /// Why the state directory can't be used.
@@ -148,19 +150,34 @@ impl StateDir {
         let made = missing.take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
-        match fs::set_permissions(path, fs::Permissions::from_mode(0o700)) {
-            // It may be written to later; the files in it have modes of their own.
-            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
-            result => result.map_err(io_error(path))?,
-        }
         let lock = File::open(path).map_err(io_error(path))?;
         match lock.try_lock() {
-            Ok(()) => {
-                Ok(Self { path: path.to_owned(), pins: pins.map(Path::to_owned), lock, made })
-            }
-            Err(fs::TryLockError::WouldBlock) => Err(StateError::Held(path.to_owned())),
-            Err(fs::TryLockError::Error(source)) => Err(io_error(path)(source)),
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(StateError::Held(path.to_owned())),
+            Err(fs::TryLockError::Error(source)) => return Err(io_error(path)(source)),
         }
+        let pins = pins.map(Path::to_owned);
+        let mut state = Self { path: path.to_owned(), pins, lock, made, mode_due: true };
+        match state.set_mode() {
+            // It may be written to later; the files in it have modes of their own.
+            Err(StateError::Io { source, .. })
+                if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            result => result?,
+        }
+        Ok(state)
+    }
+
+    /// Sets the mode of the directory, unless that was done.
+    ///
+    /// # Errors
+    /// When it can't be set, as on a read-only file system.
+    pub(crate) fn set_mode(&mut self) -> Result<(), StateError> {
+        if self.mode_due {
+            let set = self.lock.set_permissions(fs::Permissions::from_mode(0o700));
+            set.map_err(|source| StateError::Io { path: self.path.clone(), source })?;
+            self.mode_due = false;
+        }
+        Ok(())
     }
 
     /// Removes the directory, if it is empty. Returns whether it is gone.

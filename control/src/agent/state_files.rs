@@ -208,6 +208,9 @@ impl StateFiles {
                 Err(error) => return vec![error.to_string()],
             }
         }
+        if let Err(error) = self.state.set_mode() {
+            broken.push(format!("{error}; its mode stays as it was"));
+        }
         match self.restore_pins(endpoints) {
             Ok(0) => {}
             Ok(pinned) => warn!("pins of {pinned} links were removed; they are created again"),
