@@ -69,7 +69,7 @@ impl Reader {
                 "{dir} has {count} files more than the {max} that are read: {first}"
             ));
         }
-        problems.extend(self.saver.problem());
+        problems.extend(self.saver.problems());
         if !self.synced {
             let damaged = self.damaged.iter().take(PROBLEMS_MAX);
             problems.extend(damaged.map(|why| format!("saved objects can't be used: {why}")));
