@@ -51,6 +51,7 @@ mod retries;
 mod rule_totals;
 mod server;
 mod signals;
+mod socket_file;
 mod start;
 mod state;
 mod state_files;

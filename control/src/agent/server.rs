@@ -8,11 +8,12 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use podgate_api::{
     Answer, Answering, ApiError, CaptureItem, ClientAccess, ErrorCode, Family, FlowItem,
     REQUEST_MAX, Request,
@@ -25,6 +26,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
+
+use super::socket_file::{FileId, SocketFile, make_room};
+
+/// What the socket is for, in errors.
+pub(super) const CONTROL_SOCKET: &str = "the control socket (--control-socket names another path)";
 
 /// Most connections at a time.
 pub(crate) const CLIENTS_MAX: usize = 64;
@@ -87,49 +93,42 @@ pub(crate) enum Reply {
     },
 }
 
-/// The listening socket; removes its file when dropped.
+/// The listening socket.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
-    path: PathBuf,
+    /// Removed with it; none if somebody else removes it.
+    file: Option<SocketFile>,
     counts: Arc<ClientCounts>,
     /// What its clients may do.
     access: ClientAccess,
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Fails if the file is gone already.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 impl Server {
-    /// Binds the socket at `path` with mode 0600, replacing that of an agent that was killed.
-    ///
-    /// The caller holds the state directory's lock, so that no live agent owns the file.
+    /// Binds the socket at `path` with mode 0600, in place of one that nobody serves.
     ///
     /// # Errors
     /// When the path can't be bound.
-    pub(crate) fn bind(path: &Path, counts: Arc<ClientCounts>) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    pub(super) fn bind(path: &Path, counts: Arc<ClientCounts>) -> Result<Self> {
+        make_room(path, CONTROL_SOCKET)?;
+        let at_path = || format!("can't bind {} for {CONTROL_SOCKET}", path.display());
         // Nobody else may connect before the mode is set: the state directory is 0700, and
         // elsewhere the usual umask lets only root write.
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned(), counts, access: ClientAccess::Admin })
+        let listener = UnixListener::bind(path).with_context(at_path)?;
+        let file = Some(SocketFile::of_bound(path).with_context(at_path)?);
+        let owner_only = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, owner_only).with_context(at_path)?;
+        Ok(Self { listener, file, counts, access: ClientAccess::Admin })
     }
 
     /// A server of a bound socket whose clients may only read.
-    pub(super) fn read_only(
-        listener: UnixListener,
-        path: PathBuf,
-        counts: Arc<ClientCounts>,
-    ) -> Self {
-        Self { listener, path, counts, access: ClientAccess::ReadOnly }
+    pub(super) const fn read_only(listener: UnixListener, counts: Arc<ClientCounts>) -> Self {
+        Self { listener, file: None, counts, access: ClientAccess::ReadOnly }
+    }
+
+    /// The file that it bound.
+    pub(super) fn file_id(&self) -> Option<FileId> {
+        self.file.as_ref().map(SocketFile::id)
     }
 
     /// Serves clients until dropped; their requests go to `calls`.

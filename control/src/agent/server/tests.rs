@@ -1,6 +1,7 @@
 //! Tests of the control socket with clients that are well-behaved, slow or hostile.
 
 use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
 
 use super::super::group_socket::GroupSocket;
 use super::*;
@@ -69,6 +70,13 @@ fn the_socket_belongs_to_its_owner_only_and_goes_with_the_server() {
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
         drop(server);
         assert!(!path.exists());
+        // Files of others are left alone.
+        let server = Server::bind(&path, Arc::default()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(server);
+        let error = format!("{:#}", Server::bind(&path, Arc::default()).unwrap_err());
+        assert!(error.contains("(--control-socket") && path.exists(), "{error}");
     });
 }
 
