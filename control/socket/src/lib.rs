@@ -21,6 +21,7 @@
 mod answer;
 pub mod client;
 mod endpoint;
+pub mod limits;
 mod plugin;
 
 use serde::Serialize;

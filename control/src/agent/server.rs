@@ -1,19 +1,17 @@
 //! The control socket: a unix stream socket that only its owner may open.
 //!
-//! Clients are not trusted to be well-behaved: their number, the length of a request and the time
-//! to send one are bounded. A client that doesn't read its answer delays nobody else, and is
-//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for an
-//! epoch) leave [`CLIENTS_MAX`] − [`LONG_RUNNING_MAX`] connections to short ones, such as `status`
-//! and `endpoint-add`.
+//! A client that doesn't read its answer delays nobody else, and is disconnected; see
+//! [`podgate_api::limits`]. Long-running requests (flow records, captures, waiting for an epoch)
+//! leave some connections to short ones.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
+use podgate_api::limits::{ACCEPT_PAUSE, LONG_RUNNING_MAX, ServerLimits};
 use podgate_api::{
     Answer, Answering, ApiError, CaptureItem, ClientAccess, ErrorCode, Family, FlowItem,
     REQUEST_MAX, Request,
@@ -32,17 +30,8 @@ use super::socket_file::{FileId, SocketFile, make_room};
 /// What the socket is for, in errors.
 pub(super) const CONTROL_SOCKET: &str = "the control socket (--control-socket names another path)";
 
-/// Most connections at a time.
-pub(crate) const CLIENTS_MAX: usize = 64;
-
-/// Most long-running requests at a time.
-pub(crate) const LONG_RUNNING_MAX: usize = 48;
-
-/// How long a client may take to send a request, the time since the last one included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a client may leave its answer unread.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of each socket. A request may take its time since the answer before.
+const LIMITS: ServerLimits = ServerLimits::CONTROL;
 
 /// What happened to clients, for the metrics.
 #[derive(Debug, Default)]
@@ -133,15 +122,14 @@ impl Server {
 
     /// Serves clients until dropped; their requests go to `calls`.
     pub(crate) async fn serve(self, calls: mpsc::Sender<Call>) {
-        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        let places = Arc::new(Semaphore::new(LIMITS.connections));
         let long_running = Arc::new(Semaphore::new(LONG_RUNNING_MAX));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Probably no file descriptor is free: wait until a client disconnects.
                     warn!(%error, "a client of the control socket could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
@@ -166,8 +154,8 @@ impl Server {
 
 /// Rejects a client because there are too many; without room in its socket it gets no message.
 fn reject(stream: &UnixStream) {
-    let rejected =
-        ApiError::new(ErrorCode::Busy, format!("{CLIENTS_MAX} clients are connected already"));
+    let message = format!("{} clients are connected already", LIMITS.connections);
+    let rejected = ApiError::new(ErrorCode::Busy, message);
     let _ = stream.try_write(Answer::Error(rejected).to_line().as_bytes());
 }
 
@@ -206,7 +194,7 @@ enum Line {
 impl Connection {
     async fn run(&mut self) -> io::Result<()> {
         loop {
-            let line = match tokio::time::timeout(REQUEST_TIMEOUT, self.read_line()).await {
+            let line = match tokio::time::timeout(LIMITS.request, self.read_line()).await {
                 Ok(line) => line?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
@@ -321,13 +309,13 @@ impl Connection {
     /// Sends one line.
     ///
     /// # Errors
-    /// When the client disconnected, or read nothing for [`READ_TIMEOUT`]: then there is no room in
+    /// When the client disconnected, or read nothing for [`ServerLimits::silence`]: then there is no room in
     /// its socket for a message, and the connection is closed.
     async fn send(&mut self, answer: Answer) -> io::Result<()> {
         let line = answer.to_line();
         let mut rest = line.as_bytes();
         while !rest.is_empty() {
-            let Ok(written) = tokio::time::timeout(READ_TIMEOUT, self.write.write(rest)).await
+            let Ok(written) = tokio::time::timeout(LIMITS.silence, self.write.write(rest)).await
             else {
                 self.counts.disconnected.fetch_add(1, Relaxed);
                 info!("a client of the control socket that didn't read was disconnected");
