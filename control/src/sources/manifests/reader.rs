@@ -140,8 +140,8 @@ pub(super) struct Reader {
     damaged: Vec<String>,
     /// The status that was reported last.
     last_status: Option<(bool, Vec<String>)>,
-    /// Whether last good objects were not on disk yet, as it was reported last.
-    said_unsaved: bool,
+    /// How many manifests' last good objects were not on disk, as it was reported last.
+    said_unsaved: usize,
 }
 
 /// Starts the reader. It ends when the receiver of its updates is dropped.
@@ -215,7 +215,7 @@ impl Reader {
             synced: false,
             damaged: Vec::new(),
             last_status: None,
-            said_unsaved: false,
+            said_unsaved: 0,
         }
     }
 

@@ -142,7 +142,10 @@ impl Saver {
             }
             Err(NotSaved::Unreadable) => {
                 self.forget_failure(name);
-                self.unreadable.insert(name.clone());
+                // Unless it is about to be read again.
+                if !self.unsaved.contains(name) && !self.rereading.contains(name) {
+                    self.unreadable.insert(name.clone());
+                }
             }
             Err(NotSaved::Failed(reason)) => {
                 if self.logged.as_ref() != Some(&reason) {
@@ -189,6 +192,11 @@ impl Saver {
     /// How many manifests have states that are not on disk yet.
     pub(super) fn pending(&self) -> usize {
         self.waiting.len() + self.unsaved.len() + self.rereading.len() + self.unreadable.len()
+    }
+
+    /// Whether nothing more is written before a manifest changes.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending() == self.unreadable.len()
     }
 
     /// What is wrong, one line each.

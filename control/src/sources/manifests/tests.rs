@@ -506,7 +506,7 @@ fn a_manifest_that_can_not_be_read_after_its_saved_objects_were_removed_counts_a
         fs::remove_dir_all(place.state()).unwrap();
         place.wait_for_last_good(1);
         followed.until_problem(lost);
-        assert_eq!(followed.manifests.status().unsaved, 1, "{broken}");
+        followed.until("unsaved", |followed| followed.manifests.status().unsaved == 1);
         assert_eq!(names(&followed.store), ["one", "two"]);
         place.write("p.yaml", &policy("one"));
         followed.until_no_problem();
