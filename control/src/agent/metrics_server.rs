@@ -1,8 +1,9 @@
 //! The server for Prometheus: a thread of its own that answers `GET /metrics` over HTTP/1.
 //!
 //! The number of clients, the length of a request and all times are bounded (see
-//! [`podgate_api::limits`]), and a client that doesn't read delays nobody else. Metrics are collected once for all
-//! that ask within [`CACHE`], so scrapers can't keep the control thread busy.
+//! [`podgate_api::limits`]), and a client that doesn't read delays nobody else. Metrics are
+//! collected once for all that ask within [`CACHE`], so scrapers can't keep the control thread
+//! busy.
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;

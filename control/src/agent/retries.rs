@@ -34,8 +34,8 @@ struct Retry {
 
 impl<K: Clone + Ord> Retries<K> {
     /// Something failed, with a reason if it is to be listed. What was tried because the kernel
-    /// reported a change doesn't defer the next retry. Returns whether it failed before for the same
-    /// reason.
+    /// reported a change doesn't defer the next retry. Returns whether it failed before for the
+    /// same reason.
     pub(super) fn failed(&mut self, what: K, reason: Option<String>, now: Instant) -> bool {
         let (delay, due) = match self.0.get(&what) {
             Some(Retry { delay, due, was_due: false, .. }) => (*delay, *due),

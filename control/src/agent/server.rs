@@ -309,8 +309,8 @@ impl Connection {
     /// Sends one line.
     ///
     /// # Errors
-    /// When the client disconnected, or read nothing for [`ServerLimits::silence`]: then there is no room in
-    /// its socket for a message, and the connection is closed.
+    /// When the client disconnected, or read nothing for [`ServerLimits::silence`]: then there is
+    /// no room in its socket for a message, and the connection is closed.
     async fn send(&mut self, answer: Answer) -> io::Result<()> {
         let line = answer.to_line();
         let mut rest = line.as_bytes();

@@ -1,4 +1,4 @@
-//! The JSON files of the state directory: each has a version, and a checksum of its content, is read
+//! The JSON files of the state directory: each has a version and a checksum of its content, is read
 //! if it is a regular file within a bound, set aside if it is damaged, and replaced atomically.
 
 use std::io;
