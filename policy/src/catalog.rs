@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use podgate_names::PodName;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
 use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
@@ -95,15 +96,6 @@ impl IdentityInfo {
     }
 }
 
-/// A pod's name.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct PodName {
-    /// Namespace.
-    pub namespace: Arc<str>,
-    /// Name.
-    pub name: Arc<str>,
-}
-
 /// The pod that has an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PodInfo {
@@ -118,12 +110,6 @@ pub struct ServiceName {
     pub namespace: String,
     /// Name.
     pub name: String,
-}
-
-impl fmt::Display for PodName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
 }
 
 impl fmt::Display for ServiceName {

@@ -26,7 +26,6 @@ mod names;
 pub mod observe;
 #[cfg(feature = "oracle")]
 pub mod oracle;
-mod pod_name;
 mod rejection;
 mod relevance;
 pub mod rules;
@@ -37,11 +36,12 @@ mod this_node;
 #[cfg(feature = "oracle")]
 pub mod truth;
 
-pub use catalog::{Catalog, IdentityInfo, PeerName, PodName, RuleOrigin, ServiceName};
+pub use catalog::{Catalog, IdentityInfo, PeerName, RuleOrigin, ServiceName};
 pub use compile::{Compiled, Compiler, ServicesLeftOut, compile};
 pub use key::{Kind, ObjectKey};
 pub use labels::{LabelContext, LabelKey, Labels};
 pub use names::{NameAddress, NameCounts, NameLimits, NameTable};
+pub use podgate_names::PodName;
 pub use rejection::{Rejection, SourceLocation, line as rejection_line};
 pub use selector::{Requirement, Selector, Test};
 pub use store::{

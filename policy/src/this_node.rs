@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::catalog::PodName;
+use crate::PodName;
 use crate::explain::most_similar;
 use crate::model::Pod;
 use crate::store::Store;

@@ -13,6 +13,49 @@ const COMMENT: [&str; 2] = ["//", "# "];
 const UNSAFE_ALLOWED: [&str; 4] =
     ["xdp-redirect/", "dataplane/src/mem/", "dataplane/src/xsk/", "perf/yardstick/src/traffic/"];
 
+/// The workspace's crates that each crate may be linked with directly, by the folder of each: those
+/// of ARCHITECTURE.md that it needs, and no more. Its tests may use others.
+const DEPENDENCIES: [(&str, &[&str]); 18] = [
+    (
+        "control",
+        &[
+            "control/api",
+            "control/hostnet",
+            "control/hubble",
+            "control/ui",
+            "dataplane",
+            "dataplane/tables",
+            "perf/replay",
+            "policy",
+            "xdp-redirect",
+        ],
+    ),
+    ("control/api", &["control/socket", "policy"]),
+    // It runs for each pod that starts: policy and dataplane are not in it.
+    ("control/cni", &["control/hostnet", "control/socket"]),
+    ("control/hostnet", &[]),
+    ("control/hubble", &["control/api", "dataplane/tables", "policy"]),
+    ("control/socket", &["policy/names"]),
+    ("control/ui", &["control/api", "control/hubble", "policy"]),
+    ("dataplane", &["dataplane/sync", "dataplane/tables", "xdp-redirect"]),
+    ("dataplane/sync", &[]),
+    ("dataplane/tables", &[]),
+    (
+        "fuzz",
+        &["control/api", "dataplane", "dataplane/tables", "perf/replay", "policy", "tests/support"],
+    ),
+    ("perf/replay", &["dataplane", "dataplane/tables", "policy"]),
+    (
+        "perf/yardstick",
+        &["dataplane", "dataplane/tables", "perf/replay", "policy", "tests", "xdp-redirect"],
+    ),
+    ("policy", &["dataplane/tables", "policy/names"]),
+    ("policy/names", &[]),
+    ("tests", &["policy"]),
+    ("tests/support", &["dataplane", "dataplane/tables"]),
+    ("xdp-redirect", &[]),
+];
+
 /// Every tracked text file with one of these endings, and its content.
 fn files(endings: &[&str]) -> BTreeMap<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -86,4 +129,32 @@ fn unsafe_code_is_only_in_the_folders_that_allow_it() {
         }
     }
     none("unsafe code is only in the folders of UNSAFE_ALLOWED", &found);
+}
+
+#[test]
+fn crates_depend_on_no_others_than_these() {
+    let manifests = files(&["Cargo.toml"]);
+    let workspace = &manifests[Path::new("Cargo.toml")];
+    let mut found = Vec::new();
+    for (path, text) in &manifests {
+        let Some(name) = path.parent().filter(|folder| *folder != Path::new("")) else { continue };
+        let name = name.to_str().expect("folders have names in ASCII");
+        let allowed = DEPENDENCIES.iter().find(|(known, _)| *known == name).map(|(_, of)| *of);
+        let Some(allowed) = allowed else {
+            found.push(format!("{name} is not in DEPENDENCIES"));
+            continue;
+        };
+        let after = |heading| text.split_once(heading).map_or("", |(_, after)| after);
+        let section = after("\n[dependencies]\n");
+        let section = section.split_once("\n[").map_or(section, |(section, _)| section);
+        for line in section.lines().filter(|line| line.starts_with("podgate-")) {
+            let krate = line.split(['.', ' ']).next().unwrap_or_default();
+            let folder = workspace.split_once(&format!("\n{krate} = {{ path = \""));
+            let folder = folder.and_then(|(_, after)| after.split('"').next()).unwrap_or(krate);
+            if !allowed.contains(&folder) {
+                found.push(format!("{name} depends on {folder}"));
+            }
+        }
+    }
+    none("a crate depends on the crates that DEPENDENCIES allows", &found);
 }

@@ -31,6 +31,8 @@ pub(crate) struct Pods {
 pub(crate) struct PodEntries {
     mac: Option<[u8; 6]>,
     addresses: BTreeSet<u128>,
+    /// Whether a write failed since the maps had exactly this.
+    uncertain: bool,
 }
 
 /// Entries of netdevs that were detached, by ifindex: they could not be removed.
@@ -126,10 +128,11 @@ impl PodEntries {
         mut apply: impl FnMut(Change) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let Some(pod) = now else { return self.clear(apply) };
-        if self.is(&pod) {
+        if !self.uncertain && self.is(&pod) {
             return Ok(());
         }
         let result = self.set(pod, &mut apply);
+        self.uncertain = result.is_err();
         if result.is_err() {
             return result.and(self.clear(apply));
         }
@@ -154,10 +157,12 @@ impl PodEntries {
             apply(Change::Remove(*address))?;
         }
         let former = mem::replace(&mut self.addresses, wanted);
-        for address in self.addresses.difference(&former) {
-            apply(Change::Add(*address))?;
+        for address in &self.addresses {
+            if self.uncertain || !former.contains(address) {
+                apply(Change::Add(*address))?;
+            }
         }
-        if self.mac.replace(mac) != Some(mac) {
+        if self.mac.replace(mac) != Some(mac) || self.uncertain {
             apply(Change::SetMac(mac))?;
         }
         Ok(())
@@ -179,6 +184,7 @@ impl PodEntries {
                 result = result.and(Err(error));
             }
         }
+        self.uncertain = result.is_err();
         result
     }
 }
@@ -227,6 +233,11 @@ mod tests {
         Pod { mac: [mac; 6], addresses: addresses.to_vec() }
     }
 
+    fn entries(mac: Option<u8>, addresses: &[u128]) -> PodEntries {
+        let addresses = BTreeSet::from_iter(addresses.iter().copied());
+        PodEntries { mac: mac.map(|mac| [mac; 6]), addresses, uncertain: false }
+    }
+
     #[test]
     fn a_pod_that_is_half_replaced_is_removed() {
         let every_step =
@@ -238,7 +249,7 @@ mod tests {
             let now = pod(2, &[2, 3, 4]);
             known.replace(Some(now.clone()), |change| maps.apply(change)).unwrap_err();
             assert_eq!(maps.entries.mac, None, "{failing:?}");
-            assert_eq!(known, maps.entries, "{failing:?}");
+            assert_eq!((known.mac, &known.addresses), (None, &maps.entries.addresses));
             // What could not be removed is removed later, if no pod takes its place.
             maps.fails.clear();
             known.replace(None, |change| maps.apply(change)).unwrap();
@@ -250,13 +261,35 @@ mod tests {
     }
 
     #[test]
+    fn what_two_failed_writes_leave_open_is_written_again() {
+        let (before, now) = (pod(1, &[1, 2]), pod(2, &[2, 3]));
+        let removals = [Change::RemoveMac, Change::Remove(2), Change::Remove(3)];
+        for failing in [Change::Add(3), Change::SetMac([2; 6])] {
+            for (failed_mac, wanted) in [(true, &now), (false, &now), (true, &before)] {
+                let (mut maps, mut known) = (Maps::default(), PodEntries::default());
+                known.replace(Some(before.clone()), |change| maps.apply(change)).unwrap();
+                maps.fails = removals[usize::from(!failed_mac)..].to_vec();
+                maps.fails.push(failing);
+                known.replace(Some(now.clone()), |change| maps.apply(change)).unwrap_err();
+                // Twice, so that a failure in between changes nothing.
+                known.replace(Some(wanted.clone()), |change| maps.apply(change)).unwrap_err();
+                maps.fails.clear();
+                known.replace(Some(wanted.clone()), |change| maps.apply(change)).unwrap();
+                assert_eq!(maps.entries.mac, Some(wanted.mac), "{failing:?}");
+                let addresses = BTreeSet::from_iter(wanted.addresses.clone());
+                assert_eq!(maps.entries.addresses, addresses, "{failing:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_can_not_be_removed_is_not_forgotten() {
         let (mut maps, mut known) = (Maps::default(), PodEntries::default());
         known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
         maps.fails = vec![Change::RemoveMac, Change::Remove(1)];
         known.replace(None, |change| maps.apply(change)).unwrap_err();
-        assert_eq!(maps.entries, PodEntries { mac: Some([1; 6]), addresses: [1].into() });
-        assert_eq!(known, maps.entries);
+        assert_eq!(maps.entries, entries(Some(1), &[1]));
+        assert_eq!((known.mac, &known.addresses), (maps.entries.mac, &maps.entries.addresses));
         maps.fails.clear();
         known.replace(None, |change| maps.apply(change)).unwrap();
         assert_eq!(maps.entries, PodEntries::default());
@@ -271,7 +304,7 @@ mod tests {
         maps.fails = vec![Change::Remove(2)];
         let failed = left.remove(|_, change| maps.apply(change));
         assert!(matches!(failed[..], [(7, _)]) && !left.is_empty(), "{failed:?}");
-        assert_eq!(maps.entries, PodEntries { mac: None, addresses: [2].into() });
+        assert_eq!(maps.entries, entries(None, &[2]));
         maps.fails.clear();
         assert!(left.remove(|_, change| maps.apply(change)).is_empty() && left.is_empty());
         assert_eq!(maps.entries, PodEntries::default());

@@ -3,13 +3,11 @@
 use std::net::IpAddr;
 
 use podgate_policy::explain::Query;
+use podgate_socket::{Answering, ApiError, Command, EndpointSpec, ErrorCode, VERSION};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::VERSION;
-use crate::answer::{ApiError, ErrorCode};
 use crate::capture::CaptureRequest;
-use crate::endpoint::EndpointSpec;
 use crate::flow_table::FlowSelector;
 use crate::policy::PolicyFilter;
 
@@ -23,27 +21,6 @@ pub enum ClientAccess {
     ReadOnly,
     /// Those of the admin's socket.
     Admin,
-}
-
-/// When a request is answered. The agent bounds how many clients wait or follow at one time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answering {
-    /// By one result, as soon as the agent has it.
-    AtOnce,
-    /// By one result, when what the client waits for has happened, or after so many seconds.
-    Waits(u32),
-    /// By items: the past ones at once and, if this is `true`, new ones when they come.
-    Follows(bool),
-    /// By items, the first one at once, the others when they come.
-    Streams,
-}
-
-impl Answering {
-    /// Whether the answer may take long, even where it does not.
-    #[must_use]
-    pub const fn is_long_running(self) -> bool {
-        !matches!(self, Self::AtOnce)
-    }
 }
 
 /// Declares [`Request`], the list of its commands, and what holds for each: `=> access, answering`.
@@ -208,9 +185,13 @@ impl Request {
     /// The line to send, with its newline.
     #[must_use]
     pub fn to_line(&self) -> String {
-        let mut value = json!(self);
-        value["version"] = json!(VERSION);
-        format!("{value}\n")
+        podgate_socket::to_line(self)
+    }
+}
+
+impl Command for Request {
+    fn answering(&self) -> Answering {
+        Self::answering(self)
     }
 }
 
@@ -219,13 +200,12 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use podgate_policy::PodName;
     use podgate_policy::explain::RequestSpec;
+    use podgate_socket::{Answer, MacAddress, PluginRequest, PodMtu};
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
-    use crate::answer::Answer;
-    use crate::endpoint::{MacAddress, PodMtu};
 
     fn code(line: &str) -> ErrorCode {
         Request::parse(line.as_bytes()).unwrap_err().code
@@ -312,6 +292,22 @@ mod tests {
     }
 
     #[test]
+    fn requests_of_network_plugins_are_requests() {
+        let spec: EndpointSpec =
+            serde_json::from_value(json!({"link": "v", "pod": "a/b"})).unwrap();
+        let remove = PluginRequest::EndpointRemove { link: "veth0".into() };
+        for (request, expected) in [
+            (PluginRequest::Status {}, Request::Status {}),
+            (PluginRequest::EndpointAdd(spec.clone()), Request::EndpointAdd(spec)),
+            (remove, Request::EndpointRemove { link: "veth0".into() }),
+            (PluginRequest::EndpointList {}, Request::EndpointList {}),
+        ] {
+            let line = podgate_socket::to_line(&request);
+            assert_eq!(Request::parse(line.as_bytes()), Ok(expected));
+        }
+    }
+
+    #[test]
     fn an_mtu_out_of_range_is_an_error() {
         let request = |mtu: &str| {
             let line = format!(
@@ -366,14 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_addresses_are_checked() {
-        for bad in ["a", "a/", "/a", "a/b/c", "A/b", "a/-b", "a/b\n", "a/b..c"] {
-            assert!(bad.parse::<PodName>().is_err(), "{bad:?}");
-        }
-        assert_eq!(
-            "kube-system/core.dns-0".parse::<PodName>().unwrap().name.as_ref(),
-            "core.dns-0"
-        );
+    fn mac_addresses_are_checked() {
         for bad in
             ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "01:00:00:00:00:00"]
         {

@@ -1,5 +1,6 @@
 //! Readiness and counters of the agent.
 
+use podgate_socket::SourceStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
@@ -58,23 +59,6 @@ pub struct FlowsTakenOver {
     pub left_out: usize,
     /// Why the file was not used, if so.
     pub problem: Option<String>,
-}
-
-/// Where objects come from, and whether they are complete.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct SourceStatus {
-    /// `manifests DIR` or `kubernetes URL`.
-    pub name: String,
-    /// Whether every kind was read once.
-    pub synced: bool,
-    /// Current problems, one line each.
-    pub problems: Vec<String>,
-    /// Whether objects are up to date: all were read, and changes are noticed.
-    #[serde(default)]
-    pub current: bool,
-    /// Manifests whose last good objects are not on disk yet.
-    #[serde(default)]
-    pub unsaved: usize,
 }
 
 /// Changes from an API server, and what was written there.

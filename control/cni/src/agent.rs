@@ -1,7 +1,7 @@
 //! Requests to the agent.
 
-use podgate_api::{
-    Client, ClientError, EndpointSpec, EndpointState, EndpointStatus, Request, Status,
+use podgate_socket::{
+    Client, ClientError, EndpointSpec, EndpointState, EndpointStatus, PluginRequest, PluginStatus,
 };
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ pub(crate) fn add(agent: &mut Client, spec: EndpointSpec) -> Result<EndpointStat
     for stale in list(agent)?.into_iter().filter(is_stale) {
         remove(agent, &stale.spec.link)?;
     }
-    Ok(agent.call(&Request::EndpointAdd(spec))?)
+    Ok(agent.call(&PluginRequest::EndpointAdd(spec))?)
 }
 
 /// All endpoints.
@@ -37,7 +37,7 @@ pub(crate) fn add(agent: &mut Client, spec: EndpointSpec) -> Result<EndpointStat
 /// # Errors
 /// When the agent does not answer.
 pub(crate) fn list(agent: &mut Client) -> Result<Vec<EndpointStatus>, CniError> {
-    Ok(agent.call(&Request::EndpointList {})?)
+    Ok(agent.call(&PluginRequest::EndpointList {})?)
 }
 
 /// Removes the endpoint on a link, which may be gone. One that somebody else has removed meanwhile,
@@ -46,7 +46,8 @@ pub(crate) fn list(agent: &mut Client) -> Result<Vec<EndpointStatus>, CniError> 
 /// # Errors
 /// When the agent does not answer, or with an error.
 pub(crate) fn remove(agent: &mut Client, link: &str) -> Result<(), CniError> {
-    let removed: Result<Value, _> = agent.call(&Request::EndpointRemove { link: link.to_owned() });
+    let removed: Result<Value, _> =
+        agent.call(&PluginRequest::EndpointRemove { link: link.to_owned() });
     match removed {
         Err(ClientError::Agent(_)) if !exists(agent, link)? => Ok(()),
         removed => Ok(removed.map(drop)?),
@@ -61,8 +62,8 @@ fn exists(agent: &mut Client, link: &str) -> Result<bool, CniError> {
 ///
 /// # Errors
 /// When the agent does not answer.
-pub(crate) fn status(agent: &mut Client) -> Result<Status, CniError> {
-    Ok(agent.call(&Request::Status {})?)
+pub(crate) fn status(agent: &mut Client) -> Result<PluginStatus, CniError> {
+    Ok(agent.call(&PluginRequest::Status {})?)
 }
 
 #[cfg(test)]
@@ -72,7 +73,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread;
 
-    use podgate_api::{Answer, ApiError};
+    use podgate_socket::{Answer, ApiError};
     use serde_json::json;
 
     use super::*;

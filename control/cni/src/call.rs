@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use podgate_api::{PodMtu, PodName};
+use podgate_socket::{PodMtu, PodName};
 use serde::Deserialize;
 use serde_json::Value;
 

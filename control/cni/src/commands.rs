@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use podgate_api::{EndpointSpec, EndpointStatus, MacAddress, PodMtu};
 use podgate_hostnet::gateway_for;
+use podgate_socket::{EndpointSpec, EndpointStatus, MacAddress, PodMtu};
 use serde_json::{Value, json};
 
 use crate::call::{Call, Command, Ipam};
@@ -64,7 +64,7 @@ fn create(
     ipam: &Ipam,
     assigned: &CniResult,
     host_name: &str,
-    agent: &mut podgate_api::Client,
+    agent: &mut podgate_socket::Client,
 ) -> Result<CniResult, CniError> {
     let addresses = assigned.addresses();
     let routes = routes(ipam, assigned);

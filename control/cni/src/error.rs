@@ -2,9 +2,9 @@
 
 use std::io;
 
-use podgate_api::ClientError;
 use podgate_hostnet::NetlinkError;
 use podgate_hostnet::netns::NetnsError;
+use podgate_socket::ClientError;
 use serde_json::{Value, json};
 
 use crate::version::LATEST;

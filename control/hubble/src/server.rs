@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, stream};
+use podgate_api::limits::{ACCEPT_PAUSE, PING_TIMEOUT, ServerLimits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -31,17 +32,10 @@ use crate::proto::observer::observer_server::ObserverServer;
 use crate::proto::peer::peer_server::PeerServer;
 use crate::source::FlowSource;
 
-/// Most connections at a time, of each socket: those by TCP, whose clients may be anybody, take no
-/// place from those of the unix socket.
-const CONNECTIONS_MAX: usize = 64;
-/// How long a connection by TCP may take to its first request, TLS included.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Of each socket: clients by TCP, who may be anybody, take no place from those of the unix socket.
+const LIMITS: ServerLimits = ServerLimits::HUBBLE;
 /// Largest request, bytes.
 const REQUEST_MAX: usize = 1 << 18;
-/// How often a silent connection is probed, and how long its answer may take.
-const KEEPALIVE: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(20)];
-/// How long to wait when a connection can't be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A TCP port to listen on.
 #[derive(Clone, Debug)]
@@ -264,8 +258,10 @@ pub async fn serve(
         std::future::pending().await
     };
     let accept = move || accept_unix(unix.clone());
-    let connections = incoming(accept, None);
-    let by_unix = builder().add_routes(routes.clone()).serve_with_incoming(connections);
+    let by_unix = builder()
+        .layer(InterceptorLayer::new(note_request))
+        .add_routes(routes.clone())
+        .serve_with_incoming(incoming(accept));
     let by_tcp = async {
         let Some((listener, tls)) = &listeners.tcp else { return std::future::pending().await };
         let tcp = Arc::new(TcpListener::from_std(listener.try_clone()?)?);
@@ -278,8 +274,7 @@ pub async fn serve(
             builder = builder.tls_config(tls.clone()).map_err(io::Error::other)?;
         }
         let mut builder = builder.layer(InterceptorLayer::new(note_request));
-        let connections = incoming(accept, Some(FIRST_REQUEST));
-        let served = builder.add_routes(routes).serve_with_incoming(connections);
+        let served = builder.add_routes(routes).serve_with_incoming(incoming(accept));
         served.await.map_err(io::Error::other)
     };
     tokio::select! {
@@ -309,17 +304,16 @@ async fn accept_unix(mut listeners: watch::Receiver<Arc<UnixListener>>) -> io::R
 }
 
 fn builder() -> Server {
-    let [interval, timeout] = KEEPALIVE;
     Server::builder()
-        .http2_keepalive_interval(Some(interval))
-        .http2_keepalive_timeout(Some(timeout))
+        .http2_keepalive_interval(Some(LIMITS.silence))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(STREAMS_MAX as u32))
 }
 
 /// A connection that has one of the places.
 struct Connection<T> {
     stream: T,
-    /// Until when the first request has to come, if at any time.
+    /// Until when the first request has to come; none once it has.
     deadline: Option<Pin<Box<Sleep>>>,
     requested: Requested,
     _place: OwnedSemaphorePermit,
@@ -337,25 +331,24 @@ fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
     Ok(request)
 }
 
-/// Connections, of which there are at most [`CONNECTIONS_MAX`]; others are closed, as are those
-/// without a request within `first_request`.
+/// Connections, of which there are at most so many as [`LIMITS`] says; others are closed, as are
+/// those without a request in time.
 fn incoming<T, F: Future<Output = io::Result<T>>>(
     accept: impl Fn() -> F,
-    first_request: Option<Duration>,
 ) -> impl Stream<Item = io::Result<Connection<T>>> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(LIMITS.connections));
     stream::unfold((accept, places), move |(accept, places)| async move {
         loop {
             match (accept().await, Arc::clone(&places).try_acquire_owned()) {
                 (Ok(stream), Ok(place)) => {
-                    let connection = Connection::new(stream, first_request, place);
+                    let connection = Connection::new(stream, LIMITS.request, place);
                     return Some((Ok(connection), (accept, places)));
                 }
                 (Ok(_), Err(_)) => {
-                    warn!("{CONNECTIONS_MAX} clients of Hubble's API are connected already");
+                    let max = LIMITS.connections;
+                    warn!("{max} clients of Hubble's API are connected already");
                 }
                 (Err(error), _) => {
-                    // Probably no file descriptor is free: wait until a client disconnects.
                     warn!(%error, "a client of Hubble's API could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -365,8 +358,8 @@ fn incoming<T, F: Future<Output = io::Result<T>>>(
 }
 
 impl<T> Connection<T> {
-    fn new(stream: T, first_request: Option<Duration>, place: OwnedSemaphorePermit) -> Self {
-        let deadline = first_request.map(|limit| Box::pin(sleep(limit)));
+    fn new(stream: T, first_request: Duration, place: OwnedSemaphorePermit) -> Self {
+        let deadline = Some(Box::pin(sleep(first_request)));
         Self { stream, deadline, requested: Requested::default(), _place: place }
     }
 }
@@ -423,7 +416,7 @@ mod tests {
 
     fn connection(stream: UnixStream, places: &Arc<Semaphore>) -> Connection<UnixStream> {
         let place = Arc::clone(places).try_acquire_owned().unwrap();
-        Connection::new(stream, Some(Duration::from_millis(1)), place)
+        Connection::new(stream, Duration::from_millis(1), place)
     }
 
     #[tokio::test]

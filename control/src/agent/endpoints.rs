@@ -217,7 +217,7 @@ impl Endpoints {
 
     /// What fails at endpoints, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        let kept = self.retries.kept().map(|(link, reason, seconds)| {
+        let kept = self.retries.reasons().map(|(link, reason, seconds)| {
             format!(
                 "the pod's end of link {link} can't be read: {reason}; its state before stays in \
                  force, and it is tried again every {seconds} s"

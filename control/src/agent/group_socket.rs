@@ -2,45 +2,26 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
-use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::unistd::Group;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use super::server::{Call, ClientCounts, Server};
+use super::socket_file::{SocketFile, make_room};
 
 /// A socket for a group, whose members may only read. Bound while the process may still give files
 /// to a group; its file is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct GroupSocket {
     listener: StdUnixListener,
-    path: PathBuf,
-}
-
-impl Drop for GroupSocket {
-    fn drop(&mut self) {
-        // Fails if the file is gone already.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Removes a socket that an agent left at `path`.
-///
-/// # Errors
-/// When another agent serves it, or it can't be removed.
-pub(super) fn remove_unserved(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => {
-            ensure!(UnixStream::connect(path).is_err(), "another agent serves it");
-            Ok(fs::remove_file(path)?)
-        }
-        _ => Ok(()),
-    }
+    /// Removed with it.
+    _file: SocketFile,
 }
 
 impl GroupSocket {
@@ -52,15 +33,15 @@ impl GroupSocket {
         let known = Group::from_name(group)?;
         let known = known.with_context(|| format!("--socket-group: there is no group {group}"))?;
         let at_path = || format!("--read-socket: can't bind {}", path.display());
-        remove_unserved(path).with_context(at_path)?;
+        make_room(path, "the read-only control socket (--read-socket names another path)")?;
         // With the usual umask nobody else may connect before the mode is set.
         let listener = StdUnixListener::bind(path).with_context(at_path)?;
-        let this = Self { listener, path: path.to_owned() };
+        let file = SocketFile::of_bound(path).with_context(at_path)?;
         chown(path, None, Some(known.gid.as_raw())).with_context(at_path)?;
         let mode = fs::Permissions::from_mode(0o660);
         fs::set_permissions(path, mode).with_context(at_path)?;
-        this.listener.set_nonblocking(true).with_context(at_path)?;
-        Ok(this)
+        listener.set_nonblocking(true).with_context(at_path)?;
+        Ok(Self { listener, _file: file })
     }
 
     /// Serves clients; their requests go to `calls`. They have places of their own, so that they
@@ -74,9 +55,7 @@ impl GroupSocket {
         counts: Arc<ClientCounts>,
     ) -> io::Result<()> {
         let listener = UnixListener::from_std(self.listener.try_clone()?)?;
-        let path = self.path.clone();
-        let server = Server::read_only(listener, path, counts);
-        tokio::spawn(server.serve(calls));
+        tokio::spawn(Server::read_only(listener, counts).serve(calls));
         Ok(())
     }
 }

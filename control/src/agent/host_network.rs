@@ -144,7 +144,7 @@ impl HostNetwork {
                  tried again every second"
             )
         });
-        let links = self.links_unread.kept().map(|(_, reason, seconds)| {
+        let links = self.links_unread.reasons().map(|(_, reason, seconds)| {
             format!("{reason}, and it is tried again every {seconds} s")
         });
         let addresses = self.addresses_unread.iter().map(|reason| {

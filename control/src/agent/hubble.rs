@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::flow_thread::FlowThread;
-use super::group_socket;
 use super::host_network::HOST_SLOT;
+use super::socket_file::make_room;
 use crate::certificates;
 use crate::cli::{HUBBLE_SOCKET_NAME, HubbleArgs, RunArgs};
 
@@ -85,7 +85,7 @@ pub(super) fn start(
     let beside = || control_socket.with_file_name(HUBBLE_SOCKET_NAME);
     let socket = hubble.socket.clone().unwrap_or_else(beside);
     let tcp = tcp(hubble)?;
-    make_room(&socket)?;
+    make_room(&socket, "Hubble's API (--hubble-socket names another path)")?;
     let listeners = Listeners::open(&socket, tcp.as_ref()).context(
         "can't use the sockets of Hubble's API (--hubble-socket, or --control-socket beside it)",
     )?;
@@ -111,19 +111,6 @@ pub(super) fn start(
     let unix = Arc::clone(listeners.unix());
     let thread = FlowThread::start(args.flow_log as usize, clock, listeners, config)?;
     Ok((thread, peers, unix))
-}
-
-/// Removes a socket that an agent left at `path`.
-///
-/// # Errors
-/// When the path has another file, or a socket that is served.
-fn make_room(path: &Path) -> Result<()> {
-    let at_path = || {
-        format!("Hubble's API can't use {} (--hubble-socket names another path)", path.display())
-    };
-    group_socket::remove_unserved(path).with_context(at_path)?;
-    ensure!(fs::symlink_metadata(path).is_err(), "{}: it is no socket", at_path());
-    Ok(())
 }
 
 /// The state of the server's certificate, if it has one. The server reads it at the start only.
@@ -166,28 +153,9 @@ fn run_number() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
-
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn only_a_socket_that_nobody_serves_makes_room() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("hubble.sock");
-        make_room(&path).unwrap();
-        let listener = UnixListener::bind(&path).unwrap();
-        let error = format!("{:#}", make_room(&path).unwrap_err());
-        assert!(error.contains("hubble.sock (--hubble-socket"), "{error}");
-        assert!(error.ends_with("another agent serves it") && path.exists(), "{error}");
-        drop(listener);
-        make_room(&path).unwrap();
-        assert!(!path.exists());
-        fs::write(&path, "another program's").unwrap();
-        let error = make_room(&path).unwrap_err().to_string();
-        assert!(error.ends_with("it is no socket") && path.exists(), "{error}");
-    }
 
     #[test]
     fn a_relay_finds_all_nodes_at_the_same_port() {

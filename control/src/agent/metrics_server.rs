@@ -1,8 +1,9 @@
 //! The server for Prometheus: a thread of its own that answers `GET /metrics` over HTTP/1.
 //!
-//! Clients are not trusted to be well-behaved: their number, the length of a request and all times
-//! are bounded, and one that doesn't read delays nobody else. Metrics are collected once for all
-//! that ask within [`CACHE`], so scrapers can't keep the control thread busy.
+//! The number of clients, the length of a request and all times are bounded (see
+//! [`podgate_api::limits`]), and a client that doesn't read delays nobody else. Metrics are
+//! collected once for all that ask within [`CACHE`], so scrapers can't keep the control thread
+//! busy.
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use podgate_api::Request;
+use podgate_api::limits::{ACCEPT_PAUSE, ServerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -20,22 +22,16 @@ use tracing::{info, warn};
 use super::server::{Call, Reply};
 use crate::metrics;
 
-/// Most connections at a time; more are closed at once, and counted.
-pub(super) const CONNECTIONS_MAX: usize = 16;
+/// More connections are closed at once, and counted.
+const LIMITS: ServerLimits = ServerLimits::METRICS;
 /// Longest request head, bytes.
 const HEAD_MAX: usize = 8192;
 /// Header fields of a request, at most.
 const FIELDS_MAX: usize = 64;
-/// How long a client may take to send its request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client may take to read its answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the control thread may take.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long collected metrics are answered again.
 const CACHE: Duration = Duration::from_millis(200);
-/// How long to wait when a connection can't be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The text format's type (Prometheus exposition formats, version 0.0.4).
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -110,7 +106,7 @@ struct Service {
 }
 
 async fn serve(listener: TcpListener, service: Arc<Service>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(LIMITS.connections));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -133,7 +129,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>) {
 
 /// Answers one request, and closes the connection.
 async fn answer(mut stream: TcpStream, service: Arc<Service>, _place: OwnedSemaphorePermit) {
-    let Ok(Some(asked)) = timeout(REQUEST_TIMEOUT, read_request(&mut stream)).await else {
+    let Ok(Some(asked)) = timeout(LIMITS.request, read_request(&mut stream)).await else {
         service.counts.failed.fetch_add(1, Relaxed);
         return;
     };
@@ -152,7 +148,7 @@ async fn answer(mut stream: TcpStream, service: Arc<Service>, _place: OwnedSemap
         Asked::Method => error_response("405 Method Not Allowed", "only GET and HEAD are allowed"),
         Asked::Malformed => error_response("400 Bad Request", "the request is malformed"),
     };
-    let written = timeout(ANSWER_TIMEOUT, async {
+    let written = timeout(LIMITS.silence, async {
         stream.write_all(response.as_bytes()).await?;
         stream.shutdown().await
     });
@@ -327,7 +323,7 @@ mod tests {
     fn silent_clients_delay_nobody_and_their_number_is_bounded() {
         let server = start(families);
         let mut silent = Vec::new();
-        while silent.len() < CONNECTIONS_MAX - 1 {
+        while silent.len() < LIMITS.connections - 1 {
             silent.push(TcpStream::connect(server.address()).unwrap());
         }
         assert!(exchange(&server, GET).starts_with("HTTP/1.1 200 "));

@@ -51,6 +51,7 @@ mod retries;
 mod rule_totals;
 mod server;
 mod signals;
+mod socket_file;
 mod start;
 mod state;
 mod state_files;
@@ -61,7 +62,7 @@ mod waiting;
 use std::future::poll_fn;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use futures_util::{Stream, StreamExt};
 use podgate_api::ConfigOption;
 use podgate_hostnet::Change;
@@ -239,11 +240,21 @@ impl Agent {
         self.plane.reload();
     }
 
-    /// Stops the workers, and writes their flows for the next agent.
-    fn stop(&mut self) {
+    /// Stops the workers, and writes their flows for the next agent, with what else is not written
+    /// yet.
+    ///
+    /// # Errors
+    /// When something can't be written: one line that names each file.
+    fn stop(&mut self) -> Result<()> {
         let flows = self.endpoints.links_mut().stop();
-        self.earlier_flows.save(flows, &self.endpoints, self.files.state());
-        self.names.save();
+        let written = [
+            self.earlier_flows.save(flows, &self.endpoints, self.files.state()),
+            self.names.save(),
+            self.files.save_at_end(&self.endpoints),
+        ];
+        let failed: Vec<_> = written.into_iter().filter_map(Result::err).collect();
+        ensure!(failed.is_empty(), "not all state was saved: {}", failed.join("; "));
+        Ok(())
     }
 
     /// Writes the endpoint list.

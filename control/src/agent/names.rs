@@ -255,12 +255,16 @@ impl DnsNames {
     }
 
     /// Writes the file now, at the end.
-    pub(super) fn save(&mut self) {
+    ///
+    /// # Errors
+    /// When it can't be written: one line that names it.
+    pub(super) fn save(&mut self) -> Result<(), String> {
         self.end_saving();
         if self.unsaved && !self.boot.is_empty() {
             let written = NamesFile::of(&self.table, &self.boot).write(&self.path);
             self.saved(written);
         }
+        self.problems[0].clone().map_or(Ok(()), Err)
     }
 }
 

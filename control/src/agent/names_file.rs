@@ -9,16 +9,11 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use podgate_policy::NameTable;
-use podgate_policy::manifest::{ReadError, read_regular};
 use podgate_tables::time::Nanos;
 use serde::{Deserialize, Serialize};
 
 use super::state_json;
-use crate::{atomic_file, damaged_file};
 
-const VERSION: u32 = 1;
-/// Largest file, bytes: 65,536 addresses, each of a name of its own, take about 22 MB.
-const FILE_MAX: usize = 64 << 20;
 const NANOS_PER_MS: u64 = 1_000_000;
 
 /// Names with the ends of their addresses' TTLs, milliseconds since the boot.
@@ -27,13 +22,20 @@ type Saved = BTreeMap<String, BTreeMap<IpAddr, u64>>;
 /// The content of a file.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct NamesFile {
-    version: u32,
     /// Id of the kernel's boot.
     boot: String,
     names: Saved,
-    /// CRC-32C of the other fields.
-    #[serde(default)]
-    checksum: u32,
+}
+
+impl state_json::Content for NamesFile {
+    const VERSION: u32 = 1;
+    /// 65,536 addresses, each of a name of its own, take about 22 MB.
+    const MAX: usize = 64 << 20;
+    const MAY_LACK_CHECKSUM: bool = false;
+
+    fn checksum(&self) -> io::Result<u32> {
+        state_json::checksum(&(Self::VERSION, &self.boot, &self.names))
+    }
 }
 
 impl NamesFile {
@@ -47,18 +49,15 @@ impl NamesFile {
                 None => _ = names.insert(name.to_owned(), [(address, expires_ms)].into()),
             }
         }
-        Self { version: VERSION, boot: boot.to_owned(), names, checksum: 0 }
+        Self { boot: boot.to_owned(), names }
     }
 
     /// Writes it to `path` atomically.
     ///
     /// # Errors
     /// When it can't be written.
-    pub(crate) fn write(mut self, path: &Path) -> io::Result<()> {
-        self.checksum = self.sum()?;
-        let mut bytes = serde_json::to_vec(&self)?;
-        bytes.push(b'\n');
-        atomic_file::write(path, &bytes)
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        state_json::write(path, self)
     }
 
     /// Reads what an agent of this boot wrote to `path`. Returns the number of addresses that were
@@ -72,15 +71,7 @@ impl NamesFile {
         boot: &str,
         now: Nanos,
     ) -> Result<usize, String> {
-        let file = match read_regular(path) {
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => Err(format!("it {error}")),
-            Ok((bytes, _)) if bytes.len() > FILE_MAX => {
-                Err(format!("it is larger than {} MiB", FILE_MAX >> 20))
-            }
-            Ok((bytes, _)) => Self::parse(&bytes),
-        };
-        let file = file.map_err(|reason| damaged_file::set_aside_line(path, &reason))?;
+        let Some(file) = state_json::read::<Self>(path)? else { return Ok(0) };
         if file.boot != boot {
             return Ok(0);
         }
@@ -93,19 +84,6 @@ impl NamesFile {
         }
         Ok(table.counts().addresses - before)
     }
-
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let file: Self = state_json::parse(bytes, VERSION)?;
-        let sum = file.sum().map_err(|error| error.to_string())?;
-        match file.checksum == sum {
-            true => Ok(file),
-            false => Err("its checksum is wrong".to_owned()),
-        }
-    }
-
-    fn sum(&self) -> io::Result<u32> {
-        state_json::checksum(&(self.version, &self.boot, &self.names))
-    }
 }
 
 #[cfg(test)]
@@ -113,6 +91,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::damaged_file;
 
     const NOW: Nanos = Nanos(7_000 * NANOS_PER_MS);
 

@@ -8,7 +8,7 @@ use podgate_dataplane::flow::SavedFlow;
 use podgate_dataplane::worker::Dataplane;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::endpoints::Endpoints;
 use super::flows_file::{FlowsFile, Moment, NamedLink};
@@ -43,7 +43,15 @@ impl EarlierFlows {
     }
 
     /// Writes the flows of the stopped workers for the next agent.
-    pub(super) fn save(&mut self, flows: Vec<SavedFlow>, endpoints: &Endpoints, state: &StateDir) {
+    ///
+    /// # Errors
+    /// When they can't be written: one line that names the file.
+    pub(super) fn save(
+        &mut self,
+        flows: Vec<SavedFlow>,
+        endpoints: &Endpoints,
+        state: &StateDir,
+    ) -> Result<(), String> {
         let slots = attached(endpoints).map(|(name, slot)| (slot, name));
         let path = state.flows();
         let written = Moment::now().and_then(|now| {
@@ -52,13 +60,12 @@ impl EarlierFlows {
             let file = self.waiting.take().unwrap_or(own);
             file.write(&path).map(|()| file.flows.len())
         });
-        match written {
-            Ok(count) => info!("{count} flows are written to {}", path.display()),
-            Err(error) => error!(
-                "can't write {}: {error}; connections are reset when podgate runs again",
-                path.display()
-            ),
-        }
+        let path = path.display();
+        let count = written.map_err(|error| {
+            format!("can't write {path}: {error}; connections are reset when podgate runs again")
+        })?;
+        info!("{count} flows are written to {path}");
+        Ok(())
     }
 
     /// Gives the workers the saved flows that the first tables allow; these are published next.

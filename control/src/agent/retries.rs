@@ -28,14 +28,15 @@ struct Retry {
     due: Instant,
     /// Whether it was due since the last failure.
     was_due: bool,
-    /// Why it could not be read, if what was read before stays in force.
-    kept: Option<String>,
+    /// Why it failed, if [`Retries::reasons`] lists it.
+    reason: Option<String>,
 }
 
 impl<K: Clone + Ord> Retries<K> {
-    /// Something failed. What was tried because the kernel reported a change doesn't defer the next
-    /// retry. Returns whether it failed before for the same reason.
-    pub(super) fn failed(&mut self, what: K, kept: Option<String>, now: Instant) -> bool {
+    /// Something failed, with a reason if it is to be listed. What was tried because the kernel
+    /// reported a change doesn't defer the next retry. Returns whether it failed before for the
+    /// same reason.
+    pub(super) fn failed(&mut self, what: K, reason: Option<String>, now: Instant) -> bool {
         let (delay, due) = match self.0.get(&what) {
             Some(Retry { delay, due, was_due: false, .. }) => (*delay, *due),
             Some(Retry { delay, .. }) => {
@@ -44,9 +45,9 @@ impl<K: Clone + Ord> Retries<K> {
             }
             None => (DELAY_MIN, now + DELAY_MIN),
         };
-        let reason = kept.clone();
-        let before = self.0.insert(what, Retry { delay, due, was_due: false, kept });
-        before.is_some_and(|before| before.kept == reason)
+        let listed = reason.clone();
+        let before = self.0.insert(what, Retry { delay, due, was_due: false, reason });
+        before.is_some_and(|before| before.reason == listed)
     }
 
     /// Nothing is wrong, or there is nothing of this name any more.
@@ -77,12 +78,11 @@ impl<K: Clone + Ord> Retries<K> {
         self.0.is_empty()
     }
 
-    /// What can't be read though what was read before stays in force, why, and after how many
-    /// seconds it is tried again.
-    pub(super) fn kept(&self) -> impl Iterator<Item = (&K, &str, u64)> {
-        self.0
-            .iter()
-            .filter_map(|(what, retry)| Some((what, retry.kept.as_deref()?, retry.delay.as_secs())))
+    /// What failed with a reason, the reason, and after how many seconds it is tried again. What
+    /// that means, such as that what was read before stays in force, is for its user to say.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = (&K, &str, u64)> {
+        let retries = self.0.iter();
+        retries.filter_map(|(what, r)| Some((what, r.reason.as_deref()?, r.delay.as_secs())))
     }
 }
 
@@ -114,15 +114,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn why_what_was_read_before_stays_in_force_is_known() {
+    async fn the_reasons_of_what_failed_are_listed_until_it_succeeds_or_is_not_wanted() {
         let mut retries = Retries::default();
         let reason = || Some("no thread is free".to_owned());
         assert!(!retries.failed("veth1", reason(), Instant::now()));
         assert!(retries.failed("veth1", reason(), Instant::now()));
         retries.failed("veth2", None, Instant::now());
-        assert_eq!(Vec::from_iter(retries.kept()), [(&"veth1", "no thread is free", 1)]);
+        assert_eq!(Vec::from_iter(retries.reasons()), [(&"veth1", "no thread is free", 1)]);
         retries.retain(|link| *link == "veth2");
-        assert_eq!(retries.kept().count(), 0);
+        assert_eq!(retries.reasons().count(), 0);
         assert!(!retries.is_empty());
     }
 }

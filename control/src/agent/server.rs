@@ -1,18 +1,17 @@
 //! The control socket: a unix stream socket that only its owner may open.
 //!
-//! Clients are not trusted to be well-behaved: their number, the length of a request and the time
-//! to send one are bounded. A client that doesn't read its answer delays nobody else, and is
-//! disconnected after [`READ_TIMEOUT`]. Long-running requests (flow records, waiting for an
-//! epoch) leave [`CLIENTS_MAX`] − [`LONG_RUNNING_MAX`] connections to short ones, such as `status`
-//! and `endpoint-add`.
+//! A client that doesn't read its answer delays nobody else, and is disconnected; see
+//! [`podgate_api::limits`]. Long-running requests (flow records, captures, waiting for an epoch)
+//! leave some connections to short ones.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
+use anyhow::{Context, Result};
+use podgate_api::limits::{ACCEPT_PAUSE, LONG_RUNNING_MAX, ServerLimits};
 use podgate_api::{
     Answer, Answering, ApiError, CaptureItem, ClientAccess, ErrorCode, Family, FlowItem,
     REQUEST_MAX, Request,
@@ -26,17 +25,13 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-/// Most connections at a time.
-pub(crate) const CLIENTS_MAX: usize = 64;
+use super::socket_file::{FileId, SocketFile, make_room};
 
-/// Most long-running requests at a time.
-pub(crate) const LONG_RUNNING_MAX: usize = 48;
+/// What the socket is for, in errors.
+pub(super) const CONTROL_SOCKET: &str = "the control socket (--control-socket names another path)";
 
-/// How long a client may take to send a request, the time since the last one included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a client may leave its answer unread.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of each socket. A request may take its time since the answer before.
+const LIMITS: ServerLimits = ServerLimits::CONTROL;
 
 /// What happened to clients, for the metrics.
 #[derive(Debug, Default)]
@@ -87,62 +82,54 @@ pub(crate) enum Reply {
     },
 }
 
-/// The listening socket; removes its file when dropped.
+/// The listening socket.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
-    path: PathBuf,
+    /// Removed with it; none if somebody else removes it.
+    file: Option<SocketFile>,
     counts: Arc<ClientCounts>,
     /// What its clients may do.
     access: ClientAccess,
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Fails if the file is gone already.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 impl Server {
-    /// Binds the socket at `path` with mode 0600, replacing that of an agent that was killed.
-    ///
-    /// The caller holds the state directory's lock, so that no live agent owns the file.
+    /// Binds the socket at `path` with mode 0600, in place of one that nobody serves.
     ///
     /// # Errors
     /// When the path can't be bound.
-    pub(crate) fn bind(path: &Path, counts: Arc<ClientCounts>) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    pub(super) fn bind(path: &Path, counts: Arc<ClientCounts>) -> Result<Self> {
+        make_room(path, CONTROL_SOCKET)?;
+        let at_path = || format!("can't bind {} for {CONTROL_SOCKET}", path.display());
         // Nobody else may connect before the mode is set: the state directory is 0700, and
         // elsewhere the usual umask lets only root write.
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned(), counts, access: ClientAccess::Admin })
+        let listener = UnixListener::bind(path).with_context(at_path)?;
+        let file = Some(SocketFile::of_bound(path).with_context(at_path)?);
+        let owner_only = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, owner_only).with_context(at_path)?;
+        Ok(Self { listener, file, counts, access: ClientAccess::Admin })
     }
 
     /// A server of a bound socket whose clients may only read.
-    pub(super) fn read_only(
-        listener: UnixListener,
-        path: PathBuf,
-        counts: Arc<ClientCounts>,
-    ) -> Self {
-        Self { listener, path, counts, access: ClientAccess::ReadOnly }
+    pub(super) const fn read_only(listener: UnixListener, counts: Arc<ClientCounts>) -> Self {
+        Self { listener, file: None, counts, access: ClientAccess::ReadOnly }
+    }
+
+    /// The file that it bound.
+    pub(super) fn file_id(&self) -> Option<FileId> {
+        self.file.as_ref().map(SocketFile::id)
     }
 
     /// Serves clients until dropped; their requests go to `calls`.
     pub(crate) async fn serve(self, calls: mpsc::Sender<Call>) {
-        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        let places = Arc::new(Semaphore::new(LIMITS.connections));
         let long_running = Arc::new(Semaphore::new(LONG_RUNNING_MAX));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Probably no file descriptor is free: wait until a client disconnects.
                     warn!(%error, "a client of the control socket could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
@@ -167,8 +154,8 @@ impl Server {
 
 /// Rejects a client because there are too many; without room in its socket it gets no message.
 fn reject(stream: &UnixStream) {
-    let rejected =
-        ApiError::new(ErrorCode::Busy, format!("{CLIENTS_MAX} clients are connected already"));
+    let message = format!("{} clients are connected already", LIMITS.connections);
+    let rejected = ApiError::new(ErrorCode::Busy, message);
     let _ = stream.try_write(Answer::Error(rejected).to_line().as_bytes());
 }
 
@@ -207,7 +194,7 @@ enum Line {
 impl Connection {
     async fn run(&mut self) -> io::Result<()> {
         loop {
-            let line = match tokio::time::timeout(REQUEST_TIMEOUT, self.read_line()).await {
+            let line = match tokio::time::timeout(LIMITS.request, self.read_line()).await {
                 Ok(line) => line?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
@@ -322,13 +309,13 @@ impl Connection {
     /// Sends one line.
     ///
     /// # Errors
-    /// When the client disconnected, or read nothing for [`READ_TIMEOUT`]: then there is no room in
-    /// its socket for a message, and the connection is closed.
+    /// When the client disconnected, or read nothing for [`ServerLimits::silence`]: then there is
+    /// no room in its socket for a message, and the connection is closed.
     async fn send(&mut self, answer: Answer) -> io::Result<()> {
         let line = answer.to_line();
         let mut rest = line.as_bytes();
         while !rest.is_empty() {
-            let Ok(written) = tokio::time::timeout(READ_TIMEOUT, self.write.write(rest)).await
+            let Ok(written) = tokio::time::timeout(LIMITS.silence, self.write.write(rest)).await
             else {
                 self.counts.disconnected.fetch_add(1, Relaxed);
                 info!("a client of the control socket that didn't read was disconnected");

@@ -83,10 +83,8 @@ async fn start_and_serve(
     info!(socket = %agent.files.socket().display(), "podgate runs");
     let end = agent.serve(inputs, signals, log).await;
     agent.files.stop_serving().await;
-    if end.is_ok() {
-        agent.stop();
-    }
-    end
+    end?;
+    agent.stop()
 }
 
 /// Lets the allocator return unused memory to the kernel by threads of its own: those that freed it

@@ -10,7 +10,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use podgate_api::EndpointSpec;
-use podgate_policy::manifest::{self, ReadError};
 use serde::{Deserialize, Serialize};
 
 use super::state_json;
@@ -18,11 +17,8 @@ use crate::cli::{HUBBLE_SOCKET_NAME, SOCKET_NAME};
 use crate::sources::manifests::last_good::DIRECTORY as LAST_GOOD;
 use crate::{atomic_file, damaged_file};
 
-const VERSION: u32 = 1;
 const LIST: &str = "endpoints.json";
 const COPY: &str = "endpoints.copy.json";
-/// Largest list, bytes: some thousand for each possible endpoint.
-const LIST_MAX: u64 = 16 << 20;
 
 /// The state directory, locked by one agent (or one cleanup) at a time.
 #[derive(Debug)]
@@ -33,6 +29,8 @@ pub(crate) struct StateDir {
     lock: File,
     /// Directories that this created, innermost first.
     made: Vec<PathBuf>,
+    /// Whether the directory's mode is still to be set.
+    mode_due: bool,
 }
 
 /// Why the state directory can't be used.
@@ -97,31 +95,24 @@ pub(crate) struct Loaded {
 
 #[derive(Serialize, Deserialize)]
 struct SavedEndpoints {
-    version: u32,
     endpoints: Vec<EndpointSpec>,
     /// Links of those endpoints whose pod's end had TX checksum offload on.
     #[serde(default)]
     offload_was_on: Vec<String>,
-    /// Of the other fields; files of earlier versions of the program have none.
-    #[serde(default)]
-    checksum: Option<u32>,
+}
+
+impl state_json::Content for SavedEndpoints {
+    const VERSION: u32 = 1;
+    /// Some thousand for each possible endpoint.
+    const MAX: usize = 16 << 20;
+    const MAY_LACK_CHECKSUM: bool = true;
+
+    fn checksum(&self) -> io::Result<u32> {
+        state_json::checksum(&(Self::VERSION, &self.endpoints, &self.offload_was_on))
+    }
 }
 
 impl SavedEndpoints {
-    /// CRC-32C of what the file is about.
-    fn sum(&self) -> io::Result<u32> {
-        state_json::checksum(&(self.version, &self.endpoints, &self.offload_was_on))
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let file: Self = state_json::parse(bytes, VERSION)?;
-        let sum = file.sum().map_err(|error| error.to_string())?;
-        if file.checksum.is_some_and(|checksum| checksum != sum) {
-            return Err("its checksum is wrong".to_owned());
-        }
-        Ok(file)
-    }
-
     fn into_remembered(self) -> Vec<Remembered> {
         let was_on = self.offload_was_on;
         let remembered = |spec: EndpointSpec| {
@@ -148,19 +139,34 @@ impl StateDir {
         let made = missing.take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
-        match fs::set_permissions(path, fs::Permissions::from_mode(0o700)) {
-            // It may be written to later; the files in it have modes of their own.
-            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
-            result => result.map_err(io_error(path))?,
-        }
         let lock = File::open(path).map_err(io_error(path))?;
         match lock.try_lock() {
-            Ok(()) => {
-                Ok(Self { path: path.to_owned(), pins: pins.map(Path::to_owned), lock, made })
-            }
-            Err(fs::TryLockError::WouldBlock) => Err(StateError::Held(path.to_owned())),
-            Err(fs::TryLockError::Error(source)) => Err(io_error(path)(source)),
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(StateError::Held(path.to_owned())),
+            Err(fs::TryLockError::Error(source)) => return Err(io_error(path)(source)),
         }
+        let pins = pins.map(Path::to_owned);
+        let mut state = Self { path: path.to_owned(), pins, lock, made, mode_due: true };
+        match state.set_mode() {
+            // It may be written to later; the files in it have modes of their own.
+            Err(StateError::Io { source, .. })
+                if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            result => result?,
+        }
+        Ok(state)
+    }
+
+    /// Sets the mode of the directory, unless that was done.
+    ///
+    /// # Errors
+    /// When it can't be set, as on a read-only file system.
+    pub(crate) fn set_mode(&mut self) -> Result<(), StateError> {
+        if self.mode_due {
+            let set = self.lock.set_permissions(fs::Permissions::from_mode(0o700));
+            set.map_err(|source| StateError::Io { path: self.path.clone(), source })?;
+            self.mode_due = false;
+        }
+        Ok(())
     }
 
     /// Removes the directory, if it is empty. Returns whether it is gone.
@@ -250,7 +256,7 @@ impl StateDir {
         let mut problems = Vec::new();
         for name in [LIST, COPY] {
             let path = self.path.join(name);
-            match read(&path) {
+            match state_json::read::<SavedEndpoints>(&path) {
                 Ok(Some(file)) => {
                     if name == COPY {
                         problems.push(format!("the endpoints were read from {}", path.display()));
@@ -258,7 +264,7 @@ impl StateDir {
                     return Loaded { endpoints: file.into_remembered(), problems };
                 }
                 Ok(None) => {}
-                Err(reason) => problems.push(damaged_file::set_aside_line(&path, &reason)),
+                Err(problem) => problems.push(problem),
             }
         }
         Loaded { endpoints: Vec::new(), problems }
@@ -272,33 +278,15 @@ impl StateDir {
         let on = endpoints.iter().filter(|endpoint| endpoint.offload.is_turned_off());
         let offload_was_on = on.map(|endpoint| endpoint.spec.link.clone()).collect();
         let endpoints = endpoints.into_iter().map(|endpoint| endpoint.spec).collect();
-        let mut file =
-            SavedEndpoints { version: VERSION, endpoints, offload_was_on, checksum: None };
-        let mut content = || -> io::Result<Vec<u8>> {
-            file.checksum = Some(file.sum()?);
-            let mut bytes = serde_json::to_vec_pretty(&file)?;
-            bytes.push(b'\n');
-            Ok(bytes)
-        };
+        let file = SavedEndpoints { endpoints, offload_was_on };
         let failed = |path: &Path, source| StateError::Io { path: path.to_owned(), source };
-        let bytes = content().map_err(|source| failed(&self.endpoints(), source))?;
+        let bytes =
+            state_json::to_bytes(&file).map_err(|source| failed(&self.endpoints(), source))?;
         for name in [LIST, COPY] {
             let path = self.path.join(name);
             atomic_file::write(&path, &bytes).map_err(|source| failed(&path, source))?;
         }
         Ok(())
-    }
-}
-
-/// The list at `path`, if there is one, or why it is not usable.
-fn read(path: &Path) -> Result<Option<SavedEndpoints>, String> {
-    match manifest::read_regular(path) {
-        Ok((bytes, _)) if bytes.len() as u64 > LIST_MAX => {
-            Err(format!("it is larger than {} MiB", LIST_MAX >> 20))
-        }
-        Ok((bytes, _)) => SavedEndpoints::parse(&bytes).map(Some),
-        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("it {error}")),
     }
 }
 

@@ -2,12 +2,11 @@
 //! a failed write is tried again.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use podgate_hubble::UnixSocket;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
@@ -16,9 +15,10 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::endpoints::Endpoints;
-use super::group_socket::{self, GroupSocket};
+use super::group_socket::GroupSocket;
 use super::preflight;
-use super::server::{Call, ClientCounts, Server};
+use super::server::{CONTROL_SOCKET, Call, ClientCounts, Server};
+use super::socket_file::{self, FileId};
 use super::state::{Loaded, Remembered, StateDir, StateError};
 use crate::error::describe;
 
@@ -33,8 +33,8 @@ pub(super) struct StateFiles {
     socket: PathBuf,
     /// Where the control socket's requests go.
     calls: mpsc::Sender<Call>,
-    /// The task that serves the control socket, with device and inode of its file.
-    server: Option<(JoinHandle<()>, (u64, u64))>,
+    /// The task that serves the control socket, and its file.
+    server: Option<(JoinHandle<()>, Option<FileId>)>,
     clients: Arc<ClientCounts>,
     /// The socket of Hubble's API, which the flow thread serves.
     hubble: Arc<UnixSocket>,
@@ -102,13 +102,7 @@ impl StateFiles {
 
     /// What is wrong, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        let unsaved = self.unsaved.as_ref().map(|reason| {
-            format!(
-                "{reason}; endpoints that are not in the list have no known pod after a restart and \
-                 stay cut off until they are added again"
-            )
-        });
-        let now = self.broken.iter().cloned().chain(unsaved);
+        let now = self.broken.iter().cloned().chain(self.unsaved_line());
         self.found_at_start.iter().cloned().chain(now)
     }
 
@@ -118,12 +112,12 @@ impl StateFiles {
     /// When the path can't be bound.
     pub(super) async fn serve_clients(&mut self) -> Result<()> {
         self.stop_serving().await;
-        let path = &self.socket;
-        let bound = Server::bind(path, Arc::clone(&self.clients));
-        let bound = bound.and_then(|server| Ok((server, identity(path)?)));
-        let (server, file) = bound.with_context(|| {
-            format!("can't bind {} (--control-socket names another path)", path.display())
-        })?;
+        if self.socket == self.state.socket() {
+            // Whatever it is: the state directory is this agent's. If that fails, binding does.
+            let _ = fs::remove_file(&self.socket);
+        }
+        let server = Server::bind(&self.socket, Arc::clone(&self.clients))?;
+        let file = server.file_id();
         let task = tokio::spawn(server.serve(self.calls.clone()));
         self.server = Some((task, file));
         Ok(())
@@ -153,6 +147,25 @@ impl StateFiles {
                 self.unsaved = Some(reason);
             }
         }
+    }
+
+    /// Writes the endpoint list at the end, if that was not possible before.
+    ///
+    /// # Errors
+    /// When it still isn't: one line that names the file.
+    pub(super) fn save_at_end(&mut self, endpoints: &Endpoints) -> Result<(), String> {
+        if self.unsaved.is_some() {
+            self.save(endpoints);
+        }
+        self.unsaved_line().map_or(Ok(()), Err)
+    }
+
+    fn unsaved_line(&self) -> Option<String> {
+        let reason = self.unsaved.as_ref()?;
+        Some(format!(
+            "{reason}; endpoints that are not in the list have no known pod after a restart and stay \
+             cut off until they are added again"
+        ))
     }
 
     /// Checks the files, if it is time.
@@ -195,6 +208,9 @@ impl StateFiles {
                 Err(error) => return vec![error.to_string()],
             }
         }
+        if let Err(error) = self.state.set_mode() {
+            broken.push(format!("{error}; its mode stays as it was"));
+        }
         match self.restore_pins(endpoints) {
             Ok(0) => {}
             Ok(pinned) => warn!("pins of {pinned} links were removed; they are created again"),
@@ -203,11 +219,12 @@ impl StateFiles {
         if !self.state.endpoints().exists() {
             self.save(endpoints);
         }
-        let socket = identity(&self.socket).ok();
-        if self.server.as_ref().map(|(_, file)| *file) != socket {
-            warn!("the control socket was removed; it is bound again");
-            let served = self.serve_clients().await;
-            broken.extend(served.err().map(|error| describe(error.as_ref())));
+        let socket = socket_file::file_id(&self.socket).ok();
+        if self.server.as_ref().is_none_or(|(_, file)| *file != socket) {
+            match self.serve_clients().await {
+                Ok(()) => warn!("the control socket was removed; it is bound again"),
+                Err(error) => broken.push(describe(error.as_ref())),
+            }
         }
         match self.hubble.restore() {
             Ok(false) => {}
@@ -238,13 +255,6 @@ impl StateFiles {
 /// When the path that is given has another file, or another agent's socket.
 pub(super) fn control_socket(given: Option<&Path>, state: &StateDir) -> Result<PathBuf> {
     let Some(path) = given else { return Ok(state.socket()) };
-    let at_path = || format!("--control-socket {}", path.display());
-    group_socket::remove_unserved(path).with_context(at_path)?;
-    ensure!(fs::symlink_metadata(path).is_err(), "{}: it is no socket", at_path());
+    socket_file::make_room(path, CONTROL_SOCKET)?;
     Ok(path.to_owned())
-}
-
-/// Device and inode of a file.
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }

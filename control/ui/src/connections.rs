@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use podgate_api::limits::ServerLimits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Most connections at a time; further ones wait.
-const CONNECTIONS_MAX: usize = 64;
+/// Further connections wait.
+const LIMITS: ServerLimits = ServerLimits::WEB;
 
 /// How long a connection may be silent.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +25,10 @@ struct Timeouts {
     idle: Duration,
 }
 
-/// A stream of flows is never idle: it has a comment each 15 seconds. The agent answers within 30.
-const TIMEOUTS: Timeouts =
-    Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(60) };
+/// A stream of flows is never idle: it has a comment each 15 seconds.
+const TIMEOUTS: Timeouts = Timeouts { header: LIMITS.request, idle: LIMITS.silence };
 
-/// A listener that accepts no connection while there are [`CONNECTIONS_MAX`].
+/// A listener that accepts no connection while there are so many as [`LIMITS`] says.
 pub(crate) struct Limited {
     listener: TcpListener,
     connections: Arc<Semaphore>,
@@ -38,7 +38,7 @@ pub(crate) struct Limited {
 impl Limited {
     /// Accepts the connections of `listener`.
     pub(crate) fn new(listener: TcpListener) -> Self {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let connections = Arc::new(Semaphore::new(LIMITS.connections));
         Self { listener, connections, timeouts: TIMEOUTS }
     }
 }

@@ -2,6 +2,7 @@
 
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
+use podgate_tables::token_bucket::{Rate, TokenBucket};
 
 /// Rate limit of one kind of replies: a token bucket for each link that they are sent to, so that
 /// no pod uses up the replies for others, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4
@@ -10,59 +11,32 @@ use podgate_tables::time::Nanos;
 pub(super) struct ReplyLimit {
     link_rate: Rate,
     worker_rate: Rate,
-    worker: Bucket,
-    links: Vec<Bucket>,
-}
-
-/// Replies per second, and in a burst.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    per_second: u64,
-    burst: u64,
-}
-
-#[derive(Clone, Copy, Default, Debug)]
-struct Bucket {
-    /// Tokens that are taken and not refilled yet.
-    taken: u64,
-    since: Nanos,
-}
-
-impl Bucket {
-    fn take(&mut self, now: Nanos, rate: Rate) -> bool {
-        let nanos_each = 1_000_000_000 / rate.per_second;
-        let back = now.since(self.since) / nanos_each;
-        self.taken = self.taken.saturating_sub(back);
-        self.since = if self.taken == 0 { now } else { Nanos(self.since.0 + back * nanos_each) };
-        let has = self.taken < rate.burst;
-        self.taken += u64::from(has);
-        has
-    }
+    worker: TokenBucket,
+    links: Vec<TokenBucket>,
 }
 
 impl ReplyLimit {
     /// For ICMP errors, which may be larger than the packet that causes them.
-    pub(super) const fn icmp_errors() -> Self {
-        let link_rate = Rate { per_second: 100, burst: 50 };
-        Self::new(link_rate, Rate { per_second: 1000, burst: 200 })
+    pub(super) fn icmp_errors() -> Self {
+        let link_rate = Rate::per_second(100, 50);
+        Self::new(link_rate, Rate::per_second(1000, 200))
     }
 
     /// For TCP resets, which are no larger than the segment that causes them. After a crash of the
     /// agent each connection needs two, and all clients outside of the node share one link.
-    pub(super) const fn tcp_resets() -> Self {
-        let link_rate = Rate { per_second: 1000, burst: 500 };
-        Self::new(link_rate, Rate { per_second: 5000, burst: 2000 })
+    pub(super) fn tcp_resets() -> Self {
+        let link_rate = Rate::per_second(1000, 500);
+        Self::new(link_rate, Rate::per_second(5000, 2000))
     }
 
-    const fn new(link_rate: Rate, worker_rate: Rate) -> Self {
-        let worker = Bucket { taken: 0, since: Nanos(0) };
-        Self { link_rate, worker_rate, worker, links: Vec::new() }
+    fn new(link_rate: Rate, worker_rate: Rate) -> Self {
+        Self { link_rate, worker_rate, worker: TokenBucket::default(), links: Vec::new() }
     }
 
     /// Takes a token for a reply to `link`. Returns whether there was one.
     pub(super) fn take(&mut self, link: LinkId, now: Nanos) -> bool {
         if self.links.len() <= link.index() {
-            self.links.resize(link.index() + 1, Bucket::default());
+            self.links.resize(link.index() + 1, TokenBucket::default());
         }
         self.links[link.index()].take(now, self.link_rate)
             && self.worker.take(now, self.worker_rate)

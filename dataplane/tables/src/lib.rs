@@ -9,6 +9,7 @@
 //! | [`tunnel`] | tunnel packets that a node would decapsulate |
 //! | [`event`], [`drop_reason`] | what workers report |
 //! | [`address`], [`ids`], [`proto`], [`tcp_flags`], [`time`], [`mod@tuple`] | plain values |
+//! | [`token_bucket`] | rate limits |
 //!
 //! Everything here is data: no sockets, frames, threads or clock. Rules are numbers; their names
 //! are in the catalogue of the compiler that built the tables.
@@ -26,5 +27,6 @@ pub mod route;
 pub mod service;
 pub mod tcp_flags;
 pub mod time;
+pub mod token_bucket;
 pub mod tunnel;
 pub mod tuple;

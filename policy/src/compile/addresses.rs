@@ -8,7 +8,8 @@ use podgate_tables::ids::PortNameId;
 use podgate_tables::policy::{AddressRow, NamedPorts, PolicyTables};
 
 use super::table_builder::TableBuilder;
-use crate::catalog::{PodInfo, PodName};
+use crate::PodName;
+use crate::catalog::PodInfo;
 use crate::model::{Pod, Workload};
 use crate::store::Store;
 

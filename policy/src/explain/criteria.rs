@@ -7,7 +7,7 @@ use podgate_tables::l7::{L7Request, L7Rules, NamePattern};
 use serde::{Deserialize, Serialize};
 
 use super::words::why_not;
-use crate::catalog::PodName;
+use crate::PodName;
 use crate::labels::{LabelContext, LabelKey};
 use crate::model::Pod;
 use crate::rules::{

@@ -9,8 +9,7 @@ use podgate_tables::tuple::Tuple;
 
 use super::query::{EndName, Query, Transport};
 use super::services::cluster_ips;
-use crate::catalog::PodName;
-use crate::{Catalog, Store};
+use crate::{Catalog, PodName, Store};
 
 /// Source port of the queried flow; policies don't depend on it.
 pub(super) const SOURCE_PORT: u16 = 40_000;

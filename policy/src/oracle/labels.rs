@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::catalog::PodName;
+use crate::PodName;
 use crate::labels::Labels;
 use crate::model::{LabelSelector, Operator};
 use crate::store::Store;

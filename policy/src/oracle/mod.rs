@@ -19,7 +19,7 @@ use podgate_tables::proto;
 use self::peers::{AddressOwner, is_unknown, resolve};
 pub use self::requests::{HttpRequest, KafkaRequest, OracleRequest, kafka_api};
 pub use self::services::{ServiceOutcome, through_service};
-use crate::catalog::PodName;
+use crate::PodName;
 use crate::key::ObjectKey;
 use crate::model::{CiliumPolicy, CiliumRule, NetworkPolicy, Pod, Policy, Ports, RuleSection};
 use crate::rules::{PortMatch, PortNumbers, TrafficDirection};

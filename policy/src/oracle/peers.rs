@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::labels;
 use super::requests::name_matches;
-use crate::catalog::PodName;
+use crate::PodName;
 use crate::key::Kind;
 use crate::model::{
     CiliumPeer, Entity, GroupReference, NetworkPolicyPeer, Pod, ServiceReference, ServiceSelection,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::catalog::PodName;
+use crate::PodName;
 use crate::directory::Name;
 use crate::key::ObjectKey;
 

@@ -26,7 +26,7 @@ use self::files::Files;
 pub use self::files::{DocumentKind, FileSync, Missing, ObjectCounts};
 use self::status::Rejections;
 pub use self::status::{PolicyState, PolicyStatus};
-use crate::catalog::PodName;
+use crate::PodName;
 use crate::directory::{self, Directory};
 use crate::fields::{FieldPath, Fix, Problem};
 use crate::key::{Kind, ObjectKey};

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{EnforcementMode, Store, Translation, pod_name};
-use crate::catalog::PodName;
+use crate::PodName;
 use crate::directory;
 use crate::key::ObjectKey;
 use crate::labels::{LabelContext, Labels, NAMESPACE_NAME_LABEL};

@@ -270,3 +270,18 @@ fn a_stop_that_cannot_save_flows_in_time_fails() -> Result<()> {
     fs::remove_file(lab.state_dir().join("flows.state.new"))?;
     Agent::restart(&lab, 1)?.stop()
 }
+
+#[test]
+fn a_stop_that_cannot_save_its_state_fails_and_names_the_files() -> Result<()> {
+    let lab = lab()?;
+    let agent = Agent::start(&lab, 1)?;
+    // A directory that isn't empty can't be replaced by a file.
+    let flows = lab.state_dir().join("flows.state");
+    fs::create_dir(&flows)?;
+    fs::write(flows.join("kept"), "")?;
+    let log = agent.stop_uncleanly()?;
+    let said = format!("podgate: not all state was saved: can't write {}: ", flows.display());
+    ensure!(log.contains(&said), "{log}");
+    fs::remove_dir_all(&flows)?;
+    Agent::restart(&lab, 1)?.stop()
+}

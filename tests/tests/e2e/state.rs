@@ -1,7 +1,7 @@
 //! Damage to and removal of the agent's state on disk.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -189,6 +189,7 @@ fn on_a_read_only_directory(lab: &Lab) -> Result<()> {
     fs::remove_file(state.join(LISTS[1]))?;
     // Clients follow it.
     symlink(&socket, state.join("podgate.sock"))?;
+    fs::set_permissions(&state, Permissions::from_mode(0o755))?;
     remount(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY)?;
     let (manifests, dir) = (lab.manifests(), state.to_string_lossy());
     let failed =
@@ -203,6 +204,9 @@ fn on_a_read_only_directory(lab: &Lab) -> Result<()> {
     remount(MsFlags::MS_REMOUNT)?;
     agent.wait_until("the lists to be written", |lab| {
         Ok((state.join(LISTS[1]).exists() && problems(lab)?.is_empty()).then_some(()))
+    })?;
+    agent.wait_until("the directory to be its owner's only", |_| {
+        Ok((fs::metadata(&state)?.mode() & 0o7777 == 0o700).then_some(()))
     })?;
     agent.stop()
 }

@@ -79,7 +79,7 @@ impl UnknownPods {
 
     /// What can't be read, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        self.pins.kept().map(|(_, reason, seconds)| {
+        self.pins.reasons().map(|(_, reason, seconds)| {
             format!(
                 "links that an agent before cut off are not known: {reason}; it is tried again \
                  every {seconds} s"

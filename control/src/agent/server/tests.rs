@@ -1,6 +1,8 @@
 //! Tests of the control socket with clients that are well-behaved, slow or hostile.
 
 use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::super::group_socket::GroupSocket;
 use super::*;
@@ -69,6 +71,13 @@ fn the_socket_belongs_to_its_owner_only_and_goes_with_the_server() {
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
         drop(server);
         assert!(!path.exists());
+        // Files of others are left alone.
+        let server = Server::bind(&path, Arc::default()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(server);
+        let error = format!("{:#}", Server::bind(&path, Arc::default()).unwrap_err());
+        assert!(error.contains("(--control-socket") && path.exists(), "{error}");
     });
 }
 
@@ -158,7 +167,7 @@ fn clients_beyond_the_limit_are_turned_away_and_places_are_given_back() {
     run(async {
         let (_dir, path) = start(echo);
         let mut idle = Vec::new();
-        for _ in 0..CLIENTS_MAX {
+        for _ in 0..LIMITS.connections {
             let mut stream = UnixStream::connect(&path).await.unwrap();
             stream.write_all(Request::Status {}.to_line().as_bytes()).await.unwrap();
             let mut answer = [0];
@@ -218,7 +227,7 @@ fn followers_leave_places_to_commands() {
         let mut rejected = BufReader::new(follow(&path).await).lines();
         assert_eq!(code(&rejected.next_line().await.unwrap().unwrap()), ErrorCode::Busy);
         assert_eq!(counts.rejected(), 1);
-        for _ in LONG_RUNNING_MAX..CLIENTS_MAX {
+        for _ in LONG_RUNNING_MAX..LIMITS.connections {
             let line = Request::EndpointRemove { link: "veth0".into() }.to_line();
             let answer = exchange(&path, line.as_bytes()).await;
             assert!(matches!(Answer::parse(answer.trim_end()), Ok(Answer::Result(_))));
@@ -265,7 +274,7 @@ fn a_client_that_reads_slowly_is_not_disconnected() {
         let mut stream = follow(&path).await;
         let (mut read, mut part) = (Vec::new(), [0; 16 * 1024]);
         while !read.ends_with(Answer::End(true).to_line().as_bytes()) {
-            tokio::time::sleep(READ_TIMEOUT / 2).await;
+            tokio::time::sleep(LIMITS.silence / 2).await;
             let n = stream.read(&mut part).await.unwrap();
             assert!(n > 0, "disconnected");
             read.extend(&part[..n]);

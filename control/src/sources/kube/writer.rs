@@ -1,6 +1,6 @@
 //! Writes to the API server: conditions of policies, and Events.
 //!
-//! A task of its own sends them, one after the other and at most [`RATE`] a second. Of each policy
+//! A task of its own sends them, one after the other and at most at [`RATE`]. Of each policy
 //! only the latest writes wait; at most [`JOBS_MAX`] policies do.
 
 use std::collections::BTreeMap;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use kube::core::params::{Patch, PatchParams, PostParams};
 use kube::core::{Request, Status};
 use podgate_policy::{Kind, ObjectKey};
+use podgate_tables::time::Nanos;
+use podgate_tables::token_bucket::{Rate, TokenBucket};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -20,10 +22,8 @@ use super::report::Write;
 use super::watch::path;
 use crate::error::describe;
 
-/// Most writes a second, in the long run.
-const RATE: u32 = 5;
-/// Most writes at once after a pause.
-const BURST: u32 = 10;
+/// Most writes: five a second in the long run, and ten at once after a pause.
+const RATE: Rate = Rate::per_second(5, 10);
 /// Most policies whose writes wait.
 const JOBS_MAX: usize = 16_384;
 /// A write that failed so often is given up.
@@ -153,26 +153,23 @@ impl Writer {
     }
 }
 
-/// Lets [`RATE`] writes a second pass, and [`BURST`] after a pause (a token bucket).
-#[derive(Debug)]
-struct Bucket {
-    /// When the bucket would be full.
-    full_at: Instant,
+/// Lets writes pass at [`RATE`].
+struct Pace {
+    bucket: TokenBucket,
+    begin: Instant,
 }
 
-impl Bucket {
-    /// When the next write may be sent; it is taken.
-    fn take(&mut self, now: Instant) -> Instant {
-        let one = Duration::from_secs(1) / RATE;
-        let full_at = self.full_at.max(now) + one;
-        self.full_at = full_at;
-        // BURST tokens are in a full bucket.
-        full_at.checked_sub(one * BURST).map_or(now, |at| at.max(now))
+impl Pace {
+    /// When the next write may be sent; its token is taken.
+    fn next(&mut self, now: Instant) -> Instant {
+        let since = now.saturating_duration_since(self.begin);
+        let now = Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        self.begin + Duration::from_nanos(self.bucket.reserve(now, RATE).0)
     }
 }
 
 async fn run(shared: Arc<Shared>, client: ApiClient) {
-    let mut bucket = Bucket { full_at: Instant::now() };
+    let mut pace = Pace { bucket: TokenBucket::default(), begin: Instant::now() };
     loop {
         let due = shared.queue().jobs.values().map(|job| job.due).min();
         match due {
@@ -184,7 +181,7 @@ async fn run(shared: Arc<Shared>, client: ApiClient) {
                 }
             }
             Some(_) => {
-                sleep_until(bucket.take(Instant::now())).await;
+                sleep_until(pace.next(Instant::now())).await;
                 let first = take_first(&mut shared.queue(), Instant::now());
                 if let Some((key, job)) = first {
                     send_one(&shared, &client, key, job).await;

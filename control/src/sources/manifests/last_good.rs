@@ -189,6 +189,21 @@ impl Save {
     }
 }
 
+/// Why a state is not on disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum NotSaved {
+    /// A part of the manifest can't be read, and nothing was saved of it before.
+    Unreadable,
+    /// It can't be written.
+    Failed(String),
+}
+
+impl From<String> for NotSaved {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
 /// Writes states. It keeps account of their sizes.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -221,7 +236,7 @@ impl Writer {
     /// Carries out what is to be written, for at most [`BATCH`] manifests, each of them once.
     /// Returns for each why it can't be written; what was there before is still there then.
     /// Removals come last: a manifest that was renamed is always there under one of its names.
-    pub(super) fn save(&mut self, saves: Vec<Save>) -> Vec<(OsString, Result<(), String>)> {
+    pub(super) fn save(&mut self, saves: Vec<Save>) -> Vec<(OsString, Result<(), NotSaved>)> {
         let (mut results, mut names, mut files) = (Vec::new(), Vec::new(), Vec::new());
         let (removals, puts): (Vec<_>, Vec<_>) =
             saves.into_iter().partition(|save| matches!(save, Save::Remove { .. }));
@@ -237,14 +252,17 @@ impl Writer {
                     names.push(name);
                     files.push(file);
                 }
-                Ok(None) => results.push((name, Ok(()))),
-                Err(reason) => results.push((name, Err(reason))),
+                Ok(None) => results.push((name, Err(NotSaved::Unreadable))),
+                Err(reason) => results.push((name, Err(reason.into()))),
             }
         }
-        results.extend(names.into_iter().zip(self.write(&files)));
+        let written = self.write(&files).into_iter().map(|written| written.map_err(Into::into));
+        results.extend(names.into_iter().zip(written));
         for removal in removals {
             let removed = match fs::remove_file(self.place.file(removal.name())) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(error.to_string().into())
+                }
                 _ => Ok(()),
             };
             results.push((removal.name().clone(), removed));
@@ -397,7 +415,7 @@ mod tests {
         Save::Put { name: "p.yaml".into(), stamp: Some(STAMP), documents, missing }
     }
 
-    fn save_one(writer: &mut Writer, save: Save) -> Result<(), String> {
+    fn save_one(writer: &mut Writer, save: Save) -> Result<(), NotSaved> {
         writer.save(vec![save]).pop().unwrap().1
     }
 

@@ -16,6 +16,7 @@ use podgate_policy::Missing;
 use podgate_policy::manifest::Document;
 
 use super::file_state::Seen;
+use super::last_good::NotSaved;
 
 /// Changes of the directory.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ pub(super) enum Message {
     /// A thread of the pool has done a job.
     Done(usize, Done),
     /// States were written, or not.
-    Saved(Vec<(OsString, Result<(), String>)>),
+    Saved(Vec<(OsString, Result<(), NotSaved>)>),
     /// The saved states were deleted.
     StateRemoved,
     /// There are new requests.

@@ -21,7 +21,7 @@ use tracing::warn;
 use super::Settings;
 use super::file_state::{Action, FileState, Seen, Stamp};
 use super::io::{Job, Pool, WatchedDirectory};
-use super::last_good::{Header, LastGood, Save, log_damaged};
+use super::last_good::{Header, LastGood, NotSaved, Save, log_damaged};
 use super::messages::{Change, Done, FileMetadata, FileUpdate, Identity, Message, ReadRequests};
 use super::saver::Saver;
 use crate::sources::Update;
@@ -140,8 +140,8 @@ pub(super) struct Reader {
     damaged: Vec<String>,
     /// The status that was reported last.
     last_status: Option<(bool, Vec<String>)>,
-    /// Whether last good objects were not on disk yet, as it was reported last.
-    said_unsaved: bool,
+    /// How many manifests' last good objects were not on disk, as it was reported last.
+    said_unsaved: usize,
 }
 
 /// Starts the reader. It ends when the receiver of its updates is dropped.
@@ -215,7 +215,7 @@ impl Reader {
             synced: false,
             damaged: Vec::new(),
             last_status: None,
-            said_unsaved: false,
+            said_unsaved: 0,
         }
     }
 
@@ -434,10 +434,16 @@ impl Reader {
             }
             Message::Saved(results) => {
                 for (name, result) in results {
-                    if let (Err(_), Some(file)) = (&result, self.files.get_mut(&name)) {
+                    let mut file = self.files.get_mut(&name);
+                    if let (Err(_), Some(file)) = (&result, &mut file) {
                         file.saved = None;
                     }
-                    self.saver.saved(&name, result);
+                    let is_lost = file.is_some_and(|file| !file.state.in_force().is_empty());
+                    match result {
+                        // It has no objects that a start would miss.
+                        Err(NotSaved::Unreadable) if !is_lost => self.saver.saved(&name, Ok(())),
+                        result => self.saver.saved(&name, result),
+                    }
                 }
             }
             Message::StateRemoved => {
@@ -504,7 +510,11 @@ impl Reader {
             file.metadata = None;
         }
         self.apply_action(name, wants.unwrap_or(action), last_good);
-        self.saver.reread(name);
+        if self.saver.reread(name)
+            && let Some(file) = self.files.get_mut(name)
+        {
+            file.must_parse = true;
+        }
         if reread {
             self.read_at(name, now + QUIET);
         }

@@ -490,3 +490,35 @@ fn a_rescan_reads_everything_and_the_state_directory_is_made_again() {
     followed.until_no_problem();
     place.wait_for_last_good(2);
 }
+
+#[test]
+fn a_manifest_that_can_not_be_read_after_its_saved_objects_were_removed_counts_as_unsaved() {
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    place.write("q.yaml", &policy("two"));
+    let mut followed = place.follow();
+    followed.until_synced();
+    place.wait_for_last_good(2);
+    let lost = "last good objects of p.yaml are not on disk";
+    for broken in ["", "kind: ["] {
+        place.write("p.yaml", broken);
+        followed.until_problem("p.yaml");
+        fs::remove_dir_all(place.state()).unwrap();
+        place.wait_for_last_good(1);
+        followed.until_problem(lost);
+        followed.until("unsaved", |followed| followed.manifests.status().unsaved == 1);
+        assert_eq!(names(&followed.store), ["one", "two"]);
+        place.write("p.yaml", &policy("one"));
+        followed.until_no_problem();
+        followed.until("saved", |followed| followed.manifests.status().unsaved == 0);
+        place.wait_for_last_good(2);
+    }
+    // Nothing is left to be saved of one that is removed.
+    place.write("p.yaml", "");
+    followed.until_problem("p.yaml");
+    fs::remove_dir_all(place.state()).unwrap();
+    followed.until_problem(lost);
+    fs::remove_file(place.path("p.yaml")).unwrap();
+    followed.until_no_problem();
+    followed.until("saved", |followed| followed.manifests.status().unsaved == 0);
+}

@@ -1,40 +1,24 @@
 //! How many frames that only make work a client may send.
 
 use podgate_tables::time::Nanos;
+use podgate_tables::token_bucket::{Rate, TokenBucket};
 
-/// Frames that may come at once.
-const BURST: u32 = 1_000;
-/// Time after which one more may come, nanoseconds: 200 a second.
-const REFILL_NS: u64 = 5_000_000;
+/// Frames a second, and at once.
+const RATE: Rate = Rate::per_second(200, 1_000);
 
-/// A token bucket.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
-    tokens: u32,
-    /// Until when tokens were added.
-    since: Nanos,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { tokens: BURST, since: Nanos(0) }
-    }
-}
+/// What a client may still send.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Budget(TokenBucket);
 
 impl Budget {
     /// Takes a token. False if there is none.
     pub(super) fn take(&mut self, now: Nanos) -> bool {
-        let refills = now.since(self.since) / REFILL_NS;
-        self.since = Nanos(self.since.0 + refills * REFILL_NS);
-        self.earn(refills.min(u64::from(BURST)) as u32);
-        let has_token = self.tokens > 0;
-        self.tokens -= u32::from(has_token);
-        has_token
+        self.0.take(now, RATE)
     }
 
     /// Adds tokens.
     pub(super) fn earn(&mut self, tokens: u32) {
-        self.tokens = (self.tokens + tokens).min(BURST);
+        self.0.put_back(tokens, RATE);
     }
 }
 

@@ -22,9 +22,8 @@ impl Reader {
         let status = (self.synced, self.problems());
         let reported = self.last_status.as_ref() == Some(&status);
         let unsaved = self.saver.pending();
-        let saved_all = self.said_unsaved && unsaved == 0;
-        if !saved_all && (self.batch.is_empty() || !hurry) && reported && was_synced == self.synced
-        {
+        let settled = unsaved != self.said_unsaved && self.saver.is_idle();
+        if !settled && (self.batch.is_empty() || !hurry) && reported && was_synced == self.synced {
             return !self.updates.is_closed();
         }
         if !reported {
@@ -34,7 +33,7 @@ impl Reader {
             }
             self.last_status = Some(status.clone());
         }
-        self.said_unsaved = unsaved > 0;
+        self.said_unsaved = unsaved;
         let files = std::mem::take(&mut self.batch);
         let (synced, problems) = status;
         let update = DirectoryUpdate { files, synced, problems, unsaved };
@@ -69,7 +68,7 @@ impl Reader {
                 "{dir} has {count} files more than the {max} that are read: {first}"
             ));
         }
-        problems.extend(self.saver.problem());
+        problems.extend(self.saver.problems());
         if !self.synced {
             let damaged = self.damaged.iter().take(PROBLEMS_MAX);
             problems.extend(damaged.map(|why| format!("saved objects can't be used: {why}")));

@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Answer, Answering, ApiError, Request};
+use crate::{Answer, Answering, ApiError, Command, to_line};
 
 /// Timeout for the agent to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ impl Client {
     ///
     /// # Errors
     /// When the agent denies it, or doesn't answer as it should.
-    pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
+    pub fn call<T: DeserializeOwned>(&mut self, request: &impl Command) -> Result<T, ClientError> {
         self.send(request);
         let limit = answer_timeout(request);
         match self.receive(limit)? {
@@ -122,7 +122,7 @@ impl Client {
     /// When the agent denies it, or doesn't answer as it should.
     pub fn stream<T: DeserializeOwned, E: From<ClientError>>(
         &mut self,
-        request: &Request,
+        request: &impl Command,
         mut each: impl FnMut(T) -> Result<(), E>,
     ) -> Result<(), E> {
         self.send(request);
@@ -141,11 +141,11 @@ impl Client {
         }
     }
 
-    fn send(&mut self, request: &Request) {
+    fn send(&mut self, request: &impl Command) {
         // An agent with too many clients answers and closes without reading. One that reads nothing
         // answers nothing.
         let _ = self.stream.get_ref().set_write_timeout(Some(ANSWER_TIMEOUT));
-        let _ = self.stream.get_mut().write_all(request.to_line().as_bytes());
+        let _ = self.stream.get_mut().write_all(to_line(request).as_bytes());
     }
 
     /// The next line of the answer, within `limit`.
@@ -171,7 +171,7 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
 }
 
 /// Timeout for the answer to `request`; `None` if there may be none for any time.
-fn answer_timeout(request: &Request) -> Option<Duration> {
+fn answer_timeout(request: &impl Command) -> Option<Duration> {
     match request.answering() {
         Answering::AtOnce | Answering::Follows(false) => Some(ANSWER_TIMEOUT),
         Answering::Waits(seconds) => Some(ANSWER_TIMEOUT + Duration::from_secs(seconds.into())),
@@ -180,7 +180,7 @@ fn answer_timeout(request: &Request) -> Option<Duration> {
 }
 
 /// Timeout for the first line of the answer to `request`.
-fn first_timeout(request: &Request) -> Option<Duration> {
+fn first_timeout(request: &impl Command) -> Option<Duration> {
     match request.answering() {
         Answering::Streams => Some(ANSWER_TIMEOUT),
         _ => answer_timeout(request),
@@ -209,9 +209,26 @@ fn open(path: &Path, limit: Duration) -> nix::Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::CaptureRequest;
     use std::os::unix::net::UnixListener;
+
+    use serde::Serialize;
+
+    use super::*;
+
+    /// A request that is answered so.
+    #[derive(Serialize)]
+    struct Answered {
+        #[serde(skip)]
+        answering: Answering,
+    }
+
+    impl Command for Answered {
+        fn answering(&self) -> Answering {
+            self.answering
+        }
+    }
+
+    const AT_ONCE: Answered = Answered { answering: Answering::AtOnce };
 
     const SHORT: Duration = Duration::from_millis(50);
 
@@ -238,7 +255,7 @@ mod tests {
         let path = dir.path().join("s.sock");
         let _listener = UnixListener::bind(&path).unwrap();
         let mut client = Client::connect(&path).unwrap();
-        client.send(&Request::Status {});
+        client.send(&AT_ONCE);
         let error = client.receive(Some(SHORT)).unwrap_err();
         assert!(matches!(error, ClientError::TimedOut(SHORT)) && error.is_unreachable());
     }
@@ -248,19 +265,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let _listener = UnixListener::bind(&path).unwrap();
-        let capture = Request::Capture(CaptureRequest {
-            pods: Vec::new(),
-            filters: Vec::new(),
-            snap_len: 64,
-            packets: 1,
-            bytes: 64,
-            seconds: 1,
-        });
+        let capture = Answered { answering: Answering::Streams };
         let mut client = Client::connect_within(&path, SHORT).unwrap();
         let ended = client.stream(&capture, |_: Value| Ok::<_, ClientError>(()));
         assert!(matches!(ended, Err(ClientError::TimedOut(_))), "{ended:?}");
         let mut client = Client::connect_within(&path, SHORT).unwrap();
-        let error = client.call::<Value>(&Request::Status {}).unwrap_err();
+        let error = client.call::<Value>(&AT_ONCE).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the agent did not answer within 1 s: it is stuck, or very busy"
@@ -269,13 +279,13 @@ mod tests {
 
     #[test]
     fn the_timeout_depends_on_the_request() {
-        let follow = Request::Flows { follow: true, last: 9 };
+        let follow = Answered { answering: Answering::Follows(true) };
         assert_eq!(answer_timeout(&follow), None);
-        let past = Request::Flows { follow: false, last: 9 };
+        let past = Answered { answering: Answering::Follows(false) };
         assert_eq!(answer_timeout(&past), Some(ANSWER_TIMEOUT));
-        let wait = Request::PolicyWait { epoch: 1, timeout_s: 600 };
+        let wait = Answered { answering: Answering::Waits(600) };
         assert_eq!(answer_timeout(&wait), Some(ANSWER_TIMEOUT + Duration::from_secs(600)));
-        assert_eq!(answer_timeout(&Request::Status {}), Some(ANSWER_TIMEOUT));
+        assert_eq!(answer_timeout(&AT_ONCE), Some(ANSWER_TIMEOUT));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use podgate_policy::observe::FlowRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -99,14 +98,4 @@ impl Answer {
         }
         serde_json::from_value::<AnswerLine>(value).map(|line| line.answer).map_err(bad)
     }
-}
-
-/// One item of the answer to [`Request::Flows`](crate::Request::Flows).
-#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "kebab-case")]
-pub enum FlowItem {
-    /// A record.
-    Flow(Box<FlowRecord>),
-    /// This many records were lost here: the client or the agent was too slow.
-    Lost(u64),
 }

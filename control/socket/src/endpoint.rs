@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use podgate_policy::PodName;
+use podgate_names::PodName;
 use serde::{Deserialize, Serialize};
 
 /// An endpoint as it is attached: a pod and its link. In an [`EndpointStatus`], `P` is
