@@ -71,7 +71,7 @@ pub(crate) struct FlowLog {
 pub(crate) fn is_drop(event: &Event) -> bool {
     match event.kind {
         EventKind::Verdict { verdict, .. } => verdict == Verdict::Deny,
-        EventKind::Drop { .. } => true,
+        EventKind::Drop { .. } | EventKind::Unparsed { .. } => true,
         EventKind::Request { allowed, .. } => !allowed,
         EventKind::Response { .. } | EventKind::End { .. } => false,
     }

@@ -300,7 +300,7 @@ impl Worker {
             self.pipeline.flows.set_outside(snapshot.routes.host_link());
         }
         let epoch = snapshot.as_ref().map_or(Epoch::default(), |snapshot| snapshot.epoch);
-        self.egress.begin_capture_round(now, epoch);
+        self.egress.begin_round(now, epoch);
         let told = std::iter::from_fn(|| self.shared.take_affinity(self.index));
         told.take(AFFINITY_BATCH).for_each(|record| self.pipeline.affinities.learn(record));
         let mut processed = 0;
@@ -395,7 +395,7 @@ impl Worker {
         slowed::waste(self.batch.len());
         let Some(snapshot) = snapshot else {
             for packet in self.batch.drain(..) {
-                self.egress.drop_not_ready(packet);
+                self.egress.drop_not_ready(link, packet);
             }
             return;
         };
@@ -439,7 +439,7 @@ impl Worker {
             // Counted as received by the other worker.
             None => {
                 for packet in self.batch.drain(..) {
-                    self.egress.drop_packet(packet, DropReason::EndpointNotReady);
+                    self.egress.drop_packet(link, packet, DropReason::EndpointNotReady);
                 }
             }
         }

@@ -310,7 +310,7 @@ impl Pipeline {
         // (1) Parse.
         match parse(cx.egress.umem().data(&packet.head), packet.len()) {
             Ok(view) => self.process_parsed(cx, link, packet, &view, steering),
-            Err(reason) => cx.egress.drop_packet(packet, reason),
+            Err(reason) => cx.egress.drop_packet(link, packet, reason),
         }
     }
 
@@ -441,7 +441,7 @@ impl Pipeline {
             Some(slot) if flow.tuple().is_udp() => {
                 self.inspect_datagram(cx, (index, slot), direction, view, packet);
             }
-            Some(slot) => self.inspect(cx, slot, direction, view, packet),
+            Some(slot) => self.inspect(cx, (index, slot), direction, view, packet),
         }
     }
 

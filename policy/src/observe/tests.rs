@@ -3,7 +3,7 @@
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
-    Event, EventKind, HttpVersion, KafkaRecord, KafkaResult, RequestLine, RequestRecord,
+    Ethernet, Event, EventKind, HttpVersion, KafkaRecord, KafkaResult, RequestLine, RequestRecord,
     ResponseStatus, Text, Traffic,
 };
 use podgate_tables::ids::{Epoch, LinkId};
@@ -21,14 +21,15 @@ const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
 const OTHER: [u8; 4] = [10, 0, 0, 3];
 
+fn pod(name: &str, ip: [u8; 4]) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+           "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+           "status": {"podIPs": [{"ip": std::net::Ipv4Addr::from(ip).to_string()}]}})
+}
+
 /// A server that lets one client in on port 80, denies another, and a client that may open
 /// connections to port 80 of anybody.
 fn compiled() -> Compiled {
-    let pod = |name: &str, ip: [u8; 4]| {
-        json!({"apiVersion": "v1", "kind": "Pod",
-               "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
-               "status": {"podIPs": [{"ip": std::net::Ipv4Addr::from(ip).to_string()}]}})
-    };
     let peer = |app: &str| json!([{"matchLabels": {"app": app}}]);
     let port = json!([{"ports": [{"port": "80", "protocol": "TCP"}]}]);
     let server = json!({
@@ -206,6 +207,11 @@ fn requests_responses_drops_and_ends_are_told() {
             original: Traffic { packets: 3, bytes: 300 },
             reply: Traffic { packets: 2, bytes: 200 },
         },
+        EventKind::Unparsed {
+            reason: DropReason::Malformed,
+            ethernet: Ethernet::default(),
+            has_addresses: true,
+        },
     ];
     let lines: Vec<_> = kinds.into_iter().map(|kind| text(&record(flow, kind))).collect();
     insta::assert_snapshot!(lines.join("\n"), @r"
@@ -215,6 +221,7 @@ fn requests_responses_drops_and_ends_are_told() {
     client server Forwarded - reply: HTTP/1.1 403 7ms
     client server Dropped spoofed_source unknown: TCP
     client server Forwarded - unknown: TCP packets 3/2 bytes 300/200
+    client server Dropped invalid_packet unknown: TCP
     ");
 }
 
