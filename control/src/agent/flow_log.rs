@@ -199,6 +199,7 @@ mod tests {
     const END: EventKind = EventKind::End {
         original: Traffic { packets: 0, bytes: 0 },
         reply: Traffic { packets: 0, bytes: 0 },
+        decided: Epoch(1),
     };
 
     fn event(number: u64, link: u16, kind: EventKind) -> Logged {

@@ -274,7 +274,7 @@ impl Agent {
         let (names, plane, observer) = (&mut self.names, &self.plane, &mut self.observer);
         dataplane.drain_answers(|worker, answer| {
             names.learn(&answer, plane, begin);
-            observer.learn(&answer);
+            observer.learn(&answer, plane.epochs().last());
             tickets.insert(worker, answer.ticket);
         });
         if self.publish_names() {

@@ -595,6 +595,7 @@ impl Pipeline {
         let kind = EventKind::End {
             original: traffic(FlowDirection::Original),
             reply: traffic(FlowDirection::Reply),
+            decided: flow.epoch().near(cx.snapshot.epoch),
         };
         let (link, tuple) = (flow.link(FlowDirection::Original), tuple_of_ends(&flow, frontend));
         cx.egress.emit_event(cx.event(link, tuple, frontend, kind));

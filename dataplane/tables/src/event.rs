@@ -94,6 +94,9 @@ pub enum EventKind<R = RequestRecord> {
         original: Traffic,
         /// Of the reply direction.
         reply: Traffic,
+        /// Epoch of the tables under which it was decided last, which its last packets had. By that
+        /// of the event, its addresses may be those of other pods.
+        decided: Epoch,
     },
 }
 
@@ -123,7 +126,7 @@ impl<R> EventKind<R> {
                 EventKind::Request { allowed, rule, reason, request: map(request) }
             }
             Self::Response { status, latency_ns } => EventKind::Response { status, latency_ns },
-            Self::End { original, reply } => EventKind::End { original, reply },
+            Self::End { original, reply, decided } => EventKind::End { original, reply, decided },
         }
     }
 }

@@ -292,7 +292,7 @@ impl NameResolver<'_> {
             EventKind::Response { status: ResponseStatus::Kafka(result), latency_ns } => {
                 Detail::KafkaResponse { error_code: result.error_code, latency_ns }
             }
-            EventKind::End { original, reply } => Detail::End {
+            EventKind::End { original, reply, .. } => Detail::End {
                 packets: [original.packets, reply.packets],
                 bytes: [original.bytes, reply.bytes],
             },
