@@ -299,7 +299,7 @@ impl Agent {
         true
     }
 
-    /// Maintenance of names, every [`super::DRAIN_PERIOD`].
+    /// Maintenance of names, a few times a second.
     pub(super) fn maintain_names(&mut self) {
         let now = now();
         let dataplane = self.endpoints.links().dataplane();

@@ -49,6 +49,14 @@ pub(super) enum Amount {
     AFew,
 }
 
+/// How many events came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Drained {
+    Nothing,
+    Few,
+    Many,
+}
+
 /// Has a flow's end name the pods that its last packets were of, as long as the tables of their
 /// epoch are there.
 fn name_end(event: &mut Event, epochs: &Epochs) {
@@ -97,8 +105,13 @@ impl Observer {
         self.learned.push(Learned { name, addresses: addresses.collect() });
     }
 
-    /// Passes on events of the workers. Returns whether many come.
-    pub(super) fn drain(&mut self, dataplane: &Dataplane, epochs: &Epochs, amount: Amount) -> bool {
+    /// Passes on events of the workers. Returns how many come.
+    pub(super) fn drain(
+        &mut self,
+        dataplane: &Dataplane,
+        epochs: &Epochs,
+        amount: Amount,
+    ) -> Drained {
         let mut events: Vec<Event> = Vec::new();
         let max = if amount == Amount::All { usize::MAX } else { EVENTS_AT_A_TIME };
         dataplane.drain_events(max, |_, event| events.push(event));
@@ -117,9 +130,13 @@ impl Observer {
         });
         self.skipped += (drained - events.len()) as u64;
         let lost = self.lost(dataplane);
-        let many = drained >= MANY_EVENTS;
+        let drained = match drained {
+            0 => Drained::Nothing,
+            few if few < MANY_EVENTS => Drained::Few,
+            _ => Drained::Many,
+        };
         if events.is_empty() && lost == self.lost_logged {
-            return many;
+            return drained;
         }
         let count = events.len() as u64;
         let learned = mem::take(&mut self.learned);
@@ -135,7 +152,7 @@ impl Observer {
             }
             Err(Message::Read { .. }) => {}
         }
-        many
+        drained
     }
 
     /// Of too many events, leaves each link its share, and drops theirs.

@@ -544,7 +544,9 @@ impl Egress {
     /// the link's share of it used up: dropped packets of one pod must not displace other pods'
     /// events.
     pub(super) fn emit_event(&mut self, event: Event<()>) {
-        if !self.take_event_share(event.link) || !self.events().push(event) {
+        if self.take_event_share(event.link) && self.events().push(event) {
+            self.shared.event_reader.wake_for(self.events());
+        } else {
             self.stats().events_lost.add(1);
         }
     }
@@ -554,7 +556,9 @@ impl Egress {
         if let Some(capturing) = &mut self.capturing {
             capturing.event(&event.kind);
         }
-        if !self.take_event_share(event.link) || !self.events().push_with_request(event) {
+        if self.take_event_share(event.link) && self.events().push_with_request(event) {
+            self.shared.event_reader.wake_for(self.events());
+        } else {
             self.stats().events_lost.add(1);
         }
     }
