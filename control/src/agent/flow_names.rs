@@ -156,7 +156,7 @@ impl<K: Eq + Hash, V: Default> Recent<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use podgate_tables::event::{DnsQuestion, Text, Traffic};
+    use podgate_tables::event::{DnsQuestion, Text};
     use podgate_tables::ids::{Epoch, LinkId};
     use podgate_tables::time::Nanos;
     use podgate_tables::tuple::Tuple;

@@ -68,7 +68,7 @@ impl FlowRequests {
 
 #[cfg(test)]
 mod tests {
-    use podgate_tables::event::{HttpVersion, Text, Traffic};
+    use podgate_tables::event::{HttpVersion, Text};
     use podgate_tables::ids::{Epoch, LinkId};
 
     use super::*;

@@ -246,8 +246,10 @@ fn the_end_of_a_flow_never_names_the_pod_that_got_its_address_later() {
         apply(store, pod("client", CLIENT));
         apply(store, pod("server", SERVER));
     });
-    let between = publish(2, &|store| drop(store.delete(&key)));
-    let last = publish(3, &|store| drop(apply(store, pod("other", CLIENT))));
+    let between = publish(2, &|store| store.delete(&key));
+    let last = publish(3, &|store| {
+        apply(store, pod("other", CLIENT));
+    });
     // What changes nothing about who has the address does not make a pod newer.
     let later = publish(4, &|store| {
         let mut other = pod("other", CLIENT);

@@ -200,7 +200,10 @@ fn a_frame_that_could_not_be_parsed_has_what_is_known_of_it() {
     assert!(flow.ip.is_none() && flow.l4.is_none());
     assert_eq!(flow.source.as_ref().unwrap().pod_name, "cart", "the pod of the link");
     let lines = [&without, &frame(true)].map(|record| line(flows(record).remove(0)));
-    insta::assert_snapshot!(lines.concat(), @"");
+    insta::assert_snapshot!(lines.concat(), @"
+    Jan  2 03:04:05.678: 02:00:00:00:00:01 (ID:1001) <> 02:00:00:00:00:02 (unknown) CT: Truncated or invalid header DROPPED (Ethernet; truncated header)
+    Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) <> shop/db:80 (ID:1002) CT: Truncated or invalid header DROPPED (TCP; truncated header)
+    ");
 }
 
 #[test]
