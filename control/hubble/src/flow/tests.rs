@@ -29,7 +29,7 @@ fn end(name: &str, last: u8, port: u16) -> FlowEndpoint {
 }
 
 /// A flow as `hubble observe` prints it.
-fn line(flow: Flow) -> String {
+fn printed(flow: Flow) -> String {
     let response = GetFlowsResponse {
         response_types: Some(ResponseTypes::Flow(flow.into())),
         ..GetFlowsResponse::default()
@@ -199,7 +199,7 @@ fn a_frame_that_could_not_be_parsed_has_what_is_known_of_it() {
     let flow = &flows(&without)[0];
     assert!(flow.ip.is_none() && flow.l4.is_none());
     assert_eq!(flow.source.as_ref().unwrap().pod_name, "cart", "the pod of the link");
-    let lines = [&without, &frame(true)].map(|record| line(flows(record).remove(0)));
+    let lines = [&without, &frame(true)].map(|record| printed(flows(record).remove(0)));
     insta::assert_snapshot!(lines.concat(), @"
     Jan  2 03:04:05.678: 02:00:00:00:00:01 (ID:1001) <> 02:00:00:00:00:02 (unknown) CT: Truncated or invalid header DROPPED (Ethernet; truncated header)
     Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) <> shop/db:80 (ID:1002) CT: Truncated or invalid header DROPPED (TCP; truncated header)
@@ -252,7 +252,7 @@ fn ends_have_the_dns_names_that_were_asked_for() {
     let reply = named(Detail::HttpResponse { version, status, grpc_status, latency_ns, request });
     assert_eq!(reply.source_names, ["a.example", "b.example"]);
     assert_eq!([&forth, &back].map(|filter| filter.match_flow(&reply)), [false, true]);
-    insta::assert_snapshot!(line(flow) + &line(reply), @"
+    insta::assert_snapshot!(printed(flow) + &printed(reply), @"
     Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) -> a.example,b.example:80 (ID:1002) policy-verdict:L3-L4 EGRESS ALLOWED (TCP Flags: SYN)
     Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) <- a.example,b.example:80 (ID:1002) http-response FORWARDED (HTTP/1.1 200 0ms)
     ");
