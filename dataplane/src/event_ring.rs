@@ -1,6 +1,6 @@
 //! A worker's events on their way to the control thread, through a bounded ring.
 
-use podgate_sync::DetailRing;
+use podgate_sync::{DetailRing, SleepFlag};
 use podgate_tables::event::{Event, EventKind, RequestRecord};
 
 /// One worker's events on their way to the control thread: a bounded ring with one writer and one
@@ -58,6 +58,13 @@ impl EventRing {
             Some(record) => self.ring.push_with_detail(event, record),
             None => self.ring.push(event),
         }
+    }
+
+    /// Whether the reader has to be woken for the event that was just pushed.
+    #[must_use]
+    #[inline]
+    pub(crate) fn must_wake(&self, reader: &SleepFlag) -> bool {
+        self.ring.must_wake(reader)
     }
 
     /// Takes the event that has waited longest.

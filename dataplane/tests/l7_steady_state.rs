@@ -69,6 +69,10 @@ impl FlowIo for Io {
         panic!("nothing of our own is due");
     }
 
+    fn drop_reported(&mut self, packet: Packet, reason: DropReason) {
+        self.drop_packet(packet, reason);
+    }
+
     fn drop_packet(&mut self, _: Packet, reason: DropReason) {
         panic!("dropped for {reason:?}");
     }

@@ -674,6 +674,25 @@ fn flows_expire_by_the_given_time() {
 }
 
 #[test]
+fn the_end_of_a_flow_says_under_which_tables_its_last_packet_was_decided() {
+    let mut rig = Rig::with(IngressOfB::Open);
+    let query = udp(A, ADDRESSES[1], ADDRESSES[2], [1, 2], b"x");
+    rig.send(A, &query);
+    rig.shared.publish(snapshot(7, IngressOfB::Open));
+    rig.send(A, &query);
+    rig.shared.publish(snapshot(9, IngressOfB::Open));
+    rig.now = rig.now.plus_secs(3600);
+    for _ in 0..256 {
+        rig.run();
+    }
+    let ends = rig.events().into_iter().filter_map(|event| match event.kind {
+        EventKind::End { decided, .. } => Some((event.epoch.0, decided.0)),
+        _ => None,
+    });
+    assert_eq!(ends.collect::<Vec<_>>(), [(9, 7)]);
+}
+
+#[test]
 fn a_full_flow_table_evicts_or_drops_but_never_grows() {
     let mut rig = Rig::with(IngressOfB::Open);
     for port in 1..=1000 {

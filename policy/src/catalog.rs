@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use podgate_names::PodName;
 use podgate_tables::address::Address;
-use podgate_tables::ids::{DenySetId, PortNameId, RuleId};
+use podgate_tables::ids::{DenySetId, Epoch, PortNameId, RuleId};
 use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +101,8 @@ impl IdentityInfo {
 pub(crate) struct PodInfo {
     pub(crate) name: PodName,
     pub(crate) workload: Option<Arc<Workload>>,
+    /// The first epoch in which it has the address.
+    pub(crate) since: Epoch,
 }
 
 /// A service's name.
@@ -191,6 +193,12 @@ impl Catalog {
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
         self.pods.get(Address::from(address)).map(|pod| &pod.name)
+    }
+
+    /// Whether the pod that an address belongs to did not have it in `epoch` yet.
+    #[must_use]
+    pub fn is_newer(&self, address: IpAddr, epoch: Epoch) -> bool {
+        self.pods.get(Address::from(address)).is_some_and(|pod| pod.since > epoch)
     }
 
     /// What the pod that an address belongs to is part of.

@@ -16,7 +16,7 @@ use podgate_tables::l7::rules::kafka::api_key_name;
 use crate::proto::flow::layer4::Protocol;
 use crate::proto::flow::layer7::Record;
 use crate::proto::flow::{
-    CiliumEventType, Dns, DropReason, Endpoint, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip,
+    CiliumEventType, Dns, DropReason, Endpoint, Ethernet, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip,
     IpVersion, Kafka, L7FlowType, Layer4, Layer7, Policy, Sctp, Service, Tcp, TcpFlags,
     TraceObservationPoint, TraceReason, TrafficDirection, Udp, Verdict, Workload,
 };
@@ -74,7 +74,7 @@ impl Translator {
         let common = self.common(record);
         let mut flows = match &record.detail {
             Detail::PolicyVerdict { .. } => policy_verdicts(record, common),
-            Detail::Drop => vec![self.dropped(record, common)],
+            Detail::Drop { .. } => vec![self.dropped(record, common)],
             Detail::HttpRequest { rule, .. }
             | Detail::DnsRequest { rule, .. }
             | Detail::KafkaRequest { rule, .. }
@@ -166,7 +166,16 @@ impl Translator {
             rules::TrafficDirection::Egress
         };
         let own_words = record.drop_reason.as_deref().unwrap_or_default().replace('_', " ");
+        let frame = match &record.detail {
+            Detail::Drop { frame } => frame.as_ref(),
+            _ => None,
+        };
         Flow {
+            ethernet: frame.map(|frame| Ethernet {
+                source: frame.source.clone(),
+                destination: frame.destination.clone(),
+            }),
+            ip: common.ip.filter(|_| frame.is_none_or(|frame| frame.has_addresses)),
             event_type: event(event_type::DROP, common.drop_reason_desc),
             traffic_direction: direction(side).into(),
             summary: format!("{}; {own_words}", common.summary),
@@ -318,7 +327,7 @@ fn l7_record(detail: &Detail) -> Option<Record> {
         // Hubble has no record of TLS: the summary has the name.
         Detail::TlsRequest { .. }
         | Detail::PolicyVerdict { .. }
-        | Detail::Drop
+        | Detail::Drop { .. }
         | Detail::End { .. } => None,
     }
 }

@@ -137,6 +137,11 @@ impl Agent {
 }
 
 impl Captures {
+    /// Whether one runs, or is to be stopped.
+    pub(super) fn is_active(&self) -> bool {
+        self.running.is_some() || self.stop_at.is_some()
+    }
+
     /// Stops the workers' copying, if that is due; again and again, until all have answered.
     fn stop_if_due<E: Display>(&mut self, now: Instant, stop: impl FnOnce() -> Result<(), E>) {
         if self.stop_at.is_none_or(|due| now < due) {

@@ -71,7 +71,7 @@ pub(crate) struct FlowLog {
 pub(crate) fn is_drop(event: &Event) -> bool {
     match event.kind {
         EventKind::Verdict { verdict, .. } => verdict == Verdict::Deny,
-        EventKind::Drop { .. } => true,
+        EventKind::Drop { .. } | EventKind::Unparsed { .. } => true,
         EventKind::Request { allowed, .. } => !allowed,
         EventKind::Response { .. } | EventKind::End { .. } => false,
     }
@@ -199,6 +199,7 @@ mod tests {
     const END: EventKind = EventKind::End {
         original: Traffic { packets: 0, bytes: 0 },
         reply: Traffic { packets: 0, bytes: 0 },
+        decided: Epoch(1),
     };
 
     fn event(number: u64, link: u16, kind: EventKind) -> Logged {

@@ -109,7 +109,7 @@ impl FlowCounts {
                 }
                 ("PolicyVerdict", "", transport)
             }
-            EventKind::Drop { .. } => ("Drop", "", transport),
+            EventKind::Drop { .. } | EventKind::Unparsed { .. } => ("Drop", "", transport),
             EventKind::Request { request, .. } => {
                 let name = self.request(request);
                 ("L7", name, name)

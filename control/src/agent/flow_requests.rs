@@ -68,7 +68,7 @@ impl FlowRequests {
 
 #[cfg(test)]
 mod tests {
-    use podgate_tables::event::{HttpVersion, Text, Traffic};
+    use podgate_tables::event::{HttpVersion, Text};
     use podgate_tables::ids::{Epoch, LinkId};
 
     use super::*;
@@ -125,7 +125,8 @@ mod tests {
     fn what_is_stored_is_bounded_and_ends_with_the_flow() {
         let mut requests = FlowRequests::default();
         requests.pair(&request(1, 7, "/a"));
-        let end = EventKind::End { original: Traffic::default(), reply: Traffic::default() };
+        let (original, reply, decided) = Default::default();
+        let end = EventKind::End { original, reply, decided };
         requests.pair(&event(2, 7, end));
         assert_eq!((requests.count, requests.by_flow.len()), (0, 0));
         for time in 0..10_000 {

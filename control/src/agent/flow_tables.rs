@@ -26,6 +26,13 @@ pub(super) struct FlowListings {
     waiting: Vec<PendingListing>,
 }
 
+impl FlowListings {
+    /// Whether a client waits.
+    pub(super) fn are_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
 struct PendingListing {
     listing: Arc<FlowListing>,
     action: FlowAction,

@@ -220,7 +220,7 @@ impl Log {
         batch.learned.iter().for_each(|learned| self.names.learn(learned, now));
         let logged = batch.events.into_iter().map(|event| Logged {
             request: self.requests.pair(&event),
-            names: self.names.take(&event, now),
+            names: self.names.take(&event, self.records.tables.get(&event.epoch), now),
             event,
         });
         let logged: Vec<_> = logged.collect();

@@ -67,7 +67,7 @@ use futures_util::{Stream, StreamExt};
 use podgate_api::ConfigOption;
 use podgate_hostnet::Change;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 
 use self::captures::Captures;
@@ -79,7 +79,7 @@ use self::host_network::{HostNetwork, Observed};
 use self::hubble::Peers;
 use self::latency::Latency;
 use self::names::DnsNames;
-use self::observer::{Amount, MORE_EVENTS_AFTER, Observer};
+use self::observer::{Amount, Drained, MORE_EVENTS_AFTER, Observer};
 use self::policy_plane::PolicyPlane;
 use self::reconcile::Reconciler;
 use self::restart::EarlierFlows;
@@ -100,8 +100,19 @@ pub(crate) use self::rule_totals::{RuleTotals, SERIES_MAX};
 pub(crate) use self::start::run;
 pub(crate) use self::state::StateDir;
 
-/// How often events are taken off the workers' rings.
+/// How often events are taken off the workers' rings, and something is done that others wait for.
+///
+/// A ring has room for 16,384 events ([`SharedConfig`](podgate_dataplane::worker::SharedConfig)):
+/// 655,000 a second from one worker. Half of that if all are of one link, which leaves the rest to
+/// others. While nothing happens, the first event begins this period, so a sudden flood finds as
+/// much room as at any other time.
 const DRAIN_PERIOD: Duration = Duration::from_millis(25);
+
+/// Drains that find nothing, after which the next one waits for an event.
+const EMPTY_DRAINS: u32 = 8;
+
+/// How often there is periodic work while nothing happens.
+const IDLE_PERIOD: Duration = Duration::from_millis(250);
 
 /// How often workers are asked whether they use tables that were just published.
 const IN_FORCE_PERIOD: Duration = Duration::from_millis(1);
@@ -148,13 +159,14 @@ impl Agent {
         mut signals: Signals,
         log: &LogFilter,
     ) -> Result<()> {
-        let mut drain = interval(DRAIN_PERIOD);
-        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut last_drain, mut empty_drains) = (Instant::now(), 0);
         let mut many_events = false;
         loop {
             let publication = self.plane.due();
             let reconciliation = self.reconciler.due();
             self.check_in_force();
+            let is_idle = empty_drains >= EMPTY_DRAINS && !self.is_waited_for();
+            let drain_due = last_drain + if is_idle { IDLE_PERIOD } else { DRAIN_PERIOD };
             let dataplane = self.endpoints.links().dataplane();
             tokio::select! {
                 signal = &mut signals.stop => {
@@ -176,19 +188,39 @@ impl Agent {
                 Some(observed) = inputs.observed.recv() => self.on_observed(observed),
                 Some(change) = inputs.changes.next() => self.on_change(change),
                 () = sleep(IN_FORCE_PERIOD), if self.latency.is_pending() => {}
+                () = poll_fn(|cx| dataplane.poll_events(cx)), if is_idle => {
+                    empty_drains = 0;
+                    last_drain = Instant::now();
+                    many_events = self.drain_events(Amount::All) == Drained::Many;
+                }
                 () = sleep(MORE_EVENTS_AFTER), if many_events => {
-                    many_events = self.drain_events(Amount::AFew) | self.pass_captured();
+                    let drained = self.drain_events(Amount::AFew);
+                    many_events = self.pass_captured() | (drained == Drained::Many);
                     self.answer_flow_listings();
                 }
-                _ = drain.tick() => {
+                () = sleep_until(drain_due) => {
                     self.periodic_work().await?;
-                    many_events = self.drain_events(Amount::All) | self.pass_captured();
+                    let drained = self.drain_events(Amount::All);
+                    empty_drains = match drained {
+                        Drained::Nothing => empty_drains.saturating_add(1),
+                        Drained::Few | Drained::Many => 0,
+                    };
+                    many_events = self.pass_captured() | (drained == Drained::Many);
+                    last_drain = Instant::now();
                 }
             }
         }
     }
 
-    /// What is done every [`DRAIN_PERIOD`].
+    /// Whether somebody waits for what is found out or done every [`DRAIN_PERIOD`].
+    fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+            || self.flow_listings.are_waited_for()
+            || self.captures.is_active()
+            || self.epoch_in_force() != self.plane.epoch()
+    }
+
+    /// What is done every [`DRAIN_PERIOD`], and every [`IDLE_PERIOD`] while nothing happens.
     ///
     /// # Errors
     /// When a worker has panicked.
@@ -262,8 +294,8 @@ impl Agent {
         self.files.save(&self.endpoints);
     }
 
-    /// Logs the workers' events. Returns whether many come.
-    fn drain_events(&mut self, amount: Amount) -> bool {
+    /// Logs the workers' events. Returns how many come.
+    fn drain_events(&mut self, amount: Amount) -> Drained {
         self.observer.drain(self.endpoints.links().dataplane(), self.plane.epochs(), amount)
     }
 }

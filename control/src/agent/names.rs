@@ -278,7 +278,7 @@ impl Agent {
         let (names, plane, observer) = (&mut self.names, &self.plane, &mut self.observer);
         dataplane.drain_answers(|worker, answer| {
             names.learn(&answer, plane, begin);
-            observer.learn(&answer);
+            observer.learn(&answer, plane.epochs().last());
             tickets.insert(worker, answer.ticket);
         });
         if self.publish_names() {
@@ -303,7 +303,7 @@ impl Agent {
         true
     }
 
-    /// Maintenance of names, every [`super::DRAIN_PERIOD`].
+    /// Maintenance of names, a few times a second.
     pub(super) fn maintain_names(&mut self) {
         let now = now();
         let dataplane = self.endpoints.links().dataplane();

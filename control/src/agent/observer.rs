@@ -10,12 +10,13 @@ use podgate_dataplane::l7::dns::learned::DnsAnswer;
 use podgate_dataplane::share::FairShare;
 use podgate_dataplane::worker::Dataplane;
 use podgate_hubble::AgentEvents;
-use podgate_tables::event::Event;
+use podgate_policy::Compiled;
+use podgate_tables::event::{Event, EventKind};
 
 use super::epochs::Epochs;
 use super::flow_log::is_drop;
 use super::flow_metrics::FlowCounts;
-use super::flow_names::Learned;
+use super::flow_names::{Learned, LearnedAddress};
 use super::flow_thread::{Batch, FlowRange, FlowThread, Message};
 use super::server::ReplySender;
 
@@ -48,6 +49,24 @@ pub(super) enum Amount {
     AFew,
 }
 
+/// How many events came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Drained {
+    Nothing,
+    Few,
+    Many,
+}
+
+/// Has a flow's end name the pods that its last packets were of, as long as the tables of their
+/// epoch are there.
+fn name_end(event: &mut Event, epochs: &Epochs) {
+    if let EventKind::End { decided, .. } = event.kind
+        && epochs.get(decided).is_some()
+    {
+        event.epoch = decided;
+    }
+}
+
 /// Passes events on.
 pub(super) struct Observer {
     thread: FlowThread,
@@ -73,22 +92,32 @@ impl Observer {
     }
 
     /// Takes a DNS answer, for the names of flows.
-    pub(super) fn learn(&mut self, answer: &DnsAnswer) {
+    pub(super) fn learn(&mut self, answer: &DnsAnswer, tables: Option<&Compiled>) {
         if self.learned.len() == LEARNED_MAX {
             return;
         }
         let name = String::from_utf8_lossy(answer.name.bytes()).into();
-        let addresses = answer.addresses().iter().map(|it| (it.address, it.ttl)).collect();
-        self.learned.push(Learned { name, addresses });
+        let addresses = answer.addresses().iter().map(|it| LearnedAddress {
+            address: it.address,
+            ttl_s: it.ttl,
+            pod: tables.and_then(|tables| tables.catalog.pod_at(it.address.ip())).cloned(),
+        });
+        self.learned.push(Learned { name, addresses: addresses.collect() });
     }
 
-    /// Passes on events of the workers. Returns whether many come.
-    pub(super) fn drain(&mut self, dataplane: &Dataplane, epochs: &Epochs, amount: Amount) -> bool {
+    /// Passes on events of the workers. Returns how many come.
+    pub(super) fn drain(
+        &mut self,
+        dataplane: &Dataplane,
+        epochs: &Epochs,
+        amount: Amount,
+    ) -> Drained {
         let mut events: Vec<Event> = Vec::new();
         let max = if amount == Amount::All { usize::MAX } else { EVENTS_AT_A_TIME };
         dataplane.drain_events(max, |_, event| events.push(event));
         // Each worker's events are in order already.
         events.sort_by_key(|event| event.time);
+        events.iter_mut().for_each(|event| name_end(event, epochs));
         let drained = events.len();
         self.thin(&mut events);
         let mut tables = Vec::new();
@@ -101,9 +130,13 @@ impl Observer {
         });
         self.skipped += (drained - events.len()) as u64;
         let lost = self.lost(dataplane);
-        let many = drained >= MANY_EVENTS;
+        let drained = match drained {
+            0 => Drained::Nothing,
+            few if few < MANY_EVENTS => Drained::Few,
+            _ => Drained::Many,
+        };
         if events.is_empty() && lost == self.lost_logged {
-            return many;
+            return drained;
         }
         let count = events.len() as u64;
         let learned = mem::take(&mut self.learned);
@@ -119,7 +152,7 @@ impl Observer {
             }
             Err(Message::Read { .. }) => {}
         }
-        many
+        drained
     }
 
     /// Of too many events, leaves each link its share, and drops theirs.
@@ -179,5 +212,37 @@ impl Observer {
     pub(super) fn lost(&self, dataplane: &Dataplane) -> u64 {
         let workers = dataplane.shared().stats.iter();
         workers.map(|worker| worker.events_lost.get()).sum::<u64>() + self.skipped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podgate_policy::{Store, compile};
+    use podgate_tables::address::Address;
+    use podgate_tables::event::Traffic;
+    use podgate_tables::ids::{Epoch, LinkId};
+    use podgate_tables::time::Nanos;
+    use podgate_tables::tuple::Tuple;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_flow_is_named_by_the_tables_of_its_last_packets_while_they_are_there() {
+        let mut epochs = Epochs::default();
+        for epoch in 1..=257 {
+            epochs.push(Epoch(epoch), compile(&Store::new()));
+        }
+        let named_by = |decided| {
+            let address = Address::v4([10, 0, 0, 1]);
+            let (src, dst) = (address, address);
+            let tuple = Tuple { src, dst, src_port: 1, dst_port: 2, protocol: 6 };
+            let (original, reply) = (Traffic::default(), Traffic::default());
+            let kind = EventKind::End { original, reply, decided: Epoch(decided) };
+            let (time, epoch, link) = (Nanos(1), Epoch(257), LinkId(1));
+            let mut event = Event { time, epoch, link, tuple, frontend: None, kind };
+            name_end(&mut event, &epochs);
+            event.epoch.0
+        };
+        assert_eq!([1, 2, 256, 257].map(named_by), [257, 2, 256, 257]);
     }
 }

@@ -201,6 +201,7 @@ impl PolicyPlane {
         routes: &Arc<RouteTable>,
         not_ready: BTreeMap<String, String>,
     ) -> Option<Arc<Snapshot>> {
+        self.compiler.set_epoch(Epoch(self.epoch.0 + 1));
         let policy_changed = self.compiler.update(&self.store);
         self.not_ready = not_ready;
         let same_routes = self.routes.as_ref() == Some(routes);

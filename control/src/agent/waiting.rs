@@ -28,6 +28,11 @@ impl EpochWaiters {
         self.clients.push(EpochWaiter { wanted, until: Instant::now() + timeout, answer });
     }
 
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
     /// Answers clients whose epoch is in force or whose timeout is over. Every worker uses
     /// `in_force` or a later epoch.
     pub(super) fn answer(&mut self, in_force: Epoch, now: Instant) {

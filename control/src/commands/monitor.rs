@@ -45,7 +45,7 @@ fn text(args: &MonitorArgs, record: &FlowRecord) -> Result<String> {
 fn types(record: &FlowRecord) -> Vec<MonitorType> {
     let own = match record.detail {
         Detail::PolicyVerdict { .. } => MonitorType::PolicyVerdict,
-        Detail::Drop => MonitorType::Drop,
+        Detail::Drop { .. } => MonitorType::Drop,
         Detail::End { .. } => MonitorType::Trace,
         _ => MonitorType::L7,
     };
@@ -124,7 +124,13 @@ fn line(record: &FlowRecord) -> String {
             });
             lines.collect::<Vec<_>>().join("\n")
         }
-        Detail::Drop => {
+        Detail::Drop { frame } => {
+            let ends = match frame {
+                Some(frame) if !frame.has_addresses => {
+                    format!("{} -> {}", frame.source, frame.destination)
+                }
+                _ => ends,
+            };
             let reason = record.drop_reason.as_deref().unwrap_or("unknown");
             format!("xx drop ({reason}) link {link}, identity {identities}: {ends} {protocol}")
         }

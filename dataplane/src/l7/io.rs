@@ -9,7 +9,8 @@ use crate::mem::{Frame, Packet, Umem};
 use crate::packet::View;
 
 /// The worker's side of an inspected flow. Every packet that the editor is given ends in exactly
-/// one call of [`FlowIo::forward`] or [`FlowIo::drop_packet`], or stays held by the editor.
+/// one call of [`FlowIo::forward`], [`FlowIo::drop_packet`] or [`FlowIo::drop_reported`], or stays
+/// held by the editor.
 pub trait FlowIo {
     /// The memory that packets lie in.
     fn umem(&self) -> &Umem;
@@ -23,8 +24,11 @@ pub trait FlowIo {
     fn forward(&mut self, direction: FlowDirection, packet: Packet, view: &View);
     /// Sends a packet that we built; otherwise like [`FlowIo::forward`].
     fn originate(&mut self, direction: FlowDirection, packet: Packet);
-    /// Drops a packet and counts it.
+    /// Drops a packet, counts it, and reports it as an event.
     fn drop_packet(&mut self, packet: Packet, reason: DropReason);
+    /// Drops and counts a packet of which an event of the flow tells: the denial of its request, or
+    /// why the connection ended. Or one whose bytes reach the other end in another segment.
+    fn drop_reported(&mut self, packet: Packet, reason: DropReason);
     /// Reserves `frames` frames of a received packet beyond its processing. All flows together are
     /// limited well below the number of frames, or a hostile pod could starve the others; with
     /// `false` the packet has to be dropped, and its sender retransmits it.

@@ -15,9 +15,11 @@ pub mod offset;
 mod parse;
 pub mod tcp_options;
 pub mod translate;
+mod unparsed;
 
 pub use parse::{parse, quoted};
 pub use podgate_xdp_redirect::HostFrame;
+pub(crate) use unparsed::Unparsed;
 
 use podgate_tables::address::Mac;
 use podgate_tables::tcp_flags;

@@ -77,14 +77,14 @@ pub fn parse(frame0: &[u8], packet_len: u32) -> Result<View, DropReason> {
     })
 }
 
-enum Version {
+pub(super) enum Version {
     V4,
     V6,
 }
 
 /// Offset of the IP header, and its version by the Ethernet type.
 #[inline]
-fn network_layer(frame: &[u8]) -> Result<(usize, Version), DropReason> {
+pub(super) fn network_layer(frame: &[u8]) -> Result<(usize, Version), DropReason> {
     let mut at = 12;
     for _ in 0..=MAX_VLAN_TAGS {
         let bytes = frame.get(at..at + 2).ok_or(DropReason::TruncatedHeader)?;

@@ -73,7 +73,8 @@ impl PacketCtx<'_> {
         (opener != responder).then_some(FlowLinks { opener, responder })
     }
 
-    /// Drops a packet for another reason than policy, with an event.
+    /// Drops a packet for another reason than policy, with an event. `tuple` is what its headers
+    /// say, or said before they were translated.
     pub(super) fn drop_with_event(
         &mut self,
         link: LinkId,
@@ -81,7 +82,7 @@ impl PacketCtx<'_> {
         packet: Packet,
         reason: DropReason,
     ) {
-        self.egress.drop_packet(packet, reason);
+        self.egress.drop_reported(packet, reason);
         self.emit_event(link, tuple, EventKind::Drop { reason });
     }
 

@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
+use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::Event;
+use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::http1::HttpLimits;
 use podgate_tables::route::NextHop;
 use podgate_tables::service::L4Addr;
 use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
 
 use crate::event_ring::EventRing;
 use crate::mem::{CsumPartial, Frame, FramePool, Packet, Umem};
-use crate::packet::edit;
 use crate::packet::fragment::FRAGMENTS_MAX;
+use crate::packet::{Unparsed, edit, parse};
 use crate::share::{FairShare, Quota};
 use crate::stats::{LinkStatistics, OverQuota, WorkerStats};
 use crate::worker::Shared;
@@ -22,7 +24,7 @@ use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
 use super::capture::Capturing;
 use super::notice::Notice;
-use super::reply_limit::ReplyLimit;
+use super::rate_limit::RateLimit;
 use super::rule_counters::RuleCounters;
 use super::tx_queue::TxQueue;
 
@@ -60,8 +62,13 @@ pub(super) struct Egress {
     frame_quota: Quota,
     /// Bytes that inspected flows buffer, by the opener's link.
     byte_quota: Quota,
-    icmp_errors: ReplyLimit,
-    tcp_resets: ReplyLimit,
+    icmp_errors: RateLimit,
+    tcp_resets: RateLimit,
+    /// Time of the round, and epoch of its tables.
+    now: Nanos,
+    epoch: Epoch,
+    /// Events about dropped packets that nothing else tells of.
+    drop_events: RateLimit,
     /// Events on the ring, by link.
     event_share: FairShare,
     /// Packets on our hand-off ring to each worker, by link.
@@ -101,8 +108,11 @@ impl Egress {
             unflushed: Vec::new(),
             frame_quota: Quota::new(frames),
             byte_quota: Quota::new(bytes),
-            icmp_errors: ReplyLimit::icmp_errors(),
-            tcp_resets: ReplyLimit::tcp_resets(),
+            icmp_errors: RateLimit::icmp_errors(),
+            tcp_resets: RateLimit::tcp_resets(),
+            now: Nanos::default(),
+            epoch: Epoch::default(),
+            drop_events: RateLimit::drop_events(),
             event_share: FairShare::default(),
             handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
             notice_shares: (0..workers).map(|_| FairShare::default()).collect(),
@@ -308,8 +318,9 @@ impl Egress {
         self.capturing.as_deref_mut()
     }
 
-    /// Sets the time and epoch of copies.
-    pub(super) fn begin_capture_round(&mut self, now: Nanos, epoch: Epoch) {
+    /// Sets the time and epoch of events about dropped packets, and of copies.
+    pub(super) fn begin_round(&mut self, now: Nanos, epoch: Epoch) {
+        (self.now, self.epoch) = (now, epoch);
         if let Some(capturing) = &mut self.capturing {
             capturing.begin_round(now, epoch);
         }
@@ -329,9 +340,16 @@ impl Egress {
         }
     }
 
-    /// Transmits `packet` to `next_hop`, with its Ethernet addresses.
+    /// Transmits `packet`, which came by the link `from`, to `next_hop`, with its Ethernet
+    /// addresses.
     #[inline]
-    pub(super) fn transmit(&mut self, next_hop: &NextHop, mut packet: Packet, origin: Origin) {
+    pub(super) fn transmit(
+        &mut self,
+        from: LinkId,
+        next_hop: &NextHop,
+        mut packet: Packet,
+        origin: Origin,
+    ) {
         let bytes = u64::from(packet.len());
         edit::set_macs(self.umem.data_mut(&mut packet.head), next_hop.mac, next_hop.link_mac);
         if let Some(capturing) = &mut self.capturing {
@@ -339,7 +357,7 @@ impl Egress {
         }
         let Some(Some(tx)) = self.queues.get_mut(next_hop.link.index()) else {
             self.not_captured(next_hop.link);
-            return self.drop_packet(packet, DropReason::LinkGone);
+            return self.drop_packet(from, packet, DropReason::LinkGone);
         };
         let queue = &mut tx.queue;
         let sent = queue.transmit(&mut self.pool, packet).or_else(|packet| {
@@ -354,7 +372,7 @@ impl Egress {
         if let Err(packet) = sent {
             let reason = no_room(queue);
             self.not_captured(next_hop.link);
-            return self.drop_packet(packet, reason);
+            return self.drop_packet(from, packet, reason);
         }
         tx.count_sent(&mut self.unflushed);
         let stats = self.stats();
@@ -439,8 +457,51 @@ impl Egress {
         !self.unflushed.is_empty()
     }
 
-    /// Drops a packet without an event.
-    pub(super) fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
+    /// Drops a packet that came by the link `from`, with an event that says what its headers say.
+    /// The others count as lost where too many are dropped: most are, when links or workers have
+    /// more than they can do.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn drop_packet(&mut self, from: LinkId, packet: Packet, reason: DropReason) {
+        if self.drop_events.take(from, self.now) {
+            let frame = self.umem.data(&packet.head);
+            let (tuple, kind) = match parse(frame, packet.len()) {
+                Ok(view) => (view.tuple, EventKind::Drop { reason }),
+                Err(_) => self.unparsed(from, frame, reason),
+            };
+            self.emit_event(self.event(from, tuple, kind));
+        } else {
+            self.stats().events_lost.add(1);
+        }
+        self.drop_reported(packet, reason);
+    }
+
+    /// What is known of a frame that can't be parsed.
+    fn unparsed(&self, from: LinkId, frame: &[u8], reason: DropReason) -> (Tuple, EventKind<()>) {
+        let Unparsed { ethernet, tuple } = Unparsed::of(frame);
+        let kind = EventKind::Unparsed { reason, ethernet, has_addresses: tuple.is_some() };
+        let of_link = || {
+            let snapshot = self.shared.snapshot.load();
+            let endpoint = snapshot.as_deref().and_then(|tables| tables.routes.endpoint_on(from));
+            let address = endpoint.and_then(|endpoint| endpoint.addresses.first()).copied();
+            let unknown = Address::v4([0; 4]);
+            let src = address.unwrap_or(unknown);
+            Tuple { src, dst: unknown, protocol: 0, src_port: 0, dst_port: 0 }
+        };
+        (tuple.unwrap_or_else(of_link), kind)
+    }
+
+    /// Reports that packets of one tuple were dropped, which the caller counts.
+    pub(super) fn emit_drop(&mut self, link: LinkId, tuple: Tuple, reason: DropReason) {
+        self.emit_event(self.event(link, tuple, EventKind::Drop { reason }));
+    }
+
+    fn event(&self, link: LinkId, tuple: Tuple, kind: EventKind<()>) -> Event<()> {
+        Event { time: self.now, epoch: self.epoch, link, tuple, frontend: None, kind }
+    }
+
+    /// Drops a packet of which another event tells.
+    pub(super) fn drop_reported(&mut self, packet: Packet, reason: DropReason) {
         self.stats().dropped[reason as usize].count(1, u64::from(packet.len()));
         if let Some(capturing) = &mut self.capturing {
             capturing.dropped(&self.umem, &packet, reason);
@@ -449,9 +510,9 @@ impl Egress {
     }
 
     /// Drops a packet that was received before the first snapshot.
-    pub(super) fn drop_not_ready(&mut self, packet: Packet) {
+    pub(super) fn drop_not_ready(&mut self, from: LinkId, packet: Packet) {
         self.stats().received.count(1, u64::from(packet.len()));
-        self.drop_packet(packet, DropReason::EndpointNotReady);
+        self.drop_packet(from, packet, DropReason::EndpointNotReady);
     }
 
     /// Hands a packet off to the worker that owns its flow. Drops it if our ring to that worker is
@@ -474,7 +535,7 @@ impl Egress {
             if let Some(over) = self.over_quota(link) {
                 over.handoffs += 1;
             }
-            return self.drop_packet(packet, DropReason::HandoffFull);
+            return self.drop_packet(link, packet, DropReason::HandoffFull);
         }
         match self.shared.hand_off(self.index, worker, (link, packet, frontend)) {
             Ok(()) => {
@@ -484,7 +545,7 @@ impl Egress {
                     capturing.handed_off();
                 }
             }
-            Err(packet) => self.drop_packet(packet, DropReason::HandoffFull),
+            Err(packet) => self.drop_packet(link, packet, DropReason::HandoffFull),
         }
     }
 
@@ -525,7 +586,9 @@ impl Egress {
     /// the link's share of it used up: dropped packets of one pod must not displace other pods'
     /// events.
     pub(super) fn emit_event(&mut self, event: Event<()>) {
-        if !self.take_event_share(event.link) || !self.events().push(event) {
+        if self.take_event_share(event.link) && self.events().push(event) {
+            self.shared.event_reader.wake_for(self.events());
+        } else {
             self.stats().events_lost.add(1);
         }
     }
@@ -535,7 +598,9 @@ impl Egress {
         if let Some(capturing) = &mut self.capturing {
             capturing.event(&event.kind);
         }
-        if !self.take_event_share(event.link) || !self.events().push_with_request(event) {
+        if self.take_event_share(event.link) && self.events().push_with_request(event) {
+            self.shared.event_reader.wake_for(self.events());
+        } else {
             self.stats().events_lost.add(1);
         }
     }

@@ -212,7 +212,7 @@ impl FastPath {
                 }
             }
             let Some(next_hop) = routes.next_hop(to) else {
-                cx.egress.drop_packet(packet, DropReason::LinkGone);
+                cx.egress.drop_packet(ingress.link, packet, DropReason::LinkGone);
                 continue;
             };
             let head = cx.egress.umem().data_mut(&mut packet.head);
@@ -230,7 +230,7 @@ impl FastPath {
                 Err(head) => {
                     let packet = Packet { csum_partial, ..Packet::new(head, tail) };
                     let next_hop = NextHop { link_mac, ..*next_hop };
-                    cx.egress.transmit(&next_hop, packet, Origin::Received);
+                    cx.egress.transmit(ingress.link, &next_hop, packet, Origin::Received);
                 }
             }
         }

@@ -32,7 +32,7 @@ impl InspectedIo<'_, '_, '_> {
     fn parse_and_send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
         match parse(self.cx.egress.umem().data(&packet.head), packet.len()) {
             Ok(view) => self.send(direction, packet, &view, origin),
-            Err(reason) => self.cx.egress.drop_packet(packet, reason),
+            Err(reason) => self.drop_packet(packet, reason),
         }
     }
 
@@ -64,7 +64,11 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
-        self.cx.egress.drop_packet(packet, reason);
+        self.cx.egress.drop_packet(self.flow.link(FlowDirection::Original), packet, reason);
+    }
+
+    fn drop_reported(&mut self, packet: Packet, reason: DropReason) {
+        self.cx.egress.drop_reported(packet, reason);
     }
 
     fn reserve_frames(&mut self, frames: usize) -> bool {

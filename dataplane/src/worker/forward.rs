@@ -63,7 +63,7 @@ enum Csum {
 pub(super) fn forward(cx: &mut PacketCtx<'_>, path: Path, mut packet: Packet, view: &View) {
     let routes = &cx.snapshot.routes;
     let Some(&(mut next_hop)) = routes.next_hop(path.to) else {
-        return cx.egress.drop_packet(packet, DropReason::LinkGone);
+        return cx.egress.drop_packet(path.from, packet, DropReason::LinkGone);
     };
     if routes.is_host(path.to) {
         next_hop.link_mac = HostFrame::sender_mac(path.from.0);
@@ -86,7 +86,7 @@ pub(super) fn forward(cx: &mut PacketCtx<'_>, path: Path, mut packet: Packet, vi
         None => Csum::Complete,
     };
     if let Some(packet) = prepare(cx, path, next_hop, packet, view, csum) {
-        cx.egress.transmit(next_hop, packet, path.origin);
+        cx.egress.transmit(path.from, next_hop, packet, path.origin);
     }
 }
 
@@ -108,7 +108,7 @@ fn prepare(
         let head = cx.egress.umem().data_mut(&mut packet.head);
         if let Err(reason) = edit::decrement_ttl(head, view) {
             send_error(cx, path, &mut packet, view, IcmpError::TimeExceeded);
-            cx.egress.drop_packet(packet, reason);
+            cx.drop_with_event(path.from, view.tuple, packet, reason);
             return None;
         }
     }
@@ -196,28 +196,28 @@ fn forward_large(
         if path.origin == Origin::Received {
             send_error(cx, path, &mut packet, view, IcmpError::TooBig(next_hop.mtu));
         }
-        return cx.egress.drop_packet(packet, DropReason::PacketTooBig);
+        return cx.drop_with_event(path.from, view.tuple, packet, DropReason::PacketTooBig);
     }
     let Some(packet) = prepare(cx, path, next_hop, packet, view, Csum::Complete) else { return };
     match fragmentation {
         Fragmentation::Fragments(size) => {
-            transmit_fragments(cx, next_hop, packet, view, size, path.origin);
+            transmit_fragments(cx, path, next_hop, packet, view, size);
         }
-        _ => cx.egress.transmit(next_hop, packet, path.origin),
+        _ => cx.egress.transmit(path.from, next_hop, packet, path.origin),
     }
 }
 
 fn transmit_fragments(
     cx: &mut PacketCtx<'_>,
+    path: Path,
     next_hop: &NextHop,
     packet: Packet,
     view: &View,
     size: u32,
-    origin: Origin,
 ) {
     let mut fragments = match Fragmenter::new(cx.egress.umem(), &packet, view, size) {
         Ok(fragments) => fragments,
-        Err(reason) => return cx.egress.drop_packet(packet, reason),
+        Err(reason) => return cx.drop_with_event(path.from, view.tuple, packet, reason),
     };
     let mut made = cx.egress.take_fragments();
     let failed = loop {
@@ -232,12 +232,14 @@ fn transmit_fragments(
         // Some of them are of no use to the receiver.
         Some(reason) => {
             made.drain(..).for_each(|fragment| cx.egress.free_packet(fragment));
-            cx.egress.drop_packet(packet, reason);
+            cx.drop_with_event(path.from, view.tuple, packet, reason);
         }
         None => {
             // One of the fragments counts as the packet itself.
             cx.egress.stats().fragments_made.add(made.len() as u64 - 1);
-            made.drain(..).for_each(|fragment| cx.egress.transmit(next_hop, fragment, origin));
+            for fragment in made.drain(..) {
+                cx.egress.transmit(path.from, next_hop, fragment, path.origin);
+            }
             cx.egress.free_packet(packet);
         }
     }

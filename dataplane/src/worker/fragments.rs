@@ -1,8 +1,6 @@
 //! (1) Fragments in the pipeline: reassembled by the worker that receives them, decided as one
 //! packet by the worker that owns their flow.
 
-use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
 use podgate_tables::ids::LinkId;
 
 use crate::mem::Packet;
@@ -38,7 +36,7 @@ impl Pipeline {
             // It is steered by the packet that it quotes.
             Ok(View { l4_kind: L4::IcmpError { .. }, .. }) => None,
             Ok(view) => Some(steer(&view.tuple, self.workers)),
-            Err(reason) => return cx.egress.drop_packet(packet, reason),
+            Err(reason) => return cx.egress.drop_packet(link, packet, reason),
         };
         match owner {
             Some(owner) if owner != self.index => cx.egress.hand_off(owner, link, packet, None),
@@ -49,10 +47,7 @@ impl Pipeline {
 
     /// Drops datagrams that were not completed in time, with an event for each.
     pub(super) fn expire_fragments(&mut self, cx: &mut PacketCtx<'_>) {
-        while let Some((link, tuple)) = self.reassembly.next_expired(cx.egress, cx.now) {
-            let reason = DropReason::FragmentTimeout;
-            cx.emit_event(link, tuple, EventKind::Drop { reason });
-        }
+        while self.reassembly.drop_expired(cx.egress, cx.now) {}
     }
 
     /// Drops the fragments of a removed link.

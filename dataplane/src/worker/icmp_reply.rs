@@ -40,5 +40,5 @@ pub(super) fn send_icmp_error(
     let quoted = umem.data(&packet.head);
     let len = icmp_error::write(umem.data_mut(&mut frame), error, source, view, quoted);
     frame.set_len(len as u32);
-    cx.egress.transmit(next_hop, Packet::single(frame), Origin::Own);
+    cx.egress.transmit(from, next_hop, Packet::single(frame), Origin::Own);
 }

@@ -25,21 +25,21 @@ impl Pipeline {
     pub(super) fn inspect(
         &mut self,
         cx: &mut PacketCtx<'_>,
-        slot: u32,
+        (index, slot): (FlowIx, u32),
         direction: FlowDirection,
         view: &View,
         packet: Packet,
     ) {
         let Some(inspected) = self.inspectors.get_mut(slot) else {
             debug_assert!(false, "a flow's inspector lives as long as the flow");
-            return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
+            let link = self.flows.get(index).link(direction);
+            return cx.egress.drop_packet(link, packet, DropReason::L7Unsupported);
         };
-        let flow = self.flows.get(inspected.flow);
+        let flow = self.flows.get(index);
         let frontend = self.targets.frontend_of(flow);
         let mut io = InspectedIo { flow, frontend, cx };
         let now = io.cx.now;
         inspected.editor.segment(now, direction, view, packet, &inspected.policy, &mut io);
-        let index = inspected.flow;
         if let Some(ticket) = inspected.editor.inspector().awaited_answer() {
             self.datagrams.mark_stalled(slot, ticket);
         }
@@ -103,14 +103,16 @@ impl Pipeline {
         }
         let umem = cx.egress.umem();
         if !edit::l4_checksum_is_right(umem.bytes(&packet), view) {
-            return cx.egress.drop_packet(packet, DropReason::BadChecksum);
+            let link = self.flows.get(index).link(direction);
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::BadChecksum);
         }
         let datagrams = &mut self.datagrams;
         let is_congested = datagrams.is_congested();
         let Datagrams { slots, dns, admitted, joined, .. } = datagrams;
         let Some(Inspection { flow, policy }) = slots.get_mut(slot as usize) else {
             debug_assert!(false, "a flow's inspection lives as long as the flow");
-            return cx.egress.drop_packet(packet, DropReason::L7Unsupported);
+            let link = self.flows.get(index).link(direction);
+            return cx.egress.drop_packet(link, packet, DropReason::L7Unsupported);
         };
         let (now, epoch) = (cx.now, cx.snapshot.epoch);
         let context = DatagramCtx { now, policy, dns, admitted, epoch, is_congested };
@@ -127,7 +129,7 @@ impl Pipeline {
         }
         match step.op {
             DatagramOp::Pass => io.forward(direction, packet, view),
-            DatagramOp::Drop(reason) => io.drop_packet(packet, reason),
+            DatagramOp::Drop(reason) => io.drop_reported(packet, reason),
             DatagramOp::Answer => {
                 if let Some(frame) = io.alloc() {
                     let umem = io.umem();
@@ -135,7 +137,7 @@ impl Pipeline {
                         datagram::answer(view, umem.data(&packet.head), &reply, umem, frame);
                     io.originate(direction.reverse(), answer);
                 }
-                io.drop_packet(packet, DropReason::L7Denied);
+                io.drop_reported(packet, DropReason::L7Denied);
             }
             DatagramOp::Hold(held) => self.hold_answer(cx, index, held, packet),
         }
@@ -188,7 +190,7 @@ impl Pipeline {
         }
         self.datagrams.admitted.add(held.key, cx.snapshot.epoch, since);
         let Some((index, FlowDirection::Original)) = self.flows.lookup(&tuple) else {
-            return cx.egress.drop_packet(packet, DropReason::L7Closed);
+            return cx.drop_with_event(charged, tuple, packet, DropReason::L7Closed);
         };
         if !self.is_allowed(cx, index) || self.flows.get(index).inspector().is_none() {
             return cx.drop_with_event(charged, tuple, packet, DropReason::PolicyRevoked);

@@ -25,9 +25,9 @@ mod live_check;
 mod notice;
 mod open;
 mod pipeline;
+mod rate_limit;
 mod reassembly;
 mod release;
-mod reply_limit;
 mod reset;
 mod restore;
 mod rule_counters;
@@ -301,7 +301,7 @@ impl Worker {
             self.pipeline.flows.set_outside(snapshot.routes.host_link());
         }
         let epoch = snapshot.as_ref().map_or(Epoch::default(), |snapshot| snapshot.epoch);
-        self.egress.begin_capture_round(now, epoch);
+        self.egress.begin_round(now, epoch);
         for _ in 0..NOTICE_BATCH {
             let Some(notice) = self.shared.take_notice(self.index) else { break };
             self.pipeline.learn(&mut self.egress, notice, now);
@@ -398,7 +398,7 @@ impl Worker {
         slowed::waste(self.batch.len());
         let Some(snapshot) = snapshot else {
             for packet in self.batch.drain(..) {
-                self.egress.drop_not_ready(packet);
+                self.egress.drop_not_ready(link, packet);
             }
             return;
         };
@@ -442,7 +442,7 @@ impl Worker {
             // Counted as received by the other worker.
             None => {
                 for packet in self.batch.drain(..) {
-                    self.egress.drop_packet(packet, DropReason::EndpointNotReady);
+                    self.egress.drop_packet(link, packet, DropReason::EndpointNotReady);
                 }
             }
         }

@@ -310,7 +310,7 @@ impl Pipeline {
         // (1) Parse.
         match parse(cx.egress.umem().data(&packet.head), packet.len()) {
             Ok(view) => self.process_parsed(cx, link, packet, &view, steering),
-            Err(reason) => cx.egress.drop_packet(packet, reason),
+            Err(reason) => cx.egress.drop_packet(link, packet, reason),
         }
     }
 
@@ -447,7 +447,7 @@ impl Pipeline {
             Some(slot) if flow.tuple().is_udp() => {
                 self.inspect_datagram(cx, (index, slot), direction, view, packet);
             }
-            Some(slot) => self.inspect(cx, slot, direction, view, packet),
+            Some(slot) => self.inspect(cx, (index, slot), direction, view, packet),
         }
     }
 
@@ -610,6 +610,7 @@ impl Pipeline {
         let kind = EventKind::End {
             original: traffic(FlowDirection::Original),
             reply: traffic(FlowDirection::Reply),
+            decided: flow.epoch().near(cx.snapshot.epoch),
         };
         let (link, tuple) = (flow.link(FlowDirection::Original), tuple_of_ends(&flow, frontend));
         cx.egress.emit_event(cx.event(link, tuple, frontend, kind));

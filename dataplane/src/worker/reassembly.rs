@@ -349,25 +349,20 @@ impl Reassembly {
         set(after, 0, before);
     }
 
-    /// Drops an expired datagram, and returns its link and tuple. `None` if there is none.
-    pub(super) fn next_expired(
-        &mut self,
-        egress: &mut Egress,
-        now: Nanos,
-    ) -> Option<(LinkId, Tuple)> {
+    /// Drops an expired datagram. Returns whether there was one.
+    pub(super) fn drop_expired(&mut self, egress: &mut Egress, now: Nanos) -> bool {
         if now < self.next_check {
-            return None;
+            return false;
         }
         let is_expired = |datagram: &Option<Datagram>| {
             datagram.as_ref().is_some_and(|datagram| datagram.is_expired(now))
         };
         let Some(slot) = self.slots.iter().position(is_expired) else {
             self.next_check = now.plus_millis(CHECK_MILLIS);
-            return None;
+            return false;
         };
-        let key = self.slots[slot].as_ref()?.key;
         self.drop_datagram(egress, slot, DropReason::FragmentTimeout);
-        Some((key.link, key.tuple))
+        true
     }
 
     /// Drops all fragments of `link`.
@@ -377,7 +372,8 @@ impl Reassembly {
         }
     }
 
-    /// Drops the fragments of a datagram, and its later ones until its timeout.
+    /// Drops the fragments of a datagram, and its later ones until its timeout. The caller drops the
+    /// last one with an event.
     fn discard_datagram(&mut self, egress: &mut Egress, slot: usize, reason: DropReason) {
         let Some(datagram) = &mut self.slots[slot] else { return };
         datagram.discarded = Some(reason);
@@ -388,8 +384,12 @@ impl Reassembly {
         self.count(link, |usage| usage.frames -= frames);
     }
 
+    /// Drops a datagram with an event, unless it was dropped already.
     fn drop_datagram(&mut self, egress: &mut Egress, slot: usize, reason: DropReason) {
         if let Some(mut datagram) = self.take(slot) {
+            if datagram.discarded.is_none() {
+                egress.emit_drop(datagram.key.link, datagram.key.tuple, reason);
+            }
             drop_parts(egress, &mut datagram.parts, reason);
             self.recycle(datagram.parts);
         }
@@ -438,7 +438,9 @@ impl Reassembly {
         };
         let ecn_mark = ecn_mark(datagram.ecn);
         if length > LENGTH_MAX || ecn_mark.is_none() {
-            drop_parts(egress, &mut datagram.parts, DropReason::FragmentMalformed);
+            let reason = DropReason::FragmentMalformed;
+            egress.emit_drop(datagram.key.link, datagram.key.tuple, reason);
+            drop_parts(egress, &mut datagram.parts, reason);
             self.recycle(datagram.parts);
             return None;
         }
@@ -480,7 +482,7 @@ fn drop_parts(egress: &mut Egress, parts: &mut Vec<Part>, reason: DropReason) {
     let stats = egress.stats();
     stats.fragments_waiting.set(stats.fragments_waiting.get() - parts.len() as u64);
     for part in parts.drain(..) {
-        egress.drop_packet(part.packet, reason);
+        egress.drop_reported(part.packet, reason);
     }
 }
 

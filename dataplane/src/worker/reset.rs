@@ -81,6 +81,6 @@ pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, pa
     let umem = cx.egress.umem();
     let template = Template::new(FlowDirection::Original, view, umem.data(&packet.head));
     let reset = template.write(&reset, umem, frame);
-    cx.egress.transmit(next_hop, reset, Origin::Own);
+    cx.egress.transmit(link, next_hop, reset, Origin::Own);
     cx.egress.stats().resets_sent.add(1);
 }

@@ -491,8 +491,14 @@ impl Dataplane {
         self.shared.release_answers(worker, ticket);
     }
 
+    /// Waits until a worker has an event; its first one wakes the caller. Only for one caller.
+    pub fn poll_events(&self, cx: &mut Context<'_>) -> task::Poll<()> {
+        self.shared.event_reader.poll(&self.shared.events, cx)
+    }
+
     /// Takes events from the rings, at most `max` of each worker, each with its worker's number.
     pub fn drain_events(&self, max: usize, mut take: impl FnMut(u16, Event)) {
+        self.shared.event_reader.awake();
         for (worker, queue) in self.shared.events.iter().enumerate() {
             // Bounded by the ring's capacity, so that a busy worker can't keep the caller here.
             for _ in 0..queue.capacity().min(max) {

@@ -128,7 +128,7 @@ impl Pipeline {
         self.flows.update_translation(index, view, cx.now);
         let Some(backend) = self.targets.of(self.flows.get(index)) else {
             debug_assert!(false, "a translation has a target");
-            return cx.egress.drop_packet(packet, DropReason::ServiceConflict);
+            return cx.drop_with_event(link, view.tuple, packet, DropReason::ServiceConflict);
         };
         self.translate_and_process(cx, link, view, packet, backend);
     }
@@ -343,7 +343,7 @@ impl Pipeline {
         let (_, decision) = self.decisions.decide(cx.snapshot, &subject, ProvenSender::Unknown);
         cx.emit_verdict(link, &subject, &decision, (flags, Some(frontend)), Evaluation::First, 0);
         if decision.verdict != Verdict::Allow {
-            return cx.egress.drop_packet(packet, DropReason::PolicyDenyRule);
+            return cx.egress.drop_reported(packet, DropReason::PolicyDenyRule);
         }
         let flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
         self.forward_first(cx, (link, Some(frontend)), flow, decision, view, packet);

@@ -1,8 +1,10 @@
 //! What workers and the control thread share: bounded rings, counters, and the snapshot.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwapOption;
+use atomic_waker::AtomicWaker;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use podgate_sync::SleepFlag;
@@ -78,6 +80,7 @@ pub struct Shared {
     pub stats: Vec<CachePadded<WorkerStats>>,
     /// Events of each worker.
     pub events: Vec<EventRing>,
+    pub(super) event_reader: EventReader,
     /// DNS answers of each worker.
     pub answers: Answers,
     /// A ring for each pair of workers: those to the first worker, by source worker, then those to
@@ -105,6 +108,7 @@ impl Shared {
             retired: Mutex::default(),
             stats: each.clone().map(|_| WorkerStats::new()).collect(),
             events: each.clone().map(|_| EventRing::new(config.events_per_worker)).collect(),
+            event_reader: EventReader::default(),
             answers: Answers::new(config.workers, ANSWERS_PER_WORKER),
             handoffs: pairs.map(ArrayQueue::new).collect(),
             notices: each.clone().map(|_| ArrayQueue::new(NOTICES_TO_ONE)).collect(),
@@ -186,6 +190,38 @@ impl Shared {
 
     fn handoffs(&self, from: u16, to: u16) -> &ArrayQueue<Handoff> {
         &self.handoffs[usize::from(to) * usize::from(self.config.workers) + usize::from(from)]
+    }
+}
+
+/// The control thread, which reads the workers' events, and sleeps while there are none.
+#[derive(Debug, Default)]
+pub(super) struct EventReader {
+    flag: SleepFlag,
+    waker: AtomicWaker,
+}
+
+impl EventReader {
+    /// Wakes the reader if it sleeps and the event that was just pushed to `ring` is its first.
+    #[inline]
+    pub(super) fn wake_for(&self, ring: &EventRing) {
+        if ring.must_wake(&self.flag) {
+            self.waker.wake();
+        }
+    }
+
+    /// Waits until one of `rings` has an event. Workers wake the reader until [`Self::awake`].
+    pub(super) fn poll(&self, rings: &[EventRing], cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        self.flag.announce();
+        match rings.iter().all(EventRing::is_empty) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }
+
+    /// Takes the announcement of sleep back.
+    pub(super) fn awake(&self) {
+        self.flag.clear();
     }
 }
 

@@ -1,5 +1,6 @@
 //! A bounded ring of items, some of which have a detail in a ring of its own.
 
+use crate::SleepFlag;
 use crate::atomic::ArrayQueue;
 
 /// A bounded ring with one writer and one reader. Each item may have a detail, which lies in a
@@ -63,6 +64,17 @@ impl<T, D> DetailRing<T, D> {
         let pushed = self.details.push(detail);
         debug_assert!(pushed.is_ok(), "there is room for a detail of each item");
         self.items.push(item).is_ok()
+    }
+
+    /// Whether the reader has to be woken for the item that was just pushed: it sleeps, and the ring
+    /// was empty. Only the writer may ask, after each push.
+    ///
+    /// The reader announces its sleep, and then sleeps only if the ring is empty. If it took what
+    /// lay before the item after this call saw that, it saw the item, too.
+    #[must_use]
+    #[inline]
+    pub fn must_wake(&self, reader: &SleepFlag) -> bool {
+        self.items.len() == 1 && reader.must_wake()
     }
 
     /// Pops the oldest item. `has_detail` says whether it was pushed with one.

@@ -108,6 +108,41 @@ fn loom_a_reader_of_an_item_finds_its_detail() {
     });
 }
 
+/// A worker writes events to its ring. The control thread takes them, and sleeps while there are
+/// none; only the first one on an empty ring wakes it.
+#[test]
+fn loom_an_event_on_an_empty_ring_wakes_the_reader() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let shared = Arc::new((DetailRing::<u32, ()>::new(2), SleepFlag::default(), Notify::new()));
+        let of_writer = Arc::clone(&shared);
+        let writer = thread::spawn(move || {
+            let (ring, reader, eventfd) = &*of_writer;
+            for number in 0..2 {
+                assert!(ring.push(number));
+                if ring.must_wake(reader) {
+                    eventfd.notify();
+                }
+            }
+        });
+        let (ring, reader, eventfd) = &*shared;
+        let mut read = 0;
+        // A lost wake-up is a deadlock, which loom reports.
+        while read < 2 {
+            while ring.pop(|_| false).is_some() {
+                read += 1;
+            }
+            reader.announce();
+            if read < 2 && ring.is_empty() {
+                eventfd.wait();
+            }
+            reader.clear();
+        }
+        writer.join().expect("the writer ends");
+    });
+}
+
 /// One worker fills a frame and gives it to the rings of a link; another one, which serves the
 /// link's completion ring, takes it. The ring's entry itself orders nothing here: the owner has to.
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Rules are ids in an event; the catalogue of the tables of [`Event::epoch`] has their names.
 
-use crate::address::Address;
+use crate::address::{Address, Mac};
 use crate::drop_reason::DropReason;
 use crate::ids::{Epoch, LinkId, RuleId};
 use crate::policy::{Cause, Verdict};
@@ -59,6 +59,17 @@ pub enum EventKind<R = RequestRecord> {
         /// The reason.
         reason: DropReason,
     },
+    /// A packet was dropped whose headers are malformed, or not supported. Ports that are not known
+    /// are zero.
+    Unparsed {
+        /// The reason.
+        reason: DropReason,
+        /// The Ethernet addresses; zeros if the frame is too short for them.
+        ethernet: Ethernet,
+        /// Whether the addresses and the protocol of the tuple are the packet's. If not, the source
+        /// is the endpoint of the link, if it has one, and what is not known is zero.
+        has_addresses: bool,
+    },
     /// An L7 request was allowed or denied.
     Request {
         /// Whether it was forwarded to the server.
@@ -83,6 +94,9 @@ pub enum EventKind<R = RequestRecord> {
         original: Traffic,
         /// Of the reply direction.
         reply: Traffic,
+        /// Epoch of the tables under which it was decided last, which its last packets had. By that
+        /// of the event, its addresses may be those of other pods.
+        decided: Epoch,
     },
 }
 
@@ -105,13 +119,25 @@ impl<R> EventKind<R> {
                 EventKind::Verdict { verdict, egress, ingress, tcp_flags, icmp_type, reevaluated }
             }
             Self::Drop { reason } => EventKind::Drop { reason },
+            Self::Unparsed { reason, ethernet, has_addresses } => {
+                EventKind::Unparsed { reason, ethernet, has_addresses }
+            }
             Self::Request { allowed, rule, reason, request } => {
                 EventKind::Request { allowed, rule, reason, request: map(request) }
             }
             Self::Response { status, latency_ns } => EventKind::Response { status, latency_ns },
-            Self::End { original, reply } => EventKind::End { original, reply },
+            Self::End { original, reply, decided } => EventKind::End { original, reply, decided },
         }
     }
+}
+
+/// The addresses of an Ethernet frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ethernet {
+    /// Source.
+    pub source: Mac,
+    /// Destination.
+    pub destination: Mac,
 }
 
 /// Packets and bytes of one direction of a flow.

@@ -121,7 +121,7 @@ impl<'a> FlowRecorder<'a> {
                 Some(_) => {}
             },
             EventKind::Request { .. } => self.record_request(event),
-            EventKind::Response { .. } | EventKind::End { .. } => {}
+            EventKind::Unparsed { .. } | EventKind::Response { .. } | EventKind::End { .. } => {}
         }
     }
 

@@ -121,7 +121,11 @@ impl Claims {
             }
             (None, Some((name, pod))) => {
                 let named_ports = pod.named_ports.clone();
-                let owner = PodInfo { name: name.clone(), workload: pod.workload.clone() };
+                let former = builder.catalog.pods.get(address);
+                let former = former.filter(|former| former.name == *name);
+                let since = former.map_or(builder.epoch, |former| former.since);
+                let (name, workload) = (name.clone(), pod.workload.clone());
+                let owner = PodInfo { name, workload, since };
                 (Some(AddressRow { identity: pod.identity, named_ports }), Some(owner))
             }
             (None, None) => (None, None),

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use podgate_tables::address::Address;
-use podgate_tables::ids::{PortNameId, RuleId};
+use podgate_tables::ids::{Epoch, PortNameId, RuleId};
 use podgate_tables::policy::{IdentityRow, PeerMatch, PolicyTables, SelectorSet};
 
 use self::addresses::{Claims, PodEntry};
@@ -121,6 +121,11 @@ impl Compiler {
         compiler
     }
 
+    /// Sets the epoch that the next changes will be published as, for [`Catalog::is_newer`].
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        self.builder.epoch = epoch;
+    }
+
     /// Brings the tables up to date with `store`, which must be the same at each call. Returns
     /// whether anything changed.
     pub fn update(&mut self, store: &Store) -> bool {
@@ -184,8 +189,10 @@ impl Compiler {
     fn start_over(&mut self, store: &Store) {
         let mut renamed = std::mem::take(&mut self.builder.renamed_rules);
         renamed.extend(self.builder.catalog.rules.iter().map(|(id, _)| RuleId(id)));
+        let epoch = self.builder.epoch;
         *self = Self::with_mode(store.mode());
         self.builder.renamed_rules = renamed;
+        self.builder.epoch = epoch;
         self.cursor = store.cursor();
         self.apply(store, &store.everything());
         self.follow_names(store);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use podgate_tables::address::Address;
-use podgate_tables::ids::{DenySetId, PortNameId, RuleId, SelectorId};
+use podgate_tables::ids::{DenySetId, Epoch, PortNameId, RuleId, SelectorId};
 use podgate_tables::policy::{AddressSet, IdentityRow, PolicyTables, SelectorSet};
 use podgate_tables::service::{ClusterIp, TooManyClusterIps};
 
@@ -28,6 +28,8 @@ pub(super) struct TableBuilder {
     pub(super) renamed_rules: HashSet<RuleId>,
     /// Whether anything changed since the last snapshot.
     pub(super) changed: bool,
+    /// The epoch that the tables will be published as.
+    pub(super) epoch: Epoch,
 }
 
 impl TableBuilder {

@@ -27,8 +27,8 @@ pub use cause::{cause_words, rule_name};
 pub use matches::{PolicyMatch, policy_matches, request_direction};
 pub use names::{PolicyName, RuleName};
 pub use record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpProtocol,
-    HttpTarget, MatchType, Outcome, Restriction,
+    DecidedBy, Detail, DirectionVerdict, DroppedFrame, FlowEndpoint, FlowRecord, FlowService,
+    HttpProtocol, HttpTarget, MatchType, Outcome, Restriction,
 };
 pub(crate) use resolve::NameResolver;
 pub use resolve::outcome;

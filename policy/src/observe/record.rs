@@ -47,7 +47,8 @@ pub struct FlowRecord {
     /// address where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<FlowService>,
-    /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number.
+    /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number; `Ethernet` where there is
+    /// no IP header.
     pub protocol: String,
     /// Whether the packet went from the destination to the source; absent where that is not
     /// known.
@@ -156,7 +157,11 @@ pub enum Detail {
         reevaluated: bool,
     },
     /// A packet was dropped for another reason than policy.
-    Drop,
+    Drop {
+        /// What is known of one that could not be parsed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frame: Option<DroppedFrame>,
+    },
     /// An HTTP request was allowed or denied.
     HttpRequest {
         /// Version of HTTP.
@@ -256,6 +261,18 @@ pub enum Detail {
         /// Bytes from the source and to it.
         bytes: [u64; 2],
     },
+}
+
+/// A frame whose headers could not be parsed, or not all of them.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct DroppedFrame {
+    /// Ethernet source, as `02:00:00:00:00:01`; zeros if the frame is too short for it.
+    pub source: String,
+    /// Ethernet destination; likewise.
+    pub destination: String,
+    /// Whether the addresses of the record and its protocol are those of an IP header. If not, the
+    /// source is the endpoint of the link, if it has one, and what is not known is zero.
+    pub has_addresses: bool,
 }
 
 /// A version of HTTP, as Hubble has it: `HTTP/1.1`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use podgate_tables::address::Address;
+use podgate_tables::address::{Address, Mac};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
     Event, EventKind, HttpVersion, RequestLine, RequestRecord, ResponseStatus,
@@ -17,8 +17,8 @@ use podgate_tables::tuple::Tuple;
 use super::cause::rule_name;
 use super::names::{PolicyName, RuleName};
 use super::record::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
-    MatchType, Outcome, Restriction,
+    DecidedBy, Detail, DirectionVerdict, DroppedFrame, FlowEndpoint, FlowRecord, FlowService,
+    HttpTarget, MatchType, Outcome, Restriction,
 };
 use crate::catalog::IdentityInfo;
 use crate::compile::Compiled;
@@ -31,6 +31,18 @@ impl FlowRecord {
     pub fn new(event: &Event, time: Timestamp, compiled: &Compiled) -> Self {
         let names = NameResolver { compiled, tuple: &event.tuple };
         let (verdict, drop_reason) = outcome(&event.kind);
+        let end = |address: Address, port| {
+            let peer = names.peer(address, port);
+            let is_unknown = match event.kind {
+                EventKind::Unparsed { has_addresses, .. } => {
+                    !has_addresses && peer.address.is_unspecified()
+                }
+                // Another pod had the address.
+                EventKind::End { decided, .. } => compiled.catalog.is_newer(peer.address, decided),
+                _ => false,
+            };
+            if is_unknown { unknown(&peer) } else { peer }
+        };
         Self {
             time,
             verdict,
@@ -39,14 +51,17 @@ impl FlowRecord {
                 EventKind::Request { allowed: false, .. } => names.restrictions(),
                 _ => Vec::new(),
             },
-            source: names.peer(event.tuple.src, event.tuple.src_port),
-            destination: names.peer(event.tuple.dst, event.tuple.dst_port),
+            source: end(event.tuple.src, event.tuple.src_port),
+            destination: end(event.tuple.dst, event.tuple.dst_port),
             service: service(event, compiled),
-            protocol: proto::name(event.tuple.protocol).into_owned(),
+            protocol: match event.kind {
+                EventKind::Unparsed { has_addresses: false, .. } => "Ethernet".to_owned(),
+                _ => proto::name(event.tuple.protocol).into_owned(),
+            },
             is_reply: match event.kind {
                 EventKind::Verdict { .. } | EventKind::Request { .. } => Some(false),
                 EventKind::Response { .. } => Some(true),
-                EventKind::Drop { .. } | EventKind::End { .. } => None,
+                EventKind::Drop { .. } | EventKind::Unparsed { .. } | EventKind::End { .. } => None,
             },
             link: event.link.0,
             epoch: event.epoch.0,
@@ -87,6 +102,26 @@ fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
     })
 }
 
+/// An end of which no more is known than its address.
+fn unknown(peer: &FlowEndpoint) -> FlowEndpoint {
+    FlowEndpoint {
+        address: peer.address,
+        port: peer.port,
+        identity: 0,
+        labels: Arc::default(),
+        namespace: None,
+        pod: None,
+        workload: None,
+        service: None,
+        names: Vec::new(),
+    }
+}
+
+/// An Ethernet address as text.
+fn mac([a, b, c, d, e, f]: Mac) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
 /// Text of a pod: not escaped.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -108,7 +143,9 @@ pub fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
             };
             (Outcome::Dropped, Some(reason))
         }
-        EventKind::Drop { reason } => (Outcome::Dropped, Some(reason)),
+        EventKind::Drop { reason } | EventKind::Unparsed { reason, .. } => {
+            (Outcome::Dropped, Some(reason))
+        }
         EventKind::Request { allowed: true, .. } => (Outcome::Forwarded, None),
         EventKind::Request { reason, .. } => {
             (Outcome::Dropped, Some(reason.unwrap_or(DropReason::L7Denied)))
@@ -220,7 +257,11 @@ impl NameResolver<'_> {
                     reevaluated,
                 }
             }
-            EventKind::Drop { .. } => Detail::Drop,
+            EventKind::Drop { .. } => Detail::Drop { frame: None },
+            EventKind::Unparsed { ethernet, has_addresses, .. } => {
+                let [source, destination] = [ethernet.source, ethernet.destination].map(mac);
+                Detail::Drop { frame: Some(DroppedFrame { source, destination, has_addresses }) }
+            }
             EventKind::Request { rule, request, .. } => self.request(rule, &request),
             EventKind::Response {
                 status: ResponseStatus::Http { version, status },
@@ -251,7 +292,7 @@ impl NameResolver<'_> {
             EventKind::Response { status: ResponseStatus::Kafka(result), latency_ns } => {
                 Detail::KafkaResponse { error_code: result.error_code, latency_ns }
             }
-            EventKind::End { original, reply } => Detail::End {
+            EventKind::End { original, reply, .. } => Detail::End {
                 packets: [original.packets, reply.packets],
                 bytes: [original.bytes, reply.bytes],
             },

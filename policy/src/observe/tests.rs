@@ -3,7 +3,7 @@
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
-    Event, EventKind, HttpVersion, KafkaRecord, KafkaResult, RequestLine, RequestRecord,
+    Ethernet, Event, EventKind, HttpVersion, KafkaRecord, KafkaResult, RequestLine, RequestRecord,
     ResponseStatus, Text, Traffic,
 };
 use podgate_tables::ids::{Epoch, LinkId};
@@ -21,14 +21,15 @@ const CLIENT: [u8; 4] = [10, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
 const OTHER: [u8; 4] = [10, 0, 0, 3];
 
+fn pod(name: &str, ip: [u8; 4]) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+           "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+           "status": {"podIPs": [{"ip": std::net::Ipv4Addr::from(ip).to_string()}]}})
+}
+
 /// A server that lets one client in on port 80, denies another, and a client that may open
 /// connections to port 80 of anybody.
 fn compiled() -> Compiled {
-    let pod = |name: &str, ip: [u8; 4]| {
-        json!({"apiVersion": "v1", "kind": "Pod",
-               "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
-               "status": {"podIPs": [{"ip": std::net::Ipv4Addr::from(ip).to_string()}]}})
-    };
     let peer = |app: &str| json!([{"matchLabels": {"app": app}}]);
     let port = json!([{"ports": [{"port": "80", "protocol": "TCP"}]}]);
     let server = json!({
@@ -205,6 +206,12 @@ fn requests_responses_drops_and_ends_are_told() {
         EventKind::End {
             original: Traffic { packets: 3, bytes: 300 },
             reply: Traffic { packets: 2, bytes: 200 },
+            decided: Epoch(3),
+        },
+        EventKind::Unparsed {
+            reason: DropReason::Malformed,
+            ethernet: Ethernet::default(),
+            has_addresses: true,
         },
     ];
     let lines: Vec<_> = kinds.into_iter().map(|kind| text(&record(flow, kind))).collect();
@@ -215,7 +222,60 @@ fn requests_responses_drops_and_ends_are_told() {
     client server Forwarded - reply: HTTP/1.1 403 7ms
     client server Dropped spoofed_source unknown: TCP
     client server Forwarded - unknown: TCP packets 3/2 bytes 300/200
+    client server Dropped invalid_packet unknown: TCP
     ");
+}
+
+/// A pod is deleted, and another one gets its address, while a flow of the first is in the table.
+#[test]
+fn the_end_of_a_flow_never_names_the_pod_that_got_its_address_later() {
+    let (mut store, mut compiler) = (Store::new(), Compiler::new());
+    let mut publish = |epoch, changes: &dyn Fn(&mut Store)| {
+        changes(&mut store);
+        compiler.set_epoch(Epoch(epoch));
+        compiler.update(&store);
+        compiler.compiled()
+    };
+    let key = crate::ObjectKey {
+        kind: crate::Kind::Pod,
+        namespace: Some("shop".to_owned()),
+        name: "client".to_owned(),
+    };
+    let apply = |store: &mut Store, pod: serde_json::Value| store.apply(&pod, None).unwrap();
+    let first = publish(1, &|store| {
+        apply(store, pod("client", CLIENT));
+        apply(store, pod("server", SERVER));
+    });
+    let between = publish(2, &|store| store.delete(&key));
+    let last = publish(3, &|store| {
+        apply(store, pod("other", CLIENT));
+    });
+    // What changes nothing about who has the address does not make a pod newer.
+    let later = publish(4, &|store| {
+        let mut other = pod("other", CLIENT);
+        other["metadata"]["labels"]["tier"] = json!("db");
+        apply(store, other);
+    });
+    let ends = |tables: &Compiled, epoch, decided| {
+        let (time, link) = (Nanos(0), LinkId(1));
+        let (original, reply) = Default::default();
+        let kind = EventKind::End { original, reply, decided: Epoch(decided) };
+        let tuple = tuple(CLIENT, SERVER, 80, proto::TCP);
+        let event = Event { time, epoch: Epoch(epoch), link, tuple, frontend: None, kind };
+        let record = FlowRecord::new(&event, "2026-01-02T03:04:05Z".parse().unwrap(), tables);
+        assert_eq!(record.destination.pod.as_deref(), Some("server"));
+        (record.source.pod, record.source.identity)
+    };
+    let (named, identity) = ends(&first, 1, 1);
+    assert_eq!(named.as_deref(), Some("client"));
+    assert_eq!(ends(&between, 2, 1).0, None);
+    // The tables of the flow's last packets are gone: nobody is named rather than the other pod.
+    for (tables, epoch) in [(&last, 3), (&later, 4)] {
+        assert_eq!(ends(tables, epoch, 1), (None, 0));
+        let (named, of_other) = ends(tables, epoch, 3);
+        assert_eq!(named.as_deref(), Some("other"));
+        assert_ne!(of_other, identity);
+    }
 }
 
 #[test]
@@ -271,6 +331,7 @@ fn a_record_reads_back_from_its_json() {
             EventKind::End {
                 original: Traffic { packets: 1, bytes: 3 },
                 reply: Traffic { packets: 2, bytes: u64::MAX },
+                decided: Epoch(1),
             },
         ),
     ] {

@@ -34,7 +34,7 @@ impl FlowRecord {
                     _ => format!("{protocol} type {number}"),
                 }
             }
-            Detail::PolicyVerdict { .. } | Detail::Drop => protocol.clone(),
+            Detail::PolicyVerdict { .. } | Detail::Drop { .. } => protocol.clone(),
             Detail::HttpRequest { version, method, path, host, .. } => {
                 format!("{version} {method} {}", http_url(host, path))
             }

@@ -186,6 +186,10 @@ impl FlowIo for RecordingIo {
         self.dropped.push(reason);
     }
 
+    fn drop_reported(&mut self, packet: Packet, reason: DropReason) {
+        self.drop_packet(packet, reason);
+    }
+
     fn reserve_frames(&mut self, frames: usize) -> bool {
         let fits = frames <= self.held_frames_max.saturating_sub(self.held_frames);
         self.held_frames += if fits { frames } else { 0 };

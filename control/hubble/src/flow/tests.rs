@@ -2,8 +2,8 @@
 
 use podgate_api::FlowItem;
 use podgate_policy::observe::{
-    DecidedBy, Detail, DirectionVerdict, FlowEndpoint, FlowRecord, FlowService, HttpTarget,
-    MatchType, Outcome, PolicyName, RuleName,
+    DecidedBy, Detail, DirectionVerdict, DroppedFrame, FlowEndpoint, FlowRecord, FlowService,
+    HttpTarget, MatchType, Outcome, PolicyName, RuleName,
 };
 use podgate_tables::event::HttpVersion;
 
@@ -26,6 +26,15 @@ fn end(name: &str, last: u8, port: u16) -> FlowEndpoint {
         service: None,
         names: Vec::new(),
     }
+}
+
+/// A flow as `hubble observe` prints it.
+fn printed(flow: Flow) -> String {
+    let response = GetFlowsResponse {
+        response_types: Some(ResponseTypes::Flow(flow.into())),
+        ..GetFlowsResponse::default()
+    };
+    Printer::new(Options::default()).response(&response).unwrap().out
 }
 
 fn policy_name(name: &str) -> PolicyName {
@@ -140,7 +149,7 @@ fn a_denied_connection_is_a_drop_as_well() {
 
 #[test]
 fn drops_requests_and_ends_have_one_flow() {
-    let drop = record(Detail::Drop, Outcome::Dropped, Some(Reason::SpoofedSource));
+    let drop = record(Detail::Drop { frame: None }, Outcome::Dropped, Some(Reason::SpoofedSource));
     let from_node = FlowRecord { link: 0, ..drop.clone() };
     let rule = Some(rule("cart", "spec.egress[0].toPorts[0].rules.http[1]"));
     let request = |rule| Detail::HttpRequest {
@@ -166,6 +175,35 @@ fn drops_requests_and_ends_have_one_flow() {
     129/0 Ingress DROPPED POLICY_DENIED match 0 +e[] +i[] -e[] -i[] (HTTP/1.0 GET http://db/x?y)
     4/0 Ingress FORWARDED DROP_REASON_UNKNOWN match 0 +e[] +i[] -e[] -i[] (TCP packets 3/2 bytes 300/200)
     "#);
+}
+
+/// As `hubble observe` prints what it gets of Cilium for frames without an IP header.
+#[test]
+fn a_frame_that_could_not_be_parsed_has_what_is_known_of_it() {
+    let frame = |has_addresses| {
+        let [source, destination] = ["02:00:00:00:00:01", "02:00:00:00:00:02"].map(str::to_owned);
+        let frame = Some(DroppedFrame { source, destination, has_addresses });
+        record(Detail::Drop { frame }, Outcome::Dropped, Some(Reason::TruncatedHeader))
+    };
+    let protocol = "Ethernet".to_owned();
+    let unknown = FlowEndpoint {
+        address: [0, 0, 0, 0].into(),
+        port: None,
+        identity: 0,
+        labels: Vec::new().into(),
+        namespace: None,
+        pod: None,
+        ..end("", 0, 0)
+    };
+    let without = FlowRecord { protocol, destination: unknown, ..frame(false) };
+    let flow = &flows(&without)[0];
+    assert!(flow.ip.is_none() && flow.l4.is_none());
+    assert_eq!(flow.source.as_ref().unwrap().pod_name, "cart", "the pod of the link");
+    let lines = [&without, &frame(true)].map(|record| printed(flows(record).remove(0)));
+    insta::assert_snapshot!(lines.concat(), @"
+    Jan  2 03:04:05.678: 02:00:00:00:00:01 (ID:1001) <> 02:00:00:00:00:02 (unknown) CT: Truncated or invalid header DROPPED (Ethernet; truncated header)
+    Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) <> shop/db:80 (ID:1002) CT: Truncated or invalid header DROPPED (TCP; truncated header)
+    ");
 }
 
 #[test]
@@ -214,14 +252,7 @@ fn ends_have_the_dns_names_that_were_asked_for() {
     let reply = named(Detail::HttpResponse { version, status, grpc_status, latency_ns, request });
     assert_eq!(reply.source_names, ["a.example", "b.example"]);
     assert_eq!([&forth, &back].map(|filter| filter.match_flow(&reply)), [false, true]);
-    let line = |flow: Flow| {
-        let response = GetFlowsResponse {
-            response_types: Some(ResponseTypes::Flow(flow.into())),
-            ..GetFlowsResponse::default()
-        };
-        Printer::new(Options::default()).response(&response).unwrap().out
-    };
-    insta::assert_snapshot!(line(flow) + &line(reply), @"
+    insta::assert_snapshot!(printed(flow) + &printed(reply), @"
     Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) -> a.example,b.example:80 (ID:1002) policy-verdict:L3-L4 EGRESS ALLOWED (TCP Flags: SYN)
     Jan  2 03:04:05.678: shop/cart:40000 (ID:1001) <- a.example,b.example:80 (ID:1002) http-response FORWARDED (HTTP/1.1 200 0ms)
     ");

@@ -1,7 +1,6 @@
 //! How a connection begins.
 
 use podgate_tables::drop_reason::DropReason;
-use podgate_tables::event::EventKind;
 use podgate_tables::tcp_flags;
 use podgate_tables::tuple::FlowDirection;
 
@@ -128,7 +127,6 @@ impl<I: Inspector> Editor<I> {
         }
         let head = io.umem().data(&segment.packet.head);
         self.template = Some(Template::new(direction, &segment.view, head));
-        io.event(EventKind::Drop { reason });
         self.send_reset(direction, segment.start(), io);
         self.send_reset(direction.reverse(), Seq(segment.tcp.ack), io);
         self.stage = Stage::Closed;

@@ -175,7 +175,7 @@ impl OutOfOrderQueue {
         self.0.as_mut()?.remove(0, io)
     }
 
-    /// Drops the segments that came at `then` or earlier. Returns how many.
+    /// Drops the segments that came at `then` or earlier, without an event. Returns how many.
     pub(super) fn drop_older_than(
         &mut self,
         then: Nanos,
@@ -196,7 +196,7 @@ impl OutOfOrderQueue {
             }
             *frames -= segment.packet.frames();
             io.release_frames(segment.packet.frames());
-            io.drop_packet(segment.packet, reason);
+            io.drop_reported(segment.packet, reason);
         }
         before - segments.len()
     }

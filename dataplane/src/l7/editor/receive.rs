@@ -114,13 +114,13 @@ impl<I: Inspector> Editor<I> {
         let is_ours = !half.splices.is_identity() || half.early_acked.is_after(half.acked);
         let is_acked = segment.len() > 1 && !end.is_after(half.acked_in());
         if is_acked || is_ours && !end.is_after(half.ack()) {
-            io.drop_packet(segment.packet, DropReason::L7Closed);
+            io.drop_reported(segment.packet, DropReason::L7Closed);
             return self.send_duplicate_ack(direction, io);
         }
         let gap = start.count_since(half.next);
         if gap > 0 && !self.skip_gap(direction, gap) {
             if matches!(self.halves[direction].mode, Mode::Drop(_)) {
-                io.drop_packet(segment.packet, DropReason::L7Closed);
+                io.drop_reported(segment.packet, DropReason::L7Closed);
                 return self.send_ack(direction, io);
             }
             return self.enqueue(direction, since, segment, io);
@@ -161,7 +161,7 @@ impl<I: Inspector> Editor<I> {
         match outcome {
             Err(reason) => {
                 if nothing_to_send {
-                    io.drop_packet(segment.packet, reason);
+                    io.drop_reported(segment.packet, reason);
                 } else {
                     self.flush_decided(direction, decided, segment, io);
                 }
@@ -488,8 +488,7 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    /// Drops segments that were queued too long. If they waited for memory and not for their
-    /// sender, that is an event.
+    /// Drops segments that were queued too long, with one event for all of them.
     pub(super) fn tick_queue(
         &mut self,
         now: Nanos,
@@ -497,13 +496,12 @@ impl<I: Inspector> Editor<I> {
         io: &mut impl FlowIo,
     ) {
         let half = &mut self.halves[direction];
-        let in_order = half.queue.first().is_some_and(|first| !first.is_after(half.next));
         let old = Nanos(now.0.saturating_sub(QUEUE_MS * 1_000_000));
         if half.queue.oldest().is_none_or(|oldest| oldest > old) {
             return;
         }
         let reason = DropReason::L7Limit;
-        if half.queue.drop_older_than(old, reason, io) > 0 && in_order && !half.stalled {
+        if half.queue.drop_older_than(old, reason, io) > 0 {
             io.event(EventKind::Drop { reason });
         }
     }

@@ -72,7 +72,7 @@ impl Fixture {
                 Ok(Some(whole))
             }
             Err((packet, reason)) => {
-                self.egress.drop_packet(packet, reason);
+                self.egress.drop_packet(link, packet, reason);
                 self.check();
                 Err(reason)
             }

@@ -1,21 +1,21 @@
-//! Rate limits for packets that a worker sends in reply to others: ICMP errors and TCP resets.
+//! Rate limits of what packets cause: ICMP errors, TCP resets, and events about dropped packets.
 
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
 use podgate_tables::token_bucket::{Rate, TokenBucket};
 
-/// Rate limit of one kind of replies: a token bucket for each link that they are sent to, so that
-/// no pod uses up the replies for others, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4
+/// Rate limit of one kind of replies or events: a token bucket for each link that causes them, so
+/// that no pod uses up those of others, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4
 /// (f)).
 #[derive(Debug)]
-pub(super) struct ReplyLimit {
+pub(super) struct RateLimit {
     link_rate: Rate,
     worker_rate: Rate,
     worker: TokenBucket,
     links: Vec<TokenBucket>,
 }
 
-impl ReplyLimit {
+impl RateLimit {
     /// For ICMP errors, which may be larger than the packet that causes them.
     pub(super) fn icmp_errors() -> Self {
         let link_rate = Rate::per_second(100, 50);
@@ -29,11 +29,19 @@ impl ReplyLimit {
         Self::new(link_rate, Rate::per_second(5000, 2000))
     }
 
+    /// For events about dropped packets of which the headers have to be read again. A link has a
+    /// hundred for each time that events are drained. What is dropped for lack of room is dropped
+    /// by the millions, and each event takes some time.
+    pub(super) fn drop_events() -> Self {
+        let link_rate = Rate::per_second(4000, 1000);
+        Self::new(link_rate, Rate::per_second(20_000, 4000))
+    }
+
     fn new(link_rate: Rate, worker_rate: Rate) -> Self {
         Self { link_rate, worker_rate, worker: TokenBucket::default(), links: Vec::new() }
     }
 
-    /// Takes a token for a reply to `link`. Returns whether there was one.
+    /// Takes a token of `link`. Returns whether there was one.
     pub(super) fn take(&mut self, link: LinkId, now: Nanos) -> bool {
         if self.links.len() <= link.index() {
             self.links.resize(link.index() + 1, TokenBucket::default());
@@ -49,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_link_has_its_own_tokens_which_are_refilled() {
-        let mut limit = ReplyLimit::icmp_errors();
+        let mut limit = RateLimit::icmp_errors();
         let mut now = Nanos(5_000_000_000);
         let mut burst = |link, now| (0..1000).filter(|_| limit.take(LinkId(link), now)).count();
         assert_eq!(burst(1, now), 50);
@@ -63,7 +71,7 @@ mod tests {
 
     #[test]
     fn all_links_together_use_the_workers_tokens() {
-        let mut limit = ReplyLimit::icmp_errors();
+        let mut limit = RateLimit::icmp_errors();
         let sent = (0..100).flat_map(|link| [link; 50]);
         let sent = sent.filter(|link| limit.take(LinkId(*link), Nanos(1))).count();
         assert_eq!(sent, 200);
