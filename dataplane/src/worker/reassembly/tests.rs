@@ -111,7 +111,8 @@ impl Fixture {
     }
 
     fn expire(&mut self) -> usize {
-        std::iter::from_fn(|| self.reassembly.next_expired(&mut self.egress, self.now)).count()
+        let expired = || self.reassembly.drop_expired(&mut self.egress, self.now).then_some(());
+        std::iter::from_fn(expired).count()
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
