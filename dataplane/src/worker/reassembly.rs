@@ -372,8 +372,8 @@ impl Reassembly {
         }
     }
 
-    /// Drops the fragments of a datagram, and its later ones until its timeout. The caller drops the
-    /// last one with an event.
+    /// Drops the fragments of a datagram, and its later ones until its timeout. The caller drops
+    /// the last one with an event.
     fn discard_datagram(&mut self, egress: &mut Egress, slot: usize, reason: DropReason) {
         let Some(datagram) = &mut self.slots[slot] else { return };
         datagram.discarded = Some(reason);

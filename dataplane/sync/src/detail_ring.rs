@@ -66,8 +66,8 @@ impl<T, D> DetailRing<T, D> {
         self.items.push(item).is_ok()
     }
 
-    /// Whether the reader has to be woken for the item that was just pushed: it sleeps, and the ring
-    /// was empty. Only the writer may ask, after each push.
+    /// Whether the reader has to be woken for the item that was just pushed: it sleeps, and the
+    /// ring was empty. Only the writer may ask, after each push.
     ///
     /// The reader announces its sleep, and then sleeps only if the ring is empty. If it took what
     /// lay before the item after this call saw that, it saw the item, too.

@@ -47,8 +47,8 @@ pub struct FlowRecord {
     /// address where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<FlowService>,
-    /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number; `Ethernet` where there is
-    /// no IP header.
+    /// `TCP`, `UDP`, `SCTP`, `ICMPv4`, `ICMPv6`, or the protocol's number; `Ethernet` where there
+    /// is no IP header.
     pub protocol: String,
     /// Whether the packet went from the destination to the source; absent where that is not
     /// known.
