@@ -8,7 +8,7 @@ use podgate_tables::tuple::Tuple;
 use super::offset::{ipv4, ipv6};
 use super::parse::{Version, network_layer};
 
-/// What is known of a packet that [`parse`](super::parse) returns an error for.
+/// What is known of a packet that [`parse`](super::parse()) returns an error for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Unparsed {
     /// Zeros if the frame is too short.
