@@ -1,7 +1,7 @@
 //! Fair sharing of a bounded resource between links.
 //!
-//! A link may take more only while at least as much is free as it has taken already: one greedy
-//! link leaves half of the resource free, two leave a third. (New flows follow the same rule.)
+//! A link may take more only while more is free than it has taken already: one greedy link leaves
+//! half of the resource free, two leave a third. (New flows follow the same rule.)
 
 use podgate_tables::ids::LinkId;
 

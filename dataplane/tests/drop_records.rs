@@ -78,6 +78,10 @@ fn a_malformed_packet_has_an_event_with_what_is_known_of_it() {
     assert_eq!(unparsed(&whole[..36]), (DropReason::TruncatedHeader, of_a, true, no_ports));
     let mut v6 = udp_v6(A, ADDRESSES_V6[1], ADDRESSES_V6[2], [4000, 53], b"query");
     v6[18..20].copy_from_slice(&[0xff, 0xff]);
+    // The source is another pod's.
+    let mut spoofed = udp(A, ADDRESSES[2], ADDRESSES[1], [4000, 53], b"query");
+    spoofed[24] ^= 1;
+    assert_eq!(unparsed(&spoofed), (DropReason::Malformed, of_a, false, of_link));
     let (reason, _, has_addresses, tuple) = unparsed(&v6);
     assert_eq!((reason, has_addresses), (DropReason::TruncatedHeader, true));
     assert_eq!((tuple.src, tuple.src_port), (Address::v6(ADDRESSES_V6[1]), 4000));
@@ -176,12 +180,12 @@ fn a_packet_that_cannot_be_forwarded_has_an_event() {
 }
 
 #[test]
-fn a_packet_before_the_first_tables_has_an_event() {
+fn a_packet_before_the_first_tables_is_only_counted() {
     let mut rig = Rig::new(1);
     rig.send(A, &query(1));
-    let expected = (A, DropReason::EndpointNotReady, a_to_b([1, 53], proto::UDP));
-    assert_eq!(drops(&rig), [expected]);
+    assert_eq!(drops(&rig), []);
     assert_eq!(rig.dropped(DropReason::EndpointNotReady), 1);
+    assert_eq!(rig.workers[0].stats().events_lost.get(), 0);
 }
 
 #[test]
@@ -219,4 +223,11 @@ fn a_segment_that_the_editor_drops_has_an_event() {
     let tuple = a_to_b([4000, 80], proto::TCP);
     let expected = [DropReason::BadChecksum, DropReason::Malformed, DropReason::L7Limit];
     assert_eq!(drops(&rig), expected.map(|reason| (A, reason, tuple)));
+    // One of the server is the server's.
+    let flags = "P";
+    let mut wrong = tcp(B, &TcpPacket { seq: 901, flags, payload: b"HTTP", ..answer });
+    let last = wrong.len() - 1;
+    wrong[last] ^= 1;
+    rig.send(B, &wrong);
+    assert_eq!(drops(&rig), [(B, DropReason::BadChecksum, tuple.reversed())]);
 }

@@ -69,7 +69,7 @@ impl FlowIo for Io {
         panic!("nothing of our own is due");
     }
 
-    fn drop_reported(&mut self, packet: Packet, reason: DropReason) {
+    fn drop_counted(&mut self, packet: Packet, reason: DropReason) {
         self.drop_packet(packet, reason);
     }
 

@@ -817,6 +817,35 @@ fn datagrams_of_the_client_alone_are_kept_for_as_short_as_without_a_service() {
     }
 }
 
+/// The translation expires while only the server sends. When it is made again, the flow's worker
+/// has told of the answer long ago.
+#[test]
+fn a_translation_that_is_made_again_asks_whether_its_flow_was_answered() {
+    for workers in 1..=3 {
+        let mut rig = rig(workers, to_b(snapshot(1, IngressOfB::Open)));
+        let clients = (CLIENT..CLIENT + 8).map(|client| to_service(V4, proto::UDP, client));
+        let clients: Vec<(Tuple, Tuple)> = clients.map(|it| (it, open(&mut rig, &it))).collect();
+        let answer = |rig: &mut Rig| {
+            for (tuple, at_b) in &clients {
+                let reply = packet(B, &at_b.reversed(), 0, b"answer");
+                assert_eq!(view(&send_one(rig, B, &reply).1).tuple, tuple.reversed());
+            }
+        };
+        for _ in 0..8 {
+            answer(&mut rig);
+            rig.now = rig.now.plus_secs(20);
+            run_timers(&mut rig);
+        }
+        assert_eq!(flows(&rig), 8, "translations have expired");
+        for (tuple, at_b) in &clients {
+            assert_eq!([open(&mut rig, tuple), open(&mut rig, tuple)], [*at_b; 2]);
+        }
+        rig.now = rig.now.plus_secs(60);
+        run_timers(&mut rig);
+        assert_eq!(flows(&rig), 16, "they are kept as long as those of other answered flows");
+    }
+}
+
 /// As many ports as a cluster IP can have, for UDP, each with a backend of its own.
 fn with_many(mut snapshot: Snapshot, ips: std::ops::Range<u8>, affinity: Affinity) -> Snapshot {
     let table = &mut Arc::make_mut(&mut snapshot.policy).services;
@@ -1092,6 +1121,14 @@ fn flows_to_services_outlive_a_restart_and_a_change_of_backends() {
             let (_, bytes) = send_one(&mut rig, HOST, &reply);
             assert_eq!(view(&bytes).tuple, tuple.reversed());
         }
+        // The servers reset the connections, which the clients' entries do not outlive.
+        assert_eq!(flows(&rig), 32);
+        for at_server in &at_servers {
+            send_one(&mut rig, HOST, &packet(HOST, &at_server.reversed(), RST, b""));
+        }
+        rig.now = rig.now.plus_secs(160);
+        run_timers(&mut rig);
+        assert_eq!(flows(&rig), 0);
         rig.expire_all();
         rig.assert_no_frame_is_lost();
     }

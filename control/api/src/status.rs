@@ -134,7 +134,7 @@ pub struct LinkCounts {
     pub rx_ring_full: u64,
     /// Times that the kernel found the fill ring empty.
     pub fill_ring_empty: u64,
-    /// Flows denied because the link, or a source behind it, had its share of the table.
+    /// New flows dropped because the link, or a source behind it, had used up its share.
     pub over_quota_flows: u64,
     /// The same for flows to be inspected.
     pub over_quota_inspected: u64,
@@ -144,9 +144,11 @@ pub struct LinkCounts {
     pub over_quota_handoffs: u64,
     /// Events that could not be reported.
     pub over_quota_events: u64,
-    /// Flows denied because the link had its share of distinct services and backends.
+    /// New flows dropped because the link had used up its share of distinct services and backends.
+    #[serde(default)]
     pub over_quota_services: u64,
     /// Records of session affinity that were lost.
+    #[serde(default)]
     pub over_quota_affinity: u64,
 }
 

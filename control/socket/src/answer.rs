@@ -62,7 +62,7 @@ pub enum Answer {
     Result(Value),
     /// One of several results.
     Item(Value),
-    /// No more items follow.
+    /// No more items follow; always `true`.
     End(bool),
     /// The request failed; no more lines follow.
     Error(ApiError),

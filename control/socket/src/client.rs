@@ -142,8 +142,8 @@ impl Client {
     }
 
     fn send(&mut self, request: &impl Command) {
-        // An agent with too many clients answers and closes without reading. One that reads nothing
-        // answers nothing.
+        // Errors don't matter: an agent with too many clients answers without reading, and else the
+        // answer will be missing.
         let _ = self.stream.get_ref().set_write_timeout(Some(ANSWER_TIMEOUT));
         let _ = self.stream.get_mut().write_all(to_line(request).as_bytes());
     }
@@ -192,7 +192,7 @@ fn first_timeout(request: &impl Command) -> Option<Duration> {
 /// # Errors
 /// `EAGAIN` if the backlog was full for `limit`; a blocking connect would wait without a limit
 /// (unix(7)).
-fn open(path: &Path, limit: Duration) -> nix::Result<UnixStream> {
+pub fn open(path: &Path, limit: Duration) -> nix::Result<UnixStream> {
     let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;

@@ -15,7 +15,7 @@ pub struct ServerLimits {
     pub connections: usize,
     /// How long a client may take to send its request, a TLS handshake before it included.
     pub request: Duration,
-    /// How long nothing may be read of what a client is sent, or a client that waits may be silent.
+    /// How long a client may read nothing of its answer, or send nothing while it waits.
     pub silence: Duration,
 }
 

@@ -50,8 +50,7 @@ pub struct SourceStatus {
     /// Whether objects are up to date: all were read, and changes are noticed.
     #[serde(default)]
     pub current: bool,
-    /// Manifests whose last good objects are not on disk yet, those included that can't be read so
-    /// that nothing can be written.
+    /// Manifests whose last good objects are not on disk, also because they can't be read.
     #[serde(default)]
     pub unsaved: usize,
 }

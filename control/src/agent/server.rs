@@ -1,4 +1,4 @@
-//! The control socket: a unix stream socket that only its owner may open.
+//! The control socket, which only its owner may open, and the read-only one of a group.
 //!
 //! A client that doesn't read its answer delays nobody else, and is disconnected; see
 //! [`podgate_api::limits`]. Long-running requests (flow records, captures, waiting for an epoch)
@@ -30,7 +30,7 @@ use super::socket_file::{FileId, SocketFile, make_room};
 /// What the socket is for, in errors.
 pub(super) const CONTROL_SOCKET: &str = "the control socket (--control-socket names another path)";
 
-/// Of each socket. A request may take its time since the answer before.
+/// Limits of each socket. The time for a request runs from the previous answer.
 const LIMITS: ServerLimits = ServerLimits::CONTROL;
 
 /// What happened to clients, for the metrics.
@@ -86,7 +86,7 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
-    /// Removed with it; none if somebody else removes it.
+    /// Removed on drop; `None` if somebody else owns the file.
     file: Option<SocketFile>,
     counts: Arc<ClientCounts>,
     /// What its clients may do.

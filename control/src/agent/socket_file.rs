@@ -3,10 +3,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use podgate_api::client;
 
 /// Device and inode of a file.
 pub(super) type FileId = (u64, u64);
@@ -62,11 +64,10 @@ pub(super) fn make_room(path: &Path, purpose: &str) -> Result<()> {
 fn remove_unserved(path: &Path) -> Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     ensure!(found.file_type().is_socket(), "another file is there, which is no socket; remove it");
-    match UnixStream::connect(path) {
-        Ok(_) => bail!("another agent serves it"),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Ok(fs::remove_file(path)?)
-        }
+    // One whose backlog is full is served, and would keep a blocking connect waiting.
+    match client::open(path, Duration::ZERO) {
+        Ok(_) | Err(Errno::EAGAIN) => bail!("a program serves it"),
+        Err(Errno::ECONNREFUSED) => Ok(fs::remove_file(path)?),
         // A datagram socket, for example.
         Err(error) => bail!("it is a socket of another program: {error}"),
     }
@@ -90,7 +91,7 @@ mod tests {
         };
         make_room().unwrap();
         let listener = UnixListener::bind(&path).unwrap();
-        refused("another agent serves it");
+        refused("a program serves it");
         drop(listener);
         make_room().unwrap();
         assert!(!path.exists());

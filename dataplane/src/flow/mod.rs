@@ -272,6 +272,12 @@ impl Flow {
     /// tuple. Only packets of the original direction have this tuple.
     pub const fn set_translation(&mut self, target: u16) {
         self.flags = self.flags & !PICKED_UP | TRANSLATION;
+        if self.packets[1] > 0 {
+            // A restored one: packets of the other end are those of its flow.
+            self.flags |= CONFIRMED;
+            (self.packets[1], self.bytes[1]) = (0, 0);
+            self.counted = self.bytes[0];
+        }
         self.set_target(Some(target));
     }
 
@@ -308,6 +314,13 @@ impl Flow {
     #[inline]
     const fn is_answered(&self) -> bool {
         self.packets[1] > 0 || self.flags & CONFIRMED != 0
+    }
+
+    /// Whether a translation has translated two packets, and is not confirmed: its worker may not
+    /// have been told that the other end had answered.
+    #[must_use]
+    pub const fn may_have_missed_the_answer(&self) -> bool {
+        self.is_translation() && self.packets[0] == 2 && !self.is_answered()
     }
 
     /// Whether the other end has answered, and the connection was not reset: then the flow's

@@ -9,7 +9,7 @@ use crate::mem::{Frame, Packet, Umem};
 use crate::packet::View;
 
 /// The worker's side of an inspected flow. Every packet that the editor is given ends in exactly
-/// one call of [`FlowIo::forward`], [`FlowIo::drop_packet`] or [`FlowIo::drop_reported`], or stays
+/// one call of [`FlowIo::forward`], [`FlowIo::drop_packet`] or [`FlowIo::drop_counted`], or stays
 /// held by the editor.
 pub trait FlowIo {
     /// The memory that packets lie in.
@@ -28,7 +28,7 @@ pub trait FlowIo {
     fn drop_packet(&mut self, packet: Packet, reason: DropReason);
     /// Drops and counts a packet of which an event of the flow tells: the denial of its request, or
     /// why the connection ended. Or one whose bytes reach the other end in another segment.
-    fn drop_reported(&mut self, packet: Packet, reason: DropReason);
+    fn drop_counted(&mut self, packet: Packet, reason: DropReason);
     /// Reserves `frames` frames of a received packet beyond its processing. All flows together are
     /// limited well below the number of frames, or a hostile pod could starve the others; with
     /// `false` the packet has to be dropped, and its sender retransmits it.

@@ -2,17 +2,17 @@
 //! ClientIP`).
 //!
 //! A choice without a record depends on the client and the backends only, so that clients keep
-//! their backend without any state as long as the backends are the same. Records are for clients
-//! whose backend is not the one that would be chosen now, because others were added since. A
-//! client's packets are steered to workers by its ports, so each worker tells the others what it
-//! records ([`Notice`](super::notice::Notice)): at once if the backend is another one, and else at
-//! most [`PUBLISH_MILLIS`] later.
+//! their backend without any state as long as the backends are the same. Records matter for
+//! clients that would now get another backend, because others were added since. A client's packets
+//! are steered to workers by its ports, so each worker tells the others what it records
+//! ([`Notice`](super::notice::Notice)): at once if the backend is another one, and else at most
+//! [`PUBLISH_MILLIS`] later.
 //!
 //! When there are [`RECORDS`], a new one replaces the record that was used least recently, of the
 //! link with the most records: that of the client, if no other has more. So a link that records
 //! more than others replaces its own, and none loses a record while it has fewer than an equal
-//! share. A worker is not told if its ring is full, or the link's share of it used
-//! up. The client then gets the backend that is chosen without a record.
+//! share. A record is not sent if the ring is full, or the link's share of it is used up. The
+//! client then gets the backend that is chosen without a record.
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -82,7 +82,7 @@ impl PacketCtx<'_> {
         packet: Packet,
         reason: DropReason,
     ) {
-        self.egress.drop_reported(packet, reason);
+        self.egress.drop_counted(packet, reason);
         self.emit_event(link, tuple, EventKind::Drop { reason });
     }
 

@@ -357,7 +357,7 @@ impl Egress {
         }
         let Some(Some(tx)) = self.queues.get_mut(next_hop.link.index()) else {
             self.not_captured(next_hop.link);
-            return self.drop_packet(from, packet, DropReason::LinkGone);
+            return self.drop_unsent(from, packet, (DropReason::LinkGone, origin));
         };
         let queue = &mut tx.queue;
         let sent = queue.transmit(&mut self.pool, packet).or_else(|packet| {
@@ -372,7 +372,7 @@ impl Egress {
         if let Err(packet) = sent {
             let reason = no_room(queue);
             self.not_captured(next_hop.link);
-            return self.drop_packet(from, packet, reason);
+            return self.drop_unsent(from, packet, (reason, origin));
         }
         tx.count_sent(&mut self.unflushed);
         let stats = self.stats();
@@ -458,8 +458,7 @@ impl Egress {
     }
 
     /// Drops a packet that came by the link `from`, with an event that says what its headers say.
-    /// The others count as lost where too many are dropped: most are, when links or workers have
-    /// more than they can do.
+    /// Under overload most drops exceed the rate limit: they have no event, and count as lost.
     #[cold]
     #[inline(never)]
     pub(super) fn drop_packet(&mut self, from: LinkId, packet: Packet, reason: DropReason) {
@@ -473,16 +472,28 @@ impl Egress {
         } else {
             self.stats().events_lost.add(1);
         }
-        self.drop_reported(packet, reason);
+        self.drop_counted(packet, reason);
     }
 
-    /// What is known of a frame that can't be parsed.
+    /// Drops a packet that could not be sent. Nobody sent podgate's own packets.
+    #[cold]
+    fn drop_unsent(&mut self, from: LinkId, packet: Packet, why: (DropReason, Origin)) {
+        match why {
+            (reason, Origin::Received) => self.drop_packet(from, packet, reason),
+            (reason, Origin::Own) => self.drop_counted(packet, reason),
+        }
+    }
+
+    /// What is known of a frame that can't be parsed. Its addresses are not, if its source is not
+    /// one of the pod's.
     fn unparsed(&self, from: LinkId, frame: &[u8], reason: DropReason) -> (Tuple, EventKind<()>) {
         let Unparsed { ethernet, tuple } = Unparsed::of(frame);
+        let snapshot = self.shared.snapshot.load();
+        let endpoint = snapshot.as_deref().and_then(|tables| tables.routes.endpoint_on(from));
+        let is_pods = |tuple: &Tuple| endpoint.is_none_or(|it| it.addresses.contains(&tuple.src));
+        let tuple = tuple.filter(is_pods);
         let kind = EventKind::Unparsed { reason, ethernet, has_addresses: tuple.is_some() };
         let of_link = || {
-            let snapshot = self.shared.snapshot.load();
-            let endpoint = snapshot.as_deref().and_then(|tables| tables.routes.endpoint_on(from));
             let address = endpoint.and_then(|endpoint| endpoint.addresses.first()).copied();
             let unknown = Address::v4([0; 4]);
             let src = address.unwrap_or(unknown);
@@ -500,8 +511,8 @@ impl Egress {
         Event { time: self.now, epoch: self.epoch, link, tuple, frontend: None, kind }
     }
 
-    /// Drops a packet of which another event tells.
-    pub(super) fn drop_reported(&mut self, packet: Packet, reason: DropReason) {
+    /// Drops and counts a packet of which another event tells.
+    pub(super) fn drop_counted(&mut self, packet: Packet, reason: DropReason) {
         self.stats().dropped[reason as usize].count(1, u64::from(packet.len()));
         if let Some(capturing) = &mut self.capturing {
             capturing.dropped(&self.umem, &packet, reason);
@@ -509,10 +520,10 @@ impl Egress {
         self.pool.free_packet(packet);
     }
 
-    /// Drops a packet that was received before the first snapshot.
-    pub(super) fn drop_not_ready(&mut self, from: LinkId, packet: Packet) {
+    /// Drops a packet that was received before the first snapshot: nothing has a name yet.
+    pub(super) fn drop_not_ready(&mut self, packet: Packet) {
         self.stats().received.count(1, u64::from(packet.len()));
-        self.drop_packet(from, packet, DropReason::EndpointNotReady);
+        self.drop_counted(packet, DropReason::EndpointNotReady);
     }
 
     /// Hands a packet off to the worker that owns its flow. Drops it if our ring to that worker is
@@ -552,12 +563,12 @@ impl Egress {
     /// Tells another worker, if its ring has room and the share of the notice's link in it is not
     /// used up.
     pub(super) fn tell(&mut self, worker: u16, notice: Notice) {
-        let (waiting, free) = self.shared.notices_and_room(worker);
+        let (waiting, free) = self.shared.notices_and_room(self.index, worker);
         let share = &mut self.notice_shares[usize::from(worker)];
         if waiting == 0 {
             share.reset();
         }
-        if !share.take(notice.link(), free) || !self.shared.tell(worker, notice) {
+        if !share.take(notice.link(), free) || !self.shared.tell(self.index, worker, notice) {
             self.stats().notices_lost.add(1);
         }
     }

@@ -64,11 +64,16 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
-        self.cx.egress.drop_packet(self.flow.link(FlowDirection::Original), packet, reason);
+        // It may have been held, and so be of either end.
+        let frame = self.cx.egress.umem().data(&packet.head);
+        let reply = self.flow.tuple().reversed();
+        let is_reply = parse(frame, packet.len()).is_ok_and(|view| view.tuple == reply);
+        let direction = if is_reply { FlowDirection::Reply } else { FlowDirection::Original };
+        self.cx.egress.drop_packet(self.flow.link(direction), packet, reason);
     }
 
-    fn drop_reported(&mut self, packet: Packet, reason: DropReason) {
-        self.cx.egress.drop_reported(packet, reason);
+    fn drop_counted(&mut self, packet: Packet, reason: DropReason) {
+        self.cx.egress.drop_counted(packet, reason);
     }
 
     fn reserve_frames(&mut self, frames: usize) -> bool {

@@ -129,7 +129,7 @@ impl Pipeline {
         }
         match step.op {
             DatagramOp::Pass => io.forward(direction, packet, view),
-            DatagramOp::Drop(reason) => io.drop_reported(packet, reason),
+            DatagramOp::Drop(reason) => io.drop_counted(packet, reason),
             DatagramOp::Answer => {
                 if let Some(frame) = io.alloc() {
                     let umem = io.umem();
@@ -137,7 +137,7 @@ impl Pipeline {
                         datagram::answer(view, umem.data(&packet.head), &reply, umem, frame);
                     io.originate(direction.reverse(), answer);
                 }
-                io.drop_reported(packet, DropReason::L7Denied);
+                io.drop_counted(packet, DropReason::L7Denied);
             }
             DatagramOp::Hold(held) => self.hold_answer(cx, index, held, packet),
         }

@@ -83,7 +83,7 @@ const BATCH: usize = 64;
 const ROUND: usize = 4 * BATCH;
 /// Packets taken from each hand-off ring in one round, at most.
 const HANDOFF_BATCH: usize = 64;
-/// Notices taken from other workers in one round, at most.
+/// Notices taken from each other worker in one round, at most.
 const NOTICE_BATCH: usize = 1024;
 
 /// One worker: its queues, its flows, its frames.
@@ -302,9 +302,11 @@ impl Worker {
         }
         let epoch = snapshot.as_ref().map_or(Epoch::default(), |snapshot| snapshot.epoch);
         self.egress.begin_round(now, epoch);
-        for _ in 0..NOTICE_BATCH {
-            let Some(notice) = self.shared.take_notice(self.index) else { break };
-            self.pipeline.learn(&mut self.egress, notice, now);
+        for from in 0..self.shared.config.workers {
+            for _ in 0..NOTICE_BATCH {
+                let Some(notice) = self.shared.take_notice(from, self.index) else { break };
+                self.pipeline.learn(&mut self.egress, notice, now);
+            }
         }
         let mut processed = 0;
         loop {
@@ -398,7 +400,7 @@ impl Worker {
         slowed::waste(self.batch.len());
         let Some(snapshot) = snapshot else {
             for packet in self.batch.drain(..) {
-                self.egress.drop_not_ready(link, packet);
+                self.egress.drop_not_ready(packet);
             }
             return;
         };
@@ -442,7 +444,7 @@ impl Worker {
             // Counted as received by the other worker.
             None => {
                 for packet in self.batch.drain(..) {
-                    self.egress.drop_packet(link, packet, DropReason::EndpointNotReady);
+                    self.egress.drop_counted(packet, DropReason::EndpointNotReady);
                 }
             }
         }

@@ -11,8 +11,10 @@ use super::affinity::AffinityRecord;
 pub(super) enum Notice {
     /// A client's backend.
     Affinity(AffinityRecord),
-    /// What a translation is to know of its flow.
+    /// News of a flow, for its translation.
     Flow(FlowNotice),
+    /// A translation that was made again while its flow went on asks for that news.
+    Question(FlowNotice),
 }
 
 impl Notice {
@@ -20,12 +22,12 @@ impl Notice {
     pub(super) const fn link(&self) -> LinkId {
         match self {
             Self::Affinity(record) => record.link,
-            Self::Flow(notice) => notice.link,
+            Self::Flow(notice) | Self::Question(notice) => notice.link,
         }
     }
 }
 
-/// Whether the other end of a flow to a service has answered, and the flow is open.
+/// Tells the translation of a flow whether the other end has answered and the flow is open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlowNotice {
     /// The link of the flow's opener.

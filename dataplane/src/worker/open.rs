@@ -67,7 +67,7 @@ impl Pipeline {
         let packet_of = (flags, frontend);
         cx.emit_verdict(link, &subject, &decision, packet_of, Evaluation::First, denied_bytes);
         if decision.verdict == Verdict::Deny {
-            return cx.egress.drop_reported(packet, denial_reason(&decision));
+            return cx.egress.drop_counted(packet, denial_reason(&decision));
         }
         if decision.verdict == Verdict::Inspect && !decision.l7.has_inspector(view.tuple.protocol) {
             return cx.drop_with_event(link, view.tuple, packet, DropReason::L7Unsupported);

@@ -29,12 +29,12 @@ impl RateLimit {
         Self::new(link_rate, Rate::per_second(5000, 2000))
     }
 
-    /// For events about dropped packets of which the headers have to be read again. A link has a
-    /// hundred for each time that events are drained. What is dropped for lack of room is dropped
-    /// by the millions, and each event takes some time.
+    /// For events about dropped packets of which the headers have to be read again: about 25 for
+    /// each link in each drain (25 ms). What is dropped for lack of room is dropped by the
+    /// millions, and each event takes some time.
     pub(super) fn drop_events() -> Self {
-        let link_rate = Rate::per_second(4000, 1000);
-        Self::new(link_rate, Rate::per_second(20_000, 4000))
+        let link_rate = Rate::per_second(1000, 1000);
+        Self::new(link_rate, Rate::per_second(20_000, 20_000))
     }
 
     fn new(link_rate: Rate, worker_rate: Rate) -> Self {

@@ -482,7 +482,7 @@ fn drop_parts(egress: &mut Egress, parts: &mut Vec<Part>, reason: DropReason) {
     let stats = egress.stats();
     stats.fragments_waiting.set(stats.fragments_waiting.get() - parts.len() as u64);
     for part in parts.drain(..) {
-        egress.drop_reported(part.packet, reason);
+        egress.drop_counted(part.packet, reason);
     }
 }
 

@@ -25,7 +25,16 @@ impl Pipeline {
     /// its opener, between the same links; or want it inspected, and it is detached from an
     /// inspector of the same protocol. It evicts no other flow. Returns whether it did.
     pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
-        self.restore_translation(cx, saved);
+        let is_here = steer(&saved.tuple, self.workers) == self.index;
+        let is_restored = is_here && self.restore_flow_here(cx, saved);
+        // Of a flow that belongs to another worker, the translation may belong to this one.
+        if is_restored || !is_here {
+            self.restore_translation(cx, saved);
+        }
+        is_restored
+    }
+
+    fn restore_flow_here(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
         let tuple = saved.tuple;
         let subject = Subject { tuple, icmp_type: saved.icmp_type() };
         let role = icmp::role(tuple.protocol, subject.icmp_type);
@@ -43,7 +52,6 @@ impl Pipeline {
         };
         let opener = self.flows.opener(saved.links.opener, tuple.src);
         let fits = cx.links(ends, opener_link) == Some(saved.links)
-            && steer(&tuple, self.workers) == self.index
             && self.flows.lookup(&tuple).is_none()
             && !self.flows.must_evict(&opener)
             && saved.frontend.is_none_or(|frontend| is_valid(&frontend, saved));
@@ -69,7 +77,7 @@ impl Pipeline {
     }
 
     /// Restores the translation of a saved flow, if this worker has it. It evicts no other flow.
-    pub(super) fn restore_translation(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) {
+    fn restore_translation(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) {
         let Some(frontend) = saved.frontend.filter(|frontend| is_valid(frontend, saved)) else {
             return;
         };

@@ -13,10 +13,10 @@
 //! - *Who.* TCP, UDP and SCTP of pods. Packets from the host link are not translated: the kernel
 //!   has translated them, or has not for a reason. Other protocols to a cluster IP are not
 //!   translated either; policy sees the cluster IP, which is an address of `world`.
-//! - *Which backend.* [`ServicePort::choose`], which depends on the client and the backends only.
-//!   Without affinity, the worker prefers backends whose flow it owns itself, so that few packets
-//!   are handed off. With affinity, a client keeps the backend that it had last
-//!   ([`super::affinity`]) until the service's timeout after its last new flow.
+//! - *Which backend.* [`ServicePort::choose`], which depends on the client's address, its port
+//!   without affinity, and the backends. Without affinity, the worker prefers backends whose flow
+//!   it owns itself, so that few packets are handed off. With affinity, a client keeps the backend
+//!   that it had last ([`super::affinity`]) until the service's timeout after its last new flow.
 //! - *No backend, or no such port*: the packet is dropped, and its sender is told: of TCP by a
 //!   reset, of UDP and SCTP by "port unreachable". With backends on other nodes only, and
 //!   `internalTrafficPolicy: Local`, it is dropped silently, as kube-proxy does.
@@ -36,7 +36,8 @@
 //!   only the opener's packets have its tuple, and an ACK of the opener proves nothing, the worker
 //!   that has the flow tells when the other end has answered, and when it has reset the connection
 //!   ([`Notice`]). Until then the entry counts as half-open: it expires soon, and is evicted first.
-//!   What a worker is not told, because the ring is full, leaves the entry so.
+//!   If the ring is full, or the flow had been answered before the translation was made again, the
+//!   worker asks at the second packet.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
@@ -126,11 +127,25 @@ impl Pipeline {
             return;
         }
         self.flows.update_translation(index, view, cx.now);
-        let Some(backend) = self.targets.of(self.flows.get(index)) else {
+        let flow = self.flows.get(index);
+        let Some(backend) = self.targets.of(flow) else {
             debug_assert!(false, "a translation has a target");
             return cx.drop_with_event(link, view.tuple, packet, DropReason::ServiceConflict);
         };
+        if flow.may_have_missed_the_answer() {
+            self.ask_flow(cx, link, &view.tuple, backend);
+        }
         self.translate_and_process(cx, link, view, packet, backend);
+    }
+
+    /// Asks the worker of a translation's flow, if that is another one, for the flow's notice.
+    fn ask_flow(&self, cx: &mut PacketCtx<'_>, link: LinkId, from: &Tuple, backend: L4Addr) {
+        let (tuple, frontend) = (translated(from, backend), destination(from));
+        let owner = steer(&tuple, self.workers);
+        if owner != self.index {
+            let question = FlowNotice { link, tuple, frontend, confirmed: false };
+            cx.egress.tell(owner, Notice::Question(question));
+        }
     }
 
     /// Whether a packet needs another choice of a backend than that of its translation.
@@ -240,7 +255,7 @@ impl Pipeline {
         inserted.map(|_| ())
     }
 
-    /// Translates a packet, and processes it or hands it over to the worker that owns its flow.
+    /// Translates a packet, and processes it or hands it off to the worker that owns its flow.
     fn translate_and_process(
         &mut self,
         cx: &mut PacketCtx<'_>,
@@ -284,7 +299,7 @@ impl Pipeline {
         }
     }
 
-    /// What the translation of a flow is told; `None` if there is none.
+    /// The notice for a flow's translation; `None` if it has none.
     pub(super) fn flow_notice(&self, flow: &Flow, confirmed: bool) -> Option<FlowNotice> {
         let (link, tuple) = (flow.link(FlowDirection::Original), flow.tuple());
         let frontend = self.targets.frontend_of(flow)?;
@@ -321,6 +336,20 @@ impl Pipeline {
                 egress.count_lost_affinity(lost);
             }
             Notice::Flow(notice) => self.confirm(&notice, now),
+            Notice::Question(FlowNotice { link, tuple, frontend, .. }) => {
+                let Some((index, FlowDirection::Original)) = self.flows.lookup(&tuple) else {
+                    return;
+                };
+                let flow = self.flows.get(index);
+                let notice = self.flow_notice(flow, true);
+                let is_its = |notice: &FlowNotice| {
+                    flow.confirms() && (notice.link, notice.frontend) == (link, frontend)
+                };
+                if let Some(notice) = notice.filter(is_its) {
+                    let worker = steer(&untranslated(&tuple, frontend), self.workers);
+                    egress.tell(worker, Notice::Flow(notice));
+                }
+            }
         }
     }
 
@@ -343,14 +372,14 @@ impl Pipeline {
         let (_, decision) = self.decisions.decide(cx.snapshot, &subject, ProvenSender::Unknown);
         cx.emit_verdict(link, &subject, &decision, (flags, Some(frontend)), Evaluation::First, 0);
         if decision.verdict != Verdict::Allow {
-            return cx.egress.drop_reported(packet, DropReason::PolicyDenyRule);
+            return cx.egress.drop_counted(packet, DropReason::PolicyDenyRule);
         }
         let flow = Flow::new(view, cx.snapshot.epoch, FlowLinks::new(link, link), cx.now);
         self.forward_first(cx, (link, Some(frontend)), flow, decision, view, packet);
     }
 
     /// Translates an ICMP error about a reply that a service's client received, and processes it or
-    /// hands it over to the worker that owns the flow.
+    /// hands it off to the worker that owns the flow.
     #[cold]
     pub(super) fn translate_icmp_error(
         &mut self,

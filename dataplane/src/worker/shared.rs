@@ -27,8 +27,11 @@ const HANDOFFS_TO_ONE: usize = 2048;
 /// Smallest capacity of one ring, packets.
 const HANDOFFS_MIN: usize = 64;
 
-/// Notices that may wait for one worker. Beyond half of them it is woken.
+/// Notices that may wait for one worker, divided equally among its rings. Beyond half of one it is
+/// woken.
 const NOTICES_TO_ONE: usize = 1024;
+/// Smallest capacity of one ring, notices.
+const NOTICES_MIN: usize = 16;
 
 /// DNS answers of one worker that may wait for the control thread.
 const ANSWERS_PER_WORKER: usize = 512;
@@ -86,7 +89,7 @@ pub struct Shared {
     /// A ring for each pair of workers: those to the first worker, by source worker, then those to
     /// the second, and so on. So each ring has one producer, which knows the links' shares of it.
     handoffs: Vec<ArrayQueue<Handoff>>,
-    /// What other workers tell each worker.
+    /// What workers tell each other, in rings like those of [`Self::handoffs`].
     notices: Vec<ArrayQueue<Notice>>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
     pub(super) rounds: Vec<CachePadded<Rounds>>,
@@ -98,10 +101,12 @@ impl Shared {
     pub fn new(config: SharedConfig) -> Arc<Self> {
         let each = 0..config.workers;
         let workers = usize::from(config.workers);
-        let each_way = (HANDOFFS_TO_ONE / workers).max(HANDOFFS_MIN);
-        // No worker hands off to itself, but a queue can't be empty.
-        let room = |pair| if pair / workers == pair % workers { 1 } else { each_way };
-        let pairs = (0..workers * workers).map(room);
+        let pairs = |to_one: usize, min: usize| {
+            let each_way = (to_one / workers).max(min);
+            // A worker has none to itself, but a queue can't be empty.
+            let room = move |pair| if pair / workers == pair % workers { 1 } else { each_way };
+            (0..workers * workers).map(room)
+        };
         Arc::new(Self {
             config,
             snapshot: Arc::new(ArcSwapOption::empty()),
@@ -110,8 +115,8 @@ impl Shared {
             events: each.clone().map(|_| EventRing::new(config.events_per_worker)).collect(),
             event_reader: EventReader::default(),
             answers: Answers::new(config.workers, ANSWERS_PER_WORKER),
-            handoffs: pairs.map(ArrayQueue::new).collect(),
-            notices: each.clone().map(|_| ArrayQueue::new(NOTICES_TO_ONE)).collect(),
+            handoffs: pairs(HANDOFFS_TO_ONE, HANDOFFS_MIN).map(ArrayQueue::new).collect(),
+            notices: pairs(NOTICES_TO_ONE, NOTICES_MIN).map(ArrayQueue::new).collect(),
             sleepers: each.clone().map(|_| CachePadded::default()).collect(),
             rounds: each.map(|_| CachePadded::default()).collect(),
         })
@@ -152,25 +157,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells worker `to`. Returns false if its ring is full.
-    pub(super) fn tell(&self, to: u16, notice: Notice) -> bool {
-        let (ring, sleeper) = (&self.notices[usize::from(to)], &self.sleepers[usize::from(to)]);
+    /// Tells worker `to`. Returns false if the ring is full.
+    pub(super) fn tell(&self, from: u16, to: u16, notice: Notice) -> bool {
+        let (ring, sleeper) = (&self.notices[self.pair(from, to)], &self.sleepers[usize::from(to)]);
         let told = ring.push(notice).is_ok();
-        if !told || ring.len() > NOTICES_TO_ONE / 2 {
+        if !told || ring.len() > ring.capacity() / 2 {
             sleeper.wake_if_asleep();
         }
         told
     }
 
-    /// Notices that wait for worker `to`, and free entries.
-    pub(super) fn notices_and_room(&self, to: u16) -> (usize, usize) {
-        let waiting = self.notices[usize::from(to)].len();
-        (waiting, NOTICES_TO_ONE.saturating_sub(waiting))
+    /// Notices on the ring from worker `from` to worker `to`, and free entries.
+    pub(super) fn notices_and_room(&self, from: u16, to: u16) -> (usize, usize) {
+        let ring = &self.notices[self.pair(from, to)];
+        let waiting = ring.len();
+        (waiting, ring.capacity() - waiting)
     }
 
     /// What another worker tells.
-    pub(super) fn take_notice(&self, to: u16) -> Option<Notice> {
-        self.notices[usize::from(to)].pop()
+    pub(super) fn take_notice(&self, from: u16, to: u16) -> Option<Notice> {
+        self.notices[self.pair(from, to)].pop()
     }
 
     /// Packets on the ring from worker `from` to worker `to`, and free entries.
@@ -189,7 +195,12 @@ impl Shared {
     }
 
     fn handoffs(&self, from: u16, to: u16) -> &ArrayQueue<Handoff> {
-        &self.handoffs[usize::from(to) * usize::from(self.config.workers) + usize::from(from)]
+        &self.handoffs[self.pair(from, to)]
+    }
+
+    /// The number of the rings from worker `from` to worker `to`.
+    fn pair(&self, from: u16, to: u16) -> usize {
+        usize::from(to) * usize::from(self.config.workers) + usize::from(from)
     }
 }
 

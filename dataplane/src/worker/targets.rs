@@ -2,7 +2,7 @@
 //! store in two bytes.
 //!
 //! The numbers are shared as other resources are ([`crate::share`]): flows of a link get a new one
-//! only while more are free than flows of the link refer to. A number that is in use already is
+//! only while more are free than the link uses. A number that is in use already is
 //! for everybody. It counts for every link that has flows with it, and for none that has not, so
 //! what a link may take depends on no other link's choice of services.
 

@@ -12,7 +12,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many a second, of at least one, and so many at once after a pause.
+    /// `tokens` a second, at least one, and `burst` at once after a pause.
     #[must_use]
     pub const fn per_second(tokens: u64, burst: u64) -> Self {
         Self { each_ns: 1_000_000_000 / tokens, burst }
@@ -37,7 +37,7 @@ impl TokenBucket {
         has_token
     }
 
-    /// Takes a token, of those to come if there is none at `now`. Returns when it is there.
+    /// Takes a token, in advance if there is none. Returns when it is due.
     pub fn reserve(&mut self, now: Nanos, rate: Rate) -> Nanos {
         self.full_at = Nanos(self.full_at.max(now).0.saturating_add(rate.each_ns));
         let full_ns = rate.each_ns.saturating_mul(rate.burst);

@@ -186,7 +186,7 @@ impl FlowIo for RecordingIo {
         self.dropped.push(reason);
     }
 
-    fn drop_reported(&mut self, packet: Packet, reason: DropReason) {
+    fn drop_counted(&mut self, packet: Packet, reason: DropReason) {
         self.drop_packet(packet, reason);
     }
 

@@ -498,12 +498,16 @@ impl Reader {
         };
         let action = file.state.observe(now, self.settings.settle, seen);
         let wants = match (&action, content) {
-            (Action::Nothing, Some((stamp, documents))) if wanted => file
-                .state
-                .is_whole()
-                .then_some(())
-                .filter(|()| file.state.accepted() == Some(stamp))
-                .map(|()| Action::Apply(documents, Missing::Delete)),
+            (Action::Nothing, Some((stamp, documents))) if wanted => {
+                let state = &file.state;
+                if state.is_whole() && state.accepted() == Some(stamp) {
+                    Some(Action::Apply(documents, Missing::Delete))
+                } else if state.is_broken() && !state.is_unread() {
+                    Some(Action::Apply(documents, Missing::Keep))
+                } else {
+                    None
+                }
+            }
             _ => None,
         };
         if gone {

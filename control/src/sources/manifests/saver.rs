@@ -116,6 +116,7 @@ impl Saver {
     /// Notes that a state is not on disk, so that it is written later.
     pub(super) fn put_off(&mut self, name: OsString) {
         self.unreadable.remove(&name);
+        self.rereading.remove(&name);
         self.unsaved.insert(name);
         let wait = self.retry_wait();
         self.retry_at.get_or_insert(Instant::now() + wait);

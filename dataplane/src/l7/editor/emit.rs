@@ -53,13 +53,13 @@ impl<I: Inspector> Editor<I> {
             }
             None if with_fin => {
                 let at = half.splices.to_out(end);
-                io.drop_reported(segment.packet, DropReason::L7Closed);
+                io.drop_counted(segment.packet, DropReason::L7Closed);
                 self.send(direction, at, TcpControl::Fin, b"", io);
             }
             None if segment.len() > 0 && !half.decided.is_before(end) => {
                 let is_open = matches!(self.stage, super::Stage::Open);
                 let reason = if is_open { DropReason::L7Denied } else { DropReason::L7Closed };
-                io.drop_reported(segment.packet, reason);
+                io.drop_counted(segment.packet, reason);
             }
             None => {
                 let at = half.decided_out();
@@ -82,7 +82,7 @@ impl<I: Inspector> Editor<I> {
             Some(_) => {
                 let fin_at = with_fin.then(|| half.splices.to_out(end));
                 self.send_pieces(direction, start, to, Some(&segment), fin_at, io);
-                io.drop_reported(segment.packet, DropReason::L7Closed);
+                io.drop_counted(segment.packet, DropReason::L7Closed);
             }
         }
     }
@@ -111,7 +111,7 @@ impl<I: Inspector> Editor<I> {
             }
         }
         if self.is_misleading_duplicate(direction, &segment, ack, io) {
-            return io.drop_reported(segment.packet, DropReason::L7Closed);
+            return io.drop_counted(segment.packet, DropReason::L7Closed);
         }
         segment.renumber(at, ack, window, io.umem());
         self.halves[direction.reverse()].record_ack_sent(ack);

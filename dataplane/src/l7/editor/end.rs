@@ -41,7 +41,7 @@ impl<I: Inspector> Editor<I> {
                 }
                 FlowDirection::Original => {}
             }
-            return io.drop_reported(segment.packet, DropReason::L7Closed);
+            return io.drop_counted(segment.packet, DropReason::L7Closed);
         }
         self.aborted |= is_exact;
         // The receiver expects the first byte that was not forwarded; only the exact number ends a
@@ -113,13 +113,13 @@ impl<I: Inspector> Editor<I> {
         if segment.tcp.has(tcp_flags::ACK) && !segment.tcp.has(tcp_flags::RST) {
             self.send_reset(direction.reverse(), Seq(segment.tcp.ack), io);
         }
-        io.drop_reported(segment.packet, DropReason::L7Closed);
+        io.drop_counted(segment.packet, DropReason::L7Closed);
     }
 
     pub(super) fn drop_queued(&mut self, reason: DropReason, io: &mut impl FlowIo) {
         for direction in DIRECTIONS {
             while let Some(segment) = self.halves[direction].queue.pop(io) {
-                io.drop_reported(segment.packet, reason);
+                io.drop_counted(segment.packet, reason);
             }
         }
     }

@@ -196,7 +196,7 @@ impl OutOfOrderQueue {
             }
             *frames -= segment.packet.frames();
             io.release_frames(segment.packet.frames());
-            io.drop_reported(segment.packet, reason);
+            io.drop_counted(segment.packet, reason);
         }
         before - segments.len()
     }

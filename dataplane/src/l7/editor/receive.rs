@@ -114,13 +114,13 @@ impl<I: Inspector> Editor<I> {
         let is_ours = !half.splices.is_identity() || half.early_acked.is_after(half.acked);
         let is_acked = segment.len() > 1 && !end.is_after(half.acked_in());
         if is_acked || is_ours && !end.is_after(half.ack()) {
-            io.drop_reported(segment.packet, DropReason::L7Closed);
+            io.drop_counted(segment.packet, DropReason::L7Closed);
             return self.send_duplicate_ack(direction, io);
         }
         let gap = start.count_since(half.next);
         if gap > 0 && !self.skip_gap(direction, gap) {
             if matches!(self.halves[direction].mode, Mode::Drop(_)) {
-                io.drop_reported(segment.packet, DropReason::L7Closed);
+                io.drop_counted(segment.packet, DropReason::L7Closed);
                 return self.send_ack(direction, io);
             }
             return self.enqueue(direction, since, segment, io);
@@ -161,7 +161,7 @@ impl<I: Inspector> Editor<I> {
         match outcome {
             Err(reason) => {
                 if nothing_to_send {
-                    io.drop_reported(segment.packet, reason);
+                    io.drop_counted(segment.packet, reason);
                 } else {
                     self.flush_decided(direction, decided, segment, io);
                 }
