@@ -567,7 +567,15 @@ impl Pipeline {
     pub(super) fn run_timers(&mut self, cx: &mut PacketCtx<'_>) {
         let mut budget = EXPIRY_BUDGET;
         while let Some(index) = self.flows.next_expired(cx.now, &mut budget) {
+            let translation = self.translation_of(index);
             self.end_flow(cx, index);
+            // It counted as long as its flow, and is not checked again soon.
+            if let Some((index, _)) = translation.and_then(|tuple| self.flows.lookup(&tuple))
+                && self.flows.get(index).is_translation()
+                && self.flows.get(index).is_expired(cx.now)
+            {
+                self.end_flow(cx, index);
+            }
         }
         self.expire_fragments(cx);
         for _ in 0..INSPECTED_BUDGET {

@@ -299,6 +299,12 @@ impl Pipeline {
         }
     }
 
+    /// The tuple of a flow's translation, which may be at another worker.
+    pub(super) fn translation_of(&self, index: FlowIx) -> Option<Tuple> {
+        let flow = self.flows.get(index);
+        Some(untranslated(&flow.tuple(), self.targets.frontend_of(flow)?))
+    }
+
     /// The notice for a flow's translation; `None` if it has none.
     pub(super) fn flow_notice(&self, flow: &Flow, confirmed: bool) -> Option<FlowNotice> {
         let (link, tuple) = (flow.link(FlowDirection::Original), flow.tuple());
