@@ -196,8 +196,20 @@ async fn a_streaming_list_becomes_a_watch() {
 
 #[tokio::test]
 async fn a_server_without_streaming_lists_is_asked_for_pages() {
+    asked_for_pages_after(status(422, "sendInitialEvents is forbidden for watch")).await;
+}
+
+/// As Kubernetes 1.36 answers with etcd 3.4.
+#[tokio::test]
+async fn a_server_whose_etcd_has_no_progress_requests_is_asked_for_pages() {
+    let message = "a watch stream was requested by the client but the required storage feature \
+                   RequestWatchProgress is disabled";
+    asked_for_pages_after(status(500, message)).await;
+}
+
+async fn asked_for_pages_after(answer: Answer) {
     let mut server = Server::start(vec![
-        status(422, "sendInitialEvents is forbidden for watch"),
+        answer,
         page(&["x"], "more"),
         page(&["y"], ""),
         Answer::Closed(vec![line("ERROR", &json!({"code": 410, "message": "too old"}))]),

@@ -134,7 +134,8 @@ impl Watcher {
                 self.resume = None;
                 return Some(LIST_AGAIN);
             }
-            Failure::Idle | Failure::Server { code: 400 | 405 | 406 | 422, .. }
+            // 500 from a server whose etcd lacks what streaming lists need.
+            Failure::Idle | Failure::Server { code: 400 | 405 | 406 | 422 | 500, .. }
                 if self.lists == Lists::Streaming && self.resume.is_none() =>
             {
                 self.lists = Lists::Paged;
