@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, stream};
 use podgate_api::limits::{ACCEPT_PAUSE, PING_TIMEOUT, ServerLimits};
+use podgate_api::socket_file::{SocketFile, file_id};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -71,14 +72,10 @@ pub struct ListenError {
 #[derive(Debug)]
 pub struct UnixSocket {
     path: PathBuf,
-    /// Which file is the socket's.
-    file: Mutex<FileId>,
+    file: Mutex<SocketFile>,
     /// What the server accepts connections of.
     listener: watch::Sender<Arc<StdUnixListener>>,
 }
-
-/// Device and inode of a file.
-type FileId = (u64, u64);
 
 impl UnixSocket {
     /// Binds `path`, where no file is.
@@ -96,7 +93,7 @@ impl UnixSocket {
         let at_path = |source| ListenError { what: self.path.display().to_string(), source };
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match file_id(&self.path) {
-            Ok(found) if found == *file => return Ok(false),
+            Ok(found) if found == file.id() => return Ok(false),
             Ok(_) => {
                 let other = "another file is in the place of the socket; remove it";
                 return Err(at_path(io::Error::other(other)));
@@ -111,35 +108,16 @@ impl UnixSocket {
     }
 }
 
-impl Drop for UnixSocket {
-    fn drop(&mut self) {
-        let own = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if file_id(&self.path).is_ok_and(|found| found == *own) {
-            // Nothing can be done about a file that stays; the next bind replaces it.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Binds a socket that only its owner may open; its folder is created.
-fn bind(path: &Path) -> io::Result<(StdUnixListener, FileId)> {
+fn bind(path: &Path) -> io::Result<(StdUnixListener, SocketFile)> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
     let listener = StdUnixListener::bind(path)?;
-    let owner_only = std::fs::Permissions::from_mode(0o600);
-    let bound = std::fs::set_permissions(path, owner_only)
-        .and_then(|()| listener.set_nonblocking(true))
-        .and_then(|()| file_id(path));
-    if bound.is_err() {
-        // The first error is reported.
-        let _ = std::fs::remove_file(path);
-    }
-    Ok((listener, bound?))
-}
-
-fn file_id(path: &Path) -> io::Result<FileId> {
-    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+    let file = SocketFile::of_bound(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, file))
 }
 
 /// Open sockets.

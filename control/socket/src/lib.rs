@@ -23,6 +23,7 @@ pub mod client;
 mod endpoint;
 pub mod limits;
 mod plugin;
+pub mod socket_file;
 
 use serde::Serialize;
 use serde_json::json;

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nix::unistd::Group;
+use podgate_api::socket_file::SocketFile;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use super::server::{Call, ClientCounts, Server};
-use super::socket_file::{SocketFile, make_room};
+use super::socket_path::make_room;
 
 /// A socket for a group, whose members may only read. Bound while the process may still give files
 /// to a group; its file is removed when this is dropped.

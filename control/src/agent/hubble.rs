@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::flow_thread::FlowThread;
 use super::host_network::HOST_SLOT;
-use super::socket_file::make_room;
+use super::socket_path::make_room;
 use crate::certificates;
 use crate::cli::{HUBBLE_SOCKET_NAME, HubbleArgs, RunArgs};
 

@@ -51,7 +51,7 @@ mod retries;
 mod rule_totals;
 mod server;
 mod signals;
-mod socket_file;
+mod socket_path;
 mod start;
 mod state;
 mod state_files;

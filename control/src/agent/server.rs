@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use podgate_api::limits::{ACCEPT_PAUSE, LONG_RUNNING_MAX, ServerLimits};
+use podgate_api::socket_file::{FileId, SocketFile};
 use podgate_api::{
     Answer, Answering, ApiError, CaptureItem, ClientAccess, ErrorCode, Family, FlowItem,
     REQUEST_MAX, Request,
@@ -25,7 +26,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use super::socket_file::{FileId, SocketFile, make_room};
+use super::socket_path::make_room;
 
 /// What the socket is for, in errors.
 pub(super) const CONTROL_SOCKET: &str = "the control socket (--control-socket names another path)";

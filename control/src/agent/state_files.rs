@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use podgate_api::socket_file::{FileId, file_id};
 use podgate_hubble::UnixSocket;
 use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use super::endpoints::Endpoints;
 use super::group_socket::GroupSocket;
 use super::preflight;
 use super::server::{CONTROL_SOCKET, Call, ClientCounts, Server};
-use super::socket_file::{self, FileId};
+use super::socket_path;
 use super::state::{Loaded, Remembered, StateDir, StateError};
 use crate::error::describe;
 
@@ -219,7 +220,7 @@ impl StateFiles {
         if !self.state.endpoints().exists() {
             self.save(endpoints);
         }
-        let socket = socket_file::file_id(&self.socket).ok();
+        let socket = file_id(&self.socket).ok();
         if self.server.as_ref().is_none_or(|(_, file)| *file != socket) {
             match self.serve_clients().await {
                 Ok(()) => warn!("the control socket was removed; it is bound again"),
@@ -255,6 +256,6 @@ impl StateFiles {
 /// When the path that is given has another file, or another agent's socket.
 pub(super) fn control_socket(given: Option<&Path>, state: &StateDir) -> Result<PathBuf> {
     let Some(path) = given else { return Ok(state.socket()) };
-    socket_file::make_room(path, CONTROL_SOCKET)?;
+    socket_path::make_room(path, CONTROL_SOCKET)?;
     Ok(path.to_owned())
 }
