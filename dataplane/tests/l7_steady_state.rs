@@ -69,11 +69,11 @@ impl FlowIo for Io {
         panic!("nothing of our own is due");
     }
 
-    fn drop_counted(&mut self, packet: Packet, reason: DropReason) {
-        self.drop_packet(packet, reason);
+    fn drop_packet(&mut self, _: FlowDirection, packet: Packet, reason: DropReason) {
+        self.drop_counted(packet, reason);
     }
 
-    fn drop_packet(&mut self, _: Packet, reason: DropReason) {
+    fn drop_counted(&mut self, _: Packet, reason: DropReason) {
         panic!("dropped for {reason:?}");
     }
 

@@ -24,8 +24,8 @@ pub trait FlowIo {
     fn forward(&mut self, direction: FlowDirection, packet: Packet, view: &View);
     /// Sends a packet that we built; otherwise like [`FlowIo::forward`].
     fn originate(&mut self, direction: FlowDirection, packet: Packet);
-    /// Drops a packet, counts it, and reports it as an event.
-    fn drop_packet(&mut self, packet: Packet, reason: DropReason);
+    /// Drops a packet of a direction, counts it, and reports it as an event.
+    fn drop_packet(&mut self, direction: FlowDirection, packet: Packet, reason: DropReason);
     /// Drops and counts a packet of which an event of the flow tells: the denial of its request, or
     /// why the connection ended. Or one whose bytes reach the other end in another segment.
     fn drop_counted(&mut self, packet: Packet, reason: DropReason);

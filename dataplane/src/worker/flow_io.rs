@@ -32,7 +32,7 @@ impl InspectedIo<'_, '_, '_> {
     fn parse_and_send(&mut self, direction: FlowDirection, packet: Packet, origin: Origin) {
         match parse(self.cx.egress.umem().data(&packet.head), packet.len()) {
             Ok(view) => self.send(direction, packet, &view, origin),
-            Err(reason) => self.drop_packet(packet, reason),
+            Err(reason) => self.drop_packet(direction, packet, reason),
         }
     }
 
@@ -63,12 +63,7 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
         self.parse_and_send(direction, packet, Origin::Own);
     }
 
-    fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
-        // It may have been held, and so be of either end.
-        let frame = self.cx.egress.umem().data(&packet.head);
-        let reply = self.flow.tuple().reversed();
-        let is_reply = parse(frame, packet.len()).is_ok_and(|view| view.tuple == reply);
-        let direction = if is_reply { FlowDirection::Reply } else { FlowDirection::Original };
+    fn drop_packet(&mut self, direction: FlowDirection, packet: Packet, reason: DropReason) {
         self.cx.egress.drop_packet(self.flow.link(direction), packet, reason);
     }
 

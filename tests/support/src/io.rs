@@ -181,13 +181,13 @@ impl FlowIo for RecordingIo {
         self.record(direction, true, packet);
     }
 
-    fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
-        self.pool.free_packet(packet);
-        self.dropped.push(reason);
+    fn drop_packet(&mut self, _: FlowDirection, packet: Packet, reason: DropReason) {
+        self.drop_counted(packet, reason);
     }
 
     fn drop_counted(&mut self, packet: Packet, reason: DropReason) {
-        self.drop_packet(packet, reason);
+        self.pool.free_packet(packet);
+        self.dropped.push(reason);
     }
 
     fn reserve_frames(&mut self, frames: usize) -> bool {

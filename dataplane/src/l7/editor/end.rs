@@ -27,7 +27,7 @@ impl<I: Inspector> Editor<I> {
         let half = &self.halves[direction];
         let first = half.splices.to_in(half.acked);
         if at.is_before(first) || at.is_after(half.edge_in().later(half.next)) {
-            return io.drop_packet(segment.packet, DropReason::Malformed);
+            return io.drop_packet(direction, segment.packet, DropReason::Malformed);
         }
         let is_exact = at == half.decided || at == half.next;
         if let Stage::Closing { until, .. } = self.stage {

@@ -244,14 +244,14 @@ impl<I: Inspector> Editor<I> {
         io: &mut impl FlowIo,
     ) {
         let L4::Tcp(tcp) = view.l4_kind else {
-            return io.drop_packet(packet, DropReason::Malformed);
+            return io.drop_packet(direction, packet, DropReason::Malformed);
         };
         let checksum = if edit::is_csum_partial(io.umem().data(&packet.head), view) {
             Checksum::Partial
         } else if edit::l4_checksum_is_right(io.umem().bytes(&packet), view) {
             Checksum::Complete
         } else {
-            return io.drop_packet(packet, DropReason::BadChecksum);
+            return io.drop_packet(direction, packet, DropReason::BadChecksum);
         };
         let segment = TcpSegment { view: *view, tcp, packet, checksum };
         (self.active, self.shrunk) = (now, false);
@@ -302,7 +302,7 @@ impl<I: Inspector> Editor<I> {
         }
         let progress = match self.update_ack(cx.now, direction, &segment, io) {
             Ok(progress) => progress,
-            Err(reason) => return io.drop_packet(segment.packet, reason),
+            Err(reason) => return io.drop_packet(direction, segment.packet, reason),
         };
         let inspected = matches!(self.stage, Stage::Open) && direction == FlowDirection::Original;
         if inspected && segment.tcp.has(tcp_flags::URG) {

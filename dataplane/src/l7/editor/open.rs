@@ -14,7 +14,7 @@ impl<I: Inspector> Editor<I> {
     /// A SYN of the client. It begins nothing before the server has answered it.
     pub(super) fn receive_syn(&mut self, mut segment: TcpSegment, io: &mut impl FlowIo) {
         if segment.tcp.has(tcp_flags::ACK) || segment.tcp.has(tcp_flags::URG) {
-            return io.drop_packet(segment.packet, DropReason::Malformed);
+            return io.drop_packet(FlowDirection::Original, segment.packet, DropReason::Malformed);
         }
         let (client, scale) = TcpEnd::of_syn(&segment, io);
         let isn = segment.start();
@@ -41,7 +41,7 @@ impl<I: Inspector> Editor<I> {
             segment.tcp.has(tcp_flags::ACK) && Seq(segment.tcp.ack) == syn.isn.plus(1)
         });
         let Some(syn) = answered else {
-            return io.drop_packet(segment.packet, DropReason::Malformed);
+            return io.drop_packet(FlowDirection::Reply, segment.packet, DropReason::Malformed);
         };
         if segment.len() > 0 {
             segment.cut(isn, 0, io);
@@ -55,10 +55,10 @@ impl<I: Inspector> Editor<I> {
                 _ => return self.reset_sender(FlowDirection::Reply, segment, io),
             },
             (true, false) if opened => {
-                return io.drop_packet(segment.packet, DropReason::Malformed);
+                return io.drop_packet(FlowDirection::Reply, segment.packet, DropReason::Malformed);
             }
             (false, _) if opened && self.is_live() && !self.is_finished() => {
-                io.drop_packet(segment.packet, DropReason::L7Closed);
+                io.drop_packet(FlowDirection::Reply, segment.packet, DropReason::L7Closed);
                 return self.reset(io);
             }
             _ => self.begin(&syn, &segment, io),
@@ -108,7 +108,7 @@ impl<I: Inspector> Editor<I> {
             || segment.has_fin()
             || (is_reset && direction == FlowDirection::Reply && !answers)
         {
-            return io.drop_packet(segment.packet, DropReason::Malformed);
+            return io.drop_packet(direction, segment.packet, DropReason::Malformed);
         }
         self.aborted |= is_reset;
         io.forward(direction, segment.packet, &segment.view);
@@ -123,13 +123,13 @@ impl<I: Inspector> Editor<I> {
     ) {
         let reason = DropReason::L7Unsupported;
         if segment.tcp.has(tcp_flags::RST) {
-            return io.drop_packet(segment.packet, reason);
+            return io.drop_packet(direction, segment.packet, reason);
         }
         let head = io.umem().data(&segment.packet.head);
         self.template = Some(Template::new(direction, &segment.view, head));
         self.send_reset(direction, segment.start(), io);
         self.send_reset(direction.reverse(), Seq(segment.tcp.ack), io);
         self.stage = Stage::Closed;
-        io.drop_packet(segment.packet, reason);
+        io.drop_packet(direction, segment.packet, reason);
     }
 }

@@ -100,14 +100,14 @@ impl<I: Inspector> Editor<I> {
             return self.forward(direction, segment, at, io);
         }
         if half.fin.is_some_and(|fin| end.is_after(fin.plus(1))) {
-            return io.drop_packet(segment.packet, DropReason::Malformed);
+            return io.drop_packet(direction, segment.packet, DropReason::Malformed);
         }
         // One byte more is a zero-window probe. The receiver ignores what lies beyond its window,
         // so it must not be taken for part of the stream.
         let is_new = segment.len() > 0 && segment.end().is_after(half.next);
         let is_beyond = is_new && segment.end().since(half.edge_in()) > 1;
         if is_beyond && !matches!(half.mode, Mode::Drop(_)) {
-            return io.drop_packet(segment.packet, DropReason::L7Limit);
+            return io.drop_packet(direction, segment.packet, DropReason::L7Limit);
         }
         // What is acknowledged is not forwarded again, beside the one byte of a keep-alive probe.
         // The receiver would not acknowledge what we dropped or acknowledged early.
@@ -126,7 +126,7 @@ impl<I: Inspector> Editor<I> {
             return self.enqueue(direction, since, segment, io);
         }
         if self.differs(direction, &segment, io) {
-            return io.drop_packet(segment.packet, DropReason::L7RetransmissionMismatch);
+            return io.drop_packet(direction, segment.packet, DropReason::L7RetransmissionMismatch);
         }
         self.inspect_segment(cx, since, direction, segment, io);
     }
@@ -483,7 +483,7 @@ impl<I: Inspector> Editor<I> {
     ) {
         let start = segment.start();
         match self.halves[direction].queue.push(since, segment, io) {
-            Some(segment) => io.drop_packet(segment.packet, DropReason::L7Limit),
+            Some(segment) => io.drop_packet(direction, segment.packet, DropReason::L7Limit),
             None => self.acknowledge_out_of_order(direction, since, start, io),
         }
     }
