@@ -8,6 +8,7 @@ use podgate_tests::lab::{Agent, Lab};
 use crate::context::Context;
 use crate::measure::{Limit, Measurement};
 use crate::node;
+use crate::scale::resident::{self, mebibytes};
 
 const PODS_110: &str = "memory.110";
 const PODS_250: &str = "memory.250";
@@ -51,10 +52,8 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
 /// Available memory of the machine (`MemAvailable` of proc_meminfo(5)), MiB.
 fn available() -> Result<f64> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kibibytes = kibibytes.context("no MemAvailable in /proc/meminfo")?;
-    Ok(kibibytes.parse::<f64>()? / 1024.0)
+    let bytes = resident::field(&text, "MemAvailable:");
+    Ok(mebibytes(bytes.context("no MemAvailable in /proc/meminfo")?))
 }
 
 /// The sum of all memory in `podgate status`, MiB. `resident` includes `frames`.

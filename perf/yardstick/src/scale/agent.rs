@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::changes::NewPod;
 use super::cluster::{Cluster, Labels, Purpose, Size};
 use super::objects::{self, More, PODS};
-use super::resident::{self, Resident};
+use super::resident::{self, Resident, mebibytes};
 use crate::context::Context;
 use crate::measure::{Limit, Measurement};
 use crate::node::cpu_time;
@@ -121,10 +121,6 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         ));
     }
     Ok(results)
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 /// Seconds since the server sent the last page of a list.

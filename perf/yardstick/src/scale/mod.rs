@@ -13,7 +13,7 @@ mod objects;
 mod policies;
 mod policy;
 mod report;
-mod resident;
+pub(crate) mod resident;
 mod swaps;
 mod table;
 

@@ -32,13 +32,19 @@ pub(super) struct Resident {
 /// When the kernel doesn't report it.
 pub(super) fn of(pid: u32) -> Result<Resident> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kibibytes * 1024)
-    };
-    let value = |name| field(name).with_context(|| format!("no {name} of process {pid}"));
+    let value = |name| field(&status, name).with_context(|| format!("no {name} of process {pid}"));
     Ok(Resident { now: value("VmRSS:")?, peak: value("VmHWM:")? })
+}
+
+/// Bytes of the field `name`, with its colon, of a file of proc(5) that has one in kB on each line.
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 #[cfg(test)]
