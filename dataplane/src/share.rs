@@ -41,6 +41,14 @@ impl FairShare {
         taken.entries += u32::from(allowed);
         allowed
     }
+
+    /// The same of a ring with `free` entries, in which `waiting` entries wait for its reader.
+    pub(crate) fn take_in_ring(&mut self, link: LinkId, (waiting, free): (usize, usize)) -> bool {
+        if waiting == 0 {
+            self.reset();
+        }
+        self.take(link, free)
+    }
 }
 
 /// Fair shares of a resource whose units are released one by one.

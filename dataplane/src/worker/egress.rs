@@ -537,12 +537,8 @@ impl Egress {
         frontend: Option<L4Addr>,
     ) {
         let frames = packet.frames();
-        let (waiting, free) = self.shared.handoffs_and_room(self.index, worker);
-        let share = &mut self.handoff_shares[usize::from(worker)];
-        if waiting == 0 {
-            share.reset();
-        }
-        if !share.take(link, free) {
+        let room = self.shared.handoffs.waiting_and_free(self.index, worker);
+        if !self.handoff_shares[usize::from(worker)].take_in_ring(link, room) {
             if let Some(over) = self.over_quota(link) {
                 over.handoffs += 1;
             }
@@ -563,12 +559,10 @@ impl Egress {
     /// Tells another worker, if its ring has room and the share of the notice's link in it is not
     /// used up.
     pub(super) fn tell(&mut self, worker: u16, notice: Notice) {
-        let (waiting, free) = self.shared.notices_and_room(self.index, worker);
+        let room = self.shared.notices.waiting_and_free(self.index, worker);
         let share = &mut self.notice_shares[usize::from(worker)];
-        if waiting == 0 {
-            share.reset();
-        }
-        if !share.take(notice.link(), free) || !self.shared.tell(self.index, worker, notice) {
+        let allowed = share.take_in_ring(notice.link(), room);
+        if !allowed || !self.shared.tell(self.index, worker, notice) {
             self.stats().notices_lost.add(1);
         }
     }
@@ -624,10 +618,7 @@ impl Egress {
     fn take_event_share(&mut self, link: LinkId) -> bool {
         let ring = self.events();
         let (waiting, capacity) = (ring.len(), ring.capacity());
-        if waiting == 0 {
-            self.event_share.reset();
-        }
-        let allowed = self.event_share.take(link, capacity - waiting);
+        let allowed = self.event_share.take_in_ring(link, (waiting, capacity - waiting));
         if !allowed && let Some(over) = self.over_quota(link) {
             over.events += 1;
         }

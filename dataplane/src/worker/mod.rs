@@ -24,6 +24,7 @@ mod inspectors;
 mod live_check;
 mod notice;
 mod open;
+mod pair_rings;
 mod pipeline;
 mod rate_limit;
 mod reassembly;
@@ -304,7 +305,7 @@ impl Worker {
         self.egress.begin_round(now, epoch);
         for from in 0..self.shared.config.workers {
             for _ in 0..NOTICE_BATCH {
-                let Some(notice) = self.shared.take_notice(from, self.index) else { break };
+                let Some(notice) = self.shared.notices.take(from, self.index) else { break };
                 self.pipeline.learn(&mut self.egress, notice, now);
             }
         }
@@ -413,7 +414,7 @@ impl Worker {
         let mut processed = 0;
         for from in 0..self.shared.config.workers {
             let mut left = HANDOFF_BATCH;
-            let mut next = self.shared.take_handoff(from, self.index);
+            let mut next = self.shared.handoffs.take(from, self.index);
             while let Some((link, packet, frontend)) = next {
                 next = None;
                 left -= 1;
@@ -422,7 +423,7 @@ impl Worker {
                 self.batch.push(packet);
                 self.frontends.push(frontend);
                 if left > 0 {
-                    next = self.shared.take_handoff(from, self.index);
+                    next = self.shared.handoffs.take(from, self.index);
                 }
                 if next.as_ref().is_none_or(|(other, ..)| *other != link) {
                     self.process_handed_off(now, snapshot, link);

@@ -5,6 +5,7 @@ use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::Tuple;
 
 use super::affinity::AffinityRecord;
+use super::service_tuples::untranslated;
 
 /// What one worker tells another.
 #[derive(Clone, Copy, Debug)]
@@ -38,4 +39,11 @@ pub(super) struct FlowNotice {
     pub(super) frontend: L4Addr,
     /// [`Flow::confirms`](crate::flow::Flow::confirms).
     pub(super) confirmed: bool,
+}
+
+impl FlowNotice {
+    /// The tuple of the flow's translation.
+    pub(super) fn translation(&self) -> Tuple {
+        untranslated(&self.tuple, self.frontend)
+    }
 }

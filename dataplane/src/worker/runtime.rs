@@ -576,7 +576,7 @@ impl Thread {
         sleeper.announce_sleep();
         let work = !self.commands.is_empty()
             || self.worker.has_checks()
-            || self.shared.has_handoffs(self.index)
+            || self.shared.handoffs.has_any(self.index)
             || self.worker.has_releases()
             || self.worker.has_new_tables()
             || self.stop.load(Ordering::Acquire);

@@ -301,8 +301,7 @@ impl Pipeline {
 
     /// The tuple of a flow's translation, which may be at another worker.
     pub(super) fn translation_of(&self, index: FlowIx) -> Option<Tuple> {
-        let flow = self.flows.get(index);
-        Some(untranslated(&flow.tuple(), self.targets.frontend_of(flow)?))
+        Some(self.flow_notice(self.flows.get(index), false)?.translation())
     }
 
     /// The notice for a flow's translation; `None` if it has none.
@@ -315,15 +314,15 @@ impl Pipeline {
     /// Tells a translation of its flow.
     pub(super) fn tell_translation(&mut self, cx: &mut PacketCtx<'_>, notice: Option<FlowNotice>) {
         let Some(notice) = notice else { return };
-        match steer(&untranslated(&notice.tuple, notice.frontend), self.workers) {
+        match steer(&notice.translation(), self.workers) {
             worker if worker == self.index => self.confirm(&notice, cx.now),
             worker => cx.egress.tell(worker, Notice::Flow(notice)),
         }
     }
 
     fn confirm(&mut self, notice: &FlowNotice, now: Nanos) {
-        let FlowNotice { link, tuple, frontend, confirmed } = notice;
-        let Some((index, _)) = self.flows.lookup(&untranslated(tuple, *frontend)) else { return };
+        let FlowNotice { link, tuple, confirmed, .. } = notice;
+        let Some((index, _)) = self.flows.lookup(&notice.translation()) else { return };
         let flow = self.flows.get(index);
         // There may be another one by now.
         let is_its = flow.is_translation()
@@ -352,7 +351,7 @@ impl Pipeline {
                     flow.confirms() && (notice.link, notice.frontend) == (link, frontend)
                 };
                 if let Some(notice) = notice.filter(is_its) {
-                    let worker = steer(&untranslated(&tuple, frontend), self.workers);
+                    let worker = steer(&notice.translation(), self.workers);
                     egress.tell(worker, Notice::Flow(notice));
                 }
             }

@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwapOption;
 use atomic_waker::AtomicWaker;
-use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use podgate_sync::SleepFlag;
 use podgate_tables::ids::LinkId;
@@ -20,6 +19,7 @@ use crate::mem::Packet;
 use crate::stats::WorkerStats;
 
 use super::notice::Notice;
+use super::pair_rings::PairRings;
 use super::release::Rounds;
 
 /// Capacity of all hand-off rings to one worker, packets, divided equally among them.
@@ -86,11 +86,10 @@ pub struct Shared {
     pub(super) event_reader: EventReader,
     /// DNS answers of each worker.
     pub answers: Answers,
-    /// A ring for each pair of workers: those to the first worker, by source worker, then those to
-    /// the second, and so on. So each ring has one producer, which knows the links' shares of it.
-    handoffs: Vec<ArrayQueue<Handoff>>,
-    /// What workers tell each other, in rings like those of [`Self::handoffs`].
-    notices: Vec<ArrayQueue<Notice>>,
+    /// Packets that workers hand off to each other.
+    pub(super) handoffs: PairRings<Handoff>,
+    /// What workers tell each other.
+    pub(super) notices: PairRings<Notice>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
     pub(super) rounds: Vec<CachePadded<Rounds>>,
 }
@@ -100,13 +99,6 @@ impl Shared {
     #[must_use]
     pub fn new(config: SharedConfig) -> Arc<Self> {
         let each = 0..config.workers;
-        let workers = usize::from(config.workers);
-        let pairs = |to_one: usize, min: usize| {
-            let each_way = (to_one / workers).max(min);
-            // A worker has none to itself, but a queue can't be empty.
-            let room = move |pair| if pair / workers == pair % workers { 1 } else { each_way };
-            (0..workers * workers).map(room)
-        };
         Arc::new(Self {
             config,
             snapshot: Arc::new(ArcSwapOption::empty()),
@@ -115,8 +107,8 @@ impl Shared {
             events: each.clone().map(|_| EventRing::new(config.events_per_worker)).collect(),
             event_reader: EventReader::default(),
             answers: Answers::new(config.workers, ANSWERS_PER_WORKER),
-            handoffs: pairs(HANDOFFS_TO_ONE, HANDOFFS_MIN).map(ArrayQueue::new).collect(),
-            notices: pairs(NOTICES_TO_ONE, NOTICES_MIN).map(ArrayQueue::new).collect(),
+            handoffs: PairRings::new(config.workers, HANDOFFS_TO_ONE, HANDOFFS_MIN),
+            notices: PairRings::new(config.workers, NOTICES_TO_ONE, NOTICES_MIN),
             sleepers: each.clone().map(|_| CachePadded::default()).collect(),
             rounds: each.map(|_| CachePadded::default()).collect(),
         })
@@ -151,7 +143,7 @@ impl Shared {
         to: u16,
         (link, packet, frontend): Handoff,
     ) -> Result<(), Packet> {
-        let pushed = self.handoffs(from, to).push((link, packet, frontend));
+        let pushed = self.handoffs.ring(from, to).push((link, packet, frontend));
         pushed.map_err(|(_, packet, _)| packet)?;
         self.sleepers[usize::from(to)].wake_if_asleep();
         Ok(())
@@ -159,48 +151,12 @@ impl Shared {
 
     /// Tells worker `to`. Returns false if the ring is full.
     pub(super) fn tell(&self, from: u16, to: u16, notice: Notice) -> bool {
-        let (ring, sleeper) = (&self.notices[self.pair(from, to)], &self.sleepers[usize::from(to)]);
+        let (ring, sleeper) = (self.notices.ring(from, to), &self.sleepers[usize::from(to)]);
         let told = ring.push(notice).is_ok();
         if !told || ring.len() > ring.capacity() / 2 {
             sleeper.wake_if_asleep();
         }
         told
-    }
-
-    /// Notices on the ring from worker `from` to worker `to`, and free entries.
-    pub(super) fn notices_and_room(&self, from: u16, to: u16) -> (usize, usize) {
-        let ring = &self.notices[self.pair(from, to)];
-        let waiting = ring.len();
-        (waiting, ring.capacity() - waiting)
-    }
-
-    /// What another worker tells.
-    pub(super) fn take_notice(&self, from: u16, to: u16) -> Option<Notice> {
-        self.notices[self.pair(from, to)].pop()
-    }
-
-    /// Packets on the ring from worker `from` to worker `to`, and free entries.
-    pub(super) fn handoffs_and_room(&self, from: u16, to: u16) -> (usize, usize) {
-        let ring = self.handoffs(from, to);
-        let waiting = ring.len();
-        (waiting, ring.capacity() - waiting)
-    }
-
-    pub(super) fn take_handoff(&self, from: u16, to: u16) -> Option<Handoff> {
-        self.handoffs(from, to).pop()
-    }
-
-    pub(super) fn has_handoffs(&self, to: u16) -> bool {
-        (0..self.config.workers).any(|from| !self.handoffs(from, to).is_empty())
-    }
-
-    fn handoffs(&self, from: u16, to: u16) -> &ArrayQueue<Handoff> {
-        &self.handoffs[self.pair(from, to)]
-    }
-
-    /// The number of the rings from worker `from` to worker `to`.
-    fn pair(&self, from: u16, to: u16) -> usize {
-        usize::from(to) * usize::from(self.config.workers) + usize::from(from)
     }
 }
 
