@@ -74,9 +74,17 @@ fn details(kind: Kind) -> Option<Details> {
     }
 }
 
+/// The name of the definition of a custom kind.
+pub(crate) fn name_of(kind: Kind) -> String {
+    format!("{}.{}", kind.plural(), group(kind))
+}
+
+fn group(kind: Kind) -> &'static str {
+    kind.api_version().split_once('/').map_or("", |(group, _)| group)
+}
+
 fn definition(kind: Kind, details: &Details) -> Value {
-    let group = kind.api_version().split_once('/').map_or("", |(group, _)| group);
-    let (name, plural) = (kind.name(), kind.plural());
+    let (group, name, plural) = (group(kind), kind.name(), kind.plural());
     let mut columns: Vec<_> = details.columns.iter().map(|column| column_of(*column)).collect();
     columns.push(column_of(["Age", "date", ".metadata.creationTimestamp"]));
     let mut schema = json!({
@@ -104,7 +112,7 @@ fn definition(kind: Kind, details: &Details) -> Value {
     let mut definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.{group}")},
+        "metadata": {"name": name_of(kind)},
         "spec": {
             "group": group,
             "names": {

@@ -275,6 +275,7 @@ async fn denials_and_missing_kinds_are_distinguished_and_older_versions_are_trie
     let mut server = Server::start(vec![
         missing(),
         missing(),
+        missing(),
         status(403, "User \"x\" cannot list"),
         missing(),
         Answer::Open(vec![end_of_list("5")]),
@@ -283,10 +284,29 @@ async fn denials_and_missing_kinds_are_distinguished_and_older_versions_are_trie
     let mut updates = server.follow(Kind::CiliumCidrGroup);
     expect(&mut updates, &["not installed", "forbidden: User \"x\" cannot list"]).await;
     expect(&mut updates, &["begin", "end"]).await;
-    for version in ["v2", "v2alpha1", "v2", "v2", "v2alpha1"] {
+    let objects = |version: &str| format!("cilium.io/{version}/ciliumcidrgroups");
+    let definition = "customresourcedefinitions/ciliumcidrgroups.cilium.io".to_owned();
+    let tried = [objects("v2"), objects("v2alpha1"), definition, objects("v2"), objects("v2")];
+    for path in tried.into_iter().chain([objects("v2alpha1")]) {
         let request = server.request().await;
-        assert!(request.contains(&format!("cilium.io/{version}/ciliumcidrgroups")), "{request}");
+        assert!(request.contains(&path), "{request}");
     }
+}
+
+#[tokio::test]
+async fn a_kind_whose_definition_is_there_or_unreadable_is_not_absent() {
+    let missing = || status(404, "not found");
+    let server = Server::start(vec![
+        missing(),
+        Answer::Whole(200, "{}".into()),
+        missing(),
+        status(403, "User \"x\" cannot get"),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::CiliumNetworkPolicy);
+    let unserved = "problem: the server has the definition ciliumnetworkpolicies.cilium.io, but";
+    let forbidden = "problem: User \"x\" cannot get; let podgate get customresourcedefinitions";
+    expect(&mut updates, &[unserved, forbidden]).await;
 }
 
 fn key() -> ObjectKey {

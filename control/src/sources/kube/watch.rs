@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use kube::core::Request;
-use kube::core::params::{ListParams, WatchParams};
+use kube::core::params::{GetParams, ListParams, WatchParams};
 use podgate_policy::Kind;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::client::ApiClient;
 use super::object::{Line, Object, Page};
 use super::{Event, News, Problem};
+use crate::crds;
 use crate::error::describe;
 use crate::sources::Update;
 
@@ -41,6 +42,8 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 const WATCH_TIMEOUT: Duration = Duration::from_secs(295);
 /// Delay before a kind is listed again because its watch can't be resumed.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// The path of the definitions of custom kinds.
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// A watch that lasted this long is resumed at once when it ends.
 const LONG_WATCH: Duration = Duration::from_secs(10);
 
@@ -150,7 +153,7 @@ impl Watcher {
                     return Some(Duration::ZERO);
                 }
                 match self.kind.is_custom() {
-                    true => Problem::NotInstalled,
+                    true => self.absence().await,
                     // Every API server has Kubernetes' own kinds: an answer without them, as of a
                     // proxy, must not pass for a cluster without policies.
                     false => Problem::Other("the server doesn't know them".into()),
@@ -177,6 +180,29 @@ impl Watcher {
         };
         self.report(problem).await?;
         Some(self.pause.next())
+    }
+
+    /// Why the server serves no objects of a custom kind. A server that is starting answers 404
+    /// until it has read the definitions, so only one that has no definition lacks the kind.
+    async fn absence(&mut self) -> Problem {
+        let name = crds::name_of(self.kind);
+        let problem = match self.read_definition(&name).await {
+            Err(Failure::Missing) => return Problem::NotInstalled,
+            Ok(()) => {
+                format!("the server has the definition {name}, but doesn't serve its objects")
+            }
+            Err(Failure::Server { code: 403, message, .. }) => {
+                format!("{message}; let podgate get customresourcedefinitions")
+            }
+            Err(Failure::Server { message, .. } | Failure::Other(message)) => message,
+            Err(_) => "the server doesn't answer".to_owned(),
+        };
+        Problem::Other(problem)
+    }
+
+    async fn read_definition(&mut self, name: &str) -> Result<(), Failure> {
+        let request = Request::new(DEFINITIONS).get(name, &GetParams::default()).map_err(other)?;
+        self.open(request.map(Body::from)).await.map(drop)
     }
 
     async fn report(&self, problem: Problem) -> Option<()> {
