@@ -46,7 +46,6 @@ struct File {
     path: Arc<Path>,
     state: FileState<Arc<[Document]>>,
     metadata: Option<FileMetadata>,
-    is_symlink: bool,
     /// Whether anything was seen of it in this run.
     observed: bool,
     /// Bytes of its content, as it was read last; 0 if that was not possible.
@@ -85,7 +84,6 @@ impl File {
             path,
             state,
             metadata: None,
-            is_symlink: false,
             observed: false,
             bytes: 0,
             reading: None,
@@ -116,6 +114,8 @@ pub(super) struct Reader {
     /// Files that are not read because of the bytes of the others.
     excluded: BTreeSet<OsString>,
     files: BTreeMap<OsString, File>,
+    /// Files that are symbolic links: no event reports a change of what they name.
+    symlinks: BTreeSet<OsString>,
     reads: BTreeSet<(Instant, OsString)>,
     ticks: BTreeSet<(Instant, OsString)>,
     /// Files with a problem.
@@ -196,6 +196,7 @@ impl Reader {
             bytes: 0,
             excluded: BTreeSet::new(),
             files: BTreeMap::new(),
+            symlinks: BTreeSet::new(),
             reads: BTreeSet::new(),
             ticks: BTreeSet::new(),
             troubled: BTreeSet::new(),
@@ -327,8 +328,7 @@ impl Reader {
             self.retry_saves(now);
             if !self.checking && self.listed {
                 self.checking = true;
-                let symlinks = self.files.iter().filter(|(_, file)| file.is_symlink);
-                let symlinks = symlinks.map(|(name, _)| name.clone()).collect();
+                let symlinks = self.symlinks.iter().cloned().collect();
                 self.pool.run(Job::Check { symlinks });
             }
         }
@@ -620,6 +620,7 @@ impl Reader {
         if !file.observed {
             self.unobserved -= 1;
         }
+        self.symlinks.remove(name);
         self.troubled.remove(name);
         self.excluded.remove(name);
         if self.excess.is_some() {

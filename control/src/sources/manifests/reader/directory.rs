@@ -158,7 +158,10 @@ impl Reader {
             }
             let Some(file) = self.files.get_mut(&name) else { continue };
             file.path = path;
-            file.is_symlink = is_symlink;
+            match is_symlink {
+                true => self.symlinks.insert(name.clone()),
+                false => self.symlinks.remove(&name),
+            };
             let changed = file.metadata != metadata || !file.observed;
             file.metadata = metadata;
             if changed && !(file.open_for_writing && self.watch.is_some()) {
