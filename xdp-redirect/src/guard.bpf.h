@@ -23,10 +23,12 @@
 //     sent it, the workers allowed it, and the kernel sent it back to another destination (a
 //     service's backend). The mark has the slot of the pod's link, so that the workers know the pod
 //     although the kernel may have translated its address.
-//   - From no link: this node sent it, and only such a packet has the rights of the node. A packet
-//     that was received has the ifindex of its link in skb->skb_iif (net/core/dev.c,
-//     `__netif_receive_skb_core`). A fragment that the kernel made may have lost it
-//     (net/ipv6/ip6_output.c, `ip6_copy_metadata`), so no fragment counts as the node's.
+//   - From no link, and a socket of the node's network namespace: this node sent it, and only such a
+//     packet has the rights of the node. A packet that was received has the ifindex of its link in
+//     skb->skb_iif (net/core/dev.c, `__netif_receive_skb_core`). What a macvlan device in a pod
+//     sends by a link of the node is not received, and has the socket of the pod
+//     (drivers/net/macvlan.c, `macvlan_queue_xmit`). A fragment that the kernel made may have lost
+//     the ifindex (net/ipv6/ip6_output.c, `ip6_copy_metadata`), so no fragment counts as the node's.
 //   - From another link.
 //
 // `sender`, at the ingress hook of pg-host: the workers write into the Ethernet source the slot of
@@ -67,6 +69,9 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } HOST_LINK SEC(".maps");
+
+// Cookie of the node's network namespace; 0 if the kernel tells the programs no packet's.
+const volatile __u64 node_netns;
 
 static __always_inline bool set_source_mac(struct __sk_buff *skb, const __u8 *mac)
 {
@@ -163,6 +168,14 @@ static __always_inline bool is_whole_ip(struct __sk_buff *skb)
 	       next != IPPROTO_DSTOPTS && next != IPPROTO_AH;
 }
 
+static __always_inline bool is_sent_by_node(struct __sk_buff *skb)
+{
+	if (skb->ingress_ifindex)
+		return false;
+	// Without a socket, the helper returns the cookie of the initial namespace.
+	return !node_netns || (skb->sk && bpf_get_netns_cookie(skb) == node_netns);
+}
+
 SEC("classifier")
 int mark(struct __sk_buff *skb)
 {
@@ -172,7 +185,7 @@ int mark(struct __sk_buff *skb)
 	if (skb->ingress_ifindex == skb->ifindex) {
 		kind = MARK_HAIRPIN;
 		slot = skb->tc_index;
-	} else if (!skb->ingress_ifindex && is_whole_ip(skb)) {
+	} else if (is_sent_by_node(skb) && is_whole_ip(skb)) {
 		kind = MARK_LOCAL;
 	}
 	__u8 source[ETH_ALEN] = MARK(slot, kind);

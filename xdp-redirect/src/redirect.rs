@@ -9,10 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, ProgramFd, SchedClassifier, SkLookup, Xdp};
+use aya::programs::{ProgramError, ProgramFd, ProgramType, SchedClassifier, SkLookup, Xdp};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
+use nix::{getsockopt_impl, sockopt_impl};
 
 use crate::Error;
 use crate::frame_drops::{self, FrameDrops};
@@ -35,6 +38,15 @@ const INGRESS_PIN: &str = "-ingress";
 
 /// The calling thread's network namespace.
 const THREAD_NETNS: &str = "/proc/thread-self/ns/net";
+
+sockopt_impl!(
+    /// Number of the socket's network namespace, which no other one ever has.
+    NetnsCookie,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
+    u64
+);
 
 /// The programs, loaded into the kernel, and their links.
 ///
@@ -463,6 +475,7 @@ impl Drop for Redirect {
 fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
     let mut ebpf = EbpfLoader::new()
         .override_global("workers", &u32::from(workers), true)
+        .override_global("node_netns", &node_netns()?, true)
         .map_max_entries("LINKS", max_links.into())
         .map_max_entries("XSKS", u32::from(max_links) * u32::from(workers))
         .map_max_entries("PODS", max_links.into())
@@ -476,6 +489,18 @@ fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
     classifier(&mut ebpf, "sender")?.load()?;
     sk_lookup(&mut ebpf)?.load()?;
     Ok(ebpf)
+}
+
+/// Cookie of the calling thread's network namespace, by which `mark` tells what this node sends; 0
+/// if the kernel gives programs at tcx hooks no cookies.
+fn node_netns() -> Result<u64, ProgramError> {
+    let helper = BpfHelper::BPF_FUNC_get_netns_cookie;
+    if !is_helper_supported(ProgramType::SchedClassifier, helper)? {
+        return Ok(0);
+    }
+    let any = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    let cookie = any.and_then(|socket| getsockopt(&socket, NetnsCookie));
+    cookie.map_err(|errno| ProgramError::IOError(errno.into()))
 }
 
 fn classifier<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier, ProgramError> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use etherparse::PacketBuilder;
 use podgate_tests::lab::{
     Agent, Capture, Family, Get, Host, Lab, Outcome, Stream, bounded, run, wait_for,
@@ -428,6 +428,33 @@ fn the_nodes_address_from_a_pod_that_is_not_attached_is_not_the_node() -> Result
         let seen = get.fetch(lab.node(), store, family)?;
         ensure!(answered(&seen), "the node's probe over {family}: {seen:?}");
     }
+    assert_eq!(at_store.stop()?.packets("tcp src port 7777")?, [""; 0]);
+    agent.assert_alive()
+}
+
+#[test]
+fn the_nodes_address_from_a_macvlan_device_of_its_bridge_is_not_the_node() -> Result<()> {
+    let attached = ["backend/store"];
+    let lab = bridged_lab(&attached)?;
+    let mut agent = Agent::start_bare(&lab, 2, &[])?;
+    attach(&lab, &attached)?;
+    let (store, stranger) = (lab.host("backend/store")?, lab.host("other/stranger")?);
+    stranger.netns.ip("link del eth0")?;
+    let netns = stranger.netns.path();
+    let netns = netns.file_name().and_then(|name| name.to_str()).context("no name")?;
+    lab.node().netns.ip(&format!(
+        "link add mv0 link cni0 type macvlan mode bridge\nlink set mv0 netns {netns} name eth0\n"
+    ))?;
+    stranger.netns.ip("link set eth0 up")?;
+    let at_store = Capture::start(&lab, store)?;
+    let macs = [stranger.mac("eth0")?, store.mac("eth0")?];
+    let forge = |family| forged_syn(macs, lab.node().addresses.of(family), store);
+    let frames = Family::BOTH.into_iter().map(forge).collect::<Result<Vec<_>>>()?;
+    let before = lab.drops("policy_denied")?;
+    stranger.inject(frames.iter().map(Vec::as_slice))?;
+    wait_for("the forged packets to be denied", BOUND, || {
+        Ok((lab.drops("policy_denied")? == before + 2).then_some(()))
+    })?;
     assert_eq!(at_store.stop()?.packets("tcp src port 7777")?, [""; 0]);
     agent.assert_alive()
 }

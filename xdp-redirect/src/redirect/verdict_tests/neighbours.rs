@@ -4,10 +4,13 @@ use std::mem::offset_of;
 use std::time::Instant;
 
 use aya::TestRunResult;
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported};
 
 use super::*;
 use crate::HostFrame;
 use crate::redirect::classifier;
+use crate::test_netns::in_new_namespaces;
 
 const HAIRPIN: HostFrame = HostFrame::Hairpin { sender: None };
 
@@ -436,6 +439,20 @@ fn hairpins_and_what_the_node_sent_are_marked_and_nothing_else_is() {
             }
         }
     }
+}
+
+#[test]
+fn what_a_socket_of_another_namespace_sent_is_not_marked_as_the_nodes() {
+    let mut probe = Probe::new();
+    let frame = v4_tcp().frame();
+    assert_eq!(probe.run_egress("mark", &frame, 0).return_value, NEXT);
+    assert_eq!(probe.out[6..12], HostFrame::Local.mac());
+    // The kernel gives the frame of a test run a socket of the calling thread's namespace.
+    in_new_namespaces(|| assert_eq!(probe.run_egress("mark", &frame, 0).return_value, NEXT));
+    let helper = BpfHelper::BPF_FUNC_get_netns_cookie;
+    let is_known = is_helper_supported(ProgramType::SchedClassifier, helper).unwrap();
+    let other = if is_known { HostFrame::Foreign } else { HostFrame::Local };
+    assert_eq!(probe.out[6..12], other.mac());
 }
 
 #[test]
