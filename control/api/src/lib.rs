@@ -16,7 +16,7 @@ mod status;
 pub use podgate_socket::{
     Answer, Answering, ApiError, Client, ClientError, EndpointSpec, EndpointState, EndpointStatus,
     ErrorCode, MacAddress, PodMtu, PodName, REQUEST_MAX, SourceStatus, VERSION, client, limits,
-    socket_file,
+    places, socket_file,
 };
 
 pub use capture::{

@@ -1,7 +1,8 @@
 //! Sockets: a unix socket that only its owner may open, and optionally a TCP port with TLS.
 
+use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
@@ -9,14 +10,15 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::{Stream, stream};
 use podgate_api::limits::{ACCEPT_PAUSE, PING_TIMEOUT, ServerLimits};
+use podgate_api::places::{Place, Places};
 use podgate_api::socket_file::{SocketFile, file_id};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Sleep, sleep};
 use tonic::service::{InterceptorLayer, Routes};
 use tonic::transport::server::Connected;
@@ -245,7 +247,7 @@ pub async fn serve(
         let tcp = Arc::new(TcpListener::from_std(listener.try_clone()?)?);
         let accept = move || {
             let tcp = Arc::clone(&tcp);
-            async move { tcp.accept().await.map(|(stream, _)| stream) }
+            async move { tcp.accept().await.map(|(stream, client)| (stream, Some(client.ip()))) }
         };
         let mut builder = builder();
         if let Some(tls) = tls {
@@ -271,11 +273,13 @@ fn listener_on_runtime(
 }
 
 /// The next connection to the listener that was bound last.
-async fn accept_unix(mut listeners: watch::Receiver<Arc<UnixListener>>) -> io::Result<UnixStream> {
+async fn accept_unix(
+    mut listeners: watch::Receiver<Arc<UnixListener>>,
+) -> io::Result<(UnixStream, Option<IpAddr>)> {
     loop {
         let listener = Arc::clone(&listeners.borrow_and_update());
         tokio::select! {
-            accepted = listener.accept() => return accepted.map(|(stream, _)| stream),
+            accepted = listener.accept() => return accepted.map(|(stream, _)| (stream, None)),
             Ok(()) = listeners.changed() => {}
         }
     }
@@ -294,8 +298,13 @@ struct Connection<T> {
     /// Until when the first request has to come; none once it has.
     deadline: Option<Pin<Box<Sleep>>>,
     requested: Requested,
-    _place: OwnedSemaphorePermit,
+    /// Ends when the connection loses its place.
+    loses_place: oneshot::Receiver<Infallible>,
+    _place: Place<HasPlace>,
 }
+
+/// Dropped when a connection loses its place.
+type HasPlace = oneshot::Sender<Infallible>;
 
 /// Whether a request came by a connection.
 #[derive(Clone, Debug, Default)]
@@ -311,22 +320,21 @@ fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
 
 /// Connections, of which there are at most so many as [`LIMITS`] says; others are closed, as are
 /// those without a request in time.
-fn incoming<T, F: Future<Output = io::Result<T>>>(
+fn incoming<T, F: Future<Output = io::Result<(T, Option<IpAddr>)>>>(
     accept: impl Fn() -> F,
 ) -> impl Stream<Item = io::Result<Connection<T>>> {
-    let places = Arc::new(Semaphore::new(LIMITS.connections));
+    let places = Places::new(LIMITS.connections);
     stream::unfold((accept, places), move |(accept, places)| async move {
         loop {
-            match (accept().await, Arc::clone(&places).try_acquire_owned()) {
-                (Ok(stream), Ok(place)) => {
-                    let connection = Connection::new(stream, LIMITS.request, place);
-                    return Some((Ok(connection), (accept, places)));
-                }
-                (Ok(_), Err(_)) => {
+            match accept().await {
+                Ok((stream, source)) => {
+                    if let Some(connection) = Connection::new(stream, source, &places) {
+                        return Some((Ok(connection), (accept, places)));
+                    }
                     let max = LIMITS.connections;
                     warn!("{max} clients of Hubble's API are connected already");
                 }
-                (Err(error), _) => {
+                Err(error) => {
                     warn!(%error, "a client of Hubble's API could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -336,9 +344,13 @@ fn incoming<T, F: Future<Output = io::Result<T>>>(
 }
 
 impl<T> Connection<T> {
-    fn new(stream: T, first_request: Duration, place: OwnedSemaphorePermit) -> Self {
-        let deadline = Some(Box::pin(sleep(first_request)));
-        Self { stream, deadline, requested: Requested::default(), _place: place }
+    /// A connection from `source`, if there is a place for it.
+    fn new(stream: T, source: Option<IpAddr>, places: &Arc<Places<HasPlace>>) -> Option<Self> {
+        let (has_place, loses_place) = oneshot::channel();
+        let place = places.take(source, has_place)?;
+        let deadline = Some(Box::pin(sleep(LIMITS.request)));
+        let requested = Requested::default();
+        Some(Self { stream, deadline, requested, loses_place, _place: place })
     }
 }
 
@@ -363,6 +375,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
             && deadline.as_mut().poll(context).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if Pin::new(&mut self.loses_place).poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
@@ -392,33 +407,42 @@ mod tests {
 
     use super::*;
 
-    fn connection(stream: UnixStream, places: &Arc<Semaphore>) -> Connection<UnixStream> {
-        let place = Arc::clone(places).try_acquire_owned().unwrap();
-        Connection::new(stream, Duration::from_millis(1), place)
-    }
-
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_connection_without_a_request_in_time_fails_whatever_else_comes() {
-        let places = Arc::new(Semaphore::new(1));
+        let places = Places::new(1);
         for said in [&b""[..], b"\x16\x03\x01"] {
             let (mut client, accepted) = UnixStream::pair().unwrap();
             client.write_all(said).await.unwrap();
-            let mut accepted = connection(accepted, &places);
+            let mut accepted = Connection::new(accepted, None, &places).unwrap();
             let error = accepted.read_to_end(&mut Vec::new()).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_connection_stays_once_a_request_has_come() {
-        let places = Arc::new(Semaphore::new(1));
+        let places = Places::new(1);
         let (mut client, accepted) = UnixStream::pair().unwrap();
-        let mut accepted = connection(accepted, &places);
+        let mut accepted = Connection::new(accepted, None, &places).unwrap();
         let mut request = Request::new(());
         request.extensions_mut().insert(accepted.connect_info());
         note_request(request).unwrap();
-        sleep(Duration::from_millis(2)).await;
+        sleep(LIMITS.request).await;
         client.write_all(b"more").await.unwrap();
         accepted.read_exact(&mut [0; 4]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_lost_its_place_ends() {
+        let places = Places::new(2);
+        let of = |last| Some(IpAddr::from([10, 0, 0, last]));
+        let (_client, accepted) = UnixStream::pair().unwrap();
+        let mut oldest = Connection::new(accepted, of(1), &places).unwrap();
+        let (_client, accepted) = UnixStream::pair().unwrap();
+        let _second = Connection::new(accepted, of(1), &places).unwrap();
+        let (_client, accepted) = UnixStream::pair().unwrap();
+        let _other = Connection::new(accepted, of(2), &places).unwrap();
+        let error = oldest.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     }
 }

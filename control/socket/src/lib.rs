@@ -22,6 +22,7 @@ mod answer;
 pub mod client;
 mod endpoint;
 pub mod limits;
+pub mod places;
 mod plugin;
 pub mod socket_file;
 

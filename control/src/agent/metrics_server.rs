@@ -5,6 +5,7 @@
 //! collected once for all that ask within [`CACHE`], so scrapers can't keep the control thread
 //! busy.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,9 +14,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use podgate_api::Request;
 use podgate_api::limits::{ACCEPT_PAUSE, ServerLimits};
+use podgate_api::places::Places;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
@@ -106,29 +108,36 @@ struct Service {
 }
 
 async fn serve(listener: TcpListener, service: Arc<Service>) {
-    let places = Arc::new(Semaphore::new(LIMITS.connections));
+    let places = Places::new(LIMITS.connections);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "a client of the metrics endpoint could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        match Arc::clone(&places).try_acquire_owned() {
-            Ok(place) => {
-                tokio::spawn(answer(stream, Arc::clone(&service), place));
+        let (has_place, loses_place) = oneshot::channel::<Infallible>();
+        let Some(place) = places.take(Some(client.ip()), has_place) else {
+            service.counts.rejected.fetch_add(1, Relaxed);
+            continue;
+        };
+        let service = Arc::clone(&service);
+        tokio::spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = answer(stream, &service) => {}
+                _ = loses_place => {
+                    service.counts.rejected.fetch_add(1, Relaxed);
+                }
             }
-            Err(_) => {
-                service.counts.rejected.fetch_add(1, Relaxed);
-            }
-        }
+        });
     }
 }
 
 /// Answers one request, and closes the connection.
-async fn answer(mut stream: TcpStream, service: Arc<Service>, _place: OwnedSemaphorePermit) {
+async fn answer(mut stream: TcpStream, service: &Service) {
     let Ok(Some(asked)) = timeout(LIMITS.request, read_request(&mut stream)).await else {
         service.counts.failed.fetch_add(1, Relaxed);
         return;
@@ -288,6 +297,20 @@ mod tests {
         answer
     }
 
+    /// As [`exchange`], from another address.
+    fn exchange_from(address: &str, server: &MetricsServer) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(address.parse().unwrap()).unwrap();
+            let mut stream = socket.connect(server.address()).await.unwrap();
+            stream.write_all(GET).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        })
+    }
+
     const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
 
     #[test]
@@ -333,6 +356,8 @@ mod tests {
             silent.push(TcpStream::connect(server.address()).unwrap());
             std::thread::yield_now();
         }
+        // A client with another address gets the place of one of them.
+        assert!(exchange_from("127.0.0.2:0", &server).starts_with("HTTP/1.1 200 "));
         silent.clear();
         while !exchange(&server, GET).starts_with("HTTP/1.1 200 ") {
             std::thread::yield_now();
