@@ -73,6 +73,34 @@ fn reset_for(segment: &[u8], reset: &[u8]) -> (u32, Option<u32>) {
     (tcp.sequence_number(), tcp.ack().then(|| tcp.acknowledgment_number()))
 }
 
+/// Verifies a reset for the receiver of `segment`, which `link` leads to.
+fn expect_reset_of_receiver(segment: &[u8], link: LinkId, reset: &[u8]) {
+    assert_eq!((&reset[..6], &reset[6..12]), (&pod_mac(link)[..], &link_mac(link)[..]));
+    let [sent, reset] = [segment, reset]
+        .map(|bytes| SlicedPacket::from_ethernet(bytes).expect("well-formed in a test"));
+    let addresses = |packet: &SlicedPacket<'_>| match &packet.net {
+        Some(NetSlice::Ipv4(ip)) => {
+            let header = ip.header();
+            [header.source(), header.destination()].map(|address| address.to_vec())
+        }
+        Some(NetSlice::Ipv6(ip)) => {
+            let header = ip.header();
+            [header.source(), header.destination()].map(|address| address.to_vec())
+        }
+        other => panic!("no IP: {other:?}"),
+    };
+    assert_eq!(addresses(&reset), addresses(&sent));
+    let (Some(TransportSlice::Tcp(sent)), Some(TransportSlice::Tcp(tcp))) =
+        (&sent.transport, &reset.transport)
+    else {
+        panic!("no TCP");
+    };
+    assert_eq!(tcp.source_port(), sent.source_port());
+    assert_eq!(tcp.destination_port(), sent.destination_port());
+    assert_eq!(tcp.sequence_number(), sent.sequence_number());
+    assert!(tcp.rst() && !tcp.syn() && !tcp.fin() && tcp.payload().is_empty());
+}
+
 fn resets(rig: &Rig) -> u64 {
     rig.workers.iter().map(|worker| worker.stats().resets_sent.get()).sum()
 }
@@ -95,18 +123,21 @@ fn both_ends_of_an_unknown_connection_that_policy_allows_or_inspects_are_reset()
             let mut rig = with(policy());
             let sent = segment(v4, from, ACK, b"data");
             let left = rig.send(from, &sent);
-            assert_eq!(left.len(), 1, "{v4} {from:?}");
-            assert_eq!(left[0].0, from, "it goes back to the sender");
-            assert_eq!(left[0].1[..6], pod_mac(from));
-            assert_eq!(left[0].1[6..12], link_mac(from));
-            assert_eq!(reset_for(&sent, &left[0].1), (5000, None));
+            assert_eq!(left.len(), 2, "{v4} {from:?}");
+            let reset_of = |link| left.iter().find(|(to, _)| *to == link).expect("a reset");
+            let (_, reset) = reset_of(from);
+            assert_eq!(reset[..6], pod_mac(from));
+            assert_eq!(reset[6..12], link_mac(from));
+            assert_eq!(reset_for(&sent, reset), (5000, None));
+            let receiver = if from == A { B } else { A };
+            expect_reset_of_receiver(&sent, receiver, &reset_of(receiver).1);
             rig.expect_counters(&[
                 (Count::Received, 1),
                 (Count::Dropped(DropReason::TcpNoFlow), 1),
-                (Count::Originated, 1),
-                (Count::ResetsSent, 1),
+                (Count::Originated, 2),
+                (Count::ResetsSent, 2),
             ]);
-            assert_eq!((resets(&rig), rig.workers[0].flows()), (1, 0));
+            assert_eq!((resets(&rig), rig.workers[0].flows()), (2, 0));
             rig.assert_no_frame_is_lost();
         }
     }
@@ -116,16 +147,20 @@ fn both_ends_of_an_unknown_connection_that_policy_allows_or_inspects_are_reset()
 fn a_reset_has_the_acknowledged_sequence_number() {
     for v4 in [true, false] {
         let mut rig = with(IngressOfB::FromA(None));
-        for (flags, payload) in [(ACK, &b""[..]), (ACK | FIN, b"x"), (ACK | SYN, b"")] {
+        // The receiver of a SYN-ACK is not reset.
+        let sent = [(ACK, &b""[..], 2), (ACK | FIN, b"x", 2), (ACK | SYN, b"", 1)];
+        for (flags, payload, resets) in sent {
             let sent = segment(v4, A, flags, payload);
             let left = rig.send(A, &sent);
-            assert_eq!(reset_for(&sent, &left[0].1), (5000, None), "{flags}");
+            assert_eq!(left.len(), resets, "{flags}");
+            let (_, reset) = left.iter().find(|(to, _)| *to == A).expect("a reset");
+            assert_eq!(reset_for(&sent, reset), (5000, None), "{flags}");
         }
         // Without ACK there are only SYNs and resets: the parser rejects others.
         for flags in [FIN, 0] {
             assert!(rig.send(A, &segment(v4, A, flags, b"x")).is_empty());
         }
-        assert_eq!((rig.dropped(DropReason::Malformed), resets(&rig)), (2, 3));
+        assert_eq!((rig.dropped(DropReason::Malformed), resets(&rig)), (2, 5));
     }
 }
 
@@ -133,9 +168,9 @@ fn a_reset_has_the_acknowledged_sequence_number() {
 fn a_connection_allowed_in_one_direction_is_reset() {
     let mut rig = Rig::with(IngressOfB::Closed);
     for from in [A, B] {
-        assert_eq!(rig.send(from, &segment(true, from, ACK, b"data")).len(), 1);
+        assert_eq!(rig.send(from, &segment(true, from, ACK, b"data")).len(), 2);
     }
-    assert_eq!((resets(&rig), rig.dropped(DropReason::TcpNoFlow)), (2, 2));
+    assert_eq!((resets(&rig), rig.dropped(DropReason::TcpNoFlow)), (4, 2));
 }
 
 #[test]
@@ -176,13 +211,13 @@ fn resets_are_rate_limited_per_link() {
         (0..times).map(|_| rig.send(link, &segment(true, link, ACK, b"")).len()).sum::<usize>()
     };
     assert_eq!(flood(A, 600), 500);
-    assert_eq!(flood(B, 10), 10, "another link has its own");
-    assert_eq!(resets(&rig), 510);
+    assert_eq!(flood(B, 10), 20, "another link has its own");
+    assert_eq!(resets(&rig), 520);
     rig.expect_counters(&[
         (Count::Received, 610),
         (Count::Dropped(DropReason::TcpNoFlow), 610),
-        (Count::Originated, 510),
-        (Count::ResetsSent, 510),
+        (Count::Originated, 520),
+        (Count::ResetsSent, 520),
     ]);
 }
 

@@ -19,7 +19,7 @@ use super::egress::Origin;
 use super::forward::{self, Path};
 use super::inspectors::Inspected;
 use super::pipeline::Pipeline;
-use super::reset::{MidStream, reset_sender};
+use super::reset::{MidStream, reset_receiver, reset_sender};
 use super::services::reset_opener;
 
 impl Pipeline {
@@ -52,6 +52,9 @@ impl Pipeline {
         let flags = view.tcp().map_or(0, |segment| segment.flags);
         if view.tcp().is_some() && !tcp::opens(flags) {
             let action = MidStream::of(cx, &subject, ends, &decision, flags);
+            if action == MidStream::Reset {
+                reset_receiver(cx, (link, links.responder), view, &packet);
+            }
             if let (MidStream::Reset, Some(frontend)) = (action, frontend) {
                 return reset_opener(cx, link, view, packet, frontend);
             }

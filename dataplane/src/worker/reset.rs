@@ -1,14 +1,15 @@
-//! TCP segments without a flow that are not SYNs, and resets for their senders.
+//! TCP segments without a flow that are not SYNs, and resets for the ends of their connections.
 
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{Decision, Subject, Verdict};
+use podgate_tables::route::NextHop;
 use podgate_tables::tcp_flags;
 use podgate_tables::tuple::FlowDirection;
 use smoltcp::wire::TcpControl;
 
 use crate::l7::reply::{Segment, Template};
 use crate::mem::Packet;
-use crate::packet::{L4, View};
+use crate::packet::{HostFrame, L4, View};
 
 use super::ctx::PacketCtx;
 use super::decisions::Ends;
@@ -19,8 +20,8 @@ use super::egress::Origin;
 pub(super) enum MidStream {
     /// Open a flow: policy allows it plainly, whichever end opened the connection.
     PickUp,
-    /// Drop it and reset its sender: policy would allow or inspect the connection, if one of the
-    /// ends had opened it.
+    /// Drop it and reset both ends: policy would allow or inspect the connection, if one of them
+    /// had opened it.
     Reset,
     /// Drop it: a reset of a connection that policy would allow.
     Ignore,
@@ -56,10 +57,7 @@ impl MidStream {
 #[cold]
 pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, packet: &Packet) {
     let L4::Tcp(segment) = view.l4_kind else { return };
-    let Some(next_hop) = cx.snapshot.routes.next_hop(link) else { return };
-    if segment.has(tcp_flags::RST) || !cx.egress.allow_tcp_reset(link, cx.now) {
-        return;
-    }
+    let Some(&next_hop) = cx.snapshot.routes.next_hop(link) else { return };
     let (seq, ack) = match segment.has(tcp_flags::ACK) {
         true => (segment.ack, None),
         false => {
@@ -67,8 +65,49 @@ pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, pa
             (0, Some(end))
         }
     };
+    send_reset(cx, (link, &next_hop), FlowDirection::Reply, (seq, ack), view, packet);
+}
+
+/// Resets the receiver of a segment from `link` that is dropped, on the link `to`, within the rate
+/// limit of `link`. The reset has the segment's sequence number: it is accepted if that is the next
+/// one expected, and answered by an acknowledgment otherwise (RFC 5961 §3.2), whose sender is reset
+/// in turn.
+#[cold]
+pub(super) fn reset_receiver(
+    cx: &mut PacketCtx<'_>,
+    (link, to): (LinkId, LinkId),
+    view: &View,
+    packet: &Packet,
+) {
+    let L4::Tcp(segment) = view.l4_kind else { return };
+    let Some(&(mut next_hop)) = cx.snapshot.routes.next_hop(to) else { return };
+    // The receiver of a SYN-ACK has sent a SYN, which it retransmits.
+    if segment.has(tcp_flags::SYN) {
+        return;
+    }
+    if cx.snapshot.routes.is_host(to) {
+        next_hop.link_mac = HostFrame::sender_mac(link.0);
+    }
+    let numbers = (segment.seq, Some(segment.ack));
+    send_reset(cx, (link, &next_hop), FlowDirection::Original, numbers, view, packet);
+}
+
+/// Sends a reset with a sequence and an acknowledgment number to one end of the connection of a
+/// segment from `link`, unless that is a reset itself.
+fn send_reset(
+    cx: &mut PacketCtx<'_>,
+    (link, next_hop): (LinkId, &NextHop),
+    direction: FlowDirection,
+    (seq, ack): (u32, Option<u32>),
+    view: &View,
+    packet: &Packet,
+) {
+    let is_reset = view.tcp().is_some_and(|segment| segment.has(tcp_flags::RST));
+    if is_reset || !cx.egress.allow_tcp_reset(link, cx.now) {
+        return;
+    }
     let reset = Segment {
-        direction: FlowDirection::Reply,
+        direction,
         seq,
         ack,
         window: 0,

@@ -47,6 +47,12 @@ pub struct TcpPacket<'p> {
     pub payload: &'p [u8],
 }
 
+/// Whether a frame of TCP over IPv4 without options is a reset.
+#[must_use]
+pub fn is_reset(frame: &[u8]) -> bool {
+    frame[14 + 20 + 13] & 0x04 != 0
+}
+
 /// A TCP packet as the pod (or node) behind `from` would send it.
 #[must_use]
 pub fn tcp(from: LinkId, packet: &TcpPacket<'_>) -> Vec<u8> {

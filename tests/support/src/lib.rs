@@ -23,7 +23,7 @@ mod tls;
 pub use counters::{Count, Counts};
 pub use early_bytes::EarlyBytes;
 pub use frames::{
-    TcpPacket, cut, echo, ethernet, link_mac, pod_mac, sctp, set_flags, tcp, udp, udp_v6,
+    TcpPacket, cut, echo, ethernet, is_reset, link_mac, pod_mac, sctp, set_flags, tcp, udp, udp_v6,
     unreachable,
 };
 pub use inspect::{Connection, Stream, docs_only, http1_corpus};
