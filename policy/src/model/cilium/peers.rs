@@ -33,7 +33,7 @@ pub enum CiliumPeer {
     },
     /// A class of peers.
     Entity(Entity),
-    /// What stands behind services.
+    /// Backends of services.
     Services(ServiceReference),
     /// Addresses that a DNS name was seen to resolve to, unless they are a pod's or a node's.
     Name(NamePattern),
@@ -75,7 +75,7 @@ pub enum ServiceSelection {
 pub enum Entity {
     /// Everything.
     All,
-    /// What is no pod and no node.
+    /// Addresses of neither pods nor nodes.
     World,
     /// The IPv4 part of it.
     WorldIpv4,
@@ -96,13 +96,13 @@ pub enum Entity {
     /// Pods before their identity is known. A pod is attached only when it is known, so this
     /// matches none.
     Init,
-    /// Cilium's ingress proxy. Nobody.
+    /// Cilium's ingress proxy. Matches no peer.
     Ingress,
     /// Pods that Cilium doesn't manage. Their labels are known here, so this matches none.
     Unmanaged,
-    /// Cilium's health endpoints. Nobody.
+    /// Cilium's health endpoints. Matches no peer.
     Health,
-    /// Nobody.
+    /// Matches no peer.
     None,
 }
 
