@@ -269,7 +269,7 @@ impl TruthTable {
                     }
                 }
             }
-            if rows.is_empty() { Err("asks nothing".to_owned()) } else { Ok(rows) }
+            if rows.is_empty() { Err("has no rows".to_owned()) } else { Ok(rows) }
         };
         let rows = read().map_err(|error: String| format!("{row}: {error}"))?;
         self.rows.extend(rows);

@@ -226,7 +226,7 @@ fn why_unenforced(whose: &End, direction: &DirectionExplanation) -> String {
     }
     match direction.policies.is_empty() {
         true => "no policy selects it in this direction".to_owned(),
-        false => "no rule matches, and no policy that selects it asks for one".to_owned(),
+        false => "no rule matches, and no policy that selects it isolates it".to_owned(),
     }
 }
 

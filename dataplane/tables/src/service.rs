@@ -85,7 +85,7 @@ pub enum WithoutBackends {
     #[default]
     Reject,
     /// They are dropped: there are backends, but none on this node, and
-    /// `internalTrafficPolicy: Local` asks for one here.
+    /// `internalTrafficPolicy: Local` requires one here.
     Drop,
 }
 

@@ -234,7 +234,7 @@ impl NetworkPolicyPeer {
         let (namespaces, pods) = (selector(namespaces), selector(pods));
         let Some(block) = block else { return Some(Self::Pods { namespaces, pods }) };
         if has_selectors {
-            block.reject("must stand alone, without podSelector and namespaceSelector");
+            block.reject("must be alone in its element, without podSelector and namespaceSelector");
         }
         IpBlock::parse(&block).map(Self::Block)
     }
