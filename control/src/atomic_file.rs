@@ -34,7 +34,7 @@ pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Resul
 }
 
 /// [`write()`] for many files of the directory `dir`, whose entries are written to disk once for
-/// all. Returns what became of each. It holds as many files open.
+/// all. Returns the result of each. As many files are open meanwhile.
 pub(crate) fn write_all(dir: &Path, files: &[(&Path, &[u8])]) -> Vec<io::Result<()>> {
     // All are created before the first is on disk, so that the file system may join the work.
     let created: Vec<_> = files.iter().map(|(path, bytes)| create(path, bytes, 0o600)).collect();
@@ -80,7 +80,7 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
     with_suffix(path, ".new")
 }
 
-/// The path with `suffix` behind its last name.
+/// The path with `suffix` after its last name.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
     name.push(suffix);

@@ -25,13 +25,13 @@ struct CleanupReport {
     host_link: bool,
     /// What remains, one line each.
     remaining: Vec<String>,
-    /// What nobody can know any more, one line each.
+    /// What can't be determined any more, one line each.
     unknown: Vec<String>,
 }
 
-/// Detaches the pinned programs, restores pods' TX checksum offload, removes `pg-host` and
-/// `pg-xsk` with the routes through them, and the state directory; prints what was done. Failures
-/// are listed at the end, with exit code 1. What was lost with a state directory is said, too.
+/// Detaches the pinned programs, restores pods' TX checksum offload, removes `pg-host` and `pg-xsk`
+/// with the routes through them, and the state directory; prints what was done. Failures are listed
+/// at the end, with exit code 1. It also prints what was lost with a state directory.
 ///
 /// # Errors
 /// When an agent still runs, or nothing can be done at all.
@@ -244,7 +244,7 @@ mod tests {
         };
         assert!(!has_af_xdp_sockets(&protocols("0")));
         assert!(has_af_xdp_sockets(&protocols("2")));
-        // A format that is not known says nothing.
+        // With an unknown format, an agent may run.
         assert!(has_af_xdp_sockets(&protocols("x")));
         assert!(!has_af_xdp_sockets(""));
     }

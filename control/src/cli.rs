@@ -130,7 +130,7 @@ pub enum Command {
     /// Explain verdicts; show enforced policies and rejected objects.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Show the addresses that DNS names stand for in policy, or forget them.
+    /// Show the addresses that DNS names resolve to in policy, or remove them.
     #[command(subcommand)]
     Fqdn(FqdnCommand),
     /// List services.
@@ -171,7 +171,7 @@ pub enum Command {
     Metrics(MetricsArgs),
     /// Evaluate policy for a packet capture without an agent, and measure performance.
     Replay(podgate_replay::Args),
-    /// Show each option of the agent, and where its value is from.
+    /// Show each option of the agent, its value, and where it is set.
     #[command(long_about = CONFIG_ABOUT, after_help = CONFIG_EXAMPLES)]
     Config(ClientArgs),
     /// Print the CustomResourceDefinitions of the custom kinds that podgate reads.
@@ -183,7 +183,7 @@ pub enum Command {
     /// Detach everything that a stopped agent left attached.
     #[command(long_about = CLEANUP_ABOUT, after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
-    /// Collect what helps to find a fault into one archive, without secrets.
+    /// Collect diagnostics into one archive, without secrets.
     #[command(long_about = SYSDUMP_ABOUT, after_help = SYSDUMP_EXAMPLES)]
     Sysdump(SysdumpArgs),
     /// Print the version.
@@ -198,7 +198,7 @@ pub enum Command {
 }
 
 const CONFIG_ABOUT: &str = "\
-Show each option of the agent, and where its value is from.
+Show each option of the agent, its value, and where it is set.
 
 An option of `podgate run` is set by its flag, else by an environment variable (PODGATE_ and its \
 name, as PODGATE_MAX_ENDPOINTS for --max-endpoints), else in the file of --config, else it has its \

@@ -1,4 +1,4 @@
-//! The command line, completed by environment variables and a file of options.
+//! The command line, completed by environment variables and the configuration file.
 //!
 //! Each option of `podgate run` is set by its flag, else by an environment variable, else in the
 //! file of `--config`, else it has its default. The file's options become flags before the command
@@ -22,7 +22,7 @@ const RUN: &str = "run";
 /// Parses the command line of this process.
 ///
 /// # Errors
-/// When it is wrong, or the file of options is; also for `--help`.
+/// When it or the configuration file is invalid; also for `--help`.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Error> {
     let command = command();
     let args: Vec<_> = args.into_iter().collect();

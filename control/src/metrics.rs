@@ -205,7 +205,7 @@ fn name_families(names: &NameMetrics) -> Vec<Family> {
     let counter = |name, help, value| Family::counter(name, help).with(&[], value);
     let NameMetrics { table, answers, publications, release_us, releases } = *names;
     vec![
-        gauge("cilium_fqdn_active_names", "DNS names that stand for addresses", table.names),
+        gauge("cilium_fqdn_active_names", "DNS names that have addresses", table.names),
         gauge("cilium_fqdn_active_ips", "Addresses of DNS names", table.addresses),
         gauge(
             "cilium_fqdn_alive_zombie_connections",

@@ -121,7 +121,7 @@ pub(crate) fn exit_with_reader() {
     });
 }
 
-/// Waits until nobody reads a pipe any more (`EPOLLERR`, `epoll_ctl(2)`).
+/// Waits until a pipe has no reader any more (`EPOLLERR`, `epoll_ctl(2)`).
 ///
 /// # Errors
 /// When it is a file that can't be polled, such as a regular one.

@@ -1,4 +1,4 @@
-//! `podgate policy validate`: what of a set of files can't be enforced.
+//! `podgate policy validate`: which objects of a set of files can't be enforced.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -17,14 +17,14 @@ const STDIN: (&str, &str) = ("-", "stdin");
 #[derive(Serialize, Debug)]
 pub(crate) struct ValidationReport {
     policies: usize,
-    /// Other objects that verdicts depend on, and what is no object at all.
+    /// Other objects that verdicts depend on, and documents that are no objects.
     other_objects: usize,
     /// Objects of kinds that no verdict depends on.
     passed_over: usize,
     rejected_objects: usize,
     /// By file and line.
     rejected: Vec<RejectedField>,
-    /// What of the policies in force is hardly meant as it is written; by file and line.
+    /// Parts of policies in force that are probably not meant as written; by file and line.
     hints: Vec<RejectedField>,
 }
 
@@ -112,7 +112,7 @@ spec:
 ";
 
     const BAD: &str = "\
-# A port as text, a misspelt field, and a rule that names nobody.
+# A port as text, a misspelt field, and a rule without peers.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:

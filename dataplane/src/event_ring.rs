@@ -6,8 +6,8 @@ use podgate_tables::event::{Event, EventKind, RequestRecord};
 /// One worker's events on their way to the control thread: a bounded ring with one writer and one
 /// reader.
 ///
-/// What requests ask for has a ring of its own beside it, in the order of the events. It is most of
-/// an event's bytes, and most events have none.
+/// Requests have a ring of their own beside it, in the order of the events: a request is most of an
+/// event's bytes, and most events have none.
 #[derive(Debug)]
 pub struct EventRing {
     ring: DetailRing<Event<()>, RequestRecord>,
@@ -17,7 +17,7 @@ impl EventRing {
     /// Room for this many events.
     ///
     /// # Panics
-    /// When it is none.
+    /// When that is zero.
     #[must_use]
     pub fn new(events: usize) -> Self {
         Self { ring: DetailRing::new(events) }
@@ -29,7 +29,7 @@ impl EventRing {
         self.ring.len()
     }
 
-    /// Whether none does.
+    /// Whether no event waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
@@ -41,8 +41,7 @@ impl EventRing {
         self.ring.capacity()
     }
 
-    /// Puts an event on the ring that is about no request. False, and it is lost, if there is no
-    /// room.
+    /// Puts an event without a request on the ring. False, and it is lost, if there is no room.
     #[must_use]
     pub fn push(&self, event: Event<()>) -> bool {
         debug_assert!(!matches!(event.kind, EventKind::Request { .. }), "what is requested?");

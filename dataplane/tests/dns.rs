@@ -87,7 +87,7 @@ fn messages(left: &[(LinkId, Vec<u8>)]) -> Vec<(LinkId, Vec<u8>)> {
     left.iter().map(|(link, frame)| (*link, datagram(frame).0)).collect()
 }
 
-/// What the control thread would learn, and the last ticket.
+/// The addresses that the control thread would learn, and the last ticket.
 fn learned(rig: &Rig) -> (Vec<(String, Vec<String>)>, u64) {
     let (mut all, mut last) = (Vec::new(), 0);
     rig.shared.answers.drain(|_, answer| {
@@ -183,7 +183,7 @@ fn an_answer_without_addresses_passes_at_once() {
 }
 
 #[test]
-fn what_answers_no_query_teaches_nothing_and_is_dropped() {
+fn what_answers_no_query_is_dropped_and_nothing_is_learned() {
     let mut rig = rig(proto::UDP);
     rig.send(A, &from_client(&query("www.example.com")));
     let forged = [
@@ -375,7 +375,7 @@ fn a_plain_flow_becomes_an_inspected_one() {
     assert_eq!(messages(&rig.send(A, &from_client(&denied))), [(B, denied.clone())]);
     rig.shared.publish(snapshot(2, IngressOfB::FromAOver(proto::UDP, rules())));
     let answer = response("evil.test", &[address(1)]);
-    assert_eq!(rig.send(B, &from_server(&answer)), [], "nobody knows the query");
+    assert_eq!(rig.send(B, &from_server(&answer)), [], "the query is not known");
     let refused = message(ID, 0x8185, "evil.test", &[]);
     assert_eq!(messages(&rig.send(A, &from_client(&denied))), [(A, refused)]);
     let allowed = query("www.example.com");

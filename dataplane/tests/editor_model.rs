@@ -35,7 +35,7 @@ enum Span {
     Insert(Vec<u8>),
 }
 
-/// One direction: its bytes and its spans, behind which everything passes.
+/// One direction: its bytes and its spans, after which everything passes.
 #[derive(Clone, Debug)]
 struct Script {
     stream: Vec<u8>,

@@ -175,7 +175,7 @@ fn idle_inspected_connections_of_one_pod_evict_no_other_ones() {
     rig.assert_no_frame_is_lost();
 }
 
-/// A pod whose share of the table others have made smaller since.
+/// A pod whose share of the table has shrunk since, because of other pods.
 #[test]
 fn an_inspected_flow_is_evicted_only_if_the_new_one_has_room_then() {
     let mut rig = Rig::of(RigConfig { inspected_per_worker: 4, ..RigConfig::default() });

@@ -362,7 +362,7 @@ fn vlan_tags_are_dropped_but_priority_tags_pass() {
     for dst in [ADDRESSES[2], OUTSIDE] {
         let sent = udp(A, ADDRESSES[1], dst, [1, 2], b"x");
         assert!(rig.send(A, &tagged(&sent, 7)).is_empty());
-        assert!(rig.send(A, &tagged(&tagged(&sent, 7), 0xe000)).is_empty(), "behind a priority");
+        assert!(rig.send(A, &tagged(&tagged(&sent, 7), 0xe000)).is_empty(), "after a priority");
         let out = rig.send(A, &tagged(&sent, 0xe000));
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].1[12..18], [0x81, 0, 0xe0, 0, 8, 0]);

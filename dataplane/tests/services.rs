@@ -97,7 +97,7 @@ fn with_backends(
     snapshot
 }
 
-/// The service leads to port 80 of pod B.
+/// The service's backend is port 80 of pod B.
 fn to_b(snapshot: Snapshot) -> Snapshot {
     with_backends(snapshot, |family| vec![(pod(family, B), 80)])
 }
@@ -692,7 +692,7 @@ fn workers_tell_each_other_of_affinity() {
 }
 
 #[test]
-fn with_many_backends_few_packets_are_handed_over() {
+fn with_many_backends_few_packets_are_handed_off() {
     let mut rig = rig(2, with_backends(snapshot(1, IngressOfB::Open), outside_backends(1..9)));
     for client in CLIENT..CLIENT + 50 {
         open(&mut rig, &to_service(V4, proto::TCP, client));
@@ -745,7 +745,7 @@ fn flows(rig: &Rig) -> usize {
 }
 
 /// An ACK alone, of which the other end may know nothing, takes no entry for long, and none from
-/// connections. That the other end has answered only the worker knows that has the flow.
+/// connections. Only the worker that has the flow knows that the other end has answered.
 #[test]
 fn acks_alone_leave_the_entries_of_connections() {
     for (workers, family) in [(1, V4), (2, V4), (2, V6)] {
@@ -818,7 +818,7 @@ fn datagrams_of_the_client_alone_are_kept_for_as_short_as_without_a_service() {
 }
 
 /// The translation expires while only the server sends. When it is made again, the flow's worker
-/// has told of the answer long ago.
+/// has reported the answer long ago.
 #[test]
 fn a_translation_that_is_made_again_asks_whether_its_flow_was_answered() {
     for workers in 1..=3 {
@@ -846,7 +846,7 @@ fn a_translation_that_is_made_again_asks_whether_its_flow_was_answered() {
     }
 }
 
-/// As many ports as a cluster IP can have, for UDP, each with a backend of its own.
+/// Every UDP port of a cluster IP, each with a backend of its own.
 fn with_many(mut snapshot: Snapshot, ips: std::ops::Range<u8>, affinity: Affinity) -> Snapshot {
     let table = &mut Arc::make_mut(&mut snapshot.policy).services;
     for last in ips {
@@ -1162,7 +1162,7 @@ fn flows_to_an_address_that_becomes_a_cluster_ip() {
     }
 }
 
-/// Services that lead to each other's addresses don't lead a packet in circles.
+/// Services with each other's addresses as backends don't make a packet loop.
 #[test]
 fn a_backend_that_is_a_cluster_ip_is_not_translated_again() {
     let second = Address::v4([10, 96, 0, 2]);

@@ -173,7 +173,7 @@ fn what_is_no_tls_is_reset_at_once() {
             DropReason::L7Unsupported,
         ),
         (
-            "plaintext behind the hello",
+            "plaintext after the hello",
             vec![(Original, client_hello(ALLOWED)), (Original, b"GET /".to_vec())],
             DropReason::L7Unsupported,
         ),

@@ -403,7 +403,7 @@ fn a_pod_reaches_itself_through_a_translating_service_and_no_other_pod_does() {
     assert_eq!(rig.send(B, &reply)[0].0, HOST);
 }
 
-/// The kernel may have removed headers, behind which another pod's address stood.
+/// The kernel may have removed headers, after which another pod's address stood.
 #[test]
 fn a_pod_sends_nothing_through_the_kernel_with_the_address_of_another_pod() {
     let mut rig = Rig::with(IngressOfB::Open);

@@ -1,5 +1,5 @@
-//! DNS over UDP and TCP: what a flow's inspection does with any messages, and that the cut of a TCP
-//! stream into segments changes nothing.
+//! DNS over UDP and TCP: inspection of arbitrary messages; how a TCP stream is cut into segments
+//! must not change the outcome.
 
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ fn datagrams(queries: &[u8], responses: &[u8]) {
                 assert_eq!(asked.map(|asked| asked.id), said.map(|said| said.id));
             }
             DatagramOp::Drop(_) => {}
-            DatagramOp::Hold(_) => panic!("a query teaches nothing"),
+            DatagramOp::Hold(_) => panic!("a query has no addresses to learn"),
         }
         let step = flow.decide(&cx, FlowDirection::Reply, responses.long_string(), &mut reply);
         allowed -= i32::from(matches!(step.op, DatagramOp::Pass | DatagramOp::Hold(_)));
@@ -82,7 +82,7 @@ fn datagrams(queries: &[u8], responses: &[u8]) {
     }
 }
 
-/// What became of a stream of queries, and of the server's stream behind it.
+/// Outcome of a stream of queries, and of the server's stream after it.
 #[derive(PartialEq, Eq, Debug)]
 struct Outcome {
     forwarded: Vec<u8>,

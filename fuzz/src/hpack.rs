@@ -22,7 +22,7 @@ fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<Field>, HpackError>
     Ok(fields)
 }
 
-/// Input: blocks, each behind a byte (how the table's limit changes) and its length.
+/// Input: blocks, each after a byte (how the table's limit changes) and its length.
 ///
 /// The fields of a block, written without a dynamic table, decode to themselves.
 pub fn hpack(data: &[u8]) {

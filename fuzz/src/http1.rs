@@ -1,5 +1,5 @@
 //! The HTTP/1 inspector over bytes of both directions: how a stream is cut into segments must not
-//! change what becomes of it.
+//! change the outcome.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub(crate) fn policy() -> L7Policy {
     L7Policy { ingress: vec![L7Entry { rule: RuleId(7), rules }], ..L7Policy::default() }
 }
 
-/// What became of a request stream.
+/// Outcome of a request stream.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Outcome {
     /// What the server gets.

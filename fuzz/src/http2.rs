@@ -1,5 +1,5 @@
-//! HTTP's inspectors over a connection whose client may speak HTTP/2: how what an end sends at once
-//! is cut into segments must not change what becomes of it.
+//! HTTP's inspectors over a connection whose client may speak HTTP/2: how the bytes that an end
+//! sends at once are cut into segments must not change the outcome.
 
 use podgate_dataplane::l7::http2::BLOCK_MAX;
 use podgate_dataplane::l7::inspector::Inspector;
@@ -15,8 +15,8 @@ use crate::input::Input;
 /// together is returned at once.
 type Outcome = (Vec<u8>, usize, Vec<bool>, Option<DropReason>);
 
-/// Sends all, in pieces of `size` bytes. [`None`] if the client had to wait for the server:
-/// where it goes on depends on the pieces then.
+/// Sends all, in pieces of `size` bytes. [`None`] if the client had to wait for the server: where
+/// it continues then depends on the pieces.
 fn outcome(sent: &[(FlowDirection, &[u8])], size: usize) -> Option<Outcome> {
     let policy = docs_only();
     let mut connection = Connection::<FlowInspector>::default();
@@ -49,7 +49,7 @@ fn outcome(sent: &[(FlowDirection, &[u8])], size: usize) -> Option<Outcome> {
 /// end, 1,024 streams.
 const HEAP_MAX: usize = 6 * 64 * 1024 + 8 * BLOCK_MAX + (256 << 10);
 
-/// Input: size of pieces (a byte), then what the ends send in turn, each behind a byte that is odd
+/// Input: size of pieces (a byte), then what the ends send in turn, each after a byte that is odd
 /// for the server, and its length (two bytes).
 pub fn http2(data: &[u8]) {
     let mut input = Input::new(data);

@@ -28,13 +28,13 @@ impl<'a> Input<'a> {
         u16::from_be_bytes([self.u8(), self.u8()])
     }
 
-    /// Bytes behind their length, which is one byte.
+    /// Bytes after their length, which is one byte.
     pub(crate) fn string(&mut self) -> &'a [u8] {
         let count = usize::from(self.u8());
         self.bytes(count)
     }
 
-    /// Bytes behind their length, which is two bytes.
+    /// Bytes after their length, which is two bytes.
     pub(crate) fn long_string(&mut self) -> &'a [u8] {
         let count = usize::from(self.u16());
         self.bytes(count)

@@ -1,5 +1,5 @@
 //! The Kafka inspector over bytes of both directions: how a stream is cut into segments must not
-//! change what becomes of it.
+//! change the outcome.
 
 use std::sync::Arc;
 

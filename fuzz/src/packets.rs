@@ -91,7 +91,7 @@ fn step(rig: &mut Rig, input: &mut Input<'_>, epoch: &mut u64, last: &mut Vec<u8
         13 => return publish(rig, epoch, input.u8()),
         14 => return fragments(rig, link, worker, input, last),
         _ => {
-            // The last frame in parts as small as the input says.
+            // The last frame in several buffers, as small as the input says.
             let size = 14 + usize::from(input.u8());
             let parts = last.chunks(size);
             if parts.len() <= 18 {
@@ -104,7 +104,7 @@ fn step(rig: &mut Rig, input: &mut Input<'_>, epoch: &mut u64, last: &mut Vec<u8
     *last = frame;
 }
 
-/// An IP packet behind the Ethernet header that `link` expects.
+/// An IP packet after the Ethernet header that `link` expects.
 fn ip(link: LinkId, packet: &[u8]) -> Vec<u8> {
     let kind: [u8; 2] =
         if packet.first().is_some_and(|b| b >> 4 == 6) { [0x86, 0xdd] } else { [8, 0] };

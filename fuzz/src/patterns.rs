@@ -12,7 +12,7 @@ fn matches(rule: &HttpRule, path: &[u8]) -> bool {
     rule.failed_fields(&request).is_empty()
 }
 
-/// Input: a pattern, and values behind it, between null bytes.
+/// Input: a pattern, and values after it, between null bytes.
 ///
 /// A pattern means the same in a group, between anchors, and twice as an alternative.
 pub fn patterns(data: &[u8]) {

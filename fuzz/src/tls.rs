@@ -1,5 +1,5 @@
 //! The inspector of TLS server names over bytes of both directions: how a stream is cut into
-//! segments must not change what becomes of it, and nothing of a denied hello passes.
+//! segments must not change the outcome, and nothing of a denied hello passes.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn outcome(stages: [&[u8]; 3], size: usize) -> Outcome {
 }
 
 /// Input: size of pieces (a byte), the client's first bytes (a long string), the server's (a long
-/// string), and what the client sends behind them.
+/// string), and what the client sends after them.
 pub fn tls(data: &[u8]) {
     let mut input = Input::new(data);
     let size = usize::from(input.u8()) + 1;

@@ -35,13 +35,14 @@ pub struct Catalog {
 pub enum PeerName<'c> {
     /// Anyone.
     Anyone,
-    /// Whoever has such labels.
+    /// Peers with these labels.
     Selector(&'c Selector),
     /// Addresses of these networks or DNS names.
     Addresses(&'c [rules::PeerSelector]),
 }
 
-/// Where a rule was written. Shown as `NetworkPolicy shop/web spec.ingress[0]`.
+/// The name of a rule: its policy and its path there. Shown as `NetworkPolicy shop/web
+/// spec.ingress[0]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RuleOrigin {
     /// The policy.
@@ -201,7 +202,7 @@ impl Catalog {
         self.pods.get(Address::from(address)).is_some_and(|pod| pod.since > epoch)
     }
 
-    /// What the pod that an address belongs to is part of.
+    /// The workload of the pod that an address belongs to.
     #[must_use]
     pub fn workload_at(&self, address: IpAddr) -> Option<&Workload> {
         self.pods.get(Address::from(address))?.workload.as_deref()

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::kinds::for_each_kind;
 
-/// Whether objects of a kind live in a namespace.
+/// Whether objects of a kind have a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Scope {
     ClusterWide,
@@ -107,7 +107,7 @@ impl Kind {
         self.row().versions
     }
 
-    /// Whether objects of this kind live in a namespace.
+    /// Whether objects of this kind have a namespace.
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
         matches!(self.row().scope, Scope::Namespaced)

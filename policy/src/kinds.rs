@@ -7,7 +7,7 @@
 //! | `resource: name` | the `kind` field |
 //! | `resource: plural` | the resource's name in the API server's paths |
 //! | `resource: versions` | each `apiVersion` that is read, the preferred one first |
-//! | `resource: scope` | whether objects live in a namespace |
+//! | `resource: scope` | whether objects have a namespace |
 //! | `resource: api` | whether each cluster knows the kind, or only those where it was installed |
 //! | `model` | the type in [`crate::model`] that it is read as |
 //! | `set` | the method of the store that adds, replaces and removes an object |

@@ -1,9 +1,9 @@
 //! Labels, and properties of a pod that Cilium treats as labels.
 //!
 //! Cilium gives every label a source (cilium `pkg/labels/labels.go`) and derives labels from the
-//! pod's surroundings (`pkg/k8s/apis/cilium.io/const.go`). Here each such label is a variant of its
-//! own, answered from the object it comes from, so that a pod can't claim a namespace or a service
-//! account by labelling itself.
+//! pod's namespace, service account and cluster (`pkg/k8s/apis/cilium.io/const.go`). Here each such
+//! label is a variant of its own, answered from the object it comes from, so that a pod can't claim
+//! a namespace or a service account by labelling itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +23,7 @@ const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
 const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 
-/// What a requirement of a selector is about.
+/// The label that a requirement of a selector tests.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum LabelKey {
     /// The name of the pod's namespace. Nothing but pods has one.
@@ -38,7 +38,7 @@ pub enum LabelKey {
     ServiceAccount,
     /// The pod's cluster.
     Cluster,
-    /// A label of what is no pod: `host`, `world`, `remote-node` and so on.
+    /// A reserved label: `host`, `world`, `remote-node` and so on.
     Reserved(Arc<str>),
     /// A label of a source that nothing here has.
     Foreign(Arc<str>),
@@ -71,7 +71,7 @@ impl LabelKey {
         }
     }
 
-    /// The labels that can answer for the key: one, or two for [`LabelKey::Any`], or none.
+    /// The labels that the key can name: one, or two for [`LabelKey::Any`], or none.
     pub(crate) fn label_refs(&self) -> impl Iterator<Item = LabelRef<'_>> {
         let label_refs = match self {
             Self::Namespace => [Some(LabelRef::Namespace), None],
@@ -138,7 +138,7 @@ pub enum LabelContext {
         /// Labels of the namespace.
         namespace_labels: Arc<Labels>,
     },
-    /// What is no pod.
+    /// The labels of a reserved identity.
     Reserved(&'static [&'static str]),
 }
 

@@ -7,7 +7,7 @@
 //! names behind the tables' numbers.
 //!
 //! The tables depend only on the objects in the store and on what it knows of DNS names, not on the
-//! order of changes. [`NameTable`] says how long a name stands for an address.
+//! order of changes. [`NameTable`] knows how long a name resolves to an address.
 
 #![forbid(unsafe_code)]
 

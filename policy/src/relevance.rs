@@ -25,7 +25,7 @@ impl Relevance {
     /// Of a document with this `kind` and `apiVersion`.
     pub(crate) fn of_kind(kind: Option<&str>, version: Option<&str>) -> Self {
         let Some(name) = kind.filter(|kind| !is_template(kind)) else { return Self::Other };
-        // Ignoring a policy would open what it closes, so a misspelt kind must not hide it.
+        // Ignoring a policy would allow what it denies, so a misspelt kind must not hide it.
         if looks_like_policy(name) {
             return Self::Policy;
         }

@@ -75,7 +75,7 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// All of these conditions; sorted and without doubles, so that equal selectors compare equal.
+/// All of these conditions; sorted and without duplicates, so that equal selectors compare equal.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
 pub struct Selector {
     requirements: Vec<Requirement>,

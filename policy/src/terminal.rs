@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-/// Text in which every character is seen as what it is: a control character becomes `^[` and the
-/// like, as `cat -v` writes it, and any other that does not print by itself its code, `\u{202e}`.
+/// Text in which every character is visible: a control character becomes `^[` and the like, as `cat
+/// -v` writes it, and any other that does not print by itself its code, `\u{202e}`.
 ///
-/// Those are, by Unicode's general categories, controls (Cc), format characters (Cf: direction
+/// Escaped are, by Unicode's general categories, controls (Cc), format characters (Cf: direction
 /// overrides and isolates, zero-width characters, tags), line and paragraph separators (Zl, Zp),
 /// spaces but the usual one (Zs), private, unassigned and surrogate codes (Co, Cn, Cs), and marks
 /// that change the character before them (Mn, Me); and the letters and symbols that are blank.

@@ -1,9 +1,9 @@
 //! Which node is this one, and which addresses nodes have, where no agent runs on it.
 //!
 //! An agent asks its kernel for the node's addresses ([`Store::set_host_addresses`]). Without one,
-//! the objects say what they know: a Node its addresses (those of type `InternalIP` are on its own
-//! interfaces, as far as anybody knows), and a pod its node (`spec.nodeName`) with an address or
-//! two (`status.hostIPs`). From there on it is the same: these addresses are the host's.
+//! they are taken from the objects: a Node has its addresses (those of type `InternalIP` are taken
+//! to be on its own interfaces), and a pod its node (`spec.nodeName`) with an address or two
+//! (`status.hostIPs`). As with an agent, these addresses are the host's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,11 +27,11 @@ pub struct ThisNode {
 /// Why a node is taken to be this one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reason {
-    /// Somebody said so.
+    /// By its name, which was given.
     Asked,
-    /// It is where this pod runs, which the question is about.
+    /// The pod of the query runs there.
     RunsOn(PodName),
-    /// There is no other.
+    /// It is the only node.
     Only,
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for UnknownNode {
 
 impl std::error::Error for UnknownNode {}
 
-/// What the objects say of a node's addresses.
+/// A node's addresses by the objects.
 #[derive(Default)]
 struct Known {
     /// On its own interfaces.
@@ -79,8 +79,8 @@ struct Known {
 
 impl Store {
     /// Takes the nodes' addresses from what is in the store, and those of one node for this node's:
-    /// the one called `asked`, else the one on which all of `pods` run, which a question is about,
-    /// else the only one. If that leaves none, no address is this node's.
+    /// the one called `asked`, else the one on which all of `pods`, those of a query, run, else the
+    /// only one. If that leaves none, no address is this node's.
     ///
     /// # Errors
     /// When there is no node called `asked`.

@@ -1,4 +1,4 @@
-//! Truth tables: objects, and what must become of flows under them.
+//! Truth tables: objects, and the required outcome of flows under them.
 //!
 //! ```yaml
 //! title: what this table is about
@@ -65,7 +65,7 @@ use crate::store::{EnforcementMode, Store};
 /// A table, at one of its steps.
 #[derive(Debug)]
 pub struct TruthTable {
-    /// What it is about.
+    /// Its title.
     pub title: String,
     /// The objects.
     pub store: Store,
@@ -90,9 +90,9 @@ pub struct Row {
     pub service: Option<ServiceCall>,
     /// Whether each end is a pod of this node.
     pub local: LocalEnds,
-    /// The request, if the row is about one.
+    /// The request, if the row has one.
     pub request: Option<OracleRequest>,
-    /// What must become of it; `None` is the same for all executors.
+    /// The required outcome; `None` is the same for all executors.
     pub expect: Option<Expect>,
     /// What must decide at the source's egress.
     pub egress: Option<String>,
@@ -107,7 +107,7 @@ pub struct ServiceCall {
     pub frontend: L4Addr,
     /// The backends that the objects give it. If there are none, the row's flow is not translated.
     pub backends: BTreeSet<L4Addr>,
-    /// Whether packets are rejected for want of a backend, and not dropped.
+    /// Whether packets are rejected, and not dropped, if there is no backend.
     pub rejected: bool,
 }
 
@@ -123,7 +123,7 @@ impl Row {
     }
 }
 
-/// What must become of a row's flow or request.
+/// The required outcome of a row's flow or request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
     /// It passes.
@@ -134,7 +134,7 @@ pub enum Expect {
     Inspect,
     /// The request is denied: it is answered 403.
     DenyRequest,
-    /// The source is told at once that the service has no backend.
+    /// The source gets a reset or an ICMP error at once: the service has no backend.
     Reject,
 }
 
@@ -269,7 +269,7 @@ impl TruthTable {
                     }
                 }
             }
-            if rows.is_empty() { Err("asks nothing".to_owned()) } else { Ok(rows) }
+            if rows.is_empty() { Err("has no rows".to_owned()) } else { Ok(rows) }
         };
         let rows = read().map_err(|error: String| format!("{row}: {error}"))?;
         self.rows.extend(rows);

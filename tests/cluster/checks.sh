@@ -1,5 +1,4 @@
-# shellcheck shell=bash
-# What a cluster asks of its network plugin: sourced by tests/cluster/run.
+# shellcheck shell=bash What a cluster requires of its network plugin: sourced by tests/cluster/run.
 
 # Whether podgate is the only plugin (alone), or behind bridge (chained).
 MODE=alone
@@ -67,7 +66,7 @@ services_and_dns_work() {
     await 20 "the name to be allowed" answers far http://back.shop.svc.cluster.local./ 200
 }
 
-# Changes of a policy that go on permitting the traffic interrupt nothing.
+# Changes of a policy that still allow the traffic interrupt nothing.
 policies_change_while_traffic_flows() {
     local n
     start_steady near
@@ -211,7 +210,7 @@ the_api_server_is_killed_and_etcd_compacted() {
     start_api_server
     await 60 "far to be allowed" gets far web
     ! knows_policy web || fail "the deleted policy is there"
-    # Watches go on.
+    # Watches continue.
     permit_near_only
     delete_policies
     await 20 "far to be allowed" gets far web

@@ -27,7 +27,7 @@ await() {
 }
 
 fail() {
-    # What the cluster says of it comes first, so that the reason is the last line.
+    # The cluster's view of it comes first, so that the reason is the last line.
     if [ -e $LAB/apiserver.pid ]; then
         kubectl get pods --all-namespaces -o wide
         kubectl get events --all-namespaces | tail -n 15

@@ -23,7 +23,7 @@ pub enum Expected {
     Passes,
     /// podgate answers 403 in the server's place.
     Denied,
-    /// Nobody answers.
+    /// No answer comes.
     NoAnswer,
 }
 

@@ -1,4 +1,4 @@
-//! The file system that pinned links live on.
+//! The BPF file system on which links are pinned.
 
 use std::fs;
 use std::io;
@@ -40,7 +40,7 @@ pub fn require(dir: &Path) -> Result<(), Error> {
     if statfs(dir).map_err(|errno| failed(errno.into()))?.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());
     }
-    // What was created is of no use; a directory with files stays.
+    // Removes a directory that was just created; rmdir(2) fails if it has files.
     let _ = fs::remove_dir(dir);
     Err(failed(io::Error::other("none is mounted there")))
 }

@@ -16,8 +16,8 @@
 //
 // Without pg-host, IP is dropped here; without an agent, at pg-xsk, where there is no socket.
 //
-// `mark`, at the egress hook of pg-host: writes into the Ethernet source, which has no other use on
-// that link, from where the kernel has the packet:
+// `mark`, at the egress hook of pg-host: stores in the Ethernet source, which has no other use on
+// that link, where the kernel got the packet from:
 //
 //   - From pg-host. Only such a packet may have the address of a local pod as its source: the pod
 //     sent it, the workers allowed it, and the kernel sent it back to another destination (a
@@ -117,7 +117,7 @@ static __always_inline int redirect_to_workers(struct __sk_buff *skb, const __u8
 	// A bridge floods frames to an unknown MAC address, to other pods too.
 	if (!same_mac(destination_mac, pod->mac))
 		return drop(DROP_TO_POD_OTHER_MAC, skb->len, TC_ACT_SHOT);
-	// So that the packet does not look as if `mark` had marked it.
+	// The packet must not look as if `mark` had marked it.
 	if (!host || !*host || !set_source_mac(skb, source))
 		return drop(DROP_TO_POD_NO_HOST_LINK, skb->len, TC_ACT_SHOT);
 	return bpf_redirect(*host, 0);

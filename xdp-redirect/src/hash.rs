@@ -12,7 +12,7 @@ pub const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 ///
 /// `src` and `dst` are addresses as 128-bit numbers, IPv4 as IPv4-mapped IPv6 (RFC 4291 §2.5.5.2).
 /// Ports are L4 ports in host byte order. The program gives `protocol` and ports only to TCP, UDP
-/// and SCTP that is no fragment, or an "atomic" one, and stands behind at most eight extension
+/// and SCTP that is no fragment, or an "atomic" one, and stands after at most eight extension
 /// headers other than ESP; everything else, ICMP and first fragments included, is hashed with all
 /// three zero.
 #[must_use]

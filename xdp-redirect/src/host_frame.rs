@@ -1,15 +1,15 @@
-//! Ethernet sources on the host link. The link has two ends that know each other, so the address is
-//! free to say who sent a packet: to the kernel from which link the workers have it, and to the
-//! workers where the kernel has it from.
+//! Ethernet sources on the host link. Nothing else uses the address there, so it says who sent a
+//! packet: to the kernel, the link that the workers received it on; to the workers, where the
+//! kernel got it from.
 
 use std::num::NonZeroU16;
 
-/// Where the kernel has a frame from that it sends to the workers.
+/// Where the kernel got a frame that it sends to the workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HostFrame {
     /// From a link that is not the host link; or it is not known.
     Foreign,
-    /// From the workers, who had it from the link in the slot `sender`, where that is known.
+    /// From the workers, which received it on the link in the slot `sender`, if that is known.
     Hairpin {
         /// The slot. The host link's own is 0, so no sender has that.
         sender: Option<NonZeroU16>,
@@ -52,8 +52,8 @@ impl HostFrame {
         }
     }
 
-    /// The Ethernet source of a frame that the workers send to the kernel, and had from the link in
-    /// `slot`.
+    /// The Ethernet source of a frame that the workers send to the kernel and received on the link
+    /// in `slot`.
     #[must_use]
     #[inline]
     pub const fn sender_mac(slot: u16) -> [u8; 6] {

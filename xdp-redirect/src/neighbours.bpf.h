@@ -19,13 +19,14 @@
 //   - An IPv6 destination with more than link scope has sent ND to this pod before. Otherwise a
 //     node that forwards IPv6 might forward the message.
 //   - At most NEIGHBOUR_RATE frames a second, and NEIGHBOUR_BURST in a burst; of unicast replies
-//     REPLY_RATE. They are counted apart, because others decide how many a pod sends: whoever asks
-//     a pod for its address must use up neither its own requests nor its replies to others.
+//     REPLY_RATE. They have a limit of their own, because others decide how many a pod sends:
+//     whoever asks a pod for its address must use up neither its own requests nor its replies to
+//     others.
 //
 // For frames to a pod there is one: at most REPLY_RATE a second, and REPLY_BURST in a burst. What
 // this node sends itself, and requests and unicast replies that it received from other links (a
-// bridge's), are counted apart: whoever floods a pod must use up neither the answers that it waits
-// for nor the requests and replies of its node.
+// bridge's), have separate limits: whoever floods a pod must use up neither the answers that it
+// waits for nor the requests and replies of its node.
 //
 // IPv6 that is not ND by this format is redirected to the workers like other IPv6.
 
@@ -409,7 +410,7 @@ static __always_inline bool ratelimit_allows(__u32 slot, bool is_unicast_reply)
 }
 
 // The same for one frame to the pod of the link in this slot. Several processors may transmit on a
-// link at once; one that overwrites the time of another lets a frame more pass.
+// link at once; one that overwrites the time of another lets one more frame pass.
 static __always_inline bool ratelimit_allows_to_pod(__u32 slot, bool is_unicast_reply,
 						    bool is_of_node)
 {

@@ -53,7 +53,7 @@ impl LeftEntries {
         self.0.is_empty()
     }
 
-    /// Removes what can be removed. Returns an error for each netdev of which something stays.
+    /// Removes what can be removed. Returns an error for each netdev that still has entries.
     fn remove(
         &mut self,
         mut apply: impl FnMut(u32, Change) -> Result<(), Error>,
@@ -98,8 +98,8 @@ impl Pods {
         entries.replace(now, |change| self.apply(ifindex, change))
     }
 
-    /// Removes entries of netdevs that were detached. Returns an error for each netdev of which
-    /// something stays.
+    /// Removes entries of netdevs that were detached. Returns an error for each netdev that still
+    /// has entries.
     pub(crate) fn remove_left(&mut self, left: &mut LeftEntries) -> Vec<(u32, Error)> {
         left.remove(|ifindex, change| self.apply(ifindex, change))
     }

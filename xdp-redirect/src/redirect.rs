@@ -207,7 +207,7 @@ impl Redirect {
     }
 
     /// Makes the link in `slot` the host link, whose other end is the netdev `kernel_end`: frames
-    /// that the kernel sends there have an Ethernet source that says where the kernel has them from
+    /// that the kernel sends there have an Ethernet source that says where the kernel got them from
     /// ([`HostFrame`](crate::HostFrame)).
     ///
     /// Both programs are pinned beside the XDP program if that is, and adopted likewise. What comes
@@ -304,8 +304,8 @@ impl Redirect {
     /// [`Error::Pin`] are the first of several: everything else is done, and the slot is free.
     pub fn detach(&mut self, slot: u16) -> Result<(), Error> {
         let (Attached { xdp, egress, ingress, .. }, cleared) = self.take(slot)?;
-        let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.let_go()));
-        xdp.let_go().and(egress).and(ingress).and(cleared)
+        let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.detach()));
+        xdp.detach().and(egress).and(ingress).and(cleared)
     }
 
     /// Frees the slot of a link whose programs are pinned, and removes its pod and its sockets. The
@@ -443,7 +443,7 @@ fn adopt(
 
 impl AttachedProgram {
     /// Detaches the program and removes the pin.
-    fn let_go(&self) -> Result<(), Error> {
+    fn detach(&self) -> Result<(), Error> {
         detach_and_unpin(&self.link, self.ifindex, self.pin.as_deref())
     }
 }

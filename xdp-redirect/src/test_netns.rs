@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `test` on a thread with a network and a mount namespace of its own: netdevs, mounts and
-/// pins that it makes collide with nobody's and are gone when it ends, however it ends.
+/// pins that it makes collide with no other test's and are gone when it ends, however it ends.
 pub(crate) fn in_new_namespaces<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     let enter = || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// An option of `podgate run`.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ConfigOption {
-    /// Its name, as in the file of options.
+    /// Its name, as in the configuration file.
     pub name: String,
     /// Its value; `None` if it has none.
     pub value: Option<String>,
@@ -21,7 +21,7 @@ pub struct ConfigOption {
 pub enum Origin {
     /// The default.
     Default,
-    /// The file of options.
+    /// The configuration file.
     File(PathBuf),
     /// The environment variable of this name.
     Environment(String),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// An address that a DNS name stands for in policy.
+/// An address that a DNS name resolves to in policy.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct FqdnEntry {
     /// The name, in lower case, without a dot at the end.

@@ -41,7 +41,7 @@ pub struct PolicyDetail {
 /// One `spec` of a policy.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct RuleSetDetail {
-    /// Whom it selects, in words.
+    /// The endpoints that it selects, in words.
     pub subject: String,
     /// The directions in which what no rule allows is denied: `egress`, `ingress`.
     pub isolates: Vec<String>,
@@ -65,12 +65,12 @@ pub struct RuleDetail {
     /// Who may be at the other end, in words, any of them; absent is anyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<String>>,
-    /// On which ports; absent is any, of every protocol.
+    /// Ports; absent is any port of every protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<PortsDetail>>,
 }
 
-/// Ports of a rule, and what it asks of requests there.
+/// Ports of a rule, and its L7 rules there.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PortsDetail {
     /// The ports, as `80/TCP`.
@@ -86,7 +86,7 @@ pub struct Explained {
     /// Epoch of the tables; absent for those of manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
-    /// What to know of the explanation, one line each.
+    /// Notes on the explanation, one line each.
     pub notes: Vec<String>,
     /// The explanation.
     #[serde(flatten)]
@@ -120,7 +120,7 @@ pub struct PolicyList {
     pub rejected: Vec<RejectedField>,
 }
 
-/// A policy and what became of it.
+/// A policy and its state.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct PolicyStatus {
     /// Kind.
@@ -130,13 +130,13 @@ pub struct PolicyStatus {
     pub namespace: Option<String>,
     /// Name.
     pub name: String,
-    /// What became of it.
+    /// Its state.
     pub state: PolicyState,
     /// Pods that it selects.
     pub pods: usize,
 }
 
-/// What became of a policy.
+/// State of a policy.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicyState {

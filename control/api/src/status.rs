@@ -49,7 +49,7 @@ pub struct Status {
     pub health: Health,
 }
 
-/// What became of the flows that the previous agent saved when it stopped.
+/// Outcome of restoring the flows that the previous agent saved when it stopped.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct FlowsTakenOver {
     /// Flows that were taken over.
@@ -73,7 +73,7 @@ pub struct ApiServerStatus {
     pub writes: Option<ApiServerWrites>,
 }
 
-/// What became of writes to the API server.
+/// Counts of writes to the API server, by outcome.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct ApiServerWrites {
     /// Statuses of policies that were written.

@@ -40,8 +40,8 @@ pub(crate) fn list(agent: &mut Client) -> Result<Vec<EndpointStatus>, CniError> 
     Ok(agent.call(&PluginRequest::EndpointList {})?)
 }
 
-/// Removes the endpoint on a link, which may be gone. One that somebody else has removed meanwhile,
-/// as another DEL of the same container does, is as good as removed.
+/// Removes the endpoint on a link, which may be gone. One that another call has removed meanwhile,
+/// such as another DEL of the same container, counts as removed.
 ///
 /// # Errors
 /// When the agent does not answer, or with an error.

@@ -245,7 +245,7 @@ fn stale_links<'l>(call: &Call, links: impl Iterator<Item = &'l str>) -> Vec<&'l
     links.filter(|link| link.starts_with(&prefix) && !valid.contains(*link)).collect()
 }
 
-/// Name of the node's end of the link that the call is about.
+/// Name of the node's end of the call's link.
 fn host_name(call: &Call) -> String {
     pod_link::host_name(&call.config.name, &call.container, &call.interface)
 }
@@ -260,7 +260,7 @@ fn ipam_of(call: &Call) -> Result<&Ipam, CniError> {
         let message = format!(
             "network {:?} has neither `ipam` nor a plugin before podgate-cni: name the plugin that \
              assigns addresses, like {{\"type\": \"host-local\", \"subnet\": \"10.1.0.0/24\"}}, or \
-             chain podgate-cni behind the plugin that creates the pods' links",
+             chain podgate-cni after the plugin that creates the pods' links",
             call.config.name
         );
         CniError::new(Code::Config, message)

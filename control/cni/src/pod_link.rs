@@ -31,7 +31,7 @@ pub(crate) fn host_name(network: &str, container: &str, interface: &str) -> Stri
     format!("{}{attachment}", prefix(network))
 }
 
-/// A hash of the parts, as so many digits and lower-case letters.
+/// A hash of the parts, as this number of digits and lower-case letters.
 fn short(parts: &[&str], characters: usize) -> String {
     let mut hasher = fnv::FnvHasher::default();
     for part in parts {

@@ -96,8 +96,9 @@ impl NetnsThreads {
     }
 
     /// Runs `work` inside the network namespace `path`, as [`inside`] does, without blocking the
-    /// calling thread. A thread that exceeds the limit is abandoned; it occupies its place until it
-    /// ends, and does not begin `work` after the limit. Until then no other one enters `path`.
+    /// calling thread. A thread that exceeds the limit is abandoned; it counts as one of the
+    /// threads until it ends, and does not begin `work` after the limit. Until then no other one
+    /// enters `path`.
     ///
     /// # Errors
     /// [`NetnsError::Enter`], [`NetnsError::Busy`] when no thread gets free, and
@@ -125,7 +126,7 @@ impl NetnsThreads {
             move || {
                 let _permit = permit;
                 let entered = enter(&path);
-                // Nobody waits any more: the result would be lost.
+                // The caller waits no more: the result would be lost.
                 if !report.is_closed() {
                     let _ = report.send(entered.map(|()| work()));
                 }
@@ -203,7 +204,7 @@ mod tests {
             assert!(matches!(error, NetnsError::TimedOut { .. }), "{error}");
         }
         block_on(threads.run(Path::new(OWN), || ())).unwrap();
-        // Lets the thread go on: a FIFO is no namespace.
+        // Lets the thread continue: a FIFO is no namespace.
         drop(File::options().write(true).open(&fifo).unwrap());
     }
 

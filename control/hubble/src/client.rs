@@ -322,7 +322,7 @@ mod tests {
         with_listeners(Some(&tcp), |unix, listeners| {
             let address = listeners.tcp_address().unwrap();
             async move {
-                // More than there are places, and none of them says anything.
+                // More than the limit, and none of them sends anything.
                 let mut silent = Vec::new();
                 for _ in 0..100 {
                     silent.push(tokio::net::TcpStream::connect(address).await.unwrap());

@@ -44,7 +44,7 @@ impl FieldMask {
     /// The mask of these paths. Without paths there is none.
     ///
     /// # Errors
-    /// For a path that leads to no field.
+    /// For a path that names no field.
     pub(crate) fn new(paths: &[String]) -> Result<Option<Self>, String> {
         let mut fields = Fields::new();
         for path in paths {
@@ -64,7 +64,7 @@ impl FieldMask {
     }
 }
 
-/// Adds a path. `None` if it leads to no field.
+/// Adds a path. `None` if it names no field.
 fn select(selected: &mut Fields, fields: &[Field], path: &str) -> Option<()> {
     let (name, rest) = match path.split_once('.') {
         Some((name, rest)) => (name, Some(rest)),

@@ -1,6 +1,6 @@
 //! From a record to the flows that clients read.
 //!
-//! A record is about a whole event; Hubble's flows have one direction and one kind each. So a
+//! A record describes a whole event; Hubble's flows have one direction and one kind each. So a
 //! policy verdict becomes a flow for each direction that a policy decided, and one more if it
 //! denies: the drop, which clients filter by its type.
 

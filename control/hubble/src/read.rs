@@ -179,7 +179,7 @@ struct Left;
 impl Reader {
     /// Sends what the client asked for, until that is all, or it leaves.
     pub(crate) async fn run(self, source: Arc<impl FlowSource>) {
-        // The client that left is the reason to stop, and nobody is there to know.
+        // It fails only because the client has left, and then there is no one to report it to.
         let _ = self.send_all(&*source).await;
     }
 
@@ -211,7 +211,7 @@ impl Reader {
         let mut left = range.number;
         let mut skip = start.flows;
         for (index, observed) in past.iter().enumerate().skip(start.item) {
-            // Where the last flows are sent, gaps may be behind them.
+            // Where the last flows are sent, gaps may follow them.
             if left == 0 && range.starts_at_oldest() {
                 break;
             }

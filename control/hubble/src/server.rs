@@ -35,7 +35,8 @@ use crate::proto::observer::observer_server::ObserverServer;
 use crate::proto::peer::peer_server::PeerServer;
 use crate::source::FlowSource;
 
-/// Of each socket: clients by TCP, who may be anybody, take no place from those of the unix socket.
+/// Of each socket: clients by TCP, which may be any host's, don't use up connections of the unix
+/// socket.
 const LIMITS: ServerLimits = ServerLimits::HUBBLE;
 /// Largest request, bytes.
 const REQUEST_MAX: usize = 1 << 18;
@@ -292,7 +293,7 @@ fn builder() -> Server {
         .max_concurrent_streams(Some(STREAMS_MAX as u32))
 }
 
-/// A connection that has one of the places.
+/// A connection that counts towards the limit.
 struct Connection<T> {
     stream: T,
     /// Until when the first request has to come; none once it has.
@@ -318,8 +319,8 @@ fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
     Ok(request)
 }
 
-/// Connections, of which there are at most so many as [`LIMITS`] says; others are closed, as are
-/// those without a request in time.
+/// Connections, at most as many as [`LIMITS`] says; others are closed, as are those without a
+/// request in time.
 fn incoming<T, F: Future<Output = io::Result<(T, Option<IpAddr>)>>>(
     accept: impl Fn() -> F,
 ) -> impl Stream<Item = io::Result<Connection<T>>> {

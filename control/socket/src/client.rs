@@ -237,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let _listener = UnixListener::bind(&path).unwrap();
-        // Nobody accepts: at some time its backlog is full.
+        // Nothing accepts: at some time its backlog is full.
         let mut held = Vec::new();
         let error = loop {
             match Client::connect_within(&path, SHORT) {

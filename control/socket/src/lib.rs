@@ -47,7 +47,7 @@ pub const REQUEST_MAX: usize = 64 * 1024;
 pub enum Answering {
     /// By one result, as soon as the agent has it.
     AtOnce,
-    /// By one result, when what the client waits for has happened, or after so many seconds.
+    /// By one result, when what the client waits for has happened, or after this many seconds.
     Waits(u32),
     /// By items: the past ones at once and, if this is `true`, new ones when they come.
     Follows(bool),

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// Limits of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServerLimits {
-    /// Most connections at a time, of each socket that it listens on. So clients of one socket take
-    /// no place from those of another.
+    /// Most connections at a time, of each socket that it listens on. So clients of one socket
+    /// don't use up connections of another.
     pub connections: usize,
     /// How long a client may take to send its request, a TLS handshake before it included.
     pub request: Duration,
@@ -43,8 +43,8 @@ impl ServerLimits {
     pub const WEB: Self = Self { silence: Duration::from_secs(60), ..Self::USUAL };
 }
 
-/// Most clients of a control socket that follow, capture or wait at a time. The other places are
-/// for short requests, such as an admin's `status` and a network plugin's `endpoint-add`.
+/// Most clients of a control socket that follow, capture or wait at a time. The other connections
+/// are for short requests, such as an admin's `status` and a network plugin's `endpoint-add`.
 pub const LONG_RUNNING_MAX: usize = 48;
 
 /// How long a client of Hubble's API may take to answer a ping.

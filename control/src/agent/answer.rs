@@ -127,7 +127,7 @@ impl Agent {
         let dataplane = self.endpoints.links().dataplane();
         self.health.take_rule_reports(&mut self.plane, dataplane, now);
         let dataplane = self.dataplane();
-        // All would wait for a worker that is stuck; that it is, is one of the metrics.
+        // A stuck worker would delay the answer; that it is stuck is one of the metrics.
         let sockets = match self.health.dead_worker(now) {
             Some(_) => XskStatistics::default(),
             None => dataplane.socket_statistics().map_err(ApiError::failed)?,

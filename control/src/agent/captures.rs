@@ -38,11 +38,11 @@ type LinkNames = BTreeMap<LinkId, (String, Option<String>)>;
 #[derive(Default)]
 pub(super) struct Captures {
     running: Option<Running>,
-    /// When workers that may still copy packets are told again to stop.
+    /// When workers that may still copy packets are asked again to stop.
     stop_at: Option<Instant>,
 }
 
-/// How long after a worker did not answer that is.
+/// Time from a missing answer of a worker to the next attempt.
 const STOP_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 struct Running {
@@ -58,7 +58,7 @@ impl Agent {
     /// Starts a capture; the reply has its copies.
     pub(super) fn start_capture(&mut self, request: &CaptureRequest, reply: ReplySender) {
         let answer = self.begin_capture(request).map(Reply::Capture);
-        // A client that left misses the answer only; the capture ends at the next check.
+        // Fails if the client has left; the capture ends at the next check.
         let _ = reply.send(answer);
     }
 
@@ -123,7 +123,7 @@ impl Agent {
             running.ended = Some(reason);
             self.captures.stop_at = Some(now);
         }
-        // All would wait for a worker that is stuck: the others are told once it goes on.
+        // A stuck worker would block this: the workers are asked once it makes progress.
         if self.health.dead_worker(now).is_none() {
             self.captures.stop_if_due(now, || dataplane.set_capture(None));
         }

@@ -5,7 +5,7 @@
 //! started. The seccomp filter comes when the agent has started, and holds for all threads
 //! (`SECCOMP_FILTER_FLAG_TSYNC`, seccomp(2)): from then on the agent can run no other program,
 //! unmount nothing, and enter only network namespaces. Mounting stays possible, because a bpffs
-//! that somebody unmounts under a running agent is mounted again.
+//! that is unmounted under a running agent is mounted again.
 
 use anyhow::{Context, Result};
 use nix::libc;

@@ -76,7 +76,7 @@ impl Agent {
         info!("endpoint {} on link {link} removed", spec.pod);
         let PodName { namespace, name } = &spec.pod;
         self.observer.agent_events().endpoint_deleted(Timestamp::now(), namespace, name);
-        // First nobody sends to it any more, then it is detached.
+        // First the routes to it are removed, then it is detached.
         self.publish();
         match attached {
             Ok(Attached { slot, .. }) => self.endpoints.detach(slot),

@@ -210,12 +210,12 @@ impl Endpoints {
         self.links_gone
     }
 
-    /// Endpoints that something failed at, and that are due to be tried again.
+    /// Endpoints at which an operation failed that is due to be tried again.
     pub(super) fn due(&mut self, now: Instant) -> Vec<String> {
         self.retries.due(now)
     }
 
-    /// What fails at endpoints, one line each.
+    /// Failures of endpoints, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let kept = self.retries.reasons().map(|(link, reason, seconds)| {
             format!(
@@ -233,7 +233,7 @@ impl Endpoints {
         self.unset = unset;
     }
 
-    /// Whether they could not be set for all pods, or not be removed of some that are gone.
+    /// Whether they could not be set for all pods, or not removed for some that are gone.
     pub(super) fn has_unset_pods(&self) -> bool {
         !self.unset.is_empty() || self.links.has_left()
     }
@@ -639,7 +639,7 @@ impl Endpoints {
         }
     }
 
-    /// Looks which links have programs that the agent before pinned in `pins`, beside `own` and
+    /// Finds the links with programs that the previous agent pinned in `pins`, beside `own` and
     /// those that are attached; [`Self::unread_pins`] are to be read then.
     pub(super) fn find_pins(&mut self, pins: &Path, own: [u32; 2]) {
         let mut known = self.attached_indices();

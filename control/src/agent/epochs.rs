@@ -1,4 +1,4 @@
-//! The tables of past epochs, so that flow records name what was in force at their time.
+//! The tables of past epochs, so that flow records have the names that were in force at their time.
 
 use std::collections::VecDeque;
 

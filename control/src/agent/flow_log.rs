@@ -43,9 +43,9 @@ pub(crate) struct Logged {
 /// Those that share the log: each has as much of it as the others, if it needs that.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Share {
-    /// The link that items are about.
+    /// The link of the items' events.
     link: Option<LinkId>,
-    /// Whether something was dropped or denied: what is allowed leaves room for that.
+    /// Whether something was dropped or denied: such items have a share of their own.
     dropped: bool,
 }
 
@@ -210,7 +210,7 @@ mod tests {
         Logged { event, request: None, names: None }
     }
 
-    /// Stands for making records; counts them.
+    /// In place of making records; counts them.
     #[derive(Default)]
     struct Records(Cell<u64>);
 

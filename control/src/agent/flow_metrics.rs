@@ -44,7 +44,7 @@ const RCODES: [&str; 6] = [
     "Query Refused",
 ];
 
-/// The label of what has none of its own.
+/// The label of values that have none of their own.
 const OTHER: &str = "other";
 
 /// The method of a response whose request is not known.

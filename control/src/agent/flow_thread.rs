@@ -1,6 +1,6 @@
 //! The flow thread: it owns the log of flow records, makes records, and serves Hubble's API.
 //!
-//! Nobody waits for it: what it has no time for is lost, and counted.
+//! No other thread waits for it: events that it has no time for are lost, and counted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -157,7 +157,7 @@ async fn take_messages(mut messages: mpsc::Receiver<Message>, log: &SharedLog) {
                 let mut log = log.lock();
                 let past = log.last(count);
                 let live = (range == FlowRange::PastAndNew).then(|| log.log.follow());
-                // A client that left misses the answer only.
+                // Fails if the client has left.
                 let _ = reply.send(Ok(Reply::Flows { past, live }));
             }
         }

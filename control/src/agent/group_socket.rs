@@ -35,7 +35,7 @@ impl GroupSocket {
         let known = known.with_context(|| format!("--socket-group: there is no group {group}"))?;
         let at_path = || format!("--read-socket: can't bind {}", path.display());
         make_room(path, "the read-only control socket (--read-socket names another path)")?;
-        // With the usual umask nobody else may connect before the mode is set.
+        // With the usual umask no other user may connect before the mode is set.
         let listener = StdUnixListener::bind(path).with_context(at_path)?;
         let file = SocketFile::of_bound(path).with_context(at_path)?;
         chown(path, None, Some(known.gid.as_raw())).with_context(at_path)?;

@@ -1,7 +1,7 @@
 //! The state of the agent's parts, for `status` and metrics.
 //!
 //! Once a second the control thread checks the workers' progress and takes what they counted of
-//! policy rules. The kernel's files about this process are read when somebody asks.
+//! policy rules. The kernel's files about this process are read on request.
 
 mod process;
 
@@ -24,7 +24,7 @@ use super::policy_plane::PolicyPlane;
 /// How often the workers' progress is checked.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// A worker without a round for so long is dead: an idle one has ten a second.
+/// A worker without a round for this long is dead: an idle one has ten a second.
 const WORKER_DEAD: Duration = Duration::from_secs(3);
 
 /// Rejected objects that are named.
@@ -113,7 +113,7 @@ impl HealthWatch {
         self.rounds.get(worker).is_none_or(|(_, seen)| now.duration_since(*seen) <= WORKER_DEAD)
     }
 
-    /// Whether somebody scrapes metrics, and where.
+    /// The state of the metrics endpoint, with its address.
     fn metrics_service(&self) -> ServiceStatus {
         let detail = match &self.metrics {
             Some(server) => server.counts(),
@@ -244,7 +244,7 @@ impl Agent {
     }
 }
 
-/// An object with a reason. What has no kind and name is called by its file and line.
+/// An object with a reason. An object without kind and name is identified by its file and line.
 fn rejected_object(rejection: &Rejection) -> RejectedObject {
     let Rejection { object, source, field, reason, .. } = rejection;
     let object = match source {

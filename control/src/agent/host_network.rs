@@ -42,7 +42,7 @@ pub(super) struct HostNetwork {
     tunnels: TunnelState,
     observations: mpsc::Sender<Observation>,
     routes: watch::Sender<HostRoutes>,
-    /// What became of the routes.
+    /// The result of setting the routes.
     applied: watch::Receiver<AppliedRoutes>,
     /// Why the host link's ends can't be set up, if they are down.
     down: Option<String>,
@@ -158,8 +158,8 @@ impl HostNetwork {
         self.addresses_unread.as_deref()
     }
 
-    /// Indices of links that could not be read and that it is time for; of no others than those
-    /// that are `wanted`.
+    /// Indices of links that could not be read and are due to be read again; only those that are
+    /// `wanted`.
     pub(super) fn links_due(&mut self, wanted: impl FnOnce() -> BTreeSet<u32>) -> Vec<u32> {
         if self.links_unread.is_empty() {
             return Vec::new();
@@ -169,7 +169,7 @@ impl HostNetwork {
         self.links_unread.due(Instant::now())
     }
 
-    /// Whether the host link has to be checked, though nothing is said to have changed.
+    /// Whether the host link has to be checked, though no change was reported.
     pub(super) fn link_is_due(&self) -> bool {
         self.lost.is_some() || self.down.is_some()
     }
@@ -203,7 +203,7 @@ impl HostNetwork {
         self.applied.borrow().generation >= self.routes.borrow().generation
     }
 
-    /// Calls `then` when the routes that were requested last were set, with what became of them.
+    /// Calls `then` when the routes that were requested last were set, with the result.
     pub(super) fn after_routes(&self, then: impl FnOnce(&AppliedRoutes) + Send + 'static) {
         if self.routes_are_applied() {
             return then(&self.applied.borrow());
@@ -271,7 +271,7 @@ impl HostNetwork {
     }
 
     /// The host link can't be created, or the dataplane can't be attached to it. Returns whether
-    /// that was not known.
+    /// that is new.
     pub(super) fn host_link_failed(&mut self, reason: String) -> bool {
         let is_new = self.attached || self.lost.as_ref() != Some(&reason);
         if is_new {
@@ -341,7 +341,7 @@ impl HostNetwork {
         self.tunnels.pass_ports(pass);
     }
 
-    /// Links that are no routes out of the node: the host link and those of pods.
+    /// Links by which no route leaves the node: the host link and those of pods.
     pub(super) fn not_outward(&self, mut pods: BTreeSet<u32>) -> BTreeSet<u32> {
         pods.extend(self.own());
         pods
@@ -443,7 +443,7 @@ mod tests {
         network.link_read(7, Ok(()));
         assert!(network.addresses_unread().is_none());
         assert_eq!(network.problems().count(), 0);
-        // A link that is nobody's any more is not read.
+        // A link that is no longer wanted is not read.
         network.link_read(7, Err("ENOBUFS".to_owned()));
         assert!(network.links_due(BTreeSet::new).is_empty());
         assert_eq!(network.problems().count(), 0);

@@ -1,7 +1,7 @@
 //! The server for Prometheus: a thread of its own that answers `GET /metrics` over HTTP/1.
 //!
 //! The number of clients, the length of a request and all times are bounded (see
-//! [`podgate_api::limits`]), and a client that doesn't read delays nobody else. Metrics are
+//! [`podgate_api::limits`]), and a client that doesn't read delays no other client. Metrics are
 //! collected once for all that ask within [`CACHE`], so scrapers can't keep the control thread
 //! busy.
 
@@ -103,7 +103,7 @@ impl MetricsServer {
 struct Service {
     calls: mpsc::Sender<Call>,
     counts: Arc<Counts>,
-    /// The last text, and when it was collected. Whoever has the lock collects; others wait.
+    /// The last text, and when it was collected. The holder of the lock collects; others wait.
     last: Mutex<Option<(Instant, Arc<str>)>>,
 }
 
@@ -351,7 +351,7 @@ mod tests {
         }
         assert!(exchange(&server, GET).starts_with("HTTP/1.1 200 "));
         silent.push(TcpStream::connect(server.address()).unwrap());
-        // Whoever comes now is rejected, once the place of the one before is free and taken.
+        // Once a new connection has taken the freed place, further ones are rejected.
         while server.numbers()[1] == 0 {
             silent.push(TcpStream::connect(server.address()).unwrap());
             std::thread::yield_now();

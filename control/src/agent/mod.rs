@@ -9,7 +9,7 @@
 //! * [`Endpoints`]: pods and what is attached to their links;
 //! * [`HostNetwork`]: host link, routes, addresses, tunnels;
 //! * [`Observer`]: the workers' events, on their way to the flow thread;
-//! * [`DnsNames`]: what DNS names stand for;
+//! * [`DnsNames`]: the addresses of DNS names;
 //! * [`StateFiles`]: endpoint list, pins, sockets.
 //!
 //! Nothing here waits for the kernel's network stack or enters another network namespace: tasks and
@@ -100,7 +100,8 @@ pub(crate) use self::rule_totals::{RuleTotals, SERIES_MAX};
 pub(crate) use self::start::run;
 pub(crate) use self::state::StateDir;
 
-/// How often events are taken off the workers' rings, and something is done that others wait for.
+/// How often events are taken off the workers' rings, and results that clients wait for are
+/// checked.
 ///
 /// A ring has room for 16,384 events ([`SharedConfig`](podgate_dataplane::worker::SharedConfig)):
 /// 655,000 a second from one worker. Half of that if all are of one link, which leaves the rest to
@@ -134,7 +135,7 @@ struct Agent {
     captures: Captures,
     flow_listings: FlowListings,
     endpoint_log: EndpointLog,
-    /// What the command line, the environment and the file of options say.
+    /// The options of the command line, the environment and the configuration file.
     options: Vec<ConfigOption>,
     started: std::time::Instant,
     /// The same, as seconds since the epoch of Unix.
@@ -212,7 +213,7 @@ impl Agent {
         }
     }
 
-    /// Whether somebody waits for what is found out or done every [`DRAIN_PERIOD`].
+    /// Whether there is something to check every [`DRAIN_PERIOD`].
     fn is_waited_for(&self) -> bool {
         !self.waiting.is_empty()
             || self.flow_listings.are_waited_for()

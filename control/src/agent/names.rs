@@ -31,7 +31,7 @@ const CHECK_PERIOD_S: u64 = 60;
 /// Least time between two writes of the file, seconds.
 const SAVE_PERIOD_S: u64 = 10;
 
-/// What the metrics have about names.
+/// Counters of names, for the metrics.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct NameMetrics {
     /// The table.
@@ -61,7 +61,7 @@ pub(super) struct DnsNames {
     problems: [Option<String>; 2],
     check: Option<Arc<LiveCheck>>,
     check_due: Nanos,
-    /// Whether names may be in the table that no rule is about.
+    /// Whether the table may have names that no rule matches.
     policies_changed: bool,
     metrics: NameMetrics,
 }
@@ -149,7 +149,7 @@ impl DnsNames {
         removed
     }
 
-    /// Takes an answer, if a rule is about its name.
+    /// Takes an answer, if a rule matches its name.
     fn learn(&mut self, answer: &DnsAnswer, plane: &PolicyPlane, now: Nanos) {
         self.metrics.answers += 1;
         let name = String::from_utf8_lossy(answer.name.bytes());
@@ -174,7 +174,7 @@ impl DnsNames {
         self.policies_changed = true;
     }
 
-    /// Maintenance: ends TTLs, removes names that no rule is about, and asks for connections to
+    /// Maintenance: ends TTLs, removes names that no rule matches, and checks for connections to
     /// deferred addresses.
     fn maintain(&mut self, plane: &PolicyPlane, dataplane: &Dataplane, now: Nanos) {
         self.table.expire(now);
@@ -293,7 +293,7 @@ impl Agent {
         metrics.releases += 1;
     }
 
-    /// Publishes what names stand for, without other changes. Returns whether that changed.
+    /// Publishes the addresses of names, without other changes. Returns whether those changed.
     pub(super) fn publish_names(&mut self) -> bool {
         if !self.names.pass_changes(&mut self.plane) {
             return false;

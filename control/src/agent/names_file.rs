@@ -1,5 +1,5 @@
 //! The file of DNS names over a restart: `names.json`. It grants nothing by itself: a name in it
-//! stands for addresses only if a rule is about the name.
+//! has addresses in policy only if a rule matches the name.
 //!
 //! Times are milliseconds since the kernel's boot; after another boot the file is not used.
 

@@ -27,8 +27,8 @@ const RECORDS_PER_DRAIN: usize = 2048;
 /// How many of these are for drops and denials, if there are that many: the rest is for what was
 /// forwarded.
 const DROPS_PER_DRAIN: usize = RECORDS_PER_DRAIN / 2;
-/// Events of each worker that are passed on at a time while many come, at most. What becomes of
-/// them may run on the core of a worker or of a pod, whose packets wait meanwhile.
+/// Events of each worker that are passed on at a time while many come, at most. Processing them may
+/// take the core of a worker or of a pod, whose packets wait meanwhile.
 const EVENTS_AT_A_TIME: usize = 96;
 
 /// Events at a time from which many come.
@@ -57,8 +57,8 @@ pub(super) enum Drained {
     Many,
 }
 
-/// Has a flow's end name the pods that its last packets were of, as long as the tables of their
-/// epoch are there.
+/// Makes the end event of a flow name the pods of its last packets, as long as the tables of their
+/// epoch are stored.
 fn name_end(event: &mut Event, epochs: &Epochs) {
     if let EventKind::End { decided, .. } = event.kind
         && epochs.get(decided).is_some()
@@ -183,7 +183,7 @@ impl Observer {
         let message = Message::Read { count: count as usize, range, reply };
         if let Err(Message::Read { reply, .. }) = self.thread.send(message) {
             let error = ApiError::failed("the flow log is busy; try again");
-            // A client that left misses the answer only.
+            // Fails if the client has left.
             let _ = reply.send(Err(error));
         }
     }

@@ -98,13 +98,12 @@ impl PolicyPlane {
         self.store.set_assigned_addresses(assigned.collect());
     }
 
-    /// Takes the addresses that a DNS name stands for.
+    /// Takes the addresses that a DNS name resolves to.
     pub(super) fn learn(&mut self, name: &str, addresses: &[IpAddr]) {
         self.store.learn(name, addresses.iter().copied());
     }
 
-    /// Whether a rule in force is about the DNS name, which is in lower case without a dot at its
-    /// end.
+    /// Whether a rule in force matches the DNS name, which is in lower case without a trailing dot.
     pub(super) fn is_wanted(&self, name: &str) -> bool {
         self.compiler.is_wanted(name)
     }

@@ -283,7 +283,7 @@ impl Agent {
         }
     }
 
-    /// Looks which links have pinned programs that no endpoint names. Returns their indices.
+    /// Finds the links with pinned programs that no endpoint names. Returns their indices.
     fn find_pins(&mut self) -> BTreeSet<u32> {
         self.endpoints.find_pins(&self.files.state().bpf(), self.host.own());
         self.endpoints.unread_pins().clone()

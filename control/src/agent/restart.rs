@@ -37,7 +37,7 @@ impl EarlierFlows {
         }
     }
 
-    /// What became of them.
+    /// The result of taking them over.
     pub(super) fn outcome(&self) -> &FlowsTakenOver {
         &self.outcome
     }
@@ -89,7 +89,7 @@ impl EarlierFlows {
         match taken {
             Ok(taken) => {
                 (outcome.taken, outcome.left_out) = (taken, all - taken);
-                info!("{taken} of {all} flows of the previous agent go on");
+                info!("{taken} of {all} flows of the previous agent continue");
             }
             Err(reason) => {
                 warn!("flows of the previous agent are not taken over: {reason}");

@@ -12,8 +12,8 @@ use podgate_dataplane::worker::{RuleKey, RuleReport, RuleTally, RuleVerdict};
 use podgate_policy::RuleOrigin;
 use podgate_tables::ids::{Epoch, RuleId};
 
-/// Rules with samples of their own. Each gets its place at its first hit while one is free, and
-/// keeps it while the rule exists. Hits without a place are counted together.
+/// Rules with series of their own. Each gets its series at its first hit while there are fewer, and
+/// keeps it while the rule exists. Hits of other rules are counted together.
 pub(crate) const SERIES_MAX: usize = 500;
 
 /// Names of a number that are stored. Flows that were last decided under earlier ones count for no
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(totals.series().count(), SERIES_MAX);
         let others = |totals: &RuleTotals| -> u64 { totals.others().map(|(_, t)| t.hits).sum() };
         assert_eq!(others(&totals), 3);
-        // No hit is in two samples: a rule that gets a free place later begins at zero.
+        // No hit is in two samples: a rule that gets a series later begins at zero.
         rename(&mut totals, 2, &[(0, None)]);
         totals.add(&report(2, all - 1, 10));
         assert_eq!((hits(&totals, &format!("p{}", all - 1)), others(&totals)), (Some(10), 3));

@@ -1,6 +1,6 @@
 //! The control socket, which only its owner may open, and the read-only one of a group.
 //!
-//! A client that doesn't read its answer delays nobody else, and is disconnected; see
+//! A client that doesn't read its answer delays no other client, and is disconnected; see
 //! [`podgate_api::limits`]. Long-running requests (flow records, captures, waiting for an epoch)
 //! leave some connections to short ones.
 
@@ -87,7 +87,7 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
-    /// Removed on drop; `None` if somebody else owns the file.
+    /// Removed on drop; `None` if the file has another owner.
     file: Option<SocketFile>,
     counts: Arc<ClientCounts>,
     /// What its clients may do.
@@ -95,14 +95,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Binds the socket at `path` with mode 0600, in place of one that nobody serves.
+    /// Binds the socket at `path` with mode 0600, in place of one that is not served.
     ///
     /// # Errors
     /// When the path can't be bound.
     pub(super) fn bind(path: &Path, counts: Arc<ClientCounts>) -> Result<Self> {
         make_room(path, CONTROL_SOCKET)?;
         let at_path = || format!("can't bind {} for {CONTROL_SOCKET}", path.display());
-        // Nobody else may connect before the mode is set: the state directory is 0700, and
+        // No other user may connect before the mode is set: the state directory is 0700, and
         // elsewhere the usual umask lets only root write.
         let listener = UnixListener::bind(path).with_context(at_path)?;
         let file = Some(SocketFile::of_bound(path).with_context(at_path)?);

@@ -27,7 +27,7 @@ pub(super) trait Content: Serialize + DeserializeOwned {
     fn checksum(&self) -> io::Result<u32>;
 }
 
-/// CRC-32C of what a file is about.
+/// CRC-32C of a file's content.
 ///
 /// # Errors
 /// When it can't be written as JSON.

@@ -28,7 +28,7 @@ impl EpochWaiters {
         self.clients.push(EpochWaiter { wanted, until: Instant::now() + timeout, answer });
     }
 
-    /// Whether nobody waits.
+    /// Whether no client waits.
     pub(super) fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
@@ -42,7 +42,7 @@ impl EpochWaiters {
         };
         for client in self.clients.extract_if(.., due) {
             let waited = PolicyWaited { epoch: in_force.0, in_force: in_force >= client.wanted };
-            // A client that left misses the answer only.
+            // Fails if the client has left.
             let _ = client.answer.send(Ok(Reply::Value(json!(waited))));
         }
     }

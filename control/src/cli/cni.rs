@@ -22,9 +22,9 @@ pub enum CniCommand {
 const INSTALL_ABOUT: &str = "\
 Install the CNI plugin and its configuration on this node.
 
-Each file is written beside its place and renamed, the configuration last: a container runtime never \
-sees a part of it. With `--mode chained` the configuration is that of the first other plugin in \
---conf-dir, with podgate-cni appended; that plugin's own file stays as it is.";
+Each file is written to a temporary name and renamed, the configuration last: a container runtime \
+never reads a part of one. With `--mode chained` the configuration is that of the first other plugin \
+in --conf-dir, with podgate-cni appended; that plugin's own file stays as it is.";
 
 const INSTALL_EXAMPLES: &str = examples! {
     "podgate cni install --pod-cidr 10.244.1.0/24"

@@ -28,7 +28,7 @@ const FLUSH_ABOUT: &str = "\
 Remove entries of the workers' flow tables.
 
 It is as if the agent had started without them: the next packet of a connection without L7 \
-inspection is decided by policy again, and the connection goes on if policy allows it in both \
+inspection is decided by policy again, and the connection continues if policy allows it in both \
 directions; connections with L7 inspection are reset at both ends. Nothing passes that policy \
 doesn't allow.";
 

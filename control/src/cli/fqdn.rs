@@ -7,18 +7,18 @@ use super::{ClientArgs, examples};
 /// `podgate fqdn …`.
 #[derive(Subcommand, Debug)]
 pub enum FqdnCommand {
-    /// List the addresses that DNS names stand for in policy.
+    /// List the addresses that DNS names resolve to in policy.
     #[command(long_about = LIST_ABOUT, after_help = LIST_EXAMPLES)]
     List(FqdnArgs),
-    /// Forget the addresses of DNS names.
+    /// Remove the addresses of DNS names.
     #[command(long_about = CLEAN_ABOUT, after_help = CLEAN_EXAMPLES)]
     Clean(FqdnArgs),
 }
 
 const LIST_ABOUT: &str = "\
-List the addresses that DNS names stand for in policy.
+List the addresses that DNS names resolve to in policy.
 
-They are from DNS answers to pods of this node, for names that a rule is about. An address with the \
+They are from DNS answers to pods of this node, for names that a rule matches. An address with the \
 source `lookup` counts until its TTL is over, and then, with the source `connection`, as long as a \
 connection to it is alive.";
 
@@ -29,7 +29,7 @@ const LIST_EXAMPLES: &str = examples! {
 };
 
 const CLEAN_ABOUT: &str = "\
-Forget the addresses of DNS names.
+Remove the addresses of DNS names.
 
 Connections to them that only a rule on names allows are then denied, until a pod asks for the name \
 again.";

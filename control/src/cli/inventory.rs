@@ -12,7 +12,7 @@ pub enum IpCommand {
     /// List the addresses of pods and nodes with their identities.
     #[command(after_help = IP_LIST_EXAMPLES)]
     List(ClientArgs),
-    /// Show the identity that policy sees behind an address; unknown ones are `world`.
+    /// Show the identity of an address; unknown addresses are `world`.
     #[command(after_help = IP_GET_EXAMPLES)]
     Get(IpGetArgs),
 }

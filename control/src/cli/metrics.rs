@@ -15,7 +15,7 @@ pub(super) const METRICS_EXAMPLES: &str = examples! {
 const LIST_ABOUT: &str = "\
 Describe each metric of the agent: its name, its kind, its labels and what it means.
 
-It asks no agent. JSON also has the bound on each metric's series, as docs/operate/metrics.md has \
+It needs no agent. JSON also has the bound on each metric's series, as docs/operate/metrics.md has \
 it.";
 
 const LIST_EXAMPLES: &str = local_examples! {

@@ -132,7 +132,7 @@ pub struct Selectors {
     /// The last N flows [default: 20, without other selectors].
     #[arg(long, value_name = "N")]
     pub last: Option<u64>,
-    /// Go on with new flows until interrupted.
+    /// Continue with new flows until interrupted.
     #[arg(short, long)]
     pub follow: bool,
     /// From this time on: a duration before now (`10m`, `1h30m`), or a time (RFC 3339,

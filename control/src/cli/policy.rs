@@ -97,8 +97,8 @@ With --manifests no agent is needed, and policy is evaluated for both ends. This
 its pods and its own addresses (InternalIPs, and status.hostIPs of its pods) is always allowed. All \
 other nodes are remote.
 
-Policies are about pods. Of a flow to a Service, or to its cluster IP, the backends are shown with the \
-verdict on each; the rest of the output is about one of them: a denied one, if there is any. A \
+Policies apply to pods. For a flow to a Service, or to its cluster IP, the backends are shown with the \
+verdict on each; the rest of the output explains one of them: a denied one, if there is any. A \
 cluster IP that workers don't translate is evaluated as a plain address.";
 
 const EXPLAIN_EXAMPLES: &str = examples! {

@@ -23,7 +23,7 @@ Run the agent until SIGTERM or SIGINT.
 Each option can also be set by an environment variable, or in the file of --config:
   max-endpoints: 250
   hubble-listen: 127.0.0.1:4244
-A flag counts more than a variable, and a variable more than the file; `podgate config` shows what \
+A flag overrides a variable, and a variable overrides the file; `podgate config` shows what \
 is in force.
 
 The file of --endpoints lists endpoints to attach at the start:
@@ -57,7 +57,7 @@ const HTTP: HttpLimits = HttpLimits::DEFAULT;
 /// Arguments of `podgate run`.
 #[derive(Args, Debug, Clone)]
 pub struct RunArgs {
-    /// File of options: a YAML map of their names, without dashes before them, and values.
+    /// Configuration file: a YAML map of option names, without leading dashes, to values.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// All options, and where their values are from.
@@ -148,8 +148,9 @@ pub struct RunArgs {
     /// Path of the socket for --socket-group.
     #[arg(long, value_name = "PATH", default_value = READ_SOCKET)]
     pub read_socket: PathBuf,
-    /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics [default: off]. Whoever reaches
-    /// the port can read names of pods, policies and links: there is neither TLS nor a login.
+    /// Serve metrics for Prometheus at http://ADDRESS:PORT/metrics [default: off]. Any client that
+    /// reaches the port can read names of pods, policies and links: there is neither TLS nor a
+    /// login.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
     /// MTU to set at both ends of attached links, 1280 to 65535 bytes, or `keep`.
@@ -236,8 +237,8 @@ impl FromStr for Settle {
 pub enum PodChecksums {
     /// The pod: its TX checksum offload is turned off.
     Whole,
-    /// The receiver; between pods of one node nobody needs to. Faster for bulk TCP, but wrong for
-    /// pods that send tunnel packets (VXLAN, GRE, IPIP), whose inner checksums would stay
+    /// The receiver; between pods of one node no checksum is needed. Faster for bulk TCP, but wrong
+    /// for pods that send tunnel packets (VXLAN, GRE, IPIP), whose inner checksums would stay
     /// incomplete. Before Linux 6.11 the same as `whole`.
     Leave,
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{SocketArgs, examples};
 
 pub(super) const SYSDUMP_ABOUT: &str = "\
-Collect what helps to find a fault into one archive, without secrets.
+Collect diagnostics into one archive, without secrets.
 
 It has the status, options, metrics, endpoints with their tables, policies, identities, addresses, \
 nodes, DNS names, flow records, versions, and what the kernel says about itself and podgate's \

@@ -1,4 +1,4 @@
-//! `podgate sysdump`: everything that helps to find a fault, in one archive.
+//! `podgate sysdump`: diagnostics in one archive.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

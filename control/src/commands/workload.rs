@@ -1,4 +1,4 @@
-//! Deployments and other makers of pods, which somebody asks about in place of a pod.
+//! Deployments and other workloads that a query names in place of a pod.
 
 use podgate_policy::manifest::Document;
 use podgate_policy::{PodName, Store};
@@ -18,8 +18,8 @@ const KINDS: &[(&str, &str)] = &[
 /// Most pods that are proposed.
 const PROPOSED_MAX: usize = 3;
 
-/// What to ask for in place of `asked`, `[NAMESPACE/]NAME`, if that is what a workload among the
-/// documents is called.
+/// What to ask for in place of `asked`, `[NAMESPACE/]NAME`, if that is the name of a workload among
+/// the documents.
 pub(super) fn advice(asked: &str, documents: &[Document], store: &Store) -> Option<String> {
     let (namespace, name) = match asked.split_once('/') {
         Some((namespace, name)) => (Some(namespace), name),
@@ -57,7 +57,7 @@ impl<'a> Workload<'a> {
     fn advice(&self, store: &Store) -> String {
         let Self { kind, namespace, name, .. } = self;
         let pods: Vec<_> = self.pods(store).take(PROPOSED_MAX).map(ToString::to_string).collect();
-        let what = format!("{namespace}/{name} is a {kind}, and policies are about pods");
+        let what = format!("{namespace}/{name} is a {kind}, and policies apply to pods");
         if !pods.is_empty() {
             return format!("{what}: ask for one of its pods, such as {}", pods.join(" or "));
         }
@@ -126,11 +126,11 @@ status: {podIPs: [{ip: 10.0.0.2}]}
         let mut store = Store::new();
         store.sync(&documents);
         let advice = |asked| advice(asked, &documents, &store);
-        let web = "shop/web is a Deployment, and policies are about pods: ask for one of its pods, \
+        let web = "shop/web is a Deployment, and policies apply to pods: ask for one of its pods, \
                    such as shop/web-7d9f-x2x4z";
         assert_eq!(advice("shop/web").as_deref(), Some(web));
         assert_eq!(advice("web").as_deref(), Some(web));
-        let nightly = "default/nightly is a CronJob, and policies are about pods: none of its pods \
+        let nightly = "default/nightly is a CronJob, and policies apply to pods: none of its pods \
                        is in the manifests, so add one of namespace default with the labels of its \
                        template (app=nightly) and an address (status.podIPs), and ask for that";
         assert_eq!(advice("default/nightly").as_deref(), Some(nightly));

@@ -87,7 +87,7 @@ pub(super) fn flow_families(counts: &FlowCounts) -> impl Iterator<Item = Family>
     }
     let mut responses = Family::counter(
         "hubble_http_responses_total",
-        "HTTP responses by status; status 0 stands for numbers that are none",
+        "HTTP responses by status; status 0 is for invalid ones",
     );
     for (status, count) in &counts.http_responses {
         responses = responses.with(&[("status", &status.to_string())], *count);

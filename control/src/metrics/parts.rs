@@ -31,8 +31,10 @@ fn table_families(tables: &[TableFill]) -> Vec<Family> {
             family.with(&[("table", &table.name)], value(table))
         })
     };
-    let pressure =
-        Family::gauge("podgate_table_pressure_ratio", "Part of a table's entries in use, 0 to 1");
+    let pressure = Family::gauge(
+        "podgate_table_pressure_ratio",
+        "Fraction of a table's entries in use, 0 to 1",
+    );
     let part = |table: &TableFill| table.used as f64 / table.capacity.max(1) as f64;
     let pressure = tables
         .iter()
@@ -72,7 +74,7 @@ fn memory_family(memory: &MemoryUse) -> Family {
     let MemoryUse { resident, frames, rings, pools, bpf } = *memory;
     Family::gauge(
         "podgate_memory_bytes",
-        "Memory: resident in the process, of it frames of packets; rings, pools of AF_XDP and BPF \
+        "Memory: resident in the process, and of that its packet frames; rings, AF_XDP pools and BPF \
          objects in the kernel",
     )
     .with(&[("kind", "resident")], resident)

@@ -97,7 +97,7 @@ mod tests {
     const HEAD: &str = "\
 # Metrics
 
-<!-- Made from the code. To update it:
+<!-- Generated from the code. To update it:
 PODGATE_UPDATE_GENERATED=1 cargo test -p podgate --lib metrics::reference -->
 
 `podgate run --metrics-listen ADDRESS:PORT` serves these metrics at `/metrics` for Prometheus; \

@@ -26,16 +26,13 @@ pub(super) fn families(counts: &SourceCounts) -> Vec<Family> {
             "Changes whose latency was not measured because there were too many",
         )
         .with(&[], latency.skipped),
-        Family::counter(
-            "podgate_api_writes_total",
-            "Writes to the API server by what became of them",
-        )
-        .with(&[("what", "status"), ("outcome", "written")], writes.statuses)
-        .with(&[("what", "event"), ("outcome", "written")], writes.events)
-        .with(&[("what", "any"), ("outcome", "retried")], writes.retried)
-        .with(&[("what", "any"), ("outcome", "failed")], writes.failed)
-        .with(&[("what", "any"), ("outcome", "gone")], writes.gone)
-        .with(&[("what", "any"), ("outcome", "dropped")], writes.dropped),
+        Family::counter("podgate_api_writes_total", "Writes to the API server by outcome")
+            .with(&[("what", "status"), ("outcome", "written")], writes.statuses)
+            .with(&[("what", "event"), ("outcome", "written")], writes.events)
+            .with(&[("what", "any"), ("outcome", "retried")], writes.retried)
+            .with(&[("what", "any"), ("outcome", "failed")], writes.failed)
+            .with(&[("what", "any"), ("outcome", "gone")], writes.gone)
+            .with(&[("what", "any"), ("outcome", "dropped")], writes.dropped),
         Family::gauge("podgate_api_writes_waiting", "Policies whose writes wait")
             .with(&[], writes.waiting),
         Family::counter(

@@ -1,4 +1,4 @@
-//! An explanation for people: the verdict first, then each direction, then what nearly decided.
+//! An explanation as text: the verdict first, then each direction with the nearest misses.
 
 use std::net::SocketAddr;
 
@@ -57,7 +57,7 @@ fn verdict_line(explanation: &Explanation) -> String {
         Outcome::Inspected => "OPEN, EACH REQUEST IS DECIDED BY L7 RULES",
         Outcome::Denied => "DENIED",
     };
-    // Policy may allow it; who reads one line only must not miss why it is denied all the same.
+    // Policy may allow it, so the first line says why it is denied nevertheless.
     let no_inspector = match &explanation.no_inspector {
         Some(_) => ", AS WORKERS CAN'T INSPECT IT",
         None => "",
@@ -70,7 +70,7 @@ fn verdict_line(explanation: &Explanation) -> String {
     format!("{verdict}{no_inspector}  {from} -> {to}  {}{request}", explanation.port)
 }
 
-/// What else the destination is.
+/// The service that the destination is.
 fn called_service(explanation: &Explanation) -> String {
     let service = explanation.service.iter();
     let text = |it: &CalledService| match it.translated {
@@ -121,7 +121,7 @@ fn service_note(service: &CalledService) -> String {
     let what = "note: policy sees the cluster IP, an address outside of the cluster; the node's \
                 kernel translates it to";
     if service.backends.is_empty() {
-        return format!("{what} nothing, as nothing that is known stands behind the Service");
+        return format!("{what} nothing, as the Service has no known backend");
     }
     let more = match service.further_backends {
         0 => String::new(),
@@ -209,7 +209,7 @@ fn cause_lines(whose: &End, direction: &DirectionExplanation) -> Vec<String> {
         }
         DecidedBy::DefaultDeny { policies } => {
             let mut lines =
-                vec!["  by default: no rule allows it, and these policies want one".into()];
+                vec!["  by default: no rule allows it, and these policies isolate the pod".into()];
             lines.extend(policies.iter().map(|policy| format!("    {}", policy.in_full())));
             lines
         }
@@ -226,7 +226,7 @@ fn why_unenforced(whose: &End, direction: &DirectionExplanation) -> String {
     }
     match direction.policies.is_empty() {
         true => "no policy selects it in this direction".to_owned(),
-        false => "no rule matches, and no policy that selects it asks for one".to_owned(),
+        false => "no rule matches, and no policy that selects it isolates it".to_owned(),
     }
 }
 

@@ -68,7 +68,7 @@ fn policy_detail(policy: &PolicyDetail) -> String {
     lines.iter().map(|line| escape(line) + "\n").collect()
 }
 
-/// Pods that are named of a policy; `-o json` has all.
+/// Most pods of a policy that are named; `-o json` has all.
 const NAMES_MAX: usize = 10;
 
 fn rule_lines(rule: &RuleDetail) -> Vec<String> {
@@ -80,7 +80,7 @@ fn rule_lines(rule: &RuleDetail) -> Vec<String> {
     let mut lines = vec![format!("  {} {}{rank}", rule.path, effect(rule.effect))];
     match &rule.peers {
         None => lines.push(format!("    {way} anyone")),
-        Some(peers) if peers.is_empty() => lines.push(format!("    {way} nobody")),
+        Some(peers) if peers.is_empty() => lines.push(format!("    {way} no peer")),
         Some(peers) => lines.extend(peers.iter().map(|peer| format!("    {way} {peer}"))),
     }
     match &rule.ports {

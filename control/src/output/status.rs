@@ -9,7 +9,7 @@ use super::{escape, or_dash, row, table};
 /// How much of the status is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Detail {
-    /// What people ask for, and whatever is not as it should be.
+    /// The most important facts, and all problems.
     Normal,
     /// Everything.
     All,

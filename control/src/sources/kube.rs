@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`client`] | makes a client of a kubeconfig, or of the pod's service account |
 //! | [`mod@watch`] | lists and watches one kind, in a task of its own |
-//! | [`object`] | decodes objects, without what nobody reads |
+//! | [`object`] | decodes objects, without fields that are not read |
 //! | [`cluster`] | applies events to the store; what is known of each kind |
 //! | [`report`] | what a policy's status says, and whether it has to be written |
 //! | [`writer`] | writes statuses and Events, in a task of its own |

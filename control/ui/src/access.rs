@@ -35,7 +35,7 @@ pub(crate) struct Access {
     cookie: String,
 }
 
-/// What becomes of a request.
+/// How a request is treated.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Decision {
     /// It is answered.

@@ -28,7 +28,7 @@ struct Timeouts {
 /// A stream of flows is never idle: it has a comment each 15 seconds.
 const TIMEOUTS: Timeouts = Timeouts { header: LIMITS.request, idle: LIMITS.silence };
 
-/// A listener that accepts no connection while there are so many as [`LIMITS`] says.
+/// A listener that accepts no connection while there are as many as [`LIMITS`] allows.
 pub(crate) struct Limited {
     listener: TcpListener,
     connections: Arc<Semaphore>,
@@ -62,14 +62,14 @@ impl axum::serve::Listener for Limited {
 }
 
 /// A connection that is counted until it is closed. Reading fails once it was silent for too long,
-/// so that clients that say nothing don't keep others out.
+/// so that clients that send nothing don't keep others out.
 pub(crate) struct Counted {
     stream: TcpStream,
     silence: Silence,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// For how long a connection may go on without a byte.
+/// For how long a connection may be silent.
 struct Silence {
     deadline: Pin<Box<Sleep>>,
     /// While the header of the first request is awaited; its bytes don't move the deadline.

@@ -48,7 +48,7 @@ struct End {
     namespace: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pod: String,
-    /// Name of what the pod is part of.
+    /// Name of the pod's workload.
     #[serde(skip_serializing_if = "String::is_empty")]
     workload: String,
     /// The service as `NAMESPACE/NAME`.

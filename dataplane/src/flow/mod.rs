@@ -87,7 +87,7 @@ pub struct Flow {
     /// [`PICKED_UP`], [`REVOKED`], [`REQUESTED`], [`HAIRPIN`], [`TRANSLATION`], [`CONFIRMED`], and
     /// the sender ([`SENDER_SHIFT`]).
     flags: u8,
-    /// Whose share of the table it uses. Set by the table.
+    /// The owner whose share of the table it uses. Set by the table.
     owner: Owner,
     /// One more than the numbers of the rules that allowed its egress and ingress; zero for none.
     /// Of a translation, its [`FlowPlace`].
@@ -273,7 +273,7 @@ impl Flow {
     pub const fn set_translation(&mut self, target: u16) {
         self.flags = self.flags & !PICKED_UP | TRANSLATION;
         if self.packets[1] > 0 {
-            // A restored one: packets of the other end are those of its flow.
+            // For a restored one: packets of the other end belong to its flow.
             self.flags |= CONFIRMED;
             (self.packets[1], self.bytes[1]) = (0, 0);
             self.counted = self.bytes[0];
@@ -309,15 +309,15 @@ impl Flow {
         self.flags & TRANSLATION != 0
     }
 
-    /// Whether the other end has sent packets. Those of a translation are packets of its flow,
-    /// whose worker tells ([`FlowTable::set_confirmed`]).
+    /// Whether the other end has sent packets. For a translation these are packets of its flow,
+    /// whose worker reports them ([`FlowTable::set_confirmed`]).
     #[inline]
     const fn is_answered(&self) -> bool {
         self.packets[1] > 0 || self.flags & CONFIRMED != 0
     }
 
-    /// Whether a translation has translated two packets, and is not confirmed: its worker may not
-    /// have been told that the other end had answered.
+    /// Whether a translation has translated two packets, and is not confirmed: the notice that the
+    /// other end had answered may have been lost.
     #[must_use]
     pub const fn may_have_missed_the_answer(&self) -> bool {
         self.is_translation() && self.packets[0] == 2 && !self.is_answered()

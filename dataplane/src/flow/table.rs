@@ -52,7 +52,7 @@ impl FlowIx {
         self.0
     }
 
-    /// What may be a flow, in this slot.
+    /// The index of this slot, which may have a flow.
     pub(super) const fn of_slot(slot: u32) -> Self {
         Self(slot)
     }

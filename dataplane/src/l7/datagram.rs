@@ -38,7 +38,7 @@ pub enum DatagramOp {
     Drop(DropReason),
     /// It is dropped, and its sender gets an answer from the other end.
     Answer,
-    /// It waits until the addresses that it teaches are admitted.
+    /// It waits until the addresses in it are admitted.
     Hold(HeldResponse),
 }
 
@@ -78,7 +78,7 @@ pub struct DatagramCtx<'a> {
     /// Epoch of the tables in use.
     pub epoch: Epoch,
     /// Whether a response already waits for room on the way to the control thread: then this one
-    /// has to wait behind it.
+    /// has to wait after it.
     pub is_congested: bool,
 }
 
@@ -127,7 +127,7 @@ impl DatagramFlow {
                 return DatagramStep { op: DatagramOp::Drop(reason), event, replaced: false };
             }
         };
-        let key = answered.teaches().then(|| cx.admitted.key(&answered));
+        let key = answered.has_addresses().then(|| cx.admitted.key(&answered));
         let held = key.filter(|key| !cx.admitted.has(*key, cx.epoch, cx.now));
         let (op, event) = if let Some(key) = held {
             let ticket = match cx.is_congested {

@@ -1,6 +1,6 @@
-//! How vectors grow whose memory is counted: by a rule that is known before they do.
+//! Growth of vectors whose memory is accounted for: the new capacity is known in advance.
 
-/// Places that a vector gets at first.
+/// Capacity of a vector's first allocation.
 const FIRST: usize = 64;
 
 /// Capacity of a vector of `capacity` once it has to hold `len` elements.

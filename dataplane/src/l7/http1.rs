@@ -15,23 +15,24 @@
 //! server that keeps to the RFC shares, however lenient it is beyond.
 //!
 //! # Denials
-//! A denied request is answered by us, behind the responses to earlier requests, and its bytes are
-//! dropped; later requests are decided as ever. The connection is closed after the answer where the
-//! rest of the client's stream can't be delimited, and where the client expects no later response.
+//! A denied request is answered by us, after the responses to earlier requests, and its bytes are
+//! dropped; later requests are decided as before. The connection is closed after the answer where
+//! the rest of the client's stream can't be delimited, and where the client expects no later
+//! response.
 //!
 //! # Responses
 //! The server's stream passes whatever it contains, and is followed only to know where a response
 //! of ours may stand. It is read as leniently as clients read it. Where its framing is lost,
-//! requests go on, and the first denial resets both ends. Behind a response that ends with the
-//! connection, nobody is answered any more.
+//! requests still pass, and the first denial resets both ends. After a response that ends with the
+//! connection, no request is answered any more.
 //!
 //! # Upgrades and tunnels
 //! A request that offers an upgrade is decided like any other, and so is `CONNECT`, whose path is
 //! empty. Until it has been answered, nothing more of the request stream passes. After a 101
-//! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque. Behind
+//! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque. After
 //! one to `h2c`, it is HTTP/2's ([`Http1::take_upgrade`]). To any other protocol, a 101 response
-//! resets both ends, and so does one to `h2c` within a chunked body. Where the server declines,
-//! HTTP goes on.
+//! resets both ends, and so does one to `h2c` within a chunked body. Where the server declines, the
+//! connection continues as HTTP/1.
 
 mod answer;
 mod body;
@@ -71,7 +72,7 @@ enum Outstanding {
         /// Version of the request.
         version: HttpVersion,
     },
-    /// A response of ours.
+    /// Our response.
     Answer(Answer),
 }
 
@@ -155,7 +156,7 @@ impl Inspector for Http1 {
 }
 
 impl Http1 {
-    /// What the server has accepted, behind its 101 response to `h2c`. From then on the connection
+    /// What the server has accepted, after its 101 response to `h2c`. From then on the connection
     /// is HTTP/2, in which the request is stream 1.
     pub(super) const fn take_upgrade(&mut self) -> Option<Box<Http2Upgrade>> {
         self.upgrade.take()
@@ -166,7 +167,7 @@ impl Http1 {
         matches!(self.offer, Some(Offered::Http2(_)))
     }
 
-    /// Places with room for the next request's response and for an answer of ours.
+    /// Capacity for the next request's response and for our answer.
     fn outstanding_capacity(&self) -> usize {
         let (capacity, len) = (self.outstanding.capacity(), self.outstanding.len() + 2);
         if len <= capacity { capacity } else { len.next_power_of_two().max(OUTSTANDING_FIRST) }
@@ -283,8 +284,9 @@ impl Http1 {
             Some(Outstanding::Response { released, body, version }) => (*released, *body, *version),
             // It stands before what comes now.
             Some(Outstanding::Answer(_)) => return Op::Stall.into(),
-            // Line ends behind a response decide nothing (RFC 9112 §2.2); but what nobody asked for
-            // (a 408 before the server closes, say) can't be distinguished from the next response.
+            // Line ends after a response decide nothing (RFC 9112 §2.2); but a response without a
+            // request (a 408 before the server closes, say) can't be distinguished from the next
+            // response.
             None if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {
                 return Op::Skip(bytes.len() as u64).into();
             }
@@ -335,8 +337,8 @@ impl Http1 {
         Step { op: Op::Skip(step.taken), event }
     }
 
-    /// The server's stream can't be followed any more. A response of ours that waits, or an upgrade
-    /// whose answer can't be recognized, ends the connection.
+    /// The server's stream can't be followed any more. Our response that waits, or an upgrade whose
+    /// answer can't be recognized, ends the connection.
     fn lose_track(&mut self) -> Step {
         self.responses.lose_track();
         let waits = self.offer.is_some()

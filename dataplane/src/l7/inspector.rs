@@ -15,7 +15,7 @@ use podgate_tables::tuple::FlowDirection;
 /// What happens to the next bytes of a direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
-    /// More bytes are needed to decide. Those shown are shown again, with more behind them.
+    /// More bytes are needed to decide. Those shown are shown again, with more after them.
     More,
     /// That many of the shown bytes pass. They decided something, so a retransmission that differs
     /// from them is dropped.

@@ -26,8 +26,8 @@ pub trait FlowIo {
     fn originate(&mut self, direction: FlowDirection, packet: Packet);
     /// Drops a packet of a direction, counts it, and reports it as an event.
     fn drop_packet(&mut self, direction: FlowDirection, packet: Packet, reason: DropReason);
-    /// Drops and counts a packet of which an event of the flow tells: the denial of its request, or
-    /// why the connection ended. Or one whose bytes reach the other end in another segment.
+    /// Drops and counts a packet that an event of the flow reports, as the denial of its request or
+    /// the end of the connection. Or one whose bytes reach the other end in another segment.
     fn drop_counted(&mut self, packet: Packet, reason: DropReason);
     /// Reserves `frames` frames of a received packet beyond its processing. All flows together are
     /// limited well below the number of frames, or a hostile pod could starve the others; with

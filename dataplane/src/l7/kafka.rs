@@ -7,8 +7,8 @@
 //! beyond which it is denied.
 //!
 //! # Denials
-//! A denied request is answered as a broker would that does not authorize it, behind the responses
-//! to earlier requests, and its bytes are dropped. A producer that waits for no response (`acks=0`)
+//! A denied request is answered as by a broker that does not authorize it, after the responses to
+//! earlier requests, and its bytes are dropped. A producer that waits for no response (`acks=0`)
 //! gets none. Both ends are reset for what is malformed, and for a denied request of an API or
 //! version whose layout is not known.
 //!
@@ -41,11 +41,11 @@ const ANSWERS_MAX: usize = 64 * 1024;
 enum Outstanding {
     /// The broker's response.
     Response(Expected),
-    /// A response of ours.
+    /// Our response.
     Answer(Vec<u8>),
 }
 
-/// A response that the broker owes.
+/// A response that the broker has to send.
 #[derive(Clone, Copy, Debug)]
 struct Expected {
     /// The API, if the layout of the response is known.
@@ -160,7 +160,7 @@ impl Kafka {
             return self.responses.read_on(cx.now, bytes);
         }
         match self.outstanding.front() {
-            // It stands in front of what has arrived.
+            // It comes before what has arrived.
             Some(Outstanding::Answer(_)) => Op::Stall.into(),
             Some(Outstanding::Response(expected)) => match self.responses.begin(expected, bytes) {
                 None => Op::More.into(),

@@ -85,7 +85,8 @@ impl FlowInspector {
     }
 }
 
-/// Calls a method of the inspector that the enum has; before there is one, the result is `before`.
+/// Calls a method of the variant's inspector; the result is `before` while HTTP's version is
+/// unknown.
 macro_rules! dispatch {
     ($self:ident, $before:expr, $inspector:ident => $call:expr) => {
         match $self {

@@ -23,7 +23,7 @@ const HEADERS_MAX: usize = 40 + 32;
 /// Hop limit of our segments; the default of every current stack.
 const HOP_LIMIT: u8 = 64;
 
-/// Payload that fits into one segment of ours, bytes.
+/// Payload that fits into one of our segments, bytes.
 pub const PAYLOAD_MAX: usize = FRAME_SIZE as usize - FRAME_HEADROOM as usize - L2_MAX - HEADERS_MAX;
 
 /// A segment to be built.
@@ -41,7 +41,7 @@ pub struct Segment<'a> {
     pub control: TcpControl,
     /// Timestamps of the sender and of the receiver (RFC 7323), if the connection uses them.
     pub timestamps: Option<(u32, u32)>,
-    /// A block of bytes that arrived out of order: its first position, and the one behind its last
+    /// A block of bytes that arrived out of order: its first position, and the one after its last
     /// (RFC 2018 §3).
     pub sack: Option<(u32, u32)>,
     /// At most [`PAYLOAD_MAX`] bytes.

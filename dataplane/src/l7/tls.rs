@@ -9,7 +9,7 @@
 //! # Denials
 //! No answer could be read by the client before it has agreed on keys with the server, so a denial
 //! resets both ends, as do bytes that are no TLS, a hello that names no server, or names one in a
-//! way that two servers could read differently ([`tls`]). Early data (RFC 8446 §2.3) passes behind
+//! way that two servers could read differently ([`tls`]). Early data (RFC 8446 §2.3) passes after
 //! the hello that it came with.
 
 use podgate_tables::drop_reason::DropReason;
@@ -113,7 +113,7 @@ impl Tls {
 
     fn server(&mut self, bytes: &[u8]) -> Step {
         match tls::server_message(bytes) {
-            // A TLS server does not speak first.
+            // A TLS server does not send first.
             Ok(_) if !self.greeted => Step::reset(DropReason::L7Malformed),
             Ok(None) => Op::More.into(),
             Ok(Some(ServerMessage::Hello)) => Op::Detach.into(),

@@ -12,7 +12,7 @@ use super::umem::Umem;
 /// least.
 const CACHE_FRAMES: usize = 1024;
 const CACHE_FRAMES_MIN: usize = 32;
-/// The pools of all workers together keep one in so many frames before they return some: a worker
+/// The pools of all workers together keep one in this many frames before they return some: a worker
 /// can't use what another one keeps.
 const CACHE_SHARE: usize = 16;
 /// Frames moved between a pool and the shared free list at once.

@@ -16,7 +16,7 @@ use podgate_tables::ids::LinkId;
 use super::frame::{FRAME_HEADROOM, FRAME_SIZE, Frame, Packet};
 use super::{Mapping, prefetch};
 
-/// One in so many frames is left to packets in flight and to those that flows hold (L7 inspection
+/// One in this many frames is left to packets in flight and to those that flows hold (L7 inspection
 /// one in eight, fragments one in sixteen), however busy links are. With many workers, fragments
 /// may hold more ([`Umem::hold_more`]).
 const RESERVE: u32 = 4;
@@ -185,8 +185,8 @@ impl Umem {
         FrameOwnership { holder: &self.holder, umem: self.id, held: RingId::of_link(link.0) }
     }
 
-    /// Allows `link` to hold frames until the claim is dropped. `None` if it may already: two links
-    /// of one number could not be told apart.
+    /// Allows `link` to hold frames until the claim is dropped. `None` if it has a claim already:
+    /// two links of one number could not be distinguished.
     pub(crate) fn claim(self: &Arc<Self>, link: LinkId) -> Option<Claim> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.insert(link).then(|| Claim { umem: Arc::clone(self), link })
@@ -280,8 +280,8 @@ impl FrameOwnership<'_> {
     }
 
     /// Reclaims the frame at `address` from the link's rings, with no data in it. `None` if the
-    /// link doesn't hold it: the descriptor is false. How far the kernel is trusted is said at
-    /// [`FrameOwner::take`].
+    /// link doesn't hold it: the descriptor is false. [`FrameOwner::take`] says how far the kernel
+    /// is trusted.
     #[inline]
     pub(crate) fn reclaim(self, address: u64) -> Option<Frame> {
         let index = usize::try_from(address / u64::from(FRAME_SIZE)).ok()?;

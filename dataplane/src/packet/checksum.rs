@@ -90,8 +90,8 @@ pub const fn is_pseudo_header(field: u16, of_flow: u16, len: u16) -> bool {
     sum.wrapping_add(carry as u16) == field
 }
 
-/// Whether `words`, the sum of the 32-bit words of some bytes as they are in memory, says that they
-/// contain their own, right checksum.
+/// Whether bytes contain their own, correct checksum. `words` is the sum of their 32-bit words as
+/// they are in memory.
 #[must_use]
 #[inline]
 pub(super) const fn is_right(words: u64) -> bool {
@@ -274,7 +274,7 @@ mod tests {
             sum.add(&payload);
             let expected =
                 udp.calc_checksum_ipv4_raw(short(src), short(dst), &payload).unwrap();
-            // UDP writes a zero as all ones (RFC 768); that is the header's business.
+            // UDP writes a zero as all ones (RFC 768), which is done where the header is written.
             prop_assert_eq!(if sum.checksum() == 0 { 0xffff } else { sum.checksum() }, expected);
         }
     }

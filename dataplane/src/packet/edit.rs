@@ -105,7 +105,7 @@ pub fn replace_in_tcp_header(header: &mut [u8], at: usize, bytes: &[u8]) {
 #[must_use]
 pub fn csum_partial(head: &[u8], view: &View) -> Option<CsumPartial> {
     let field = partial_field(head, view)?;
-    // Behind many extension headers it is completed here.
+    // After many extension headers it is completed here.
     let start = u8::try_from(view.l4).ok()?;
     Some(CsumPartial::new(start, field.offset))
 }

@@ -20,7 +20,7 @@ pub enum IcmpError {
     /// The packet exceeds this MTU, bytes, and must not be fragmented: "fragmentation needed" (RFC
     /// 1191 §4) or "packet too big" (RFC 4443 §3.2).
     TooBig(u32),
-    /// Nothing is behind the destination's port: "port unreachable" (RFC 792, RFC 4443 §3.1).
+    /// No backend has the destination's port: "port unreachable" (RFC 792, RFC 4443 §3.1).
     PortUnreachable,
     /// Its TTL or hop limit is used up: "time exceeded in transit" (RFC 792, RFC 4443 §3.3).
     TimeExceeded,

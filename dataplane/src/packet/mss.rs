@@ -92,7 +92,7 @@ mod tests {
     fn a_syn_is_clamped_to_the_mtu() {
         for (v4, limit) in [(true, 1460_u16), (false, 1440)] {
             let [high, low] = limit.to_be_bytes();
-            // First, at an odd offset, and behind another option.
+            // First, at an odd offset, and after another option.
             for (before, at) in [(&[][..], 2), (&[1], 3), (&[8, 10, 0, 0, 0, 1, 0, 0, 0, 0], 12)] {
                 let mut options = before.to_vec();
                 options.extend([2, 4, 0xfd, 0xc0]);

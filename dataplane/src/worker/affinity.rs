@@ -2,9 +2,9 @@
 //! ClientIP`).
 //!
 //! A choice without a record depends on the client and the backends only, so that clients keep
-//! their backend without any state as long as the backends are the same. Records matter for
-//! clients that would now get another backend, because others were added since. A client's packets
-//! are steered to workers by its ports, so each worker tells the others what it records
+//! their backend without any state as long as the backends are the same. Records matter for clients
+//! that would now get another backend, because others were added since. A client's packets are
+//! steered to workers by its ports, so each worker reports to the others what it records
 //! ([`Notice`](super::notice::Notice)): at once if the backend is another one, and else at most
 //! [`PUBLISH_MILLIS`] later.
 //!
@@ -33,7 +33,7 @@ const PUBLISH_SHARE: u64 = 8;
 /// End of a list of records.
 const NONE: u32 = u32::MAX;
 
-/// Whose affinity it is, and to what.
+/// Key of a record: a client, and the service that it sends to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct AffinityKey {
     pub(super) client: Address,
@@ -61,10 +61,10 @@ impl AffinityRecord {
     }
 }
 
-/// What became of a record.
+/// What storing a record has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Recorded {
-    /// Whether to tell the other workers.
+    /// Whether to notify the other workers.
     pub(super) publish: bool,
     /// The link that lost a valid record for it.
     pub(super) lost: Option<LinkId>,
@@ -341,7 +341,7 @@ mod tests {
             assert_eq!(all.record(of(victim, client)).lost, None);
         }
         for client in 1000..1000 + 2 * RECORDS as u32 {
-            // Also what other workers tell.
+            // Also with notices of other workers.
             let lost = match client % 2 {
                 0 => all.record(of(LINK, client)).lost,
                 _ => all.learn(of(LINK, client), NOW),

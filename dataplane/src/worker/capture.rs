@@ -52,7 +52,7 @@ pub struct CaptureFilter {
 }
 
 impl CaptureFilter {
-    /// Whether a packet can match, before it is known what became of it.
+    /// Whether a packet can match, before its fate is known.
     fn matches(&self, tuple: &Tuple) -> bool {
         let protocol = match tuple.protocol {
             proto::ICMPV6 => proto::ICMP,
@@ -91,7 +91,7 @@ pub enum CapturePoint {
     Made,
 }
 
-/// What became of a received packet.
+/// Fate of a received packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// It was forwarded.
@@ -214,7 +214,7 @@ impl Capture {
         self.spec.pods.iter().any(of_pod) && (filters.is_empty() || filters.iter().any(matches))
     }
 
-    /// Whether a filter wants what a packet led to.
+    /// Whether a filter selects a packet with this outcome.
     fn wants_outcome(&self, tuple: Option<&Tuple>, dropped: bool) -> bool {
         let filters = &self.spec.filters;
         let matches = |filter: &CaptureFilter| {
@@ -262,7 +262,7 @@ impl Capturing {
         (self.now, self.epoch) = (now, epoch);
     }
 
-    /// Copies a packet that was received from `link`. What becomes of it is not known yet.
+    /// Copies a packet that was received from `link`. Its fate is not known yet.
     pub(super) fn received(&mut self, umem: &Umem, link: LinkId, packet: &Packet) {
         self.frame = packet.head.index();
         self.held.remove(&self.frame);
@@ -270,8 +270,8 @@ impl Capturing {
         self.pending.extend(copy);
     }
 
-    /// Copies a packet that another worker has received, in case that it is dropped.
-    pub(super) fn handed_over(&mut self, umem: &Umem, link: LinkId, packet: &Packet) {
+    /// Copies a packet that another worker received and handed off, in case it is dropped.
+    pub(super) fn received_from_worker(&mut self, umem: &Umem, link: LinkId, packet: &Packet) {
         self.received(umem, link, packet);
         self.is_second = true;
     }
@@ -340,7 +340,7 @@ impl Capturing {
         (held.1 == tuple_of(umem, packet)).then_some(held)
     }
 
-    /// Sets what became of the packet that is processed.
+    /// Sets the fate of the packet that is processed.
     fn set_fate(&mut self, fate: Fate) {
         if let Some(CapturedPacket { point: CapturePoint::Received(known), .. }) =
             self.pending.first_mut()

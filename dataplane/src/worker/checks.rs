@@ -26,7 +26,7 @@ pub(super) fn check_addresses(
     }
     if routes.is_host(link) {
         // What a pod sent through the kernel has its own address, or one that the kernel gave it:
-        // the kernel may have removed headers, behind which another pod's address stood.
+        // the kernel may have removed headers, after which another pod's address stood.
         let accepted = match (routes.local_link(src), HostFrame::of(view.eth_src)) {
             (None, _) | (Some(_), HostFrame::Hairpin { sender: None }) => true,
             (Some(link), HostFrame::Hairpin { sender: Some(slot) }) => link == LinkId(slot.get()),
@@ -61,8 +61,8 @@ pub(super) fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, opener: Open
         && (snapshot.policy.is_node(by_pod.dst) || tunnels.is_local(by_pod.dst))
 }
 
-/// Whether a flow is detached from an inspector of the protocol that a decision wants it inspected
-/// by.
+/// Whether a flow is detached from an inspector of the protocol that a decision requires it
+/// inspected by.
 pub(super) fn is_detached_from(detached: Option<L7Protocol>, decision: &Decision) -> bool {
     detached.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == detached)
 }

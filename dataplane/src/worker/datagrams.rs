@@ -17,7 +17,7 @@ use crate::worker::Shared;
 
 use super::release::Releases;
 
-/// Answers that wait for their release, at most; those of one link leave half of the places free.
+/// Answers that wait for their release, at most; one link may use half of them.
 const WAITING_MAX: usize = 1024;
 
 /// A flow of datagrams.
@@ -54,7 +54,7 @@ pub(super) struct Datagrams {
     unused: Vec<u32>,
     /// In the order of their tickets; those without a ticket are last.
     pub(super) waiting: VecDeque<HeldDatagram>,
-    /// Places in `waiting`, by the link of the flow's opener.
+    /// Entries of `waiting`, by the link of the flow's opener.
     pub(super) places: Quota,
     stalled: VecDeque<Stalled>,
     pub(super) dns: DnsContext,

@@ -67,7 +67,7 @@ pub(super) struct Egress {
     /// Time of the round, and epoch of its tables.
     now: Nanos,
     epoch: Epoch,
-    /// Events about dropped packets that nothing else tells of.
+    /// Rate limit of the events about dropped packets that no other event reports.
     drop_events: RateLimit,
     /// Events on the ring, by link.
     event_share: FairShare,
@@ -333,10 +333,10 @@ impl Egress {
         }
     }
 
-    /// Copies a packet that another worker received.
-    pub(super) fn capture_handed_over(&mut self, link: LinkId, packet: &Packet) {
+    /// Copies a packet that another worker received and handed off.
+    pub(super) fn capture_received_from_worker(&mut self, link: LinkId, packet: &Packet) {
         if let Some(capturing) = &mut self.capturing {
-            capturing.handed_over(&self.umem, link, packet);
+            capturing.received_from_worker(&self.umem, link, packet);
         }
     }
 
@@ -475,7 +475,7 @@ impl Egress {
         self.drop_counted(packet, reason);
     }
 
-    /// Drops a packet that could not be sent. Nobody sent podgate's own packets.
+    /// Drops a packet that could not be sent. podgate's own packets have no sender.
     #[cold]
     fn drop_unsent(&mut self, from: LinkId, packet: Packet, why: (DropReason, Origin)) {
         match why {
@@ -511,7 +511,7 @@ impl Egress {
         Event { time: self.now, epoch: self.epoch, link, tuple, frontend: None, kind }
     }
 
-    /// Drops and counts a packet of which another event tells.
+    /// Drops and counts a packet that another event reports.
     pub(super) fn drop_counted(&mut self, packet: Packet, reason: DropReason) {
         self.stats().dropped[reason as usize].count(1, u64::from(packet.len()));
         if let Some(capturing) = &mut self.capturing {
@@ -556,8 +556,8 @@ impl Egress {
         }
     }
 
-    /// Tells another worker, if its ring has room and the share of the notice's link in it is not
-    /// used up.
+    /// Sends a notice to another worker, if the ring has room and the share of the notice's link in
+    /// it is not used up.
     pub(super) fn tell(&mut self, worker: u16, notice: Notice) {
         let room = self.shared.notices.waiting_and_free(self.index, worker);
         let share = &mut self.notice_shares[usize::from(worker)];

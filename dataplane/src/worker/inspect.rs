@@ -61,7 +61,7 @@ impl Pipeline {
         self.after_inspection(cx, slot, index);
     }
 
-    /// Follows what has become of a flow's connection.
+    /// Updates a flow after its connection has been inspected.
     fn after_inspection(&mut self, cx: &mut PacketCtx<'_>, slot: u32, index: FlowIx) {
         let Some(inspected) = self.inspectors.get_mut(slot) else { return };
         let (now, requested) = (cx.now, self.flows.get(index).requested());
@@ -162,7 +162,8 @@ impl Pipeline {
         self.datagrams.waiting.push_back(waiting);
     }
 
-    /// Forwards what the control thread has released, and gives up what it has not for too long.
+    /// Forwards the answers that the control thread has released, and drops those that were not
+    /// released in time.
     pub(super) fn release_answers(&mut self, cx: &mut PacketCtx<'_>, shared: &Shared) {
         let others = shared.rounds.iter().enumerate();
         let index = usize::from(self.index);
@@ -206,7 +207,7 @@ impl Pipeline {
         io.forward_again(FlowDirection::Reply, packet);
     }
 
-    /// Lets a connection go on whose answer was released. Its slot may have another one by now,
+    /// Resumes a connection whose answer was released. Its slot may have another connection by now,
     /// which does no harm.
     fn resume_stalled(&mut self, cx: &mut PacketCtx<'_>, slot: u32) {
         self.tick_inspected(cx, slot);

@@ -78,7 +78,7 @@ pub use shared::{Shared, SharedConfig};
 
 /// Packets received from one queue at a time, at most.
 const BATCH: usize = 64;
-/// Packets after which a round polls the queues no more. Large enough to amortize the fixed cost of
+/// Packets after which a round stops polling the queues. Large enough to amortize the fixed cost of
 /// a round, which is mostly system calls; small enough that other links don't wait long while one
 /// is flooded.
 const ROUND: usize = 4 * BATCH;
@@ -224,7 +224,7 @@ impl Worker {
         self.egress.rule_counters().take()
     }
 
-    /// Puts back a report that nobody received: it is part of the next one.
+    /// Puts back a report that was not received: it is part of the next one.
     pub(crate) fn put_back_rule_report(&mut self, report: &RuleReport) {
         self.egress.rule_counters().put_back(report);
     }

@@ -1,4 +1,4 @@
-//! What workers tell each other, in bounded rings.
+//! Notices that workers send to each other, over bounded rings.
 
 use podgate_tables::ids::LinkId;
 use podgate_tables::service::L4Addr;
@@ -7,14 +7,15 @@ use podgate_tables::tuple::Tuple;
 use super::affinity::AffinityRecord;
 use super::service_tuples::untranslated;
 
-/// What one worker tells another.
+/// A notice from one worker to another.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Notice {
     /// A client's backend.
     Affinity(AffinityRecord),
-    /// News of a flow, for its translation.
+    /// The state of a flow, for its translation.
     Flow(FlowNotice),
-    /// A translation that was made again while its flow went on asks for that news.
+    /// Asks for the state of a flow, for a translation that was created again while the flow
+    /// continued.
     Question(FlowNotice),
 }
 

@@ -115,7 +115,7 @@ impl Pipeline {
                 self.inspect_datagram(cx, (index, slot), FlowDirection::Original, view, packet);
             }
             Some(slot) => {
-                // That there is one, the caller has checked; the default denies other protocols.
+                // The caller has checked that there is one; the default denies other protocols.
                 let inspector =
                     FlowInspector::for_rules(&decision.l7, &self.datagrams.dns).unwrap_or_default();
                 let editor = Editor::new(inspector);
@@ -189,7 +189,8 @@ impl Pipeline {
     }
 }
 
-/// Counts what `link` got no more of, as a flow could not be opened for this reason.
+/// Counts the resource of which `link` has used up its share, if a flow could not be opened for
+/// this reason.
 pub(super) fn count_over_quota(cx: &mut PacketCtx<'_>, link: LinkId, reason: DropReason) {
     if let Some(over) = cx.egress.over_quota(link) {
         let of = match reason {

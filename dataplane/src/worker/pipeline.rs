@@ -23,7 +23,8 @@
 //!   limited per link and worker and counted, and no reset is sent in reply to a reset.
 //! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a
 //!   plain one is removed, and the rule above applies to later segments. A plain flow that a new
-//!   policy wants inspected is denied too, because the beginning of its stream was not seen.
+//!   policy requires to be inspected is denied too, because the beginning of its stream was not
+//!   seen.
 //! - *L7 rules without an inspector.* HTTP, Kafka and TLS are inspected over TCP, DNS over TCP and
 //!   UDP. A flow that needs another inspector is denied.
 //! - *DNS over UDP* is inspected from any datagram on, so a plain flow becomes an inspected one at
@@ -54,8 +55,8 @@
 //!   new flow of an opener (a pod's link, or a group of outside sources) that has used up its share
 //!   evicts a flow of the same opener, or is denied. The same holds for inspected flows.
 //! - *A detached flow* is an inspected one of which nothing is left to inspect (a WebSocket, say).
-//!   It is plain, without an inspector; but a new policy may want it inspected if its rules are of
-//!   the same protocol, and a SYN on its tuple begins a new flow, which is inspected.
+//!   It is plain, without an inspector; but a new policy may require its inspection if its rules
+//!   are of the same protocol, and a SYN on its tuple begins a new flow, which is inspected.
 //! - *An inspected connection that podgate closes* is removed as soon as the client has the
 //!   response and has closed its side, and the server is closed, too; where both ends were reset,
 //!   it may be evicted at once and is removed after a second.
@@ -281,7 +282,7 @@ impl Pipeline {
         packet: Packet,
         steering: Steering,
     ) {
-        cx.egress.capture_handed_over(link, &packet);
+        cx.egress.capture_received_from_worker(link, &packet);
         self.process(cx, link, packet, steering);
         self.finish_capture(cx.egress);
     }
@@ -569,7 +570,7 @@ impl Pipeline {
         while let Some(index) = self.flows.next_expired(cx.now, &mut budget) {
             let translation = self.translation_of(index);
             self.end_flow(cx, index);
-            // It counted as long as its flow, and is not checked again soon.
+            // The translation was kept because of this flow, and its own next check may be far off.
             if let Some((index, _)) = translation.and_then(|tuple| self.flows.lookup(&tuple))
                 && self.flows.get(index).is_translation()
                 && self.flows.get(index).is_expired(cx.now)

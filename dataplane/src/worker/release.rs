@@ -17,8 +17,9 @@ impl Rounds {
     /// A round begins; the tables that it uses must be loaded after this.
     pub(super) fn begin(&self) {
         self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        // Orders this before the load of the tables. With the fence in `Releases::advance`, whoever
-        // releases sees the round, or the round uses the tables that were published before.
+        // Orders this before the load of the tables. With the fence in `Releases::advance`, either
+        // the releasing thread sees the round, or the round uses the tables that were published
+        // before.
         fence(Ordering::SeqCst);
     }
 

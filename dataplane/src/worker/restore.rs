@@ -22,7 +22,7 @@ impl Pipeline {
     }
 
     /// Restores a flow that a previous worker saved, if the tables allow it plainly as opened by
-    /// its opener, between the same links; or want it inspected, and it is detached from an
+    /// its opener, between the same links; or require its inspection, and it is detached from an
     /// inspector of the same protocol. It evicts no other flow. Returns whether it did.
     pub(super) fn restore_flow(&mut self, cx: &PacketCtx<'_>, saved: &SavedFlow) -> bool {
         let is_here = steer(&saved.tuple, self.workers) == self.index;

@@ -364,7 +364,7 @@ impl Dataplane {
     }
 
     /// Sends a command to each worker, in order, and passes all replies to `take`. A worker that
-    /// does not reply keeps none of the others from it; the first error is returned.
+    /// does not reply does not prevent the others from replying; the first error is returned.
     fn ask_all<T, F>(
         &self,
         commands: impl Iterator<Item = F>,
@@ -681,7 +681,7 @@ mod tests {
         let shared = SharedConfig { workers: 2, flows_per_worker: 16, ..SharedConfig::default() };
         let poll = PollMode::Adaptive;
         let dataplane = Dataplane::start(Config { shared, frames: 64, poll }).unwrap();
-        // Worker 0 waits until somebody takes its reply.
+        // Worker 0 waits until its reply is taken.
         let (done, reply) = channel::bounded(0);
         assert!(dataplane.commands[0].push(Command::SocketStatistics(done)).is_ok());
         let mut reports = 0;

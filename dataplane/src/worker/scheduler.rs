@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn time_for_handed_over_packets_is_settled_in_its_round() {
+    fn time_for_handed_off_packets_is_settled_in_its_round() {
         let (mut scheduler, link) = (LinkScheduler::default(), LinkId(0));
         scheduler.add(link);
         for _ in 0..1_000 {

@@ -17,11 +17,11 @@
 //!   without affinity, and the backends. Without affinity, the worker prefers backends whose flow
 //!   it owns itself, so that few packets are handed off. With affinity, a client keeps the backend
 //!   that it had last ([`super::affinity`]) until the service's timeout after its last new flow.
-//! - *No backend, or no such port*: the packet is dropped, and its sender is told: of TCP by a
+//! - *No backend, or no such port*: the packet is dropped, and its sender is notified: of TCP by a
 //!   reset, of UDP and SCTP by "port unreachable". With backends on other nodes only, and
 //!   `internalTrafficPolicy: Local`, it is dropped silently, as kube-proxy does.
-//! - *A backend that is gone*: TCP and SCTP connections go on until they end. A UDP flow and a SYN
-//!   get another backend with the next packet.
+//! - *A backend that is gone*: TCP and SCTP connections continue until they end. A UDP flow and a
+//!   SYN get another backend with the next packet.
 //! - *A pod that reaches itself*: the pod must not see its own address as the source, so the source
 //!   is replaced, too, by the service's address. The pod's replies are sent to that address and
 //!   find the flow. Such a flow is exempt from policy, as a pod may always reach itself.
@@ -29,15 +29,15 @@
 //!   services with one backend. The flows then have the same tuple, and replies can't be
 //!   told apart. Segments of the second TCP connection are dropped while the first one is open; a
 //!   UDP flow ends when the client sends the other way.
-//! - *Existing flows to an address that becomes a cluster IP*: TCP connections go on as they are,
-//!   others are translated.
+//! - *Existing flows to an address that becomes a cluster IP*: TCP connections continue as they
+//!   are, others are translated.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
 //!   order of eviction of a flow. One that is evicted is made again from the same choice. Since
 //!   only the opener's packets have its tuple, and an ACK of the opener proves nothing, the worker
-//!   that has the flow tells when the other end has answered, and when it has reset the connection
-//!   ([`Notice`]). Until then the entry counts as half-open: it expires soon, and is evicted first.
-//!   If the ring is full, or the flow had been answered before the translation was made again, the
-//!   worker asks at the second packet.
+//!   that has the flow reports when the other end has answered, and when it has reset the
+//!   connection ([`Notice`]). Until then the entry counts as half-open: it expires soon, and is
+//!   evicted first. If the ring is full, or the flow had been answered before the translation was
+//!   made again, the worker asks at the second packet.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
@@ -290,7 +290,7 @@ impl Pipeline {
             return;
         }
         self.flows.get_mut(index).set_place(place);
-        // It may have been made again while the flow went on.
+        // It may have been created again while the flow continued.
         if let FlowPlace::Here(flow) = place {
             let flow = self.flows.get(flow);
             if flow.confirms() && self.targets.frontend_of(flow) == Some(destination(from)) {
@@ -333,7 +333,7 @@ impl Pipeline {
         }
     }
 
-    /// Applies what another worker tells.
+    /// Applies a message of another worker.
     pub(super) fn learn(&mut self, egress: &mut Egress, notice: Notice, now: Nanos) {
         match notice {
             Notice::Affinity(record) => {

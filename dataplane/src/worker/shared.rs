@@ -88,7 +88,7 @@ pub struct Shared {
     pub answers: Answers,
     /// Packets that workers hand off to each other.
     pub(super) handoffs: PairRings<Handoff>,
-    /// What workers tell each other.
+    /// Messages between workers.
     pub(super) notices: PairRings<Notice>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
     pub(super) rounds: Vec<CachePadded<Rounds>>,

@@ -2,9 +2,9 @@
 //! store in two bytes.
 //!
 //! The numbers are shared as other resources are ([`crate::share`]): flows of a link get a new one
-//! only while more are free than the link uses. A number that is in use already is
-//! for everybody. It counts for every link that has flows with it, and for none that has not, so
-//! what a link may take depends on no other link's choice of services.
+//! only while more are free than the link uses. A number that is in use already is available to
+//! every link. It counts for every link that has flows with it, and for none that has not, so what
+//! a link may take depends on no other link's choice of services.
 
 use std::hash::RandomState;
 
@@ -14,7 +14,7 @@ use podgate_tables::service::L4Addr;
 
 use crate::flow::Flow;
 
-/// Distinct addresses and ports in use, at most: the number after the last one stands for none.
+/// Distinct addresses and ports in use, at most: the number after the last one means none.
 const TARGETS_MAX: usize = u16::MAX as usize;
 
 /// One worker's targets, with the number of links whose flows refer to each.
@@ -103,7 +103,7 @@ impl Targets {
         self.release(from, number);
     }
 
-    /// What [`Flow::target`] stands for.
+    /// The address and port of [`Flow::target`].
     pub(super) fn of(&self, flow: &Flow) -> Option<L4Addr> {
         flow.target().map(|number| self.slots[usize::from(number)].0)
     }

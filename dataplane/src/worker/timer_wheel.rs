@@ -115,7 +115,8 @@ impl TimerWheel {
                 self.unset(head);
                 return Some(head);
             }
-            // After a long pause the rest is as soon found as by further turns.
+            // After a long pause, searching the lists is as fast as going through the remaining
+            // ticks.
             self.tick = match self.next_occupied() {
                 Some(next) => next.min(tick + 1),
                 None => tick + 1,

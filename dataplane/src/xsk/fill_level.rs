@@ -6,7 +6,7 @@
 
 /// Factor by which a level grows: from a few packets of 64 KiB to a whole ring in two steps.
 const GROWTH: u32 = 8;
-/// A link may have one frame beyond its idle level for so many that are spare then.
+/// A link may have one frame beyond its idle level for each this many spare frames.
 const SHARE: u32 = 2;
 /// Time over which the largest use is measured before a level falls, in thousands of refills by all
 /// workers ([`FramePool::refill_time`]): some seconds of a stream at full speed, during which a
@@ -21,9 +21,9 @@ const WINDOW: u32 = 64;
 pub(super) struct FillLevel {
     idle: u32,
     max: u32,
-    /// What the link's use asks for.
+    /// The level that the link's use requires.
     level: u32,
-    /// What it gets: less than `level` if few frames are spare.
+    /// The level that it gets: less than `level` if few frames are spare.
     target: u32,
     /// Frames in the ring after the last refill.
     filled: u32,

@@ -23,7 +23,7 @@ const _: () = assert!(FRAME_HEADROOM >= TX_METADATA_LEN);
 const WAKEUPS_MAX: u32 = 64;
 
 /// Frames that the kernel may leave on a link's transmit ring before the link is stalled: one in
-/// so many of those that are spare, and this many in any case.
+/// [`UNSENT_SHARE`] of the spare ones, and [`UNSENT_MIN`] in any case.
 const UNSENT_SHARE: u32 = 4;
 const UNSENT_MIN: u32 = 64;
 
@@ -38,7 +38,8 @@ pub struct LinkQueue {
     assembler: Assembler,
     /// Whether the kernel may have left published entries on the transmit ring.
     unsent: bool,
-    /// Whether `unsent` has more frames than a link may keep that doesn't take them.
+    /// Whether the kernel has left more frames on the ring than a link may keep that doesn't take
+    /// them.
     stalled: bool,
     /// Whether the fill ring may lack frames.
     needs_refill: bool,

@@ -69,8 +69,9 @@ impl<T, D> DetailRing<T, D> {
     /// Whether the reader has to be woken for the item that was just pushed: it sleeps, and the
     /// ring was empty. Only the writer may ask, after each push.
     ///
-    /// The reader announces its sleep, and then sleeps only if the ring is empty. If it took what
-    /// lay before the item after this call saw that, it saw the item, too.
+    /// The reader announces its sleep, and then sleeps only if the ring is empty. If this call
+    /// finds older items, the reader has not emptied the ring, so it sees the new item before it
+    /// sleeps.
     #[must_use]
     #[inline]
     pub fn must_wake(&self, reader: &SleepFlag) -> bool {

@@ -1,4 +1,4 @@
-//! The protocols by which threads of the dataplane meet, apart from what they carry.
+//! How threads of the dataplane synchronize, apart from what they exchange.
 //!
 //! They are a crate so that [loom](https://docs.rs/loom) can check every interleaving of them
 //! without building the dataplane:

@@ -97,7 +97,7 @@ drop_reasons! {
     /// No link and no host route leads to the destination.
     Unroutable = ("unroutable", 151),
     /// A packet to a service's port that has no backend, or none on this node where
-    /// `internalTrafficPolicy: Local` asks for one.
+    /// `internalTrafficPolicy: Local` requires one.
     ServiceNoBackend = ("service_no_backend", 158),
     /// A packet to a cluster IP, at a port that its service does not have.
     ServiceNoPort = ("service_no_port", 158),

@@ -94,8 +94,8 @@ pub enum EventKind<R = RequestRecord> {
         original: Traffic,
         /// Of the reply direction.
         reply: Traffic,
-        /// Epoch of the tables under which it was decided last, which its last packets had. By that
-        /// of the event, its addresses may be those of other pods.
+        /// Epoch of the tables that decided it last. In the tables of the event's epoch, its
+        /// addresses may be those of other pods.
         decided: Epoch,
     },
 }

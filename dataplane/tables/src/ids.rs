@@ -1,4 +1,4 @@
-//! Numbers that stand for links, epochs, rules and selectors in the tables.
+//! Numbers of links, epochs, rules and selectors in the tables.
 //!
 //! The compiler assigns the ids of rules, deny sets, selectors and port names; its catalogue has
 //! the names behind them. An id is valid for the snapshot that it came with.

@@ -70,8 +70,8 @@ pub enum Affinity {
     /// By the flow's tuple.
     #[default]
     None,
-    /// By the client's address: a client has the backend that it had last, as long as that is one
-    /// (`sessionAffinity: ClientIP`).
+    /// By the client's address: a client gets the backend that it had last, as long as that is
+    /// still one (`sessionAffinity: ClientIP`).
     ClientIp {
         /// How long after a client's last flow, seconds.
         seconds: u32,
@@ -85,7 +85,7 @@ pub enum WithoutBackends {
     #[default]
     Reject,
     /// They are dropped: there are backends, but none on this node, and
-    /// `internalTrafficPolicy: Local` asks for one here.
+    /// `internalTrafficPolicy: Local` requires one here.
     Drop,
 }
 

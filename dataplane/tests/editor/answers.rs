@@ -163,7 +163,7 @@ fn what_follows_a_closing_answer_is_dropped_and_the_close_completed() {
     assert!(!last.is(RST));
     lab.exchange();
     assert!(lab.server.received.is_empty() && !lab.client.was_reset);
-    // Nobody reads what the server still sends.
+    // What the server still sends is not read.
     assert!(lab.server.fin_taken && lab.server.was_reset);
     lab.editor.close(&mut lab.io);
     assert!(lab.io.sent.is_empty(), "both ends know already");
@@ -405,5 +405,5 @@ fn a_server_is_closed_though_it_has_not_acknowledged_what_passed() {
     lab.client_sends(DOCS.len() as u32, BROKEN, PSH);
     let to_server: Vec<_> = lab.io.sent.iter().filter(|sent| sent.direction == CLIENT).collect();
     let fin = to_server.iter().find(|sent| sent.is(FIN)).expect("a FIN at once");
-    assert_eq!(fin.tcp.seq, ack.wrapping_add(DOCS.len() as u32), "behind what passed");
+    assert_eq!(fin.tcp.seq, ack.wrapping_add(DOCS.len() as u32), "after what passed");
 }

@@ -146,7 +146,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     /// The client sends an allowed and a denied stream of the same length over each other, with
-    /// loss behind us; the server prefers early or late bytes. It must never read the denied one.
+    /// loss after us; the server prefers early or late bytes. It must never read the denied one.
     #[test]
     fn no_mixture_of_segments_gets_a_denied_request_to_the_server(
         tricks in proptest::collection::vec(trick(), 1..30),

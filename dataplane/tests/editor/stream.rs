@@ -346,7 +346,7 @@ fn responses_may_lose_body_bytes_before_us() {
     lab.response(head);
     let at = head.len() as u32;
     lab.server_sends(at + 1000, &[b'b'; 2000], 0);
-    // What comes behind bytes that frame must wait for them.
+    // What comes after bytes that frame must wait for them.
     lab.server_sends(at, &[b'a'; 1000], 0);
     lab.exchange();
     assert_eq!(lab.client.received.len(), head.len() + 3000);
@@ -413,7 +413,7 @@ fn only_bytes_that_we_can_send_again_are_acknowledged() {
     lab.serves = false;
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n";
     lab.request(head);
-    // The body is lost behind us, and behind it a head begins.
+    // The body is lost after us, and after it a head begins.
     let at = head.len() as u32;
     lab.client_sends(at, &[b"body", &DOCS[..9]].concat(), 0);
     lab.exchange_with(|packet| packet.direction == SERVER);

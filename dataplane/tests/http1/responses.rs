@@ -39,7 +39,7 @@ fn responses_are_followed_as_leniently_as_clients_read_them() {
             let mut http = run([request.as_bytes()]);
             let (first, second) = response.as_bytes().split_at(cut);
             http.send(Reply, first, &docs_only());
-            // The denial's answer stands behind the response, wherever that is cut.
+            // The denial's answer stands after the response, wherever that is cut.
             http.send(Original, get("/secret").as_bytes(), &docs_only());
             http.send(Reply, second, &docs_only());
             assert_eq!(statuses(&http), expected, "{response:?} cut at {cut}");

@@ -7,7 +7,7 @@ use super::*;
 const GOAWAY: u8 = 7;
 const PRIORITY_UPDATE: u8 = 0x10;
 
-/// The reset of a connection whose client sends this behind the start.
+/// The reset of a connection whose client sends this after the start.
 fn outcome(build: impl FnOnce(&mut Writer)) -> Option<DropReason> {
     let (mut http, mut client, _) = connected();
     build(&mut client);
@@ -135,7 +135,7 @@ fn a_connection_begins_with_settings_and_acknowledges_what_was_sent() {
     assert_eq!(outcome(|client| client.frame(RST_STREAM, 0, 1, &[0; 4])), malformed, "idle");
 }
 
-/// A server that sends nothing leaves no place for answers of ours.
+/// A server that sends nothing leaves no point at which our answers can be inserted.
 #[test]
 fn answers_that_wait_are_bounded() {
     let (mut http, mut client, mut server) = connected();
@@ -154,7 +154,7 @@ fn answers_that_wait_are_bounded() {
     assert_eq!(http.reset, None);
 }
 
-/// A client that opens no window gets answers without content, and holds no memory of ours.
+/// A client that opens no window gets answers without content, and occupies no memory.
 #[test]
 fn a_client_without_a_window_is_answered_without_content() {
     let mut http = Http::default();

@@ -409,7 +409,7 @@ fn several_cookie_fields_are_one_for_rules() {
         assert_eq!(http.verdicts(), [allowed], "{cookies:?}");
         assert_eq!(http.requests.received.ends_with(&sent), allowed, "they pass as they came");
     }
-    // What is malformed for itself does not become a part of a valid field.
+    // What is malformed by itself does not become a part of a valid field.
     let (mut http, mut client, _) = connected();
     client.headers(1, END_STREAM, &request("GET", "/", &[("cookie", "a"), ("cookie", "b ")]));
     http.send(Original, &client.take(), &with_cookie("a; b"));

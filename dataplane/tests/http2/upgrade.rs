@@ -20,7 +20,7 @@ fn offer(path: &str) -> Vec<u8> {
     offer_with(path, SETTINGS_FIELD)
 }
 
-/// The frames of a server behind its 101 response: SETTINGS, and the response on stream 1.
+/// The frames of a server after its 101 response: SETTINGS, and the response on stream 1.
 fn server() -> Writer {
     let mut server = Writer { encoder: loona_hpack::Encoder::new(), bytes: Vec::new() };
     server.frame(SETTINGS, 0, 0, &[]);
@@ -29,7 +29,7 @@ fn server() -> Writer {
     server
 }
 
-/// An accepted offer, with nothing sent behind the 101 response.
+/// An accepted offer, with nothing sent after the 101 response.
 fn upgraded() -> Http {
     let mut http = Http::default();
     http.send(Original, &offer("/docs"), &docs_only());
@@ -38,7 +38,7 @@ fn upgraded() -> Http {
     http
 }
 
-/// What each end has read behind the upgrade.
+/// What each end has read after the upgrade.
 fn read(http: &Http, offer: &[u8]) -> (Seen, Seen) {
     let requests = http.requests.received.strip_prefix(offer).unwrap();
     let responses = http.responses.received.strip_prefix(SWITCH).unwrap();
@@ -85,7 +85,7 @@ fn a_cut_anywhere_in_an_upgrade_changes_nothing() {
     server.headers(5, END_STREAM, &[(":status", "204")]);
     let (frames, responses) = (client.take(), [SWITCH, &server.take()].concat());
     let offer = offer("/docs");
-    // The client goes on when it has the 101 response.
+    // The client continues when it has the 101 response.
     let run = |at: usize, reply_at: usize| {
         let mut http = Http::default();
         let parts = [(&offer, Original), (&responses, Reply), (&frames, Original)];
@@ -189,7 +189,7 @@ fn a_switch_that_can_not_be_followed_resets_the_connection() {
     }
 }
 
-/// Frames come behind the whole body (RFC 7540 §3.2).
+/// Frames come after the whole body (RFC 7540 §3.2).
 #[test]
 fn an_offer_may_have_a_body() {
     for (length, body, rest) in [

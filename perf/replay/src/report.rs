@@ -49,7 +49,7 @@ pub struct CaptureInfo {
     pub duration_ns: u64,
     /// Numbers of skipped packets.
     pub skipped: Skipped,
-    /// Damage in the file, behind which nothing was read.
+    /// Damage in the file, after which nothing was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
 }

@@ -100,7 +100,7 @@ impl Rig {
 
     /// Runs one round at the current time. Returns the number of packets in it.
     ///
-    /// DNS answers teach nothing: they are released at once.
+    /// DNS answers are released at once, and no addresses are learned from them.
     pub fn round(&mut self) -> usize {
         let shared = &self.shared;
         shared.answers.drain(|worker, answer| shared.release_answers(worker, answer.ticket));

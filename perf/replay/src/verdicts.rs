@@ -125,7 +125,7 @@ impl<'a> FlowRecorder<'a> {
         }
     }
 
-    /// Whether a verdict is about a late segment of a known connection. Policy is evaluated for the
+    /// Whether a verdict is on a late segment of a known connection. Policy is evaluated for the
     /// segment because its flow has expired, but it opens no flow.
     fn is_late_segment(&self, tuple: &Tuple, verdict: Verdict, flags: u8) -> bool {
         let opens = flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;

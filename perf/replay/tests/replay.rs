@@ -186,7 +186,7 @@ fn a_denial_in_the_middle_of_a_body_is_in_the_report() {
 #[test]
 fn a_late_segment_that_policy_denies_belongs_to_its_connection() {
     let mut recording = Recording::new(Family::V4, Vantage::At(STORE));
-    // Nobody but admin's app may open anything to the store, on another port.
+    // Only admin's app may open connections to the store, on another port.
     let ends = [STORE, STRANGER];
     Connection::new(&mut recording, ends, [40_000, 80]).open();
     recording.wait(Duration::from_secs(24 * 3600));

@@ -1,5 +1,5 @@
-//! What it costs the packet path that somebody looks: a client that follows all flows, and scrapes
-//! of the metrics, against none. Flow records are made of new flows in both cases.
+//! Cost of observers on the packet path: a client that follows all flows, and scrapes of the
+//! metrics, against none. Flow records are made of new flows in both cases.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ const METRICS: &str = "127.0.0.1:9965";
 const WINDOW: Duration = Duration::from_millis(3000);
 const WINDOW_QUICK: Duration = Duration::from_millis(1500);
 
-/// Whether somebody looks.
+/// Whether there are observers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Observed {
     No,

@@ -1,4 +1,4 @@
-//! Who is behind an address.
+//! The owner of each address.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl PodEntry {
     }
 }
 
-/// Who claims each address.
+/// The claims on each address.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     /// Most addresses have one claimant.

@@ -39,7 +39,7 @@ pub(super) struct Identity {
     pub(super) namespace: u32,
     /// Peer selectors that match it.
     pub(super) selectors: SelectorSet,
-    /// What applies to it, for egress and ingress; `None` for what is no pod.
+    /// The tables that apply to it, for egress and ingress; `None` for reserved identities.
     pub(super) tables: Option<PerDirection<SharedTable>>,
     /// `None` for reserved ones.
     key: Option<IdentityKey>,
@@ -49,7 +49,7 @@ pub(super) struct Identity {
 /// What [`Identities::acquire`] found.
 pub(super) struct Acquired {
     pub(super) id: u32,
-    /// Nobody used the identity before.
+    /// The identity was not in use before.
     pub(super) is_new: bool,
     /// It is the first one of its namespace.
     pub(super) opens_namespace: bool,
@@ -64,7 +64,7 @@ struct Namespace {
     identities: Vec<u32>,
 }
 
-/// Labels and numbers of what is no pod, in the order of `PolicyTables::WORLD_V4` and its
+/// Labels and numbers of the reserved identities, in the order of `PolicyTables::WORLD_V4` and its
 /// neighbours. Cilium's numbers (cilium `pkg/identity/numericidentity.go`).
 pub(super) const RESERVED: [(u32, &[&str]); PolicyTables::RESERVED as usize] = [
     (9, &["world", "world-ipv4"]),
@@ -240,13 +240,13 @@ impl Identities {
         namespace.identities.clone()
     }
 
-    /// Row of a namespace that has pods, with what selectors can ask of it.
+    /// Row of a namespace that has pods, with the labels that selectors match.
     pub(super) fn namespace(&self, name: &str) -> Option<(u32, &LabelContext)> {
         self.namespaces.get(name).map(|namespace| (namespace.row, &namespace.label_context))
     }
 
-    /// Rows of the namespaces that meet what the selector asks of namespaces. Row zero is for what
-    /// has none.
+    /// Rows of the namespaces that the selector's conditions on namespaces match. Row zero is for
+    /// identities without a namespace.
     pub(super) fn namespaces_matching(&self, selector: &Selector) -> Vec<u32> {
         let rows = self.namespaces_meeting(selector).map(|namespace| namespace.row);
         let nobody = selector.matches(&LabelContext::Reserved(&[])).then_some(0);
@@ -259,7 +259,7 @@ impl Identities {
         self.namespaces.values().filter(move |namespace| demands.matches(&namespace.label_context))
     }
 
-    /// The identities that a selector matches, in no order, without doubles.
+    /// The identities that a selector matches, in no order, without duplicates.
     pub(super) fn matching(&self, selector: &Selector) -> Vec<u32> {
         let mut candidates: Vec<u32> = (0..PolicyTables::RESERVED).collect();
         match most_selective(selector) {
@@ -283,7 +283,7 @@ impl Identities {
     }
 }
 
-/// Whether a key is about the namespace, so that all its pods have the same answer.
+/// Whether a key is one of the namespace, so that all its pods have the same value.
 pub(super) const fn asks_namespace(key: &LabelKey) -> bool {
     matches!(key, LabelKey::Namespace | LabelKey::NamespaceLabel(_) | LabelKey::Cluster)
 }

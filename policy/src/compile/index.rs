@@ -40,8 +40,8 @@ impl Equivalent<ExactLabel> for LabelQuery<'_> {
 /// Selectors by a label that they require.
 ///
 /// Nearly every selector demands some exact label, and an identity has few labels: those of the
-/// identity lead to the selectors that can match it, and only these are asked. The others, which
-/// demand no exact label, are asked for every identity.
+/// identity find the selectors that can match it, and only these are evaluated. The others, which
+/// demand no exact label, are evaluated for every identity.
 #[derive(Debug, Default)]
 pub(super) struct SelectorIndex {
     selectors: HashMap<u32, Selector>,
@@ -78,7 +78,7 @@ impl SelectorIndex {
         }
     }
 
-    /// The selectors that match, sorted, without doubles.
+    /// The selectors that match, sorted, without duplicates.
     pub(super) fn matching(&self, label_context: &LabelContext) -> Vec<u32> {
         let mut found = Vec::new();
         let mut ask = |ids: &[u32]| {

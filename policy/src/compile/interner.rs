@@ -24,7 +24,7 @@ impl Numbers {
     }
 }
 
-/// Gives each distinct value a number, for as long as somebody uses the value.
+/// Gives each distinct value a number, for as long as the value is in use.
 #[derive(Debug)]
 pub(super) struct Interner<K> {
     ids: HashMap<K, u32>,

@@ -144,7 +144,7 @@ impl Compiler {
         }
     }
 
-    /// Brings up to date only what DNS names stand for, which takes much less time if objects
+    /// Brings up to date only the addresses of DNS names, which takes much less time if objects
     /// changed, too. Returns whether anything changed.
     pub fn update_names(&mut self, store: &Store) -> bool {
         self.builder.changed = false;
@@ -152,8 +152,8 @@ impl Compiler {
         self.builder.changed
     }
 
-    /// Whether a rule in the tables is about the DNS name, which is in lower case without a dot at
-    /// its end.
+    /// Whether a rule in the tables matches the DNS name, which is in lower case without a trailing
+    /// dot.
     #[must_use]
     pub fn is_wanted(&self, name: &str) -> bool {
         self.peers.is_wanted(name)

@@ -1,4 +1,4 @@
-//! The addresses that patterns of DNS names stand for, followed name by name.
+//! The addresses of patterns of DNS names, followed name by name.
 //!
 //! A change of one name costs as much as the patterns that match it: an index finds them by the end
 //! of the name, and each pattern counts how many names give it an address.
@@ -13,13 +13,13 @@ use podgate_tables::policy::{AddressScope, AddressSet};
 
 use crate::store::Store;
 
-/// The patterns of rules, and what they stand for.
+/// The patterns of rules, and their addresses.
 #[derive(Debug, Default)]
 pub(super) struct FqdnPatterns {
     patterns: HashMap<u32, PatternState>,
     /// Numbers of patterns by [`NamePattern::suffix`].
     by_suffix: HashMap<Box<str>, Vec<u32>>,
-    /// What each name stands for in the patterns' counts.
+    /// The addresses of each name that the patterns' counts contain.
     learned: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
 }
 
@@ -61,7 +61,7 @@ impl PatternState {
 }
 
 impl FqdnPatterns {
-    /// Adds a pattern. Returns the addresses that it stands for.
+    /// Adds a pattern. Returns its addresses.
     pub(super) fn add_pattern(&mut self, number: u32, pattern: &NamePattern) -> AddressSet {
         let mut state = PatternState { pattern: pattern.clone(), addresses: BTreeMap::new() };
         for (name, addresses) in &self.learned {

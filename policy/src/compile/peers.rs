@@ -196,7 +196,7 @@ impl Peers {
         }
     }
 
-    /// Whether a rule is about the DNS name, which is in lower case without a dot at its end.
+    /// Whether a rule matches the DNS name, which is in lower case without a trailing dot.
     pub(super) fn is_wanted(&self, name: &str) -> bool {
         self.names.is_wanted(name)
     }

@@ -1,4 +1,4 @@
-//! Which criteria of one rule a flow fails, in words.
+//! Which criteria of one rule a flow does not match, in words.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use crate::rules::{
 use crate::selector::{Requirement, Selector, Test};
 use crate::store::Store;
 
-/// What a rule asks of a flow.
+/// A criterion of a rule.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 #[serde(rename_all = "kebab-case")]
 pub enum Criterion {
@@ -30,7 +30,7 @@ pub enum Criterion {
     Request,
 }
 
-/// One criterion that a flow fails.
+/// One criterion that a flow does not match.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     /// Which.
@@ -94,7 +94,7 @@ pub(super) struct Case<'a> {
 
 /// How a flow matches a rule.
 pub(super) struct RuleMatch<'a> {
-    /// What the flow fails, and how far the nearest peer is from a match.
+    /// The criteria that the flow does not match, and how far the nearest peer is from a match.
     pub(super) failures: Vec<Failure>,
     pub(super) distance: usize,
     /// The elements of the rule's ports that match; `None` if it has no ports to match.
@@ -133,7 +133,7 @@ impl Case<'_> {
             }
         }
         if reasons.is_empty() {
-            reasons.push((1, "it names nobody".to_owned()));
+            reasons.push((1, "it has no peers".to_owned()));
         }
         let nearest = reasons.iter().map(|(distance, _)| *distance).min().unwrap_or(1);
         Err((nearest, Failure::new(Criterion::Peer, reasons)))
@@ -167,7 +167,7 @@ impl Case<'_> {
         }
     }
 
-    /// Whether the other end is no pod and no node.
+    /// Whether the other end is neither a pod nor a node.
     fn is_outsider(&self) -> bool {
         !self.peer.is_node && matches!(self.peer.label_context, LabelContext::Reserved(_))
     }
@@ -240,7 +240,7 @@ impl Case<'_> {
             }
     }
 
-    /// The numbers that the called pod gives a port's name.
+    /// The port numbers that a name stands for at the destination pod.
     fn named_port_numbers(&self, name: &str, protocol: u8) -> BTreeSet<u16> {
         let ports = self.destination.pod.map_or(&[][..], |(_, pod)| &pod.ports);
         let called = ports.iter().filter(|port| port.name == name && port.protocol == protocol);

@@ -52,7 +52,7 @@ pub struct Miss {
     pub rule: RuleName,
     /// What it would have done.
     pub effect: Effect,
-    /// What the flow fails of it.
+    /// The criteria that the flow does not match.
     pub failed: Vec<Failure>,
     /// The one change of the rule that would open this direction to the flow, where there is just
     /// one: this port for the rule's peers, and nothing else.
@@ -102,7 +102,7 @@ enum Explained {
     DeniedRequest,
 }
 
-/// Where a rule stands among all that apply; lower decides first.
+/// The position of a rule among all that apply; lower decides first.
 type Position = (Precedence, usize);
 
 /// A rule that applies to the endpoint.

@@ -1,9 +1,10 @@
-//! Why a flow is allowed or denied: the decision of the tables, and what stands behind it.
+//! Why a flow is allowed or denied: the decision of the tables, and the rules that caused it.
 //!
-//! The verdict comes from where workers have theirs: [`PolicyTables::decide`] for the flow, and the
-//! flow's L7 rules for a request. Beside it, each rule in force that applies to an end is matched
-//! against the flow in normal form: those that match are listed, and of those that would have
-//! decided otherwise, had they matched, the nearest, with what the flow fails of them.
+//! The verdict is the one that workers reach: by [`PolicyTables::decide`] for the flow, and by the
+//! flow's L7 rules for a request. In addition, each rule in force that applies to an end is
+//! compared with the flow in normal form. Listed are the rules that match, and the nearest of those
+//! that would have changed the decision if they had matched, with the criteria that the flow does
+//! not match.
 //!
 //! [`PolicyTables::decide`]: podgate_tables::policy::PolicyTables::decide
 
@@ -45,14 +46,14 @@ use crate::{Compiled, Store};
 /// Why a flow is allowed or denied.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// What becomes of the flow on the wire, and of the request if one was asked about. Where
-    /// workers can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
+    /// The outcome of the flow on the wire, and of the request if the query has one. Where workers
+    /// can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
     pub verdict: Outcome,
     /// The end that opens the flow.
     pub source: End,
     /// The end that it is opened to.
     pub destination: End,
-    /// The service whose cluster IP is called, if it is one's.
+    /// The service whose cluster IP the destination is, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<CalledService>,
     /// DNS names that resolve to the destination, at most [`NAMES_MAX`], if it is neither a pod nor
@@ -69,12 +70,12 @@ pub struct Explanation {
     /// drop such a flow, whatever its requests, and the verdict is `denied`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_inspector: Option<String>,
-    /// What becomes of the request, if one was asked about and the flow is open.
+    /// The outcome of the request, if the query has one and the flow is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestVerdict>,
 }
 
-/// What becomes of a flow.
+/// The outcome of a flow.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -98,10 +99,10 @@ pub struct End {
     pub local: bool,
 }
 
-/// A service whose cluster IP is called. Workers translate it to a backend before policy decides,
-/// and the explanation is of one backend. If they don't, egress policy of the source sees the
-/// cluster IP, which is an address outside of the cluster; the node's kernel translates it to a pod
-/// behind the service, where ingress policy sees the source's own address.
+/// A service whose cluster IP is the destination. Workers translate it to a backend before policy
+/// decides, and the explanation is of one backend. If they don't, egress policy of the source sees
+/// the cluster IP, which is an address outside of the cluster; the node's kernel translates it to a
+/// pod behind the service, where ingress policy sees the source's own address.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct CalledService {
     /// Namespace.
@@ -133,7 +134,7 @@ pub const NAMES_MAX: usize = 8;
 /// Most backends of a service that are listed.
 const BACKENDS_MAX: usize = 5;
 
-/// What is behind an address.
+/// The kind of an address's owner.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndKind {
@@ -147,19 +148,20 @@ pub enum EndKind {
     World,
 }
 
-/// What becomes of a request.
+/// The outcome of a request.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct RequestVerdict {
     /// The request, in short.
     pub request: String,
-    /// Whether policy lets it pass; where workers can't inspect the flow, it doesn't all the same.
+    /// Whether policy lets it pass; where workers can't inspect the flow, it is dropped
+    /// nevertheless.
     pub allowed: bool,
     /// Whether workers inspect the requests of the flow; if not, all pass.
     pub inspected: bool,
-    /// The rule that allows it; none if no rule asks.
+    /// The rule that allows it; none if no rule restricts requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleName>,
-    /// What the client gets to see if it doesn't pass.
+    /// What the client sees if it doesn't pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denial: Option<String>,
 }

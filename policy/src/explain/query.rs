@@ -1,4 +1,4 @@
-//! What is asked: a flow, as a person names it.
+//! The query: a flow, as a person names it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,9 +17,9 @@ pub struct Query {
     pub from: EndName,
     /// The end that it is opened to.
     pub to: EndName,
-    /// By which protocol, at which port.
+    /// Protocol and port.
     pub port: Transport,
-    /// What is asked for, once the flow is open.
+    /// The request that is sent once the flow is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestSpec>,
     /// Most misses to list for each direction.
@@ -31,7 +31,7 @@ pub struct Query {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(try_from = "String", into = "String")]
 pub enum EndName {
-    /// Whoever has this address.
+    /// The owner of this address.
     Address(IpAddr),
     /// A pod.
     Pod {

@@ -1,4 +1,4 @@
-//! Requests: what is asked on an open flow, read as the workers' inspectors read it.
+//! Requests on an open flow, read as the workers' inspectors read them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -48,10 +48,10 @@ pub struct KafkaSpec {
     pub api_key: i16,
     /// Version of the request's form.
     pub api_version: i16,
-    /// How the client calls itself.
+    /// Client id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
-    /// The topics that it is about.
+    /// The topics that it names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! From the names in a query to the addresses that tables are asked by.
+//! Resolves the names in a query to the addresses that the tables are looked up by.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ const PROPOSED_MAX: usize = 3;
 /// Why a query has no answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum QueryError {
-    /// Nobody is called that.
+    /// No pod has this name.
     UnknownPod {
         /// What was asked for.
         name: String,
@@ -29,7 +29,7 @@ pub enum QueryError {
         /// What to ask for in place of a service of that name, if there is one.
         service: Option<String>,
     },
-    /// Several are called that.
+    /// Several pods have this name.
     AmbiguousPod {
         /// What was asked for.
         name: String,
@@ -52,12 +52,12 @@ pub enum QueryError {
         /// Whose the address is; `None` if it is a node's.
         owner: Option<PodName>,
     },
-    /// No service is called that.
+    /// No service has this name.
     UnknownService {
         /// What was asked for.
         name: String,
     },
-    /// Several services are called that.
+    /// Several services have this name.
     AmbiguousService {
         /// What was asked for.
         name: String,
@@ -151,7 +151,7 @@ impl std::fmt::Display for QueryError {
 
 impl std::error::Error for QueryError {}
 
-/// The flow that a query is about. Where there is a choice, it is of IPv4.
+/// The flow of a query. Where there is a choice, it is over IPv4.
 pub(super) fn subject(
     query: &Query,
     store: &Store,
@@ -266,15 +266,15 @@ fn unknown(namespace: Option<&str>, name: &str, store: &Store) -> QueryError {
         let backends = store.behind(name, service).into_iter().take(PROPOSED_MAX);
         instead.extend(backends.map(|backend| format!("{backend} behind it")));
         match instead.is_empty() {
-            true => "nothing that is known stands behind it".to_owned(),
+            true => "it has no known backend".to_owned(),
             false => format!("ask for {}", instead.join(" or ")),
         }
     });
     QueryError::UnknownPod { name: asked, similar, service }
 }
 
-/// The pods that a query is about: its first end that is one. The other end, if that is a pod too,
-/// is no address of a node, so it needs not be known which node this is.
+/// The pods of a query: its first end that is one. The other end, if that is a pod too, is no
+/// address of a node, so it needs not be known which node this is.
 #[must_use]
 pub fn pods_in_question(query: &Query, store: &Store) -> Vec<PodName> {
     let pod = |end: &EndName| match end {

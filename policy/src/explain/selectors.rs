@@ -1,4 +1,4 @@
-//! The distinct selectors of all rules, who uses them, and whom they match.
+//! The distinct selectors of all rules, how many rules use them, and what they match.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,12 +26,12 @@ pub struct SelectorInfo {
     /// Pods that it matches; absent for networks and names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<usize>,
-    /// Addresses that its DNS names stand for now.
+    /// Addresses that its DNS names resolve to now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
 }
 
-/// Everything that the rules in force select peers by, in the order of the words.
+/// All selectors of peers in the rules in force, in the order of their text.
 ///
 /// `compiled` must be of just this `store`.
 #[must_use]

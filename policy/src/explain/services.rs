@@ -1,4 +1,4 @@
-//! Services: which one a query calls, its backends, and the list of all.
+//! Services: the destination of a query, its backends, and the list of all.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,13 +23,13 @@ pub(super) struct Called<'a> {
     pub(super) port: &'a ServicePort,
 }
 
-/// What becomes of a flow to a service, for one of its backends.
+/// The outcome of a flow to a service, for one of its backends.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct BackendVerdict {
     /// The backend.
     #[serde(flatten)]
     pub backend: End,
-    /// What becomes of a flow to it.
+    /// The outcome of a flow to it.
     pub verdict: Outcome,
 }
 
@@ -86,8 +86,8 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
     ports.enumerate().filter_map(entry).collect()
 }
 
-/// The service that a query calls, if workers translate its packets. `source` has addresses of the
-/// calling end.
+/// The service that a query's destination is, if workers translate its packets. `source` has
+/// addresses of the calling end.
 pub(super) fn called<'a>(
     query: &Query,
     store: &Store,
@@ -164,7 +164,7 @@ pub(super) fn cluster_ips(
 }
 
 impl Called<'_> {
-    /// The flows that a flow to the service may become.
+    /// The flows that a flow to the service may be translated to.
     pub(super) fn subjects(&self, source: &[IpAddr]) -> Vec<Subject> {
         let is_v4 = self.frontend.address.is_v4();
         let Some(src) = source.iter().find(|from| from.is_ipv4() == is_v4) else {

@@ -19,7 +19,7 @@ use crate::rules::{PortMatch, PortNumbers, TrafficDirection};
 pub struct TableRow {
     /// `egress` or `ingress`.
     pub direction: String,
-    /// What becomes of flows that match.
+    /// What happens to flows that match.
     pub effect: Effect,
     /// `admin`, `normal` or `baseline`; absent for the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,7 +27,7 @@ pub struct TableRow {
     /// Peers that the row matches, any of them; absent if it matches every peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<String>>,
-    /// On which ports; absent is any, of every protocol.
+    /// Ports; absent is any port of every protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<String>>,
     /// Requests pass by any of these; absent is no restriction.
@@ -72,7 +72,7 @@ fn direction_rows(
     first.iter().map(row).chain(default).chain(last.iter().map(row)).collect()
 }
 
-/// Each entry once, in order of precedence, with the ports that it stands at: `None` is any port.
+/// Each entry once, in order of precedence, with its ports: `None` is any port.
 fn distinct_entries(table: &RuleTable) -> Vec<(&Entry, Option<Vec<PortMatch>>)> {
     let class = |index: u32| &*table.classes[index as usize];
     let everywhere = table.other.map_or(&[][..], class);

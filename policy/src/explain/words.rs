@@ -1,4 +1,4 @@
-//! L7 rules in words, and what a request fails of them.
+//! L7 rules in words, and which of their fields a request does not match.
 
 use podgate_tables::l7::rules::kafka::api_key_name;
 use podgate_tables::l7::rules::{
@@ -57,7 +57,7 @@ fn in_words(words: &[String]) -> String {
     if words.is_empty() { "any request".to_owned() } else { words.join(" ") }
 }
 
-/// For each rule, how many of its fields the request fails, and why.
+/// For each rule, how many of its fields the request does not match, and why.
 pub(super) fn why_not(request: &L7Request<'_>, rules: &L7Rules) -> Vec<(usize, String)> {
     let name_fails = |kind: &str, name: Option<&[u8]>, pattern: &dyn std::fmt::Display| {
         let reason = match name {
@@ -87,7 +87,7 @@ pub(super) fn why_not(request: &L7Request<'_>, rules: &L7Rules) -> Vec<(usize, S
     }
 }
 
-/// Distance of what no change of a field would make match.
+/// Distance of a rule that no change of a field would make match.
 const FAR: usize = 100;
 
 fn text(bytes: &[u8]) -> String {

@@ -68,8 +68,8 @@ impl Scope<'_> {
             // A rule that names neither peers nor ports allows nothing (unlike NetworkPolicy's).
             None if rule.ports == Ports::All => Some(Vec::new()),
             None => None,
-            // Anyone may be among the peers, so it denies everyone. An allow rule allows nobody
-            // that only unknown objects name.
+            // Any peer may be among those of unknown objects, so a deny rule denies all peers. An
+            // allow rule allows none of them.
             Some(_) if section.is_deny() && self.directory.unread_by(rule).is_some() => None,
             Some(peers) => self.lower_peers(peers),
         };
@@ -195,7 +195,7 @@ fn lower_endpoint_selector(selector: &LabelSelector, namespace: Option<&str>) ->
 }
 
 /// Peers by labels are pods of the policy's namespace, or pods of all for a cluster-wide policy,
-/// unless the selector itself speaks of namespaces or of reserved labels.
+/// unless the selector itself has labels of namespaces or reserved labels.
 fn lower_endpoints(selector: &LabelSelector, namespace: Option<&str>) -> Selector {
     let mut conditions = requirements(selector, LabelKey::cilium);
     let names = |wanted: fn(&LabelKey) -> bool| {

@@ -42,7 +42,7 @@ pub(crate) fn lower_cluster_network_policy(
     }
 }
 
-/// What a rule does, and to whom: what it says, unless it has to fail closed.
+/// Action and peers of a rule: those that it has, unless it has to fail closed.
 fn lower_effect(rule: &ClusterRule, directory: &Directory) -> (Action, Option<Vec<PeerSelector>>) {
     match (rule.is_known(), rule.action) {
         (true, action) => {

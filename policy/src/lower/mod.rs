@@ -76,7 +76,7 @@ fn by_pod_labels(selector: &LabelSelector) -> Vec<Requirement> {
     requirements(selector, |key| LabelKey::Pod(key.into()))
 }
 
-/// What is no pod and has this reserved label.
+/// Peers that are no pods and have this reserved label.
 fn reserved(name: &str) -> PeerSelector {
     PeerSelector::Labels(Selector::new([Requirement::exists(LabelKey::Reserved(name.into()))]))
 }

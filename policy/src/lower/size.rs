@@ -76,9 +76,8 @@ fn ports(rule: &Rule) -> impl Iterator<Item = (u8, RangeInclusive<u16>)> {
     })
 }
 
-/// How many peers the compiler tells apart: all networks with the same cover are one, and so is
-/// what a reference, such as that to a service, may come to stand for: it counts before it is
-/// there.
+/// How many distinct peers the compiler counts: all networks of the same scope are one, and so are
+/// those of a reference, such as to a service, even while its object does not exist.
 fn peers(rule: &Rule) -> u64 {
     let Some(peers) = &rule.peers else { return 1 };
     let mut scope = BTreeSet::new();

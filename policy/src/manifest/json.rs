@@ -80,7 +80,7 @@ impl<'de> Visitor<'de> for ExactVisitor {
         while let Some(key) = mapping.next_key::<String>()? {
             match map.entry(key) {
                 Entry::Occupied(entry) => {
-                    let reason = format!("the key {} stands here twice", quote(entry.key()));
+                    let reason = format!("the key {} occurs twice", quote(entry.key()));
                     return Err(A::Error::custom(reason));
                 }
                 Entry::Vacant(entry) => {

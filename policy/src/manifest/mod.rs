@@ -166,7 +166,7 @@ pub enum ReadError {
     NotRegular(&'static str),
     /// It is larger than [`FILE_MAX`].
     TooLarge,
-    /// The kernel says no.
+    /// A system call failed.
     Io(io::Error),
 }
 
@@ -224,7 +224,7 @@ pub fn is_blank(bytes: &[u8]) -> bool {
     })
 }
 
-/// What stands for a file of which nothing could be read, for a reason of the caller's.
+/// A document in place of a file that could not be read, with the caller's reason.
 #[must_use]
 pub fn unreadable(path: &Path, reason: String) -> Document {
     broken(path, Position::START, reason)
@@ -430,8 +430,7 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
                 flatten(item, source.item(index), documents);
             }
         }
-        // Passing over it would pass over all that is in it. A file that was cut short may end
-        // here.
+        // Ignoring it would ignore all that is in it. A file that was cut short may end here.
         None | Some(Value::Null) if is_relevant(element, version.as_deref()) => {
             let reason = format!("this {element}List has no items; an empty one has items: []");
             reject(FieldPath::default(), &reason);

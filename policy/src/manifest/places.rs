@@ -1,4 +1,4 @@
-//! Where in a text each value of a document stands.
+//! The position in a text of each value of a document.
 //!
 //! Computed only for documents with rejections.
 
@@ -53,7 +53,7 @@ pub(super) struct Places {
 enum Below {
     Nothing,
     Items(Vec<Places>),
-    /// Where each key stands, and its value.
+    /// The position of each key, and its value.
     Entries(Vec<(Box<str>, Position, Places)>),
 }
 

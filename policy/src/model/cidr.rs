@@ -30,7 +30,8 @@ pub(super) fn parse_network_or_address(field: &Field<'_>) -> Option<IpNet> {
     }
 }
 
-/// IPv4 in IPv6 form is dropped on the wire, so a rule about it can only be a mistake.
+/// Packets with IPv4-mapped addresses are dropped, so a rule with such a network can only be a
+/// mistake.
 fn reject_mapped(field: &Field<'_>, network: IpNet) -> Option<IpNet> {
     if let IpNet::V6(v6) = network
         && v6.prefix_len() >= 96
@@ -42,7 +43,7 @@ fn reject_mapped(field: &Field<'_>, network: IpNet) -> Option<IpNet> {
     Some(network.trunc())
 }
 
-/// What is done with a block that leaves out all of itself.
+/// How a block whose exceptions cover all of it is treated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum EmptyBlock {
     /// It is rejected.

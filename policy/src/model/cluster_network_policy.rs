@@ -23,8 +23,14 @@ const SPEC_ADVICE: &[(&str, &str)] = &[
     ("endpointSelector", "write subject"),
     ("selector", "write subject"),
     ("order", "write priority"),
-    ("types", "say it by the sections: it is about the directions that have rules"),
-    ("policyTypes", "say it by the sections: it is about the directions that have rules"),
+    (
+        "types",
+        "write ingress or egress instead: the policy applies to the directions that have rules",
+    ),
+    (
+        "policyTypes",
+        "write ingress or egress instead: the policy applies to the directions that have rules",
+    ),
 ];
 const RULE_ADVICE: &[(&str, &str)] = &[
     ("ports", "write protocols, with a destinationPort in each element"),
@@ -113,8 +119,8 @@ impl ClusterNetworkPolicy {
                 let unknown = |peer: &ClusterPeer| *peer == ClusterPeer::Unknown;
                 let Some(peer_index) = rule.peers.iter().position(unknown) else { continue };
                 let effect = match rule.action {
-                    Action::Allow => "allows nobody",
-                    Action::Deny | Action::Pass => "denies everyone",
+                    Action::Allow => "allows no peer",
+                    Action::Deny | Action::Pass => "denies every peer",
                 };
                 warnings.push(Problem {
                     field: FieldPath::new([
@@ -196,7 +202,7 @@ fn list_of_at_most<T>(
     field.list(read)
 }
 
-/// Like [`list_of_at_most`], for lists that the API wants to have an element.
+/// Like [`list_of_at_most`], for lists that the API requires to have an element.
 fn list_of_some<T>(field: &Field<'_>, read: impl FnMut(&Field<'_>) -> Option<T>) -> Option<Vec<T>> {
     if field.is_empty_list() {
         field.reject("needs at least one element");
@@ -243,7 +249,7 @@ impl PodSelection {
 }
 
 impl ClusterRule {
-    /// Whether every peer is of a known kind. If not, the API wants the rule to fail closed: one
+    /// Whether every peer is of a known kind. If not, the API requires the rule to fail closed: one
     /// that accepts matches nothing, and one that denies or passes denies whatever comes on its
     /// ports.
     #[must_use]

@@ -70,7 +70,7 @@ pub struct Service {
     /// Labels, which `k8sServiceSelector` asks for.
     pub labels: Labels,
     /// `spec.selector`: the pods behind it; empty for a service whose addresses are given by
-    /// EndpointSlices that somebody else maintains.
+    /// EndpointSlices that another controller maintains.
     pub selector: Labels,
     /// `spec.clusterIPs`, or `spec.clusterIP`: addresses that are translated to those of a backend;
     /// sorted. None for a headless service, and for one of type ExternalName.

@@ -17,7 +17,7 @@ const LABEL_MAX: usize = 63;
 const SUBDOMAIN: &str = "a lower-case DNS name of at most 253 characters";
 const DNS_LABEL: &str = "a lower-case DNS label of at most 63 characters";
 
-/// What says which object a document is.
+/// The fields that identify the object of a document.
 #[derive(Debug)]
 pub(crate) struct Header {
     pub(crate) key: ObjectKey,
@@ -119,7 +119,7 @@ fn read_kind(kind_field: &Field<'_>, version: Option<&Field<'_>>) -> Option<Kind
         None if ["", own_group, "extensions"].contains(&group) => {
             format!("write apiVersion: {known}")
         }
-        None => format!("write it anew as a {kind} of {known}, which has other fields"),
+        None => format!("rewrite it as a {kind} of {known}, which has other fields"),
     };
     kind_field
         .reject_with_fix(format!("{kind} of apiVersion {} is not enforced", quote(version)), fix);

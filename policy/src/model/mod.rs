@@ -1,7 +1,7 @@
 //! The API objects as types: what is left of a document once it was checked.
 //!
 //! Policies are read strictly. Every field of a specification is either understood or rejected by
-//! name, because ignoring a field that narrows a rule would allow what its author forbade. Pods,
+//! name, because ignoring a field that narrows a rule would allow what its author denied. Pods,
 //! namespaces and nodes are read leniently: only a few of their many fields matter here.
 
 mod cidr;

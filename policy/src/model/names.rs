@@ -17,7 +17,7 @@ pub(super) fn parse_name_match(field: &Field<'_>) -> Option<NamePattern> {
             None
         }
         (Some(_), Some(pattern)) => {
-            let reason = "can't stand in one element with matchName";
+            let reason = "can't be combined with matchName in one element";
             pattern.reject_with_fix(reason, "write two elements, of which either may match");
             None
         }

@@ -60,7 +60,7 @@ pub struct NetworkPolicy {
 /// One element of `ingress` or `egress`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NetworkPolicyRule {
-    /// `from` or `to`; none is everyone. (The API makes no difference between missing and empty.)
+    /// `from` or `to`; none is any peer. (The API makes no difference between missing and empty.)
     pub peers: Vec<NetworkPolicyPeer>,
     /// `ports`; none is every port of every protocol.
     pub ports: Vec<PortMatch>,
@@ -166,13 +166,14 @@ impl NetworkPolicy {
     }
 }
 
-/// Labels that Cilium derives from a pod's surroundings, for its own policies only.
+/// Labels that Cilium derives from a pod's namespace and service account, for its own policies
+/// only.
 fn is_derived(key: &str) -> bool {
     key.starts_with("io.cilium.k8s.") || key == "io.kubernetes.pod.namespace"
 }
 
 const DERIVED: &str = "Cilium gives this label to pods for its own kinds of policies; a \
-                       NetworkPolicy sees the labels of objects only, and selects nobody by it";
+                       NetworkPolicy sees the labels of objects only, and selects no pod by it";
 const SELECT_DERIVED: &str = "select namespaces by a namespaceSelector (a namespace's name is its \
                               label kubernetes.io/metadata.name), and service accounts in a \
                               CiliumNetworkPolicy";
@@ -233,7 +234,7 @@ impl NetworkPolicyPeer {
         let (namespaces, pods) = (selector(namespaces), selector(pods));
         let Some(block) = block else { return Some(Self::Pods { namespaces, pods }) };
         if has_selectors {
-            block.reject("must stand alone, without podSelector and namespaceSelector");
+            block.reject("must be alone in its element, without podSelector and namespaceSelector");
         }
         IpBlock::parse(&block).map(Self::Block)
     }

@@ -220,7 +220,7 @@ impl NameTable {
         self.bound_deferred();
     }
 
-    /// The deferred addresses, sorted: what a check is about.
+    /// The deferred addresses, sorted, for a check.
     #[must_use]
     pub fn deferred(&self) -> Vec<IpAddr> {
         let addresses: BTreeSet<IpAddr> =

@@ -17,7 +17,7 @@ fn table(per_name: usize, deferred: usize, addresses: usize) -> NameTable {
     NameTable::new(NameLimits { ttl_min_s: 0, per_name, deferred, addresses })
 }
 
-/// `NAME LAST-BYTE`, with a `-` behind it if it is deferred.
+/// `NAME LAST-BYTE`, with a `-` after it if it is deferred.
 fn shown(table: &NameTable) -> Vec<String> {
     let entries = table.iter().map(|(name, address, entry)| {
         let IpAddr::V4(v4) = address else { return format!("{name} {address}") };

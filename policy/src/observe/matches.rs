@@ -1,4 +1,5 @@
-//! What of a flow was matched where, without the names of a record: to count all events.
+//! What of a flow was matched in each direction, without the names of a record: to count all
+//! events.
 
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::policy::{Cause, Exemption, IdentityRow, LocalEnds, RuleTable, Subject};

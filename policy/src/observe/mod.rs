@@ -12,7 +12,7 @@
 //! | `matches` | what was matched, without names: to count events |
 //! | `names` | names of policies and rules |
 //! | `resolve` | from an event to a record |
-//! | `text` | what a record is about, in words |
+//! | `text` | a record in words |
 
 mod cause;
 mod matches;

@@ -18,7 +18,7 @@ pub struct PolicyName {
     pub name: String,
 }
 
-/// Name of a rule: its policy, and where it stands there.
+/// Name of a rule: its policy, and its path there.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct RuleName {
     /// The policy.

@@ -13,7 +13,7 @@ use crate::catalog::ServiceName;
 use crate::model::Workload;
 use crate::rules::TrafficDirection;
 
-/// What became of a flow, packet or request; the names are Hubble's.
+/// The outcome of a flow, packet or request; the names are Hubble's.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Outcome {
@@ -30,7 +30,7 @@ pub enum Outcome {
 pub struct FlowRecord {
     /// When it happened.
     pub time: Timestamp,
-    /// What became of it.
+    /// Its outcome.
     pub verdict: Outcome,
     /// Why it was dropped: a metric label of [`podgate_tables::drop_reason::DropReason`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +82,7 @@ pub struct FlowEndpoint {
     /// Name of the pod that has the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// What the pod is part of.
+    /// The pod's workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
     /// The service that has the address as its cluster IP.
@@ -122,7 +122,7 @@ pub struct Restriction {
     pub rule: RuleName,
 }
 
-/// The service that a flow leads to.
+/// The service that a flow is sent to.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct FlowService {
     /// The cluster IP that the source sends to.
@@ -344,7 +344,7 @@ pub enum DecidedBy {
         /// Which.
         rule: RuleName,
     },
-    /// No rule matched, and these policies ask for one.
+    /// No rule matched, and these policies isolate the endpoint.
     DefaultDeny {
         /// Which policies.
         policies: Vec<PolicyName>,

@@ -88,7 +88,7 @@ impl FlowRecord {
     }
 }
 
-/// The service that an event's flow leads to, or that its packet was sent to.
+/// The service that an event's flow or packet was sent to.
 fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
     let to = L4Addr { address: event.tuple.dst, port: event.tuple.dst_port };
     let L4Addr { address, port } = event.frontend.unwrap_or(to);
@@ -102,7 +102,7 @@ fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
     })
 }
 
-/// An end of which no more is known than its address.
+/// An end of which only the address is known.
 fn unknown(peer: &FlowEndpoint) -> FlowEndpoint {
     FlowEndpoint {
         address: peer.address,
@@ -127,7 +127,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What became of an event's packet or request, and of a dropped one why.
+/// The outcome of an event's packet or request, and why if it was dropped.
 #[must_use]
 pub fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
     match *kind {

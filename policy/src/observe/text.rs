@@ -1,4 +1,4 @@
-//! What records are about, in the words of `hubble observe`.
+//! Records in the words of `hubble observe`.
 
 use podgate_tables::l7::rules::kafka::api_key_name;
 
@@ -18,7 +18,7 @@ impl FlowRecord {
         }
     }
 
-    /// What the record is about, as `hubble observe` prints it in parentheses. Characters that do
+    /// The summary of the record, as `hubble observe` prints it in parentheses. Characters that do
     /// not print are not escaped.
     #[must_use]
     pub fn summary(&self) -> String {

@@ -15,14 +15,14 @@ const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
 const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 
-/// All that Cilium would know of a pod.
+/// All labels that Cilium would give a pod.
 pub(super) fn of_pod(store: &Store, name: &PodName) -> Sourced {
     let mut labels = Sourced::new();
     let Some(pod) = store.pod(&name.namespace, &name.name) else { return labels };
     for (key, value) in pod.labels.iter() {
         labels.insert(format!("k8s:{key}"), value.to_string());
     }
-    // A pod's own labels never stand for its surroundings.
+    // A pod's own labels never count as derived ones.
     labels.retain(|key, _| !key["k8s:".len()..].starts_with(NAMESPACE_LABELS));
     for (key, value) in store.namespace_labels(&name.namespace) {
         labels.insert(format!("k8s:{NAMESPACE_LABELS}{key}"), value.to_string());
@@ -33,7 +33,7 @@ pub(super) fn of_pod(store: &Store, name: &PodName) -> Sourced {
     labels
 }
 
-/// Labels of what is no pod.
+/// Labels of a reserved identity.
 pub(super) fn reserved(names: &[&str]) -> Sourced {
     names.iter().map(|name| (format!("reserved:{name}"), String::new())).collect()
 }

@@ -34,14 +34,15 @@ pub struct Match<'s> {
     pub field: String,
     /// L7 rules that requests must match; `None` is no restriction.
     pub l7: Option<&'s L7Rules>,
-    /// The rule's L7 rules only watch: the policy doesn't isolate. Server names never do.
+    /// The rule's L7 rules deny no request, because the policy doesn't isolate. Server names always
+    /// deny.
     pub watches: bool,
 }
 
 /// The verdict on a flow in one direction.
 #[derive(Clone, PartialEq, Debug)]
 pub enum OracleVerdict<'s> {
-    /// Not asked.
+    /// Policy is not evaluated.
     Exempt(Exemption),
     /// No policy isolates the endpoint, and no rule matches.
     Unenforced,
@@ -183,7 +184,7 @@ fn evaluate<'s>(
     }
 }
 
-/// What the policies say so far.
+/// The verdict so far.
 #[derive(Default)]
 struct Found<'s> {
     isolating: Vec<&'s ObjectKey>,

@@ -36,7 +36,7 @@ pub(super) fn resolve(store: &Store, address: IpAddr) -> AddressOwner<'_> {
     }
 }
 
-/// Whether nobody knows what a peer stands for, since a kind of objects can't be read.
+/// Whether the addresses of a peer are unknown, since a kind of objects can't be read.
 pub(super) fn is_unknown(store: &Store, peer: &CiliumPeer) -> bool {
     let is_unread = |kind| store.directory().is_unread(kind);
     match peer {

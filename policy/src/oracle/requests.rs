@@ -71,8 +71,8 @@ impl OracleRequest {
         }
     }
 
-    /// Whether servers can read it in one way only. No TLS client names a server by its address or
-    /// with a trailing dot (RFC 6066 §3); the empty text stands for no name.
+    /// Whether all servers read it alike. No TLS client names a server by its address or with a
+    /// trailing dot (RFC 6066 §3); the empty text stands for no name.
     pub(super) fn is_valid(&self) -> bool {
         let Self::ServerName(name) = self else { return true };
         let label = "[-_a-zA-Z0-9]+";
@@ -83,7 +83,7 @@ impl OracleRequest {
         name.is_empty() || (name.len() <= 255 && matches(is_name) && !matches(ends_in_number))
     }
 
-    /// What must be allowed one by one: a Kafka request's topics, or the request itself.
+    /// The parts that must be allowed one by one: a Kafka request's topics, or the request itself.
     pub(super) fn parts(&self) -> Vec<Self> {
         match self {
             Self::Kafka(request) if !request.topics.is_empty() => {

@@ -7,7 +7,7 @@ use super::peers::{AddressOwner, resolve};
 use crate::model::{InternalTraffic, SliceEndpoint};
 use crate::store::{Store, Translation};
 
-/// What becomes of a pod's packets to an address and port.
+/// Where a pod's packets to an address and port go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ServiceOutcome {
     /// The address is no service's, and policy decides on it.
@@ -21,7 +21,7 @@ pub enum ServiceOutcome {
     Dropped,
 }
 
-/// What becomes of a pod's packets of a protocol that services have.
+/// Where a pod's packets of a protocol that services have go.
 #[must_use]
 pub fn through_service(
     store: &Store,

@@ -57,7 +57,7 @@ impl Precedence {
 /// One rule.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rule {
-    /// Whether it is about egress or ingress of the selected endpoints.
+    /// Whether it applies to egress or ingress of the selected endpoints.
     pub direction: TrafficDirection,
     /// Precedence. Rules of one policy with equal precedence are in the order of the document.
     pub precedence: Precedence,

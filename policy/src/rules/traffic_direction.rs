@@ -1,11 +1,11 @@
-//! The two directions of traffic that policies are about.
+//! The two directions of traffic that policies apply to.
 
 use std::fmt;
 use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
 
-/// Which flows of a selected endpoint a rule is about.
+/// Which flows of a selected endpoint a rule applies to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrafficDirection {

@@ -54,7 +54,7 @@ struct Shadowed {
 pub struct ObjectCounts {
     /// Policies.
     pub policies: usize,
-    /// Other objects that verdicts depend on, and what is no object at all.
+    /// Other objects that verdicts depend on, and documents that are no objects.
     pub others: usize,
     /// Objects of kinds that no verdict depends on.
     pub passed_over: usize,
@@ -145,7 +145,7 @@ const METADATA_NOT_READ: [&str; 7] = [
 ];
 
 impl Files {
-    /// What is no object, or not the definition that counts, file by file.
+    /// Rejections of documents that are no objects, or not the definition in force, file by file.
     pub(super) fn rejections(&self) -> impl Iterator<Item = &Vec<Rejection>> {
         let unreadable = self.files.values().flat_map(|file| &file.unreadable);
         let shadowed = self.shadowed.values().flat_map(BTreeMap::values);
@@ -183,8 +183,8 @@ impl Files {
         next
     }
 
-    /// Says of the other definitions of `key` that the one at `first` is in force, where they
-    /// differ from it.
+    /// Adds a rejection to each other definition of `key` that differs from the one at `first`,
+    /// which is in force.
     fn report_shadowed(&mut self, key: &ObjectKey, first: &SourceLocation, digest: Option<u64>) {
         for shadowed in self.shadowed.get_mut(key).into_iter().flat_map(BTreeMap::values_mut) {
             let same = shadowed.digest.is_some() && shadowed.digest == digest;

@@ -43,12 +43,12 @@ use crate::rules::RuleSet;
 /// Whether policies are enforced (cilium `--enable-policy`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum EnforcementMode {
-    /// Endpoints that no policy selects are open.
+    /// Flows of endpoints that no policy selects are allowed.
     #[default]
     Default,
-    /// Endpoints that no policy selects are closed.
+    /// Flows of endpoints that no policy selects are denied.
     Always,
-    /// Everything is open.
+    /// All flows are allowed.
     Never,
 }
 
@@ -101,7 +101,7 @@ pub struct Store {
     mode: EnforcementMode,
     translation: Translation,
     log: ChangeLog,
-    /// Changes of what DNS names stand for, apart so that they can be compiled at once.
+    /// Changes of the addresses of DNS names, kept apart so that they can be compiled at once.
     name_log: ChangeLog,
 }
 
@@ -301,9 +301,9 @@ impl Store {
     }
 
     /// Sets why the objects of a kind are unknown; `None` if they are known. Until then, a rule
-    /// that refers to them can't be enforced as written: one that denies denies everyone, and one
-    /// that allows allows nobody for their sake. Its policy has a warning. Returns whether that
-    /// concerns a policy.
+    /// that refers to them can't be enforced as written: a deny rule denies all peers, and an allow
+    /// rule allows no peer that only such objects name. Its policy has a warning. Returns whether
+    /// that affects a policy.
     ///
     /// It is for kinds that Cilium policies name as peers: CiliumCIDRGroups, services and
     /// EndpointSlices.
@@ -462,7 +462,7 @@ fn unread_by(key: &ObjectKey, policy: &Policy, directory: &Directory) -> Vec<Rej
         policy.specs.iter().flat_map(|spec| RuleSection::ALL.map(|section| (spec, section)))
     {
         let effect =
-            if section.is_deny() { "denies everyone" } else { "allows nobody for their sake" };
+            if section.is_deny() { "denies every peer" } else { "allows no peer because of them" };
         for (index, rule) in spec.section(section).iter().enumerate() {
             let Some((kind, reason)) = directory.unread_by(rule) else { continue };
             warnings.push(Rejection {

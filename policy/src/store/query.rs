@@ -101,12 +101,12 @@ impl Store {
         self.node_changes
     }
 
-    /// DNS names with the addresses that they stand for.
+    /// DNS names with the addresses that they resolve to.
     pub(crate) fn learned(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<[IpAddr]>)> {
         self.learned.iter()
     }
 
-    /// The addresses that a DNS name stands for; `name` as in [`Self::learned`].
+    /// The addresses that a DNS name resolves to; `name` as in [`Self::learned`].
     pub(crate) fn addresses_of(&self, name: &str) -> Option<&Arc<[IpAddr]>> {
         self.learned.get(name)
     }

@@ -138,7 +138,7 @@ fn a_wrong_field_is_named_with_the_right_one() {
         (
             cilium("{endpointSelector: {}, policyTypes: [Ingress], ingress: [{}]}"),
             "spec.policyTypes",
-            "say it by the sections",
+            "write ingress or egress instead",
         ),
         (network_policy("{endpointSelector: {}}"), "spec.endpointSelector", "write podSelector"),
         (network_policy("{ingressDeny: []}"), "spec.ingressDeny", "CiliumNetworkPolicy"),
@@ -207,7 +207,7 @@ fn policies_of_other_kinds_get_the_way_out() {
         ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", "CiliumClusterwideNetworkPolicy"),
         ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy", "tier: Admin"),
         ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy", "tier: Baseline"),
-        ("crd.antrea.io/v1beta1", "NetworkPolicy", "write it anew"),
+        ("crd.antrea.io/v1beta1", "NetworkPolicy", "rewrite it"),
     ];
     for (version, kind, advice) in cases {
         let messages = rejections(&format!(
@@ -237,7 +237,7 @@ fn an_unrendered_template_is_called_that() {
             "{messages}"
         );
     }
-    // Templates in texts that are nobody's business here are left alone, and hide no other fault.
+    // Templates in texts that policy does not read are accepted, and hide no other fault.
     let messages =
         rejections("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: '{{ x }}'}, name: [}\n");
     assert!(!messages[0].contains("Helm"), "{messages:?}");

@@ -1,5 +1,5 @@
 //! Tables with names in place of their numbers, to be compared: numbers depend on what was there
-//! before, and what they stand for must not.
+//! before, and their addresses must not.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -38,8 +38,8 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
         lines.push(format!("{labels:?} ingress: {}", direction(catalog, &row.ingress)));
     }
     for (index, set) in tables.address_sets.iter() {
-        // A row that nobody uses any more, or of a name that stands for no address yet, is like one
-        // that never was.
+        // A row that is no longer used, or of a name without a known address, is like one that
+        // never was.
         if **set == AddressSet::default() {
             continue;
         }

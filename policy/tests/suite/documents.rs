@@ -1,4 +1,5 @@
-//! Files as people and tools write them: lists, marks, directives, doubles, and broken neighbours.
+//! Files as people and tools write them: lists, marks, directives, duplicates, and broken documents
+//! beside valid ones.
 
 use std::path::Path;
 
@@ -63,7 +64,7 @@ fn an_element_that_says_another_kind_has_it() {
     let message = [
         "x.yaml:4: Pod web: kind: Pod of apiVersion \"\" is not enforced; write apiVersion: v1",
         "x.yaml:6: NetworkPolicy a: kind: NetworkPolicy of apiVersion \"v1\" is not enforced; \
-         write it anew",
+         rewrite it",
     ];
     assert_eq!(rejections.len(), 2);
     assert_eq!(rejections[0], message[0]);

@@ -84,7 +84,7 @@ fn query(subject: &Subject, request: Option<HttpSpec>) -> Query {
     }
 }
 
-/// What the query is about, in the form of tables: protocols without ports have zeros.
+/// The flow of the query, as tables match it: protocols without ports have zeros.
 fn subject_of(query: &Query, mut subject: Subject) -> Subject {
     if query.port.number.is_none() || matches!(query.port.protocol, proto::ICMP | proto::ICMPV6) {
         subject.tuple.dst_port = 0;
@@ -276,7 +276,7 @@ fn assert_fails_on_just_that(
             reduced.rule
         );
     } else {
-        // A Cilium rule with neither peers nor ports is for nobody.
+        // A Cilium rule with neither peers nor ports matches no peer.
         prop_assert_eq!(named.contains(&Criterion::Peer), reduced.lists_no_ports());
     }
     let port = named.contains(&Criterion::Port) || named.contains(&Criterion::Protocol);

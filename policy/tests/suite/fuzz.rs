@@ -1,4 +1,4 @@
-//! Damaged manifests all the way to verdicts: whatever a file says, it gets an answer.
+//! Damaged manifests, read, compiled and evaluated: no input panics.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -134,7 +134,7 @@ fn shrink(name: &str, mut bytes: Vec<u8>, reasons: &BTreeSet<String>) -> Vec<u8>
 /// `FUZZ_SECONDS=1200 cargo test -p podgate-policy --test suite fuzz_for -- --ignored --nocapture`
 ///
 /// Keeps, as small as it can be made, what is rejected for a reason that was not seen before, and
-/// goes on from there. Inputs that panic, or take longer than five seconds, are written to
+/// continues from there. Inputs that panic, or take longer than five seconds, are written to
 /// `FUZZ_FOUND`.
 #[test]
 #[ignore = "runs for as long as FUZZ_SECONDS says"]

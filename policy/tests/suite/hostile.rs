@@ -1,4 +1,4 @@
-//! Bad input gets an answer: never a panic, never a field passed over.
+//! Bad input is rejected or enforced: it causes no panic, and no field is ignored.
 
 use std::path::Path;
 

@@ -176,7 +176,7 @@ impl Bench {
         Answer { verdict, request }
     }
 
-    /// Sends a packet to a service that has no backend. Whether the source is told.
+    /// Sends a packet to a service that has no backend. Whether the source is notified.
     pub(crate) fn ask_without_backend(&mut self, row: &Row) -> bool {
         self.forget();
         let sent = row.as_sent();

@@ -13,7 +13,7 @@ use crate::by_names::by_names;
 use crate::packets::{Bench, can_ask, can_send, is_sent};
 use crate::support::{Answer, ask_oracle, ask_tables};
 
-/// What came of a table.
+/// The result of a table.
 #[derive(Default)]
 pub(crate) struct Outcome {
     /// Rows of all steps.

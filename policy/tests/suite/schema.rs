@@ -1,5 +1,5 @@
-//! Every field of every policy kind's schema has one row in `FIELDS.md`, and what the row says is
-//! what becomes of it.
+//! Every field of every policy kind's schema has one row in `FIELDS.md`, and the field is treated
+//! as the row says.
 
 use std::collections::BTreeSet;
 use std::path::Path;

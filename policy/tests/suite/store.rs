@@ -285,14 +285,14 @@ fn files_that_change_break_and_go_are_followed() {
     assert_eq!(rejections.len(), 1, "{rejections:?}");
     assert!(rejections[0].contains("is defined otherwise at"), "{}", rejections[0]);
 
-    // A kind that looks like a policy is never passed over.
+    // A kind that looks like a policy is never ignored.
     for kind in ["AdminNetworkPolicy", "NetworkPolcy", "NetwrokPolicy", "networkpolicies"] {
         fs::write(file("c.yaml"), format!("kind: {kind}")).unwrap();
         store.sync(&manifest::load(folder.path()));
         assert_eq!(store.rejections().count(), 1, "{kind}");
     }
 
-    // A slip in the kind of one that is in force does not open what it closes.
+    // A misspelt kind of a policy in force does not allow what the policy denies.
     fs::write(file("a.yaml"), WEB.replace("NetworkPolicy", "CiliumNetworkPolic")).unwrap();
     store.sync(&manifest::load(folder.path()));
     assert_eq!(names(&store), ["other", "web"]);
@@ -330,7 +330,7 @@ fn a_rule_with_an_unknown_peer_is_in_force_and_told_of_until_it_is_mended() {
     assert_eq!(state(&store), [(name.clone(), PolicyState::Enforced, 0)]);
     let messages: Vec<String> = store.rejections().map(ToString::to_string).collect();
     let expected = "ClusterNetworkPolicy web: spec.egress[0].to[1]: is no kind of peer that is \
-                    known here, so the rule allows nobody";
+                    known here, so the rule allows no peer";
     assert_eq!(messages, [expected]);
     assert_eq!(store.policies().next().unwrap().warnings.len(), 1);
     assert_eq!(store.rejected_objects(), 1);

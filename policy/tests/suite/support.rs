@@ -1,4 +1,4 @@
-//! Holding the compiled tables against the naive interpreter.
+//! Compares the compiled tables with the oracle.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub(crate) struct Answer {
     pub(crate) request: Option<bool>,
 }
 
-/// What the oracle says.
+/// The oracle's verdict.
 pub(crate) fn ask_oracle(
     store: &Store,
     subject: &Subject,

@@ -359,7 +359,7 @@ fn build() -> Result<PathBuf> {
     command.args(["build", "--workspace", "--bins", "--test", "tidy"]);
     command.arg("--message-format=json-render-diagnostics");
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    // The build must not see the variables that cargo set for this package: some build scripts
+    // The build must not inherit the variables that cargo set for this package: some build scripts
     // (ring's) run again when they change.
     let of_package = |name: &str| {
         ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))

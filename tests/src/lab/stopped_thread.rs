@@ -1,4 +1,4 @@
-//! One thread of a running program, stopped while the others go on.
+//! One thread of a running program, stopped while the others run.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// A stopped thread (ptrace(2)); it goes on when this is dropped.
+/// A stopped thread (ptrace(2)); it resumes when this is dropped.
 #[derive(Debug)]
 pub struct StoppedThread {
     thread: Pid,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Bytes of a stream behind a gap.
+/// Bytes of a stream after a gap.
 #[derive(Clone, Debug, Default)]
 pub struct EarlyBytes {
     bytes: BTreeMap<usize, u8>,

@@ -60,7 +60,7 @@ pub struct Connection<I> {
     pub events: Vec<EventKind>,
     /// Why both ends were reset.
     pub reset: Option<DropReason>,
-    /// Both ends were closed behind an injection.
+    /// Both ends were closed after an injection.
     pub closed: bool,
     /// The time.
     pub now: Nanos,

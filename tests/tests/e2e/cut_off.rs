@@ -348,7 +348,7 @@ fn ping_with_new_neighbours(lab: &Lab, user: &Host) -> Result<Vec<Outcome>> {
     Ok(all)
 }
 
-/// Two pods ask for a third one, or for anybody, 600 times a second each.
+/// Two pods send ARP requests, or neighbour solicitations, for a third one, 600 a second each.
 #[test]
 fn requests_of_two_pods_of_a_bridge_do_not_cut_off_a_third() -> Result<()> {
     const EACH: usize = 30;
@@ -480,7 +480,7 @@ fn a_neighbour_on_the_bridge_gives_a_pod_no_route() -> Result<()> {
         let v4 = run(get.args(["-n", user.netns.name(), "route", "get"]).arg("192.0.2.10"))?;
         Ok(v6 + v4.lines().next().unwrap_or(""))
     };
-    // The flow that redirects are about.
+    // The flow that the redirects quote.
     for family in Family::BOTH {
         ensure!(answered(&user.ping(office, family)?));
     }

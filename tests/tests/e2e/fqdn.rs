@@ -1,4 +1,4 @@
-//! `toFQDNs`: a pod asks a resolver for a name and connects to the address at once.
+//! `toFQDNs`: a pod queries a resolver for a name and connects to the address at once.
 
 use std::env;
 use std::fs;
@@ -19,7 +19,7 @@ const ROUNDS_VARIABLE: &str = "PODGATE_FQDN_ROUNDS";
 const BOUND: Duration = Duration::from_secs(20);
 /// How long a client waits for an answer before it asks again (resolv.conf(5)).
 const RETRY: Duration = Duration::from_secs(5);
-/// What names stand for: `guest` has all of these addresses.
+/// The addresses of names: `guest` has all of them.
 const NETWORK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const CLIENT: &str = "names/client";
 
@@ -206,7 +206,7 @@ fn names_are_listed_survive_a_restart_and_can_be_cleaned() -> Result<()> {
     names.with_servers(|client| {
         client.resolve(1, "fresh.example")?;
         client.resolve(2, "fresh.example")?;
-        // No rule is about the name, so that its address is not known.
+        // No rule has the name, so that its address is not known.
         client.resolve(3, "other.example")
     })?;
     let [first, second] =
@@ -237,7 +237,7 @@ fn names_are_listed_survive_a_restart_and_can_be_cleaned() -> Result<()> {
     agent.stop()
 }
 
-/// A denied connection has the name of its address too, though no rule is about it.
+/// A denied connection has the name of its address too, though no rule has that name.
 fn flows_have_the_names_that_their_pod_asked_for(names: &Names) -> Result<()> {
     names.with_servers(|client| {
         client.connect(1, BOUND)?;

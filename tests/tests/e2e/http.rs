@@ -1,4 +1,4 @@
-//! HTTP connections that go on behind a denial, by real clients and a real server.
+//! HTTP connections that stay usable after a denial, with real clients and a real server.
 
 use std::io::{Read, Write};
 use std::time::Duration;

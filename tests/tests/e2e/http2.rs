@@ -175,11 +175,11 @@ fn an_upgrade_from_http1_goes_on_as_http2() -> Result<()> {
         run(&mut command)
     };
     let has_status = |seen: &str, path: &str, status: &str| {
-        // The statistics are at the end, behind the frames.
+        // The statistics are at the end, after the frames.
         let line = seen.lines().rfind(|line| line.ends_with(&format!(" {path}")));
         line.unwrap_or_default().split_whitespace().any(|field| field == status)
     };
-    // Apache 2.4.71 ends some connections behind the first response, with a GOAWAY frame that says
+    // Apache 2.4.71 ends some connections after the first response, with a GOAWAY frame that says
     // `timeout`, without podgate too (9 of 30 on loopback). A client tries again then.
     let seen = wait_for("a connection that Apache goes on with", BOUND, || {
         let before = connections(&lab, APACHE)?;
@@ -199,7 +199,7 @@ fn an_upgrade_from_http1_goes_on_as_http2() -> Result<()> {
     let denied = denied.args(["--upgrade", "--verbose"]).arg(url("/secret/c")).output()?;
     let denied = String::from_utf8_lossy(&denied.stdout).into_owned();
     ensure!(denied.contains("HTTP/1.1 403 Forbidden"), "{denied}");
-    // Apache logs a request behind its response.
+    // Apache logs a request after its response.
     let log = wait_for("Apache's log", BOUND, || {
         let log = fs::read_to_string(folder.path().join("requests"))?;
         let has = |path: &&str| log.contains(&format!("HTTP/2.0 {path}\n"));

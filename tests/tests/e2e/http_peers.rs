@@ -137,7 +137,7 @@ const CLIENTS: [Client; 3] = [
         let mut command = host.netns.bounded(&python(), BOUND);
         run(command.arg(peer("client.py")).arg(url).args(requests))
     }),
-    // It closes connections itself: behind a HEAD, and where a response comes before the request
+    // It closes connections itself: after a HEAD, and where a response comes before the request
     // has been written.
     ("Node's fetch", 2..=3, |host, url, requests| {
         let mut command = host.netns.bounded("node", BOUND);
@@ -149,7 +149,7 @@ const CLIENTS: [Client; 3] = [
     }),
 ];
 
-/// Each client to each server: allowed and denied requests on one connection, which goes on.
+/// Each client to each server: allowed and denied requests on one connection, which stays usable.
 #[test]
 fn connections_of_every_client_go_on_behind_denied_requests() -> Result<()> {
     let lab = peers_lab(POLICY)?;
@@ -279,7 +279,7 @@ fn smuggled() -> Vec<(String, String)> {
         let stream = head("POST", &format!("Content-Length: {length}")) + filler + SECRET;
         add(format!("length {length}"), stream);
     }
-    // cheroot takes what is behind the last chunk's line for the next request.
+    // cheroot takes what is after the last chunk's line for the next request.
     for trailer in [SECRET, "X:GET /secret HTTP/1.0\r\n\r\n", "GET /secret HTTP/1.0\r\n\r\n"] {
         let stream = format!("{chunked}2\r\nhi\r\n0\r\n{trailer}");
         add(format!("trailer {trailer:?}"), stream);
@@ -289,7 +289,7 @@ fn smuggled() -> Vec<(String, String)> {
         for before in ["", "\r\n", " "] {
             let body = format!("{before}{SECRET}");
             let stream = head(method, &format!("Content-Length: {}", body.len())) + &body;
-            add(format!("{method} with body behind {before:?}"), stream);
+            add(format!("{method} with body after {before:?}"), stream);
         }
     }
     let body = SECRET.replacen(' ', "\u{b}", 2);

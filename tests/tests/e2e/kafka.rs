@@ -16,7 +16,7 @@ const PORT: u16 = 9092;
 /// Says that all of the environment is installed.
 const COMPLETE: &str = "bin/complete-with-kafkajs";
 
-/// `admin/adminapp` may produce to `orders` and consume from it, and may ask about `jobs`.
+/// `admin/adminapp` may produce to `orders` and consume from it, and may describe `jobs`.
 const POLICY: &str = "
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -169,7 +169,7 @@ print(consume('jobs', 1))";
     agent.stop()
 }
 
-/// Of kafkajs: what became of each record, and what a group consumes.
+/// Results of kafkajs: of each record that is produced, and the records that a group consumes.
 const KAFKAJS: &str = "
 const { Kafka, logLevel } = require(process.argv[1] + '/node_modules/kafkajs');
 const kafka = new Kafka({ clientId: 'js', brokers: [process.argv[2]], logLevel: logLevel.NOTHING });

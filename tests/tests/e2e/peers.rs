@@ -3,7 +3,7 @@
 use anyhow::Result;
 use podgate_tests::lab::Lab;
 
-/// A pod with its name as label `app`, and the document separator behind it.
+/// A pod with its name as label `app`, and the document separator after it.
 pub(crate) fn pod(namespace: &str, name: &str, addresses: [&str; 2]) -> String {
     let [v4, v6] = addresses;
     format!(

@@ -289,7 +289,7 @@ fn without_a_socket_ip_is_dropped_while_arp_passes() {
             let pod = UdpSocket::bind("10.0.0.2:0").unwrap();
             pod.connect(host.local_addr().unwrap()).unwrap();
 
-            // Waits in the pod for the answer to its ARP request, then meets the program.
+            // Is queued in the pod until its ARP request is answered; then the program gets it.
             pod.send(b"while attached").unwrap();
             let deadline = Instant::now() + PATIENCE;
             while !ip(&format!("neighbour show dev {POD}")).contains("lladdr") {
@@ -309,7 +309,7 @@ fn without_a_socket_ip_is_dropped_while_arp_passes() {
 }
 
 #[test]
-fn the_guard_is_pinned_adopted_and_let_go_with_the_xdp_program() {
+fn the_guard_is_pinned_adopted_and_detached_with_the_xdp_program() {
     in_new_namespaces(|| {
         let ifindex = veth();
         let pins = Pins::new();

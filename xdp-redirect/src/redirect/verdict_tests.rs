@@ -22,7 +22,7 @@ const LOOPBACK: u32 = 1;
 
 const WORKER_BITS: u16 = 10;
 const WORKERS: u16 = 1 << WORKER_BITS;
-/// The slot where only worker 0 has a socket, and the one where nobody has.
+/// The slot where only worker 0 has a socket, and the one where no worker has.
 const ONLY_WORKER_0: u16 = WORKER_BITS;
 const NO_SOCKETS: u16 = WORKER_BITS + 1;
 
@@ -144,7 +144,7 @@ const S_TAG: u16 = 0x88a8;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const DONT_FRAGMENT: u16 = 0x4000;
 
-/// A packet as a sender thinks of it.
+/// A packet to be built, and what the hash should see of it.
 #[derive(Clone, Debug)]
 struct Sent {
     vlan: Vec<u16>,
@@ -393,7 +393,7 @@ fn fragments_of_one_datagram_meet_at_one_worker() {
     let mut probe = Probe::new();
     let fragments = [MORE_FRAGMENTS, MORE_FRAGMENTS | 185, 370].map(|fragment| {
         let ip = Ip::V4 { src: 0x0a00_0001, dst: 0x0a00_0002, fragment, options: 0 };
-        // Behind the first fragment, payload stands where the ports were.
+        // After the first fragment, payload stands where the ports were.
         Sent { ip, protocol: UDP, sport: fragment, ..v4_tcp() }.frame()
     });
     let expected = worker_of(flow_hash(0xffff_0a00_0001, 0xffff_0a00_0002, 0, 0, 0), WORKERS);

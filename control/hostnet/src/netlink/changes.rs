@@ -30,7 +30,7 @@ pub enum Change {
 
 /// All changes from here on: of this namespace, and hints at those of the other ends of its links.
 ///
-/// The hints come by a socket that hears of every namespace with a number here
+/// The hints come by a socket that gets notifications of every namespace with a number here
 /// (`NETLINK_LISTEN_ALL_NSID`, netlink(7)), and the kernel numbers each one that holds the other
 /// end of a link which was looked up (`rtnl_fill_link_netnsid`, `net/core/rtnetlink.c`). So one
 /// socket serves all pods and keeps none of their namespaces alive, as a socket inside would. It is
@@ -153,7 +153,7 @@ mod tests {
                 moved.recv().unwrap();
                 let end = netlink.link("pg-t1").await.unwrap().unwrap();
                 netlink.set_mtu(&end, 1400).await.unwrap();
-                // Ends when it was heard, or when the test failed.
+                // Ends when it was received, or when the test failed.
                 let _ = heard.recv();
             });
         });

@@ -23,7 +23,7 @@ const FILTERS_MAX: usize = 256;
 /// Most values of one filter, in all of its fields.
 const VALUES_MAX: usize = 4096;
 
-/// What one field of a filter asks.
+/// Condition of one field of a filter.
 type Test = Box<dyn Fn(&Flow) -> bool + Send + Sync>;
 
 /// Which flows a client wants: those of the allowlist, without those of the denylist.
@@ -100,7 +100,7 @@ fn parse_all<T>(
     values.iter().map(parse).collect()
 }
 
-/// One end of a flow, and the fields of a filter that are about it.
+/// One end of a flow, and the fields of a filter that apply to it.
 struct End<'f> {
     name: &'static str,
     endpoint: fn(&Flow) -> Option<&Endpoint>,

@@ -9,7 +9,7 @@ pub struct Flow {
     /// Its own id.
     #[prost(string, tag = "34")]
     pub uuid: ::prost::alloc::string::String,
-    /// What became of it.
+    /// Its verdict.
     #[prost(enumeration = "Verdict", tag = "2")]
     pub verdict: i32,
     /// Why it was dropped, as a number of `DropReason`.
@@ -33,7 +33,7 @@ pub struct Flow {
     /// The end that it was sent to.
     #[prost(message, optional, tag = "9")]
     pub destination: ::core::option::Option<Endpoint>,
-    /// Whether this is about packets or requests.
+    /// Whether this describes packets or requests.
     #[prost(enumeration = "FlowType", tag = "10")]
     pub r#type: i32,
     /// The node that observed it.
@@ -735,7 +735,7 @@ pub struct NetworkInterface {
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
 }
-/// What a flow is about.
+/// What a flow describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum FlowType {
@@ -890,7 +890,7 @@ pub enum TraceReason {
     Established = 2,
     /// It answers in a connection.
     Reply = 3,
-    /// It is about a connection.
+    /// It describes a connection.
     Related = 4,
 }
 impl TraceReason {
@@ -989,7 +989,7 @@ impl IpVersion {
         }
     }
 }
-/// What became of a flow.
+/// Verdict on a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Verdict {

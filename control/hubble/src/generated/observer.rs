@@ -43,7 +43,7 @@ pub struct GetFlowsRequest {
     /// The oldest flows in place of the last ones; not together with `follow`.
     #[prost(bool, tag = "9")]
     pub first: bool,
-    /// Go on with new flows.
+    /// Continue with new flows.
     #[prost(bool, tag = "3")]
     pub follow: bool,
     /// Flows that match one of these are left out.
@@ -113,7 +113,7 @@ pub struct GetAgentEventsRequest {
     /// The oldest events in place of the last ones; not together with `follow`.
     #[prost(bool, tag = "9")]
     pub first: bool,
-    /// Go on with new events.
+    /// Continue with new events.
     #[prost(bool, tag = "2")]
     pub follow: bool,
     /// Events from this time on.
@@ -145,7 +145,7 @@ pub struct GetDebugEventsRequest {
     /// The oldest events in place of the last ones.
     #[prost(bool, tag = "9")]
     pub first: bool,
-    /// Go on with new events.
+    /// Continue with new events.
     #[prost(bool, tag = "2")]
     pub follow: bool,
     /// Events from this time on.

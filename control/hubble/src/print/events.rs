@@ -1,4 +1,4 @@
-//! What is no flow: events that were lost, and changes of nodes.
+//! Responses other than flows: events that were lost, and changes of nodes.
 
 use podgate_policy::terminal::{escape, escape_json};
 

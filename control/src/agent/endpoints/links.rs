@@ -235,7 +235,7 @@ impl Links {
         }
         let left = self.redirect.remove_left().into_iter().map(|(ifindex, error)| {
             format!(
-                "addresses of a pod that is gone are still known behind link number {ifindex}: \
+                "addresses of a deleted pod are still in the BPF maps for link number {ifindex}: \
                  {error}; removing them is tried again every second"
             )
         });
@@ -361,7 +361,7 @@ pub(in crate::agent) fn unpin_in(pins: &Path, index: u32) -> Vec<String> {
     }
 }
 
-/// Most endpoints that so many frames suffice for, the host link aside.
+/// Most endpoints that `frames` suffice for, the host link aside.
 pub(crate) fn max_endpoints_for(frames: u32) -> u16 {
     let links = frames / (2 * IDLE_MIN);
     u16::try_from(links.saturating_sub(1)).unwrap_or(u16::MAX)
@@ -395,15 +395,15 @@ fn idle_level(frames: u32, attached: u64) -> u32 {
 /// Bounds of the idle level, frames. A packet of 64 KiB takes 18.
 const IDLE_MIN: u32 = 32;
 const IDLE_MAX: u32 = 256;
-/// All links while idle share one in so many frames. (Beyond that, each has [`IDLE_MIN`].)
+/// All links while idle share one in this many frames. (Beyond that, each has [`IDLE_MIN`].)
 const IDLE_SHARE: u32 = 3;
-/// As long as few links are attached, a new one may have its part of one in so many frames. In all,
-/// idle links hold less than two thirds: the rest is for packets in flight, and for those that
+/// As long as few links are attached, a new one may have its part of one in this many frames. In
+/// all, idle links hold less than two thirds: the rest is for packets in flight, and for those that
 /// flows hold.
 const FIRST_SHARE: u32 = 16;
 /// Largest ring, descriptors: a larger one only adds latency.
 const RING_MAX: u32 = 2048;
-/// A ring has at most one in so many frames.
+/// A ring has at most one in this many frames.
 const RING_SHARE: u32 = 4;
 
 #[cfg(test)]

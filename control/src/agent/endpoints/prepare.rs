@@ -219,8 +219,8 @@ pub(crate) async fn restore_offload(
     }
 }
 
-/// Whether an error says nothing of the pod: no thread was free or in time, there were too many
-/// open files, netlink or ethtool failed.
+/// Whether an error is not the pod's: no thread was free or in time, there were too many open
+/// files, netlink or ethtool failed.
 pub(super) fn is_transient(error: &anyhow::Error) -> bool {
     (error.is::<NetnsError>() && !is_not_found(error))
         || error.is::<NetlinkError>()

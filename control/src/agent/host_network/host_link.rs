@@ -6,7 +6,7 @@
 //!
 //! What workers send out of `pg-xsk` the kernel receives on `pg-host` and routes; routes of all
 //! local pod addresses lead to `pg-host`, and so to the workers. Neither end resolves addresses:
-//! every packet between them is meant for the other end.
+//! every packet between them is for the other end.
 
 use anyhow::{Context, Result, bail};
 use podgate_hostnet::offload;

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::host_link::{self, HOST, HostLink};
 use crate::error::describe;
 
-/// How long after routes could not be set that is tried again.
+/// Delay after which routes that could not be set are set again.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// Routes to pods through `pg-host`.
@@ -27,7 +27,7 @@ pub(super) struct HostRoutes {
     pub(super) pods: BTreeMap<IpAddr, u32>,
 }
 
-/// What became of [`HostRoutes`].
+/// The result of setting [`HostRoutes`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(in crate::agent) struct AppliedRoutes {
     /// Generation of the routes that were set last.
@@ -77,7 +77,7 @@ pub(super) struct NetworkTask {
     tunnels: Option<TunnelReader>,
     wanted: watch::Receiver<HostRoutes>,
     applied: watch::Sender<AppliedRoutes>,
-    /// Index of `pg-host` that `routed` are about.
+    /// Index of the `pg-host` that `routed` belongs to.
     link: u32,
     /// Addresses that the kernel routes to `pg-host`, with the routes' MTUs.
     routed: BTreeMap<IpAddr, u32>,
@@ -133,7 +133,7 @@ impl NetworkTask {
         !self.applied.borrow().failed.is_empty()
     }
 
-    /// Makes the kernel send what is meant for local pods to `pg-host`.
+    /// Makes the kernel route packets for local pods to `pg-host`.
     async fn apply_routes(&mut self) {
         let HostRoutes { generation, link, pods } = self.wanted.borrow_and_update().clone();
         if self.link != link {

@@ -323,7 +323,7 @@ fn a_client_that_waits_and_disconnects_gives_its_place_back() {
         let (calls, mut called) = mpsc::channel::<Call>(1);
         tokio::task::spawn_local(server.serve(calls));
         let line = Request::PolicyWait { epoch: 7, timeout_s: 3600 }.to_line();
-        // More clients than there are places, one after another; none of them is answered.
+        // More clients than the limit, one after another; none of them is answered.
         let mut replies = Vec::new();
         for _ in 0..=LONG_RUNNING_MAX {
             let mut client = UnixStream::connect(&path).await.unwrap();

@@ -91,7 +91,7 @@ const FLAGS: &[Flag] = flags! {
     "uuid" = "ID": "The flow with this id",
 };
 
-/// Filters of `hubble observe` about what podgate has not, with the reason.
+/// Filters of `hubble observe` for fields that podgate's flows do not have, with the reason.
 const UNSUPPORTED: [(&str, &str); 5] = [
     ("trace-id", "podgate does not read trace headers of requests"),
     ("ip-trace-id", "podgate does not read trace ids in IP options"),
@@ -257,7 +257,7 @@ impl FilterArgs {
     }
 }
 
-/// Which end a filter is about.
+/// The end that a filter applies to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Either,
@@ -428,7 +428,7 @@ impl Pair {
     }
 }
 
-/// Whether a filter was about an end.
+/// Whether a filter applied to an end.
 enum Added {
     Yes,
     OtherTopic,

@@ -39,7 +39,7 @@ pub(super) fn run(args: &CaptureArgs) -> Result<()> {
         let (done, read) = oneshot::channel();
         let reader = Arc::clone(&file);
         thread::spawn(move || {
-            // Nobody waits after a signal.
+            // Fails after a signal.
             let _ = done.send(read_packets(&mut client, &Request::Capture(request), &reader));
         });
         let reason = tokio::select! {

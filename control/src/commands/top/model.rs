@@ -59,7 +59,7 @@ struct RuleKey {
     verdict: &'static str,
 }
 
-/// What requests were about.
+/// Server, method and path of requests.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct RequestKey {
     server: String,

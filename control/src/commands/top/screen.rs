@@ -17,9 +17,9 @@ const KEYS: &str = "q quit  Tab/1-5 table  s sort  r reverse  / filter  p pause 
 /// What to do after a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
-    /// Go on.
+    /// The program continues.
     Continue,
-    /// End the program.
+    /// The program ends.
     Quit,
 }
 

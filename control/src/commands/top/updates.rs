@@ -48,7 +48,7 @@ pub(super) struct RuleCounts {
     pub(super) bytes: u64,
 }
 
-/// The nobody who reads updates any more.
+/// The receiver of updates is gone.
 struct Closed;
 
 /// Starts the threads; they end with the program.

@@ -100,7 +100,7 @@ impl Cluster {
     }
 
     /// Records in the store whether it lacks objects of a kind that can be done without. Returns
-    /// whether that concerns a policy.
+    /// whether that affects a policy.
     fn set_unread(&mut self, kind: Kind, store: &mut Store) -> bool {
         let unread = self.kinds.get(&kind).and_then(Watched::unread);
         let concerns = can_do_without(kind, store.translation()) && store.set_unread(kind, unread);
@@ -150,7 +150,7 @@ impl Cluster {
         }
     }
 
-    /// What became of writes; none if nothing is written.
+    /// Counts of writes by outcome; none if nothing is written.
     pub(crate) fn writes(&self) -> Option<WriteCounts> {
         self.writer.as_ref().map(Writer::counts)
     }
@@ -397,7 +397,7 @@ mod tests {
             assert!(!cluster.status().synced);
             if *kind == Kind::CiliumNetworkPolicy {
                 let absent = || event(*kind, Err(Problem::NotInstalled));
-                // Readiness hangs on it, so the agent must hear of it; but once.
+                // Readiness depends on it, so the agent must be notified, but once.
                 assert!(cluster.apply(absent(), &mut store));
                 assert!(!cluster.apply(absent(), &mut store));
             } else {
@@ -499,7 +499,7 @@ mod tests {
             let sets = store.rule_sets(&key).unwrap();
             Vec::from_iter(sets[0].rules.iter().map(|rule| rule.peers.as_ref().map(Vec::len)))
         };
-        // Nobody is allowed, everyone is denied.
+        // No peer is allowed, every peer is denied.
         assert_eq!(peers(&store), [Some(0), None]);
         let rejections = Vec::from_iter(store.rejections().map(ToString::to_string));
         assert_eq!(rejections.len(), 2);

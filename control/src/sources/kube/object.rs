@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 /// The annotation of the bookmark that ends the initial events of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-/// Any JSON value, of an object without the fields that nobody reads ([`Part::of`]).
+/// Any JSON value, of an object without the fields that are not read ([`Part::of`]).
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Object(Value);
 

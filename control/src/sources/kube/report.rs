@@ -23,7 +23,7 @@ const MESSAGE_MAX: usize = 1000;
 /// Longest name of an object, bytes (RFC 1123 subdomain).
 const NAME_MAX: usize = 253;
 
-/// Times that a condition may vanish before it is written no more, at one generation of a policy.
+/// Times that a condition may vanish before it is no longer written, at one generation of a policy.
 const LOST_MAX: u32 = 3;
 
 /// A condition in a policy's status.
@@ -33,7 +33,7 @@ pub(super) struct Condition {
     pub(super) message: String,
     /// When `status` changed last, RFC 3339.
     transition: String,
-    /// The generation of the object that it is about, where the kind has this field.
+    /// The generation of the object that it was written for, where the kind has this field.
     generation: Option<i64>,
 }
 
@@ -72,7 +72,7 @@ impl Present {
         present
     }
 
-    /// Whether the policy's conditions are written no more, because others' writes remove them:
+    /// Whether the policy's conditions are no longer written, because others' writes remove them:
     /// each write would cause another one, for ever. API servers do that to a kind whose schema
     /// they can't merge by.
     pub(super) const fn is_given_up(&self) -> bool {

@@ -57,7 +57,7 @@ enum Lists {
 /// Why a list or a watch ended.
 #[derive(Debug)]
 enum Failure {
-    /// Nobody receives events any more.
+    /// The receiver of events is gone.
     Closed,
     /// The connection ended.
     Ended,
@@ -107,7 +107,7 @@ impl Watcher {
         }
     }
 
-    /// Follows the kind until nobody receives its events.
+    /// Follows the kind until the receiver of its events is gone.
     pub(super) async fn run(mut self) {
         loop {
             let begun = Instant::now();
@@ -127,7 +127,7 @@ impl Watcher {
         }
     }
 
-    /// What follows from a failure: how long to wait, unless nobody receives events any more.
+    /// Handles a failure. Returns how long to wait; `None` if the receiver of events is gone.
     async fn take_failure(&mut self, failure: Failure, lasted: Duration) -> Option<Duration> {
         let problem = match failure {
             Failure::Closed => return None,

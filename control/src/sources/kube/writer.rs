@@ -26,7 +26,7 @@ use crate::error::describe;
 const RATE: Rate = Rate::per_second(5, 10);
 /// Most policies whose writes wait.
 const JOBS_MAX: usize = 16_384;
-/// A write that failed so often is given up.
+/// A write that failed this many times is given up.
 const TRIES_MAX: u32 = 10;
 /// Timeout of one write.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ const FORBIDDEN_FOR: Duration = Duration::from_secs(600);
 /// A failure is shown for this long.
 const FAILURE_SHOWN: Duration = Duration::from_secs(600);
 
-/// What became of writes.
+/// Counts of writes by outcome.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct WriteCounts {
     /// Statuses that were written.
@@ -112,7 +112,7 @@ impl Writer {
     pub(super) fn submit(&self, key: &ObjectKey, mut writes: Vec<Write>, delay: Duration) {
         let mut queue = self.shared.queue();
         let mut due = Instant::now() + delay;
-        // What waits already, waits no longer because it changed.
+        // A later state does not wait longer than the earlier one.
         if let Some(former) = queue.jobs.remove(key) {
             due = due.min(former.due);
             add_events(&mut writes, former.writes);

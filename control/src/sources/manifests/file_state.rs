@@ -29,7 +29,7 @@ pub(super) enum Seen<D> {
     /// It can't be read.
     Unreadable {
         reason: String,
-        /// Whether this may be a manifest at all: not so for a FIFO.
+        /// Whether this may be a manifest at all: a FIFO can't.
         is_manifest: bool,
     },
     /// It could be read.
@@ -49,7 +49,7 @@ pub(super) struct Content<D> {
     pub(super) documents: D,
 }
 
-/// A content of which a part is no object that is known.
+/// A part of a content that can't be recognised as an object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum UnknownPart {
     /// The part can't be read as YAML or JSON.
@@ -81,7 +81,7 @@ pub(super) struct FileState<D> {
     accepted: Option<Stamp>,
     /// Whether this file was whole at any time, in this run or as far as the last good state knows.
     was_whole: bool,
-    /// Whether it may have held objects before the start that nobody knows any more.
+    /// Whether it may have held objects before the start that are no longer known.
     has_lost_objects: bool,
     /// Whether the objects in force were handed on in this run.
     applied: bool,
@@ -264,7 +264,7 @@ impl<D> FileState<D> {
         }
     }
 
-    /// Whether a file that was never whole may hold objects that nobody knows.
+    /// Whether a file that was never whole may hold objects that are not known.
     pub(super) const fn hides_objects(&self) -> bool {
         matches!(self.phase, Phase::Broken { is_manifest: true, .. }) && !self.was_whole
     }

@@ -181,7 +181,7 @@ pub(super) enum Save {
 }
 
 impl Save {
-    /// The manifest that it is about.
+    /// The manifest that it belongs to.
     pub(super) const fn name(&self) -> &OsString {
         match self {
             Self::Put { name, .. } | Self::Remove { name } => name,
@@ -304,7 +304,7 @@ impl Writer {
         Ok(format!("{MAGIC} {VERSION} {:016x}\n{body}", hash(body.as_bytes())).into_bytes())
     }
 
-    /// Writes the files that fit the bound. Returns what became of each.
+    /// Writes the files that fit the bound. Returns the result of each.
     fn write(&mut self, files: &[(PathBuf, Vec<u8>)]) -> Vec<Result<(), String>> {
         if files.is_empty() {
             return Vec::new();
@@ -504,7 +504,7 @@ mod tests {
         assert!(writer.was_removed());
         save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).unwrap();
         assert_eq!(known(&place), ["one:1"]);
-        // A file in its place: an error, and the agent goes on.
+        // A file in its place: an error, and the agent continues.
         fs::remove_dir_all(state.path().join("state")).unwrap();
         fs::write(state.path().join("state"), "").unwrap();
         assert!(save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).is_err());

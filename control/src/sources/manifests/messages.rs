@@ -22,7 +22,7 @@ use super::last_good::NotSaved;
 #[derive(Debug)]
 pub(crate) struct DirectoryUpdate {
     pub(super) files: Vec<FileUpdate>,
-    /// Whether all that there is can be known.
+    /// Whether all objects of the directory are known.
     pub(super) synced: bool,
     /// What is wrong, one line each.
     pub(super) problems: Vec<String>,
@@ -100,7 +100,7 @@ pub(super) enum Message {
     Wake,
 }
 
-/// What came of a job.
+/// The result of a job.
 #[derive(Debug)]
 pub(super) enum Done {
     List(Result<Listing, String>),

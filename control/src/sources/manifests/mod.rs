@@ -71,8 +71,8 @@ impl Manifests {
         self.requests.rescan();
     }
 
-    /// Brings the store up to date, and says in the log what is rejected that was not rejected
-    /// before. Returns whether anything may have changed.
+    /// Brings the store up to date, and logs new rejections. Returns whether anything may have
+    /// changed.
     pub(crate) fn apply(&mut self, update: DirectoryUpdate, store: &mut Store) -> bool {
         let changed = !update.files.is_empty() || update.synced != self.synced;
         for file in update.files {
@@ -118,7 +118,7 @@ impl Manifests {
         self.synced
     }
 
-    /// Whether all that there is can be known, and what is wrong.
+    /// Whether all objects of the directory are known, and what is wrong.
     #[must_use]
     pub(crate) fn status(&self) -> SourceStatus {
         SourceStatus {

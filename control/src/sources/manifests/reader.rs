@@ -365,7 +365,7 @@ impl Reader {
         }
         if unreadable.is_none() {
             file.reading = Some(now);
-            // It was closed, or nobody wrote to it for the settle time.
+            // It was closed, or not written to for the settle time.
             file.open_for_writing = false;
         }
         let known = file.state.seen().filter(|_| !file.must_parse && !needs_last_good);

@@ -60,7 +60,7 @@ impl Saver {
                 let next = first.take().map_or_else(|| to_save.recv_timeout(RETRY), Ok);
                 let checks = wants_check.swap(false, Ordering::Relaxed) || next.is_ok();
                 let removed = checks && writer.was_removed();
-                // Without a reader, what waits is written all the same.
+                // Without a reader, what waits is written nevertheless.
                 if removed {
                     let _ = messages.send(Message::StateRemoved);
                 }

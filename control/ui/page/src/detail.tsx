@@ -196,7 +196,7 @@ function decidedBy({ verdict }: Direction): preact.ComponentChildren {
     case "conflict":
       return (
         <>
-          because another rule asks for another L7 protocol than <Rule rule={verdict.rule!} />
+          because another rule requires another L7 protocol than <Rule rule={verdict.rule!} />
         </>
       );
     case "default-deny":

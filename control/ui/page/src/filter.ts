@@ -97,7 +97,7 @@ function short(word: string): string[] {
   return [`--namespace=${word}`];
 }
 
-/** The options that a text stands for. */
+/** The options that a text is short for. */
 export function options(text: string): string[] {
   const list = words(text);
   const found: string[] = [];

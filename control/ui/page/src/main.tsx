@@ -20,7 +20,7 @@ type View = (typeof VIEWS)[number];
 const THEMES = ["system", "light", "dark"] as const;
 type Theme = (typeof THEMES)[number];
 
-/** The view and what is chosen in it, by the part of the URL behind `#`. */
+/** The view and what is chosen in it, by the part of the URL after `#`. */
 function place(): { view: View; chosen: string[] } {
   const [view, ...chosen] = location.hash.slice(1).split("/").map(decodeURIComponent);
   return { view: VIEWS.find((known) => known === view) ?? "flows", chosen };

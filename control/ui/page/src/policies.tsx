@@ -10,7 +10,7 @@ const PERIOD = 10_000;
 /** Most entries of a list that are drawn. */
 const LIST_MAX = 300;
 
-/** What is chosen, by the part of the URL behind `#policies/`. */
+/** What is chosen, by the part of the URL after `#policies/`. */
 export function Policies({ chosen }: { chosen: string[] }) {
   const [search, setSearch] = useState("");
   const endpoints = useAnswer<Endpoint[]>("endpoints", {}, PERIOD);

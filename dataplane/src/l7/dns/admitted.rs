@@ -1,8 +1,8 @@
 //! Answers whose addresses the tables in use are known to admit.
 //!
 //! An answer that was released under these tables needs no other release while they are in use: a
-//! change of what names stand for is a publication, which has an epoch of its own. So clients that
-//! ask for the same names again and again don't wait for the control thread. It has to see an
+//! change of the addresses of names is a publication, which has an epoch of its own. So clients
+//! that ask for the same names again and again don't wait for the control thread. It has to see an
 //! answer once in [`FRESH_MS`] nevertheless, because it extends the TTL of the addresses.
 
 use std::collections::hash_map::RandomState;
@@ -17,8 +17,8 @@ use super::Answered;
 /// stays in the tables for minutes (decision 46).
 pub const FRESH_MS: u64 = 1_000;
 
-/// Answers that are remembered, at most: 96 KiB. One that comes to an occupied place replaces what
-/// is there.
+/// Answers that are remembered, at most: 96 KiB. An answer whose slot is occupied replaces the one
+/// in it.
 const PLACES: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]

@@ -173,7 +173,7 @@ impl Answered<'_> {
 
     /// Whether it has addresses of the queried name.
     #[must_use]
-    pub fn teaches(&self) -> bool {
+    pub fn has_addresses(&self) -> bool {
         self.response.addresses().next().is_some()
     }
 

@@ -1,4 +1,5 @@
-//! DNS inspection: queries are decided by name, and answers teach addresses of names.
+//! DNS inspection: queries are decided by name, and the addresses of names are learned from
+//! answers.
 //!
 //! # Queries
 //! A query that the rules allow passes; any other is answered here, and the server never sees it:

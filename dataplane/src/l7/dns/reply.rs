@@ -13,7 +13,7 @@ const ERROR_LEN: usize = 6;
 /// Longest reply, bytes.
 pub const REPLY_MAX: usize = HEADER_LEN + QUESTION_MAX + OPT_LEN + COOKIE_MAX + ERROR_LEN;
 
-/// Largest datagram that we say we take (DNS flag day 2020).
+/// Largest datagram that we advertise to accept (DNS flag day 2020).
 const PAYLOAD_SIZE: u16 = 1232;
 /// EDNS options.
 const OPTION_COOKIE: u16 = 10;
@@ -21,7 +21,7 @@ const OPTION_ERROR: u16 = 15;
 /// "Prohibited": the client is not authorized (RFC 8914 §4.19).
 const PROHIBITED: u16 = 18;
 
-/// A response of ours.
+/// Our response.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply {
     /// Length of the message.

@@ -15,8 +15,8 @@ use crate::l7::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op,
 /// Longest query that is read, bytes; a name and EDNS with padding need much less. A longer one is
 /// malformed.
 const QUERY_MAX: usize = 4096;
-/// Replies of ours that wait for their place in the server's stream, at most; further queries are
-/// not read meanwhile.
+/// Our replies that wait for their place in the server's stream, at most; further queries are not
+/// read meanwhile.
 const REPLIES_MAX: usize = 8;
 
 /// A response that waits for its release.
@@ -109,7 +109,7 @@ impl DnsStream {
                 None => return dropped(end, DropReason::L7Malformed),
             },
         };
-        if self.held.is_none() && !answered.teaches() {
+        if self.held.is_none() && !answered.has_addresses() {
             return Step { op: Op::Pass(end), event: Some(answered.event(cx.now)) };
         }
         let Some(dns) = &self.dns else { return dropped(end, DropReason::DnsUnreleased) };

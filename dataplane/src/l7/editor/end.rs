@@ -15,8 +15,8 @@ use super::{DIRECTIONS, Editor, FlowIo, Inspector, Stage};
 const CLOSING_MS: u64 = 30_000;
 
 impl<I: Inspector> Editor<I> {
-    /// A RST. Nothing ends by it here: if its receiver does not accept it, the connection lives
-    /// and is followed.
+    /// A RST. It does not end the flow here: if its receiver does not accept it, the connection
+    /// stays open and is followed.
     pub(super) fn receive_rst(
         &mut self,
         direction: FlowDirection,
@@ -54,8 +54,8 @@ impl<I: Inspector> Editor<I> {
         self.forward(direction, segment, at_out, io);
     }
 
-    /// Ends both directions by FIN where they stand, unless a FIN was forwarded, and drops what
-    /// arrives from now on.
+    /// Ends both directions by FIN at their current position, unless a FIN was forwarded, and drops
+    /// what arrives from now on.
     pub(super) fn close_by_fin(&mut self, now: Nanos) {
         for direction in DIRECTIONS {
             self.halves[direction].close();
@@ -63,7 +63,7 @@ impl<I: Inspector> Editor<I> {
         self.stage = Stage::Closing { until: now.plus_millis(CLOSING_MS), server_gone: false };
     }
 
-    /// Resets a server that has not closed, though the client has and got everything: nobody reads
+    /// Resets a server that has not closed, though the client has and got everything: no one reads
     /// what the server still sends.
     pub(super) fn reset_unread_server(&mut self, io: &mut impl FlowIo) {
         if let Stage::Closing { until, server_gone: false } = self.stage
@@ -90,7 +90,7 @@ impl<I: Inspector> Editor<I> {
         self.stage = Stage::Closed;
     }
 
-    /// Resets the receiver of a direction. It expects the byte behind the last one that was sent,
+    /// Resets the receiver of a direction. It expects the byte after the last one that was sent,
     /// or an earlier one if some were lost; only the exact number ends a connection at once (RFC
     /// 5961 §3.2).
     fn reset_receiver(&mut self, direction: FlowDirection, io: &mut impl FlowIo) {
@@ -103,7 +103,7 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    /// Answers a segment on a connection that is no more (RFC 9293 §3.5.2).
+    /// Answers a segment of a connection that no longer exists (RFC 9293 §3.5.2).
     pub(super) fn reset_sender(
         &mut self,
         direction: FlowDirection,
@@ -161,7 +161,7 @@ impl<I: Inspector> Editor<I> {
 }
 
 impl Half {
-    /// Ends the stream where it stands, unless it has ended, and drops what follows.
+    /// Ends the stream at its current position, unless it has ended, and drops what follows.
     fn close(&mut self) {
         if !self.has_ended() {
             self.our_fin = Some(self.decided_out());

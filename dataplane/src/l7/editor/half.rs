@@ -14,14 +14,14 @@ use crate::l7::io::FlowIo;
 
 /// Payload of a segment when the receiver named no maximum (RFC 9293 §3.7.1).
 pub(super) const MSS_DEFAULT: u16 = 536;
-/// Least maximum that we believe in (Linux `TCP_MIN_MSS`).
+/// Least maximum that we accept (Linux `TCP_MIN_MSS`).
 const MSS_MIN: u16 = 88;
 /// Time after which we first retransmit; doubles each time.
 const RETRANSMIT_MS: u64 = 200;
 /// Times that we retransmit before the connection is given up.
 const RETRANSMITS_MAX: u32 = 6;
 
-/// Window behind undecided bytes that we have acknowledged, whatever the receiver's is.
+/// Window after undecided bytes that we have acknowledged, whatever the receiver's is.
 const ROOM_FOR_UNDECIDED: u32 = 4 * 1024;
 
 /// One end of the connection, as its headers describe it.
@@ -101,7 +101,7 @@ impl Retransmit {
         self.at
     }
 
-    /// Whether the receiver has not answered for so long that it is given up.
+    /// Whether the retransmissions are used up without an answer of the receiver.
     pub(super) const fn is_exhausted(&self) -> bool {
         self.done > RETRANSMITS_MAX
     }
@@ -129,7 +129,7 @@ pub(super) struct Half {
     pub(super) fin: Option<Seq>,
     /// Out: acknowledged by the receiver; `isn` until it has acknowledged the SYN.
     pub(super) acked: Seq,
-    /// Out: behind the last byte (or FIN) that was sent to the receiver.
+    /// Out: after the last byte (or FIN) that was sent to the receiver.
     pub(super) sent: Seq,
     /// Out: right edge of the widest window that the receiver has announced.
     pub(super) edge: Seq,
@@ -184,7 +184,7 @@ impl Half {
         self.next.count_since(self.decided)
     }
 
-    /// Out: behind the last byte that was decided.
+    /// Out: after the last byte that was decided.
     pub(super) fn decided_out(&self) -> Seq {
         self.splices.to_out(self.decided)
     }
@@ -208,7 +208,7 @@ impl Half {
         if is_ours { edge.later(self.next.plus(ROOM_FOR_UNDECIDED)) } else { edge }
     }
 
-    /// In: behind the last byte that may be forwarded now. The receiver's window counts only where
+    /// In: after the last byte that may be forwarded now. The receiver's window counts only where
     /// the sender was advertised another one; one byte is always allowed, as a probe.
     pub(super) fn limit(&self) -> Seq {
         match self.is_over_advertised() {
@@ -235,7 +235,7 @@ impl Half {
         to.is_after(from).then(|| (from, to.earlier(edge)))
     }
 
-    /// Starts the retransmission timer if something of ours is not acknowledged, or stops it.
+    /// Starts the retransmission timer if some of our bytes are not acknowledged, or stops it.
     pub(super) fn set_retransmit(&mut self, now: Nanos) {
         if self.lacks_inserted() || self.to_retransmit().is_some() {
             self.retransmit.get_or_insert(Retransmit::after(now));
@@ -307,7 +307,7 @@ impl Half {
         self.history.heap() + self.inserted.heap()
     }
 
-    /// Advances over up to `count` bytes, which must be `next` or lie behind a gap of skipped
+    /// Advances over up to `count` bytes, which must be `next` or lie after a gap of skipped
     /// bytes, in accord with `mode`. Returns how many.
     pub(super) fn advance(&mut self, count: u32) -> u32 {
         match &mut self.mode {

@@ -2,7 +2,7 @@
 //!
 //! Both directions are the same type, [`half::Half`]: what arrives in order is shown to the
 //! inspector, what it passes is forwarded, what it drops is acknowledged to its sender, and what it
-//! inserts is sent and retransmitted by us. Sequence numbers behind an edit are translated
+//! inserts is sent and retransmitted by us. Sequence numbers after an edit are translated
 //! ([`splice`]).
 //!
 //! # What the receiver gets

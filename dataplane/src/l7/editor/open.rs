@@ -114,7 +114,7 @@ impl<I: Inspector> Editor<I> {
         io.forward(direction, segment.packet, &segment.view);
     }
 
-    /// What came before was not inspected, so the connection can't go on.
+    /// What came before was not inspected, so the connection can't continue.
     fn reset_mid_stream(
         &mut self,
         direction: FlowDirection,

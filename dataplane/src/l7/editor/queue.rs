@@ -9,7 +9,7 @@ use super::segment::TcpSegment;
 use super::seq::Seq;
 use crate::l7::io::FlowIo;
 
-/// Frames of out-of-order segments that one flow may hold: what a sender has in flight behind a
+/// Frames of out-of-order segments that one flow may hold: what a sender has in flight after a
 /// segment that was lost. Less than that, and one loss becomes many, because the segments that are
 /// dropped here have to be retransmitted, too. All flows together are bounded by
 /// [`FlowIo::reserve_frames`].
@@ -163,7 +163,7 @@ impl OutOfOrderQueue {
         blocks
     }
 
-    /// The first segment, if it does not begin behind `position`, and when it came.
+    /// The first segment, if it does not begin after `position`, and when it came.
     pub(super) fn pop_up_to(
         &mut self,
         position: Seq,

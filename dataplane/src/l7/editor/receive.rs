@@ -139,7 +139,7 @@ impl<I: Inspector> Editor<I> {
         self.send_ack(direction, io);
     }
 
-    /// Inspects a segment that does not lie behind a gap, and forwards what is decided.
+    /// Inspects a segment that does not lie after a gap, and forwards what is decided.
     fn inspect_segment(
         &mut self,
         cx: &InspectCtx<'_>,
@@ -190,7 +190,7 @@ impl<I: Inspector> Editor<I> {
     fn differs(&self, direction: FlowDirection, segment: &TcpSegment, io: &impl FlowIo) -> bool {
         let half = &self.halves[direction];
         let mut offset = 0;
-        // Most segments are new, and most old ones lie behind the history.
+        // Most segments are new, and most old ones lie after the history.
         let known = half.next.count_since(segment.start()).min(segment.len());
         while half.history.len() > 0 && offset < known {
             let bytes = segment.bytes(io.umem(), offset);
@@ -297,7 +297,7 @@ impl<I: Inspector> Editor<I> {
         self.reserve(others + half.heap_with(bytes) + inspector, io)
     }
 
-    /// What an operation means beyond the direction that it is about.
+    /// Effects of an operation other than on its own direction.
     fn finish_step(&mut self, step: Step, io: &mut impl FlowIo) -> Result<(), DropReason> {
         if let Some(event) = step.event {
             io.event(event);
@@ -314,7 +314,7 @@ impl<I: Inspector> Editor<I> {
         }
     }
 
-    /// Processes the FIN behind a segment's bytes, if they are all decided.
+    /// Processes the FIN after a segment's bytes, if they are all decided.
     fn receive_fin(
         &mut self,
         cx: &InspectCtx<'_>,
@@ -360,7 +360,7 @@ impl<I: Inspector> Editor<I> {
     fn inject(&mut self, now: Nanos, direction: FlowDirection, io: &mut impl FlowIo) -> bool {
         let Some(injection) = self.inspector.injection(direction) else { return false };
         let (len, then) = (injection.bytes.len(), injection.then);
-        // A segment of ours would complete the handshake in place of the client.
+        // Our segment would complete the handshake in place of the client.
         let is_open = self.halves.reply.acked != self.halves.reply.isn;
         let half = &self.halves[direction];
         let is_full = half.inserted.len() >= INSERTED_MAX || !half.splices.has_room(half.decided);

@@ -40,7 +40,7 @@ impl TcpSegment {
         self.view.payload_len()
     }
 
-    /// Position behind the last payload byte, where a FIN would be.
+    /// Position after the last payload byte, where a FIN would be.
     pub(super) fn end(&self) -> Seq {
         self.start().plus(self.len())
     }
@@ -49,7 +49,7 @@ impl TcpSegment {
         self.tcp.has(tcp_flags::FIN)
     }
 
-    /// Position behind everything, the FIN included.
+    /// Position after everything, the FIN included.
     pub(super) fn end_with_fin(&self) -> Seq {
         self.end().plus(u32::from(self.has_fin()))
     }
@@ -69,7 +69,7 @@ impl TcpSegment {
         &[]
     }
 
-    /// Payload bytes from `position` on, as [`Self::bytes`]; none if the segment begins behind it.
+    /// Payload bytes from `position` on, as [`Self::bytes`]; none if the segment begins after it.
     pub(super) fn fresh<'a>(&'a self, position: Seq, umem: &'a Umem) -> &'a [u8] {
         if self.start().is_after(position) {
             return &[];
@@ -99,7 +99,7 @@ impl TcpSegment {
         }
     }
 
-    /// Replaces bytes at offset `at` of the TCP header, behind its ports and before its end.
+    /// Replaces bytes at offset `at` of the TCP header, after its ports and before its end.
     fn replace(&mut self, at: usize, bytes: &[u8], umem: &Umem) {
         let checksum = self.checksum;
         let header = self.tcp_header(umem);

@@ -6,8 +6,8 @@
 
 use super::seq::Seq;
 
-/// Edits that may be in flight at once. When there is no place, the next edit has to wait until
-/// the receiver has acknowledged the first.
+/// Edits that may be in flight at once. When there is no room, the next edit has to wait until the
+/// receiver has acknowledged the first.
 pub(super) const SPLICES_MAX: usize = 16;
 
 /// One edit: the bytes from `at_in` on, `removed` of them, became the `inserted` ones at `at_out`.
@@ -29,11 +29,11 @@ impl Splice {
     }
 }
 
-/// The edits of one direction that are not behind the acknowledged edge, in order, and the offset
+/// The edits of one direction that are not after the acknowledged edge, in order, and the offset
 /// of all before them.
 #[derive(Debug, Default)]
 pub(super) struct Splices {
-    /// A position in both spaces, behind every edit that is not listed any more.
+    /// A position in both spaces, after every edit that is not listed any more.
     base_in: Seq,
     base_out: Seq,
     /// There was an edit before the base.
@@ -59,7 +59,7 @@ impl Splices {
     }
 
     /// From the sender's to the receiver's space. A position in removed bytes becomes the one
-    /// behind the edit.
+    /// after the edit.
     pub(super) fn to_out(&self, at: Seq) -> Seq {
         match self.list.iter().rev().find(|splice| !at.is_before(splice.at_in)) {
             Some(splice) => splice.end_out().plus(at.count_since(splice.end_in())),
@@ -69,7 +69,7 @@ impl Splices {
 
     /// From the receiver's to the sender's space, for acknowledgements and window edges: everything
     /// that was removed where it stands counts as received. A position in inserted bytes becomes
-    /// the one behind the edit.
+    /// the one after the edit.
     pub(super) fn to_in(&self, at: Seq) -> Seq {
         match self.list.iter().rev().find(|splice| !at.is_before(splice.at_out)) {
             Some(splice) => splice.end_in().plus(at.count_since(splice.end_out())),
@@ -89,12 +89,12 @@ impl Splices {
         self.list.last().is_some_and(|last| last.end_in() == at_in)
     }
 
-    /// Whether an edit at `at_in`, which lies behind all others, has a place.
+    /// Whether there is room for an edit at `at_in`, after all others.
     pub(super) fn has_room(&self, at_in: Seq) -> bool {
         self.list.len() < SPLICES_MAX || self.extends_last(at_in)
     }
 
-    /// Adds an edit behind all others. It should have a place, if it isn't the last one.
+    /// Adds an edit after all others. There should be room for it, unless it is the last one.
     pub(super) fn edit(&mut self, at_in: Seq, removed: u32, inserted: u32) {
         if self.extends_last(at_in)
             && let Some(last) = self.list.last_mut()

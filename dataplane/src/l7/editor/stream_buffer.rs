@@ -58,7 +58,7 @@ impl StreamBuffer {
         grown(self.bytes.capacity(), self.bytes.len() + bytes) + ranges * size_of::<Range>()
     }
 
-    /// Appends bytes that lie behind all others.
+    /// Appends bytes that lie after all others.
     pub(super) fn append(&mut self, start: Seq, bytes: &[u8]) {
         let len = bytes.len() as u32;
         if len == 0 {
@@ -83,7 +83,7 @@ impl StreamBuffer {
         self.ranges.shrink_to_fit();
     }
 
-    /// Ranges that end behind `position`, each with its bytes.
+    /// Ranges that end after `position`, each with its bytes.
     fn behind(&self, position: Seq) -> impl Iterator<Item = (Range, &[u8])> {
         let index = self.ranges.partition_point(|range| !range.end().is_after(position));
         let base = self.ranges.front().map_or(0, |range| range.before);
@@ -130,7 +130,7 @@ impl StreamBuffer {
         })
     }
 
-    /// The first contiguous bytes at or behind `position`, and where they begin.
+    /// The first contiguous bytes at or after `position`, and where they begin.
     pub(super) fn first_from(&self, position: Seq) -> Option<(Seq, &[u8])> {
         let (range, bytes) = self.behind(position).next()?;
         let start = range.start.later(position);

@@ -4,7 +4,7 @@ use podgate_tables::l7::http1::{Denial, DenialResponse, Flaw};
 
 use crate::l7::inspector::AfterInjection;
 
-/// A response, and whether the connection goes on behind it.
+/// A response, and whether the connection continues after it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer {
     pub(super) text: &'static [u8],
@@ -29,11 +29,11 @@ macro_rules! response {
     };
 }
 
-/// A denied request, with the connection going on. The body is Cilium's (proxy
+/// A denied request, after which the connection continues. The body is Cilium's (proxy
 /// `cilium/l7policy.cc`), so clients that check it need no change; `server` says who answered.
 pub const FORBIDDEN: &[u8] = response!("403 Forbidden", 15, "", "Access denied");
 
-/// A denied request, behind which the connection ends.
+/// A denied request, after which the connection ends.
 pub const FORBIDDEN_CLOSE: &[u8] =
     response!("403 Forbidden", 15, "connection: close\r\n", "Access denied");
 
@@ -50,7 +50,7 @@ macro_rules! bad_request {
     };
 }
 
-/// What is no valid request.
+/// An invalid request.
 #[must_use]
 pub const fn bad_request(flaw: Flaw) -> &'static [u8] {
     match flaw {

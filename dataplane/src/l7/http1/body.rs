@@ -13,16 +13,16 @@ const CHUNK_DIGITS_MAX: usize = 8;
 /// What comes next of a request body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Body {
-    /// So many bytes, then the message is over.
+    /// This many bytes, then the end of the message.
     Length(u64),
     /// The line with the size of a chunk.
     ChunkSize,
-    /// So many bytes of a chunk.
+    /// This many bytes of a chunk.
     Chunk(u64),
     /// The line end after a chunk.
     ChunkEnd,
     /// The trailer section. It must be empty: there are servers (cheroot is one) that take the line
-    /// behind the last chunk for the end of the message, and a trailer for a request.
+    /// after the last chunk for the end of the message, and a trailer for a request.
     Trailers,
 }
 
@@ -102,7 +102,7 @@ fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
 }
 
 /// Whether `bytes` are `*( ";" token [ "=" ( token / quoted-string ) ] )`. A quoted string must end
-/// on its line: a reader that waits for the closing quote would look for the line's end behind it.
+/// on its line: a reader that waits for the closing quote would look for the line's end after it.
 fn are_extensions(mut bytes: &[u8]) -> bool {
     while let [b';', rest @ ..] = bytes {
         let Some(rest) = after_token(rest) else { return false };

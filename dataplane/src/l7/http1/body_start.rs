@@ -2,7 +2,7 @@
 //!
 //! Servers that don't read the body of a `GET` (CPython's `http.server` is one) find it where they
 //! expect the next request. So no such body may begin like a request line: with a token and white
-//! space behind it. Nor may it be letters as a whole: the next request's method would follow them
+//! space after it. Nor may it be letters as a whole: the next request's method would follow them
 //! (`UN`, `LOCK`).
 
 use podgate_tables::l7::http1::{Denial, Flaw, is_token};

@@ -21,7 +21,7 @@ pub(super) fn check_start(bytes: &[u8]) -> Result<(), Denial> {
     }
 }
 
-/// Checks a whole line, which begins as [`check_start`] wants. The parser does the rest.
+/// Checks a whole line, whose beginning [`check_start`] accepts. The parser does the rest.
 pub(super) fn check(line: &[u8]) -> Result<(), Denial> {
     let text = line.strip_suffix(b"\r\n").unwrap_or(line);
     if [b" HTTP/1.1", b" HTTP/1.0"].iter().any(|version| text.ends_with(*version)) {

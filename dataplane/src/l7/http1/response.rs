@@ -86,7 +86,7 @@ pub(super) struct Responses {
 /// What [`Responses::step`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Followed {
-    /// Bytes that pass, those of a body behind a unit included; `u64::MAX` until the end.
+    /// Bytes that pass, those of a body after a unit included; `u64::MAX` until the end.
     pub(super) taken: u64,
     pub(super) head: Option<ResponseHead>,
     /// A final response is complete with these bytes.
@@ -111,7 +111,7 @@ impl Responses {
         *self = Self { state: State::Untracked, ..Self::default() };
     }
 
-    /// How many of `bytes` are a body behind a response that must not have one (RFC 9112 §6.3): to
+    /// How many of `bytes` are a body after a response that must not have one (RFC 9112 §6.3): to
     /// `HEAD`, 204 or 304. Clients discard them. A response begins with an H.
     pub(super) fn take_stray(&mut self, bytes: &[u8]) -> u64 {
         if self.stray == 0 || !self.is_between_messages() || bytes.first() == Some(&b'H') {
@@ -291,7 +291,7 @@ fn parse(unit: &[u8]) -> Option<(ResponseHead, BodyEnd)> {
                 .rsplit(|byte| *byte == b',')
                 .next()
                 .is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
-            // Codings that are listed behind `chunked` are an error that clients treat differently.
+            // Codings that are listed after `chunked` are an error that clients treat differently.
             if coding == Some(true) && !chunked {
                 return None;
             }
@@ -320,7 +320,7 @@ fn status(line: &[u8]) -> Option<u16> {
     (status >= 100).then_some(status)
 }
 
-/// A chunk's size, whose line may have spaces and extensions behind it.
+/// A chunk's size, whose line may have spaces and extensions after it.
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let line = line.trim_ascii();
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();

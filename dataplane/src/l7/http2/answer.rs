@@ -79,7 +79,7 @@ pub(super) fn write(out: &mut Vec<u8>, stream: u32, denial: Denial, form: Form) 
     debug_assert!(out.len() - at <= ANSWER_MAX);
 }
 
-/// Appends that the rest of a request is not wanted (RFC 9113 §8.1), behind its response.
+/// Appends that the rest of a request is not wanted (RFC 9113 §8.1), after its response.
 pub(super) fn write_unwanted(out: &mut Vec<u8>, stream: u32) {
     frame::write_rst_stream(out, stream, error::NO_ERROR);
 }

@@ -118,7 +118,7 @@ impl Http2 {
             || waiting >= TO_CLIENT_MAX
             || waiting > 0 && self.server.is_untracked()
         {
-            // Nothing of ours can stand in a stream that is not followed.
+            // Nothing can be inserted into a stream that is not followed.
             let is_lost = self.server.is_untracked() && !self.to_client.is_empty();
             return if is_lost { Step::reset(DropReason::L7Malformed) } else { Op::Stall.into() };
         }

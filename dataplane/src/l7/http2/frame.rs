@@ -5,9 +5,9 @@ pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Length of a frame's header, bytes.
 pub(super) const HEADER_LEN: usize = 9;
-/// Largest payload until SETTINGS_MAX_FRAME_SIZE says another one, bytes; any receiver takes it.
+/// Largest payload until SETTINGS_MAX_FRAME_SIZE sets another one, bytes; any receiver accepts it.
 pub(super) const DEFAULT_FRAME_MAX: u32 = 16_384;
-/// Flow-control window until SETTINGS_INITIAL_WINDOW_SIZE says another one, bytes.
+/// Flow-control window until SETTINGS_INITIAL_WINDOW_SIZE sets another one, bytes.
 pub(super) const DEFAULT_WINDOW: u32 = 65_535;
 
 /// Frame types.

@@ -4,12 +4,12 @@
 //! A client's frames pass as they came: headers of frames and whole header blocks are decided
 //! ([`Op::Pass`]), content passes unseen. Header blocks are decoded by a decoder that follows the
 //! client's encoder, and each request is decided by the rules. The server's frames pass whatever
-//! they contain; they are followed to know where a frame ends, and what became of a request.
+//! they contain; they are followed to know where a frame ends, and how a request ended.
 //!
 //! # Denials
 //! A denied request never reaches the server: its header block is dropped, and so is all that
 //! follows of its stream. It is answered by us on that stream, at the end of a frame of the server.
-//! No other stream is disturbed. What both ends count stays right:
+//! No other stream is disturbed. The state that both ends keep stays consistent:
 //!
 //! - *Streams.* For the server the stream was never opened, and is closed as soon as a later one
 //!   is. A frame of it would be an error then, so frames of streams that are neither open nor new
@@ -18,8 +18,8 @@
 //!   server's lacks. From then on, blocks that refer to entries are re-encoded without
 //!   references. Others pass, as it does not matter which entries the server's table has.
 //! - *Flow control.* Credit for dropped content is returned by us. Credit that the client returns
-//!   for content of ours is taken off its next WINDOW_UPDATE frames; until then, no frame of the
-//!   server passes that the client's window has no room for.
+//!   for our content is taken off its next WINDOW_UPDATE frames; until then, no frame of the server
+//!   passes that the client's window has no room for.
 //!
 //! # Strictness
 //! What the RFC calls a malformed request is answered by 400 on its stream. A stream whose content
@@ -81,11 +81,11 @@ pub struct Http2 {
     server: Server,
     streams: Streams,
     window: Window,
-    /// Whole frames of ours for the client.
+    /// Our whole frames for the client.
     to_client: Vec<u8>,
     /// Where in them the increment of a WINDOW_UPDATE frame stands.
     credit_at: Option<usize>,
-    /// Frames of ours for the server, in place of those dropped before.
+    /// Our frames for the server, in place of those dropped before.
     to_server: Vec<u8>,
 }
 

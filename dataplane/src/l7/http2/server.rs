@@ -1,5 +1,4 @@
-//! The server's stream, followed to know where frames of ours may stand, and what became of
-//! requests.
+//! The server's stream, followed to know where our frames may be inserted, and how requests ended.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, HttpVersion, ResponseStatus};
@@ -13,7 +12,7 @@ use super::settings::Unacked;
 use super::{Http2, InspectCtx, Op, Step, TABLE_MAX};
 use crate::l7::heap::{self, grown};
 
-/// Longest header block that is decoded, bytes. Behind a longer one, responses are not reported.
+/// Longest header block that is decoded, bytes. After a longer one, responses are not reported.
 const BLOCK_MAX: usize = 256 * 1024;
 /// Capacity kept while no frame is incomplete, bytes.
 const PAYLOAD_KEPT: usize = 256;
@@ -46,7 +45,7 @@ pub(super) struct Server {
     partial_len: usize,
     /// A frame whose payload is being collected.
     frame: Option<FrameHeader>,
-    /// The payload of that frame, behind the fragments of the header block in frames before.
+    /// The payload of that frame, after the fragments of the header block in frames before.
     payload: Vec<u8>,
     /// Bytes of it that are missing.
     missing: usize,
@@ -74,7 +73,7 @@ impl Default for Server {
 }
 
 impl Server {
-    /// Whether frames of ours may stand here.
+    /// Whether our frames may be inserted here.
     pub(super) fn is_between_frames(&self) -> bool {
         let is_between = self.partial_len == 0 && self.frame.is_none() && self.open.is_none();
         self.phase == Phase::Frames && is_between

@@ -2,7 +2,7 @@
 
 use super::frame::DEFAULT_WINDOW;
 
-/// The client's window for the whole connection. Content of ours makes it smaller than the server
+/// The client's window for the whole connection. Our content makes it smaller than the server
 /// knows, by [`Self::hidden`].
 #[derive(Debug)]
 pub(super) struct Window {
@@ -21,7 +21,7 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Takes room for content of ours on a new stream. False if there is none.
+    /// Takes room for our content on a new stream. False if there is none.
     pub(super) fn reserve_own(&mut self, bytes: u32) -> bool {
         if self.initial < bytes || self.room < i64::from(bytes) {
             return false;

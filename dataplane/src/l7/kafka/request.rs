@@ -79,7 +79,7 @@ pub(super) struct RequestParser {
     rest: u64,
 }
 
-/// What became of an undecided request.
+/// The verdict on an undecided request.
 enum Verdict {
     More,
     Allowed,
@@ -421,7 +421,7 @@ impl RequestParser {
         }))
     }
 
-    /// What the broker owes for a request that passed.
+    /// The response that is expected for a request that passed.
     fn expected(&self, current: &Current, now: Nanos) -> Option<Outstanding> {
         let Current { api, api_version: version, correlation_id, .. } = *current;
         let expected = Expected { api, version, correlation_id, released: now };

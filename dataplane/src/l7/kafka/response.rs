@@ -78,7 +78,7 @@ impl Responses {
         grown(self.buffer.capacity(), self.buffer.len() + bytes)
     }
 
-    /// Gives up following: everything passes.
+    /// Stops following: everything passes.
     pub(super) fn lose(&mut self) -> Op {
         self.lost = true;
         Op::Skip(u64::MAX)
@@ -113,7 +113,7 @@ impl Responses {
         Some(Op::Pass(body))
     }
 
-    /// Goes on with the current response.
+    /// Continues with the current response.
     pub(super) fn read_on(&mut self, now: Nanos, bytes: &[u8]) -> Step {
         match &mut self.current {
             Some(Current::Read { walker, api_key, frame, passed, released }) => {

@@ -83,7 +83,7 @@ const IN_NAME: [bool; 256] = {
     table
 };
 
-/// A regular field, if it may stand in HTTP/2 (RFC 9113 §8.2.1).
+/// A regular field, if it is allowed in HTTP/2 (RFC 9113 §8.2.1).
 fn header<'a>(name: &'a [u8], value: &'a [u8]) -> Option<Header<'a>> {
     // All bytes are checked, without a branch for each: nearly all fields are valid.
     let is_name = name.iter().fold(true, |all, byte| all & IN_NAME[usize::from(*byte)]);
@@ -166,7 +166,7 @@ struct Regular<'a> {
 }
 
 impl<'a> Regular<'a> {
-    /// [`None`] if the field must not stand in HTTP/2 (RFC 9113 §8.2.2), or not twice.
+    /// [`None`] if the field must not occur in HTTP/2 (RFC 9113 §8.2.2), or not twice.
     fn take(&mut self, header: &Header<'a>) -> Option<()> {
         let (name, value) = (header.name, header.value);
         let slot = match name {

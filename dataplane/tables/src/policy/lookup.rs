@@ -106,7 +106,8 @@ pub enum ProvenSender {
     Unknown = 0,
     /// This node itself.
     Node = 1,
-    /// The pod that the flow leads to: by a service that led back to it, with a translated source.
+    /// The destination pod itself: it sent to a service whose backend it is, and its address was
+    /// translated.
     Destination = 2,
 }
 

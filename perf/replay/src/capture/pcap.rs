@@ -83,7 +83,7 @@ impl Layout {
                 return Err(format!("version {major}.{minor} of pcap is not supported"));
             }
         };
-        // The upper half is about frame check sequences after frames (section 4), which are not
+        // The upper half describes frame check sequences after frames (section 4), which are not
         // part of a packet's length.
         let link_type = header.u32(20).ok_or_else(short)? as u16;
         let unit_ns = if magic == NANOSECONDS { 1 } else { 1000 };

@@ -72,7 +72,7 @@ pub(super) enum Load {
     Allowed,
     /// As many as possible, all of them denied.
     Denied,
-    /// The same number for every forwarder: each connection pauses for two milliseconds behind each
+    /// The same number for every forwarder: each connection pauses for two milliseconds after each
     /// response.
     Paced,
 }

@@ -44,7 +44,7 @@ const FIELDS: usize = 20;
 /// Requests of one value.
 const REQUESTS: usize = 200_000;
 const REQUESTS_QUICK: usize = 50_000;
-/// Requests of one connection, whose responses nobody sends.
+/// Requests of one connection that get no response.
 const PIPELINED: usize = 64;
 /// Connections of [`IDLE`].
 const CONNECTIONS: u16 = 5_000;
@@ -149,7 +149,7 @@ fn ns_per_head(policy: &L7Policy, rules: usize, requests: usize) -> Result<f64> 
     Ok(begin.elapsed().as_nanos() as f64 / (requests / PIPELINED * PIPELINED) as f64)
 }
 
-/// A literal of a header block: behind `prefix`, name and value (RFC 7541 §6.2) without Huffman
+/// A literal of a header block: after `prefix`, name and value (RFC 7541 §6.2) without Huffman
 /// code.
 fn literal(block: &mut Vec<u8>, prefix: u8, strings: &[&[u8]]) -> Result<()> {
     block.push(prefix);

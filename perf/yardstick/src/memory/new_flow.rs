@@ -38,7 +38,7 @@ const SIZE: Size = Size { namespaces: 1000, pods: 100_000, policies: 10_000 };
 /// on all of them.
 const OPENINGS: usize = 64;
 
-/// So many that most decisions are not in the cache.
+/// Enough that most decisions are not in the cache.
 const MANY_OPENINGS: usize = 1024;
 
 /// First source port; all from here are used in turn.
@@ -119,7 +119,7 @@ impl Openers {
     fn fill(&mut self) -> Result<()> {
         let (mut before, mut now) = (0, 1);
         while before < now {
-            // So many rounds that a table with free entries would have fewer after them.
+            // Enough rounds for a table with free entries to have fewer after them.
             for _ in 0..64 {
                 self.deliver()?;
                 self.rig.round();

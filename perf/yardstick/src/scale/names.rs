@@ -55,7 +55,7 @@ fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + number).into()
 }
 
-/// Every other policy is about one name, and the rest about all names of a domain.
+/// Every other policy has a rule for one name, and the rest for all names of a domain.
 fn policy(number: u32) -> serde_json::Value {
     let name = match number.is_multiple_of(2) {
         true => json!({"matchName": format!("n{number}.bench.example")}),

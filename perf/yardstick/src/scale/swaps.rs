@@ -29,7 +29,7 @@ use podgate_replay::latency::{self, Latency};
 use podgate_replay::progress;
 use podgate_replay::rig::Rig;
 
-/// Maximum number of endpoints of the worker: the agent's default.
+/// Maximum number of endpoints of the worker.
 const ENDPOINTS_MAX: usize = 31;
 /// Number of established connections.
 const CONNECTIONS: usize = 4096;

@@ -46,7 +46,7 @@ pub(super) fn parse_l7(
     };
     let Some(names) = names else { return rules };
     if matches!(rules, ElementL7::Rules(_)) {
-        names.reject("can't stand with L7 rules, because TLS is not terminated");
+        names.reject("can't be combined with L7 rules, because TLS is not terminated");
     }
     let patterns = not_empty(&names, |name| parse_pattern(name, NamePattern::server_name));
     if patterns.is_some() {
@@ -87,7 +87,7 @@ fn parse_rules(field: &Field<'_>, section: RuleSection, ports: &mut Vec<PortMatc
         needs_tcp(field, ports, rules.protocol());
     }
     if ports.iter().any(|port| port.ports == PortNumbers::All) {
-        field.reject_with_fix("L7 rules can't stand with port 0", "list the ports");
+        field.reject_with_fix("L7 rules can't be combined with port 0", "list the ports");
     }
     ElementL7::Rules(rules)
 }
@@ -118,7 +118,8 @@ fn check_dns_ports(field: &Field<'_>, ports: &mut Vec<PortMatch>) {
     }
     let is_range = |ports: &PortNumbers| matches!(ports, PortNumbers::Range(range) if range.start() != range.end());
     if ports.iter().any(|port| is_range(&port.ports)) {
-        field.reject_with_fix("DNS rules can't stand with a range of ports", "list the ports");
+        field
+            .reject_with_fix("DNS rules can't be combined with a range of ports", "list the ports");
     }
     let speaks_dns = |port: &PortMatch| matches!(port.protocol, proto::TCP | proto::UDP);
     let (dns, others): (Vec<_>, Vec<_>) = ports.drain(..).partition(speaks_dns);

@@ -115,7 +115,7 @@ impl CiliumPolicy {
         Some(policy)
     }
 
-    /// Specifications of a policy of a namespace that say nothing, or nothing of any pod.
+    /// Hints at specifications that have no rules, or select no pod.
     pub(crate) fn hints(&self, namespace: Option<&str>) -> Vec<Problem> {
         let mut hints = Vec::new();
         for spec in &self.specs {
@@ -128,7 +128,7 @@ impl CiliumPolicy {
                 let below = [vec!["endpointSelector".into()], way].concat();
                 let own = namespace.unwrap_or_default();
                 let reason = format!(
-                    "selects no pod: a policy of namespace {own} is about pods of {own}, and none \
+                    "selects no pod: a policy of namespace {own} applies to pods of {own}, and none \
                      of them is in {}",
                     quote(other)
                 );
@@ -156,8 +156,8 @@ const SPEC_ADVICE: &[(&str, &str)] = &[
     ("subject", "write endpointSelector"),
     (
         "policyTypes",
-        "say it by the sections: one that has a rule isolates, and egress: [{}] isolates and allows \
-         nothing",
+        "write ingress or egress instead: one that has a rule isolates, and egress: [{}] isolates \
+         and allows nothing",
     ),
 ];
 const INGRESS_ADVICE: &[(&str, &str)] = &[
@@ -190,7 +190,7 @@ impl CiliumSpec {
         // A selector under another name is reported by itself.
         let is_elsewhere = NOT_SELECTORS.iter().any(|name| spec.has(name));
         if selector.is_none() && !is_elsewhere {
-            field.reject("has no endpointSelector, which says whom it is about");
+            field.reject("has no endpointSelector, which selects its pods");
         }
         let selector = selector.and_then(|field| LabelSelector::parse(&field, KeySyntax::Cilium));
         let default_deny = spec.take("enableDefaultDeny");

@@ -33,7 +33,7 @@ pub enum CiliumPeer {
     },
     /// A class of peers.
     Entity(Entity),
-    /// What stands behind services.
+    /// Backends of services.
     Services(ServiceReference),
     /// Addresses that a DNS name was seen to resolve to, unless they are a pod's or a node's.
     Name(NamePattern),
@@ -75,7 +75,7 @@ pub enum ServiceSelection {
 pub enum Entity {
     /// Everything.
     All,
-    /// What is no pod and no node.
+    /// Addresses of neither pods nor nodes.
     World,
     /// The IPv4 part of it.
     WorldIpv4,
@@ -96,13 +96,13 @@ pub enum Entity {
     /// Pods before their identity is known. A pod is attached only when it is known, so this
     /// matches none.
     Init,
-    /// Cilium's ingress proxy. Nobody.
+    /// Cilium's ingress proxy. Matches no peer.
     Ingress,
     /// Pods that Cilium doesn't manage. Their labels are known here, so this matches none.
     Unmanaged,
-    /// Cilium's health endpoints. Nobody.
+    /// Cilium's health endpoints. Matches no peer.
     Health,
-    /// Nobody.
+    /// Matches no peer.
     None,
 }
 
@@ -166,7 +166,7 @@ pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option
     let names: &[(&str, ReadPeer)] = match section {
         RuleSection::Egress => &[("toFQDNs", parse_name)],
         RuleSection::EgressDeny => {
-            rule.reject_fields(&[("toFQDNs", "deny rules know no DNS names")]);
+            rule.reject_fields(&[("toFQDNs", "deny rules have no DNS names")]);
             &[]
         }
         RuleSection::Ingress | RuleSection::IngressDeny => &[],
@@ -177,7 +177,7 @@ pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option
         if !found.is_empty() {
             if let Some(other) = filled {
                 field.reject_with_fix(
-                    format!("can't stand in one rule with {other}"),
+                    format!("can't be combined with {other} in one rule"),
                     "write two rules, of which either may match",
                 );
             }
@@ -211,7 +211,7 @@ fn parse_cidr_rule(field: &Field<'_>) -> Option<CiliumPeer> {
         (_, Some(extra), None) | (_, _, Some(extra)) if !is_alone => {
             // Of the fields that are there, the last in the order of the API is called too many.
             extra.reject_with_fix(
-                "can't stand in one element with another of cidr, cidrGroupRef and \
+                "can't be combined in one element with another of cidr, cidrGroupRef and \
                  cidrGroupSelector",
                 "write two elements, of which either may match",
             );
@@ -252,7 +252,7 @@ fn parse_service(field: &Field<'_>) -> Option<CiliumPeer> {
         }
         (Some(_), Some(labels)) => {
             labels.reject_with_fix(
-                "can't stand in one element with k8sService",
+                "can't be combined with k8sService in one element",
                 "write two elements, of which either may match",
             );
             return None;

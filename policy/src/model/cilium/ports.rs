@@ -57,7 +57,7 @@ impl Ports {
             (true, false) => Some(Self::Icmps(lists.concat())),
             (false, false) => {
                 icmps.reject_with_fix(
-                    "can't stand in one rule with toPorts",
+                    "can't be combined with toPorts in one rule",
                     "write two rules, of which either may match",
                 );
                 None
@@ -77,13 +77,13 @@ impl PortRule {
             ports = vec![PortMatch { protocol: proto::TCP, ports: PortNumbers::Range(1..=1) }];
         }
         let l7 = if section.is_deny() {
-            object.reject_fields(&[("rules", "deny rules know ports, but no L7 rules")]);
+            object.reject_fields(&[("rules", "deny rules have ports, but no L7 rules")]);
             ElementL7::Unrestricted
         } else {
             object.reject_fields(&[
                 ("terminatingTLS", "TLS is not terminated"),
                 ("originatingTLS", "TLS is not originated"),
-                ("listener", "there is no proxy that a listener could stand for"),
+                ("listener", "there is no proxy to which a listener could belong"),
             ]);
             parse_l7(field, &mut object, section, &mut ports)
         };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{KEYS, NAMESPACES, block, labels, list, mapping, port_range, selector};
 
-/// A selector of Cilium's, which can speak of much more than the pod's labels.
+/// A selector of Cilium's, which can match more than the pod's labels.
 fn cilium_selector() -> impl Strategy<Value = Value> {
     let keys = vec![
         "app",
@@ -57,7 +57,7 @@ fn cilium_selector() -> impl Strategy<Value = Value> {
     )
 }
 
-/// Names that DNS rules, `toFQDNs` and server names are about.
+/// Names that DNS rules, `toFQDNs` and server names match.
 const NAMES: [&str; 6] =
     ["example.com", "WWW.example.com.", "*.example.com", "**.example.com", "*", "w*.e*.com"];
 
@@ -238,7 +238,8 @@ fn kafka_rules() -> impl Strategy<Value = Value> {
     vec(rule, 1..3).prop_map(|rules| json!({"kafka": rules}))
 }
 
-/// What the elements of a rule say beside ports. Elements of one rule speak of one L7 protocol.
+/// What the elements of a rule have beside ports. Elements of one rule have L7 rules of one
+/// protocol.
 #[derive(Clone, Copy, Debug)]
 enum Inspection {
     None,

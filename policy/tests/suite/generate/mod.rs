@@ -281,8 +281,8 @@ pub(crate) fn policies(max: usize) -> impl Strategy<Value = Vec<Value>> {
     })
 }
 
-/// What DNS names were seen to stand for: addresses outside of the cluster, and what should never
-/// be behind a name.
+/// Addresses that DNS names resolved to: those outside of the cluster, and what should never be
+/// behind a name.
 pub(crate) fn learned() -> impl Strategy<Value = Vec<(&'static str, Vec<IpAddr>)>> {
     let names = ["example.com", "www.example.com", "a.b.example.com", "example.org"];
     let addresses =

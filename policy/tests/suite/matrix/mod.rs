@@ -100,7 +100,7 @@ enum Update {
     AddressesSwapped,
     PolicyDeleted,
     AlwaysEnforced,
-    /// Services, groups and names stand for others.
+    /// Services, groups and names refer to other peers.
     ReferencesChanged,
 }
 
@@ -477,7 +477,7 @@ fn tiers() -> Vec<Vec<Policy>> {
 }
 
 /// ClusterNetworkPolicies before and after every kind of policy between their tiers. Of two, the
-/// first is about some peers and ports, and the second about all pods.
+/// first is for some peers and ports, and the second for all pods.
 fn stacks() -> Vec<Vec<Policy>> {
     let normal = [Kind::NetworkPolicy, Kind::Isolation, Kind::CiliumDeny, Kind::CiliumOpen];
     let (admin, baseline) =

@@ -83,7 +83,7 @@ impl Peers {
     ];
 }
 
-/// Which ports a rule is about.
+/// The ports that a rule matches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ports {
     All,

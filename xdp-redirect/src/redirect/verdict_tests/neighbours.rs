@@ -190,7 +190,7 @@ fn discovery_that_breaks_the_rule_is_ip_like_any_other() {
         Nd { kind: 134, ..s() }.frame(),
         Nd { kind: 137, ..s() }.frame(),
         Nd { kind: 128, ..s() }.frame(),
-        // Behind an extension header.
+        // After an extension header.
         with(s().frame(), 20, &[HOP_BY_HOP]),
         [&ethernet(&[C_TAG], IPV6), &s().frame()[14..]].concat(),
     ];
@@ -225,7 +225,7 @@ fn a_pod_that_claims_another_pods_address_is_not_heard() {
         assert_eq!(probe.verdict(frame), Verdict::Dropped, "{nth}");
         assert!(probe.dropped_for("arp_nd_spoofed") > before);
     }
-    // A pod that is not known, or not ready, is not heard at all.
+    // All ARP and ND of a pod that is not known or not ready is dropped.
     probe.set_pod(None);
     for frame in well_formed() {
         assert_eq!(probe.verdict(&frame), Verdict::Dropped);

@@ -1,4 +1,4 @@
-//! What the reader tells the control thread: changes of files, and what is wrong.
+//! What the reader reports to the control thread: changes of files, and problems.
 
 use std::ffi::OsString;
 
@@ -40,7 +40,7 @@ impl Reader {
         self.updates.blocking_send(Update::Manifests(update)).is_ok()
     }
 
-    /// Whether everything was read once and no file hides objects that nobody knows.
+    /// Whether everything was read once and no file may hold unknown objects.
     fn is_complete(&self) -> bool {
         let hides =
             |name: &OsString| self.files.get(name).is_some_and(|file| file.state.hides_objects());

@@ -2,7 +2,7 @@
 
 use super::HpackError;
 
-/// Most bytes behind the prefix: enough for 28 bits, which no string or index of a block exceeds.
+/// Most bytes after the prefix: enough for 28 bits, which no string or index of a block exceeds.
 const CONTINUATION_MAX: u32 = 4;
 
 /// Reads an integer whose first `prefix` bits are the last ones of the first byte, and what follows
@@ -25,7 +25,7 @@ pub(super) fn decode(block: &[u8], prefix: u32) -> Result<(u32, &[u8]), HpackErr
     Err(HpackError::IntegerTooLarge)
 }
 
-/// Writes an integer behind the `pattern` of the bits before the prefix.
+/// Writes an integer after the `pattern` of the bits before the prefix.
 pub(super) fn encode(block: &mut Vec<u8>, pattern: u8, prefix: u32, value: u32) {
     let largest = (1 << prefix) - 1;
     if value < largest {

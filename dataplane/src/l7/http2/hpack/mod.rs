@@ -24,18 +24,18 @@ use thiserror::Error;
 
 pub use decoder::Decoder;
 
-/// Size of a dynamic table until SETTINGS_HEADER_TABLE_SIZE says another one, bytes
-/// (RFC 9113 §6.5.2).
+/// Size of a dynamic table until SETTINGS_HEADER_TABLE_SIZE sets another one, bytes (RFC 9113
+/// §6.5.2).
 pub const DEFAULT_TABLE_SIZE: u32 = 4096;
 
-/// How a field stands in a header block (RFC 7541 §6).
+/// How a field is represented in a header block (RFC 7541 §6).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Representation {
     /// The index of an entry of a table.
     Indexed,
     /// A literal that becomes an entry of the dynamic table.
     Incremental,
-    /// A literal that becomes none.
+    /// A literal that does not become an entry.
     WithoutIndexing,
     /// A literal that must not become one in any encoder on the way (RFC 7541 §7.1.3).
     NeverIndexed,
@@ -50,7 +50,7 @@ pub enum Part<'a> {
         name: &'a [u8],
         /// Value: any bytes.
         value: &'a [u8],
-        /// How the field stands in the block.
+        /// How the field is represented in the block.
         representation: Representation,
         /// The name, or the whole field, is one of an entry of the dynamic table.
         is_dynamic: bool,
@@ -78,7 +78,7 @@ pub enum HpackError {
     /// The encoder chose a larger table than the decoder allows.
     #[error("the header block makes the table larger than is allowed")]
     TableTooLarge,
-    /// The size of the table changes behind a field.
+    /// The size of the table changes after a field.
     #[error("the size of the table changes within a header block")]
     TableSizeWithinBlock,
     /// The decoder's limit is lower than the table, and the block does not begin with a size.

@@ -33,7 +33,7 @@ pub(super) enum Name<'a> {
 pub(super) struct DynamicTable {
     /// Oldest first.
     entries: VecDeque<Entry>,
-    /// Names and values of the entries, behind those of some that were evicted.
+    /// Names and values of the entries, after those of some that were evicted.
     bytes: Vec<u8>,
     /// Position of the first of the bytes.
     first: u64,

@@ -36,7 +36,7 @@ fn fails(block: &str) -> HpackError {
 }
 
 /// Decodes blocks of one connection, and compares fields, written `name: value`, and the size of
-/// the table behind each block.
+/// the table after each block.
 fn assert_blocks(decoder: &mut Decoder, blocks: &[(&str, &[&str], usize)]) {
     for (block, expected, size) in blocks {
         let (fields, _) = decode(decoder, &hex(block)).unwrap();

@@ -1,7 +1,7 @@
 //! DNS messages (RFC 1035 §4), read strictly: a message that two parsers could read in two ways is
 //! malformed.
 //!
-//! Malformed are: a message that ends early or has bytes behind its last record, a name with a
+//! Malformed are: a message that ends early or has bytes after its last record, a name with a
 //! reserved label type or of more than 255 bytes, a compression pointer that does not point before
 //! the name that it is in, or points into the header. So no name loops.
 //!

@@ -39,7 +39,7 @@ impl DnsName {
         self.is_text && other.is_text && self.text() == other.text()
     }
 
-    /// The name at `at`, and where the message continues behind it.
+    /// The name at `at`, and where the message continues after it.
     pub(super) fn read(message: &[u8], at: usize) -> Result<(Self, usize), Malformed> {
         let mut name = Self::ROOT;
         // Pointers lead only to places before all that was read, so there are no loops.
@@ -67,7 +67,7 @@ impl DnsName {
         }
     }
 
-    /// Where the message continues behind the name at `at`, whose pointer is not followed.
+    /// Where the message continues after the name at `at`, whose pointer is not followed.
     pub(super) fn skip(message: &[u8], mut at: usize) -> Result<usize, Malformed> {
         loop {
             let len = *message.get(at).ok_or(Malformed)?;

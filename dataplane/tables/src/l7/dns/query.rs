@@ -32,14 +32,14 @@ pub struct Edns {
 /// Why a message from a client can't be decided by rules, so that it is denied.
 #[derive(Clone, Debug)]
 pub enum QueryError {
-    /// It is a response, or shorter than a header: there is nobody to answer.
+    /// It is a response, or shorter than a header: it can't be answered.
     NotAQuery,
     /// It is malformed, or has another number of questions than one.
     Malformed(Header),
     /// It is something else than a standard query: an update, a notification.
     Opcode(Header),
-    /// Rules are about names of the class IN and single answers: another class, a zone transfer,
-    /// or a name with a dot in a label.
+    /// Rules can't decide it: another class than IN, a zone transfer, or a name with a dot in a
+    /// label.
     Undecidable(Box<Query>),
 }
 

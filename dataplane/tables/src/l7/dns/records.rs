@@ -43,7 +43,7 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// The next record, or `None` behind the last one.
+    /// The next record, or `None` after the last one.
     pub(super) fn next(&mut self) -> Result<Option<Record>, Malformed> {
         if self.left == 0 {
             return Ok(None);

@@ -71,8 +71,8 @@ impl<'a> Response<'a> {
 
     /// The addresses of the queried name: those of A and AAAA records of the name itself or of the
     /// one that its chain of CNAME records leads to, hints of its HTTPS and SVCB records, and
-    /// addresses of the targets of its SRV records that come with them. Records of other names
-    /// count for nothing.
+    /// addresses of the targets of its SRV records that come with them. Records of other names are
+    /// ignored.
     #[must_use]
     pub fn addresses(&self) -> Addresses<'a> {
         let (owner, ttl) = self.canonical_name().unzip();
@@ -132,7 +132,7 @@ pub struct Addresses<'a> {
     answers: Records<'a>,
     /// Those that were not read yet.
     records: Records<'a>,
-    /// Records behind the answers that were not read yet.
+    /// Records after the answers that were not read yet.
     others: Records<'a>,
     owner: Option<DnsName>,
     /// The least TTL of the aliases.
@@ -186,7 +186,7 @@ impl Iterator for Addresses<'_> {
 }
 
 impl Addresses<'_> {
-    /// The next address behind the answers that a target of an SRV record has (RFC 2782).
+    /// The next address after the answers that a target of an SRV record has (RFC 2782).
     fn next_of_target(&mut self) -> Option<(Address, u32)> {
         while let Some(record) = self.others.next().ok()? {
             if record.class != CLASS_IN || !matches!(record.kind, kind::A | kind::AAAA) {
@@ -208,7 +208,7 @@ impl Addresses<'_> {
             if srv.kind != kind::SRV || !is_owned_by(message, &srv, owner) {
                 continue;
             }
-            // Behind priority, weight and port.
+            // After priority, weight and port.
             let (target, end) = DnsName::read(message, srv.data.start + 6).ok()?;
             if end == srv.data.end && is_owned_by(message, record, &target) {
                 return Some(srv.ttl.min(self.ttl));

@@ -179,7 +179,7 @@ fn hints_of_service_bindings_are_learned() {
     assert_eq!(learned(&response("a.b", &[cut])).len(), 2);
 }
 
-/// A response to a query for the servers of a service, with records behind the answers.
+/// A response to a query for the servers of a service, with records after the answers.
 fn services(answers: &[Vec<u8>], others: &[Vec<u8>]) -> Vec<u8> {
     let counts = [1, answers.len() as u16, 0, others.len() as u16];
     let question = question(&wire("_x._tcp.a.b"), kind::SRV, CLASS_IN);
@@ -211,7 +211,7 @@ fn addresses_of_the_targets_of_services_are_learned() {
     assert_eq!(learned(&services(&[foreign], &others)), []);
     let cut = record(QNAME, kind::SRV, 9, &[0, 1, 0]);
     assert_eq!(learned(&services(&[cut], &others)), []);
-    // Of another type of question, records behind the answers count for nothing.
+    // For a question of another type, records after the answers are ignored.
     let counts = [1, 1, 0, 1];
     let asked = question(&wire("a.b"), kind::A, CLASS_IN);
     let message = [header(0x8180, counts), asked, srv("one.a.b", 9), a("one.a.b", 1)].concat();

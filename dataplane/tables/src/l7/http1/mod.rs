@@ -73,7 +73,7 @@ pub enum Flaw {
     ChunkSize,
     /// A chunk is longer or shorter than its size.
     ChunkEnd,
-    /// A field behind the last chunk.
+    /// A field after the last chunk.
     Trailer,
     /// The client closed within a request.
     Incomplete,

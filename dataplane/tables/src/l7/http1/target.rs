@@ -108,7 +108,7 @@ fn is_normal_decoded(segment: &[u8]) -> bool {
     has_others || dots > 2
 }
 
-/// Whether the byte stands for itself, wherever in a segment it stands.
+/// Whether the byte stands for itself, wherever in a segment it is.
 const fn is_literal(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~') && !matches!(byte, b'\\' | b'#' | b'%' | b';')
 }

@@ -1,4 +1,4 @@
-//! The response to a denied request: what a broker answers that does not authorize it.
+//! The response to a denied request: that of a broker which does not authorize it.
 
 use super::names::RequestNames;
 use super::schema::{Api, Denial, Field, Kind, List, Role, TOPIC_RESOURCE};

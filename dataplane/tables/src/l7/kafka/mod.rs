@@ -26,7 +26,7 @@ pub const FRAME_MAX: usize = 100 * 1024 * 1024;
 /// Longest client id, bytes.
 const CLIENT_ID_MAX: usize = 4096;
 
-/// A frame that is not what its API says.
+/// A frame that does not have the layout of its API and version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Malformed;
 
@@ -108,7 +108,7 @@ pub fn header(stream: &[u8]) -> Result<Option<Header<'_>>, Malformed> {
     Ok(Some(header))
 }
 
-/// Reads the tagged fields behind a header.
+/// Reads the tagged fields after a header.
 fn tagged_header<'a>(
     stream: &'a [u8],
     mut header: Header<'a>,

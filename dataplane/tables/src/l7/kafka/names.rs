@@ -44,7 +44,7 @@ struct Topic {
 /// A topic that a request names, or another resource.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TopicRef<'a> {
-    /// Its name, if it is named so.
+    /// Its name, if the request has the name.
     pub name: Option<&'a [u8]>,
     /// Its id.
     pub id: Option<[u8; 16]>,
@@ -54,12 +54,12 @@ pub struct TopicRef<'a> {
     pub partitions: &'a [i32],
 }
 
-/// A request names more than is kept.
+/// A request exceeds one of the bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooMany;
 
 impl RequestNames {
-    /// Forgets everything, but keeps the memory.
+    /// Removes all names, but keeps the allocations.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.topics.clear();

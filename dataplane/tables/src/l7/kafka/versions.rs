@@ -3,7 +3,7 @@
 use super::PREFIX;
 use super::schema::Api;
 
-/// Where the error code stands in the frame.
+/// Position of the error code in the frame.
 const ERROR_AT: usize = PREFIX + 4;
 /// `UNSUPPORTED_VERSION`: the response is of version 0, whatever the request's was (KIP-511).
 const UNSUPPORTED_VERSION: [u8; 2] = [0, 35];

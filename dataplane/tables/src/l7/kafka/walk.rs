@@ -21,13 +21,13 @@ pub enum Found<'a> {
     End,
 }
 
-/// What reading one field, or the end of a structure, came to.
+/// The result of reading one field, or the end of a structure.
 enum Progress<'a> {
     /// More bytes are needed.
     More,
-    /// It means nothing here.
+    /// A field without a role.
     On,
-    /// It has a meaning.
+    /// An element, or a field with a role.
     Found(Found<'a>),
 }
 
@@ -90,8 +90,8 @@ impl Walker {
         self.at
     }
 
-    /// Reads on, up to what has a meaning; `None` if more bytes are needed. `bytes` are those of
-    /// the frame from the offset `base` on that have arrived.
+    /// Continues up to the next element or field with a role; `None` if more bytes are needed.
+    /// `bytes` are those of the frame from the offset `base` on that have arrived.
     ///
     /// # Errors
     /// [`Malformed`] if the frame is not what its API says.

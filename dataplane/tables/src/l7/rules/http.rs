@@ -46,11 +46,11 @@ pub struct HeaderMatch {
     pub name: String,
     /// The exact value. Without one, or with an empty one, the field must be there.
     pub value: Option<String>,
-    /// What becomes of a request that does not match.
+    /// Treatment of a request that does not match.
     pub mismatch: Mismatch,
 }
 
-/// What becomes of a request that does not match an element of `headerMatches`.
+/// Treatment of a request that does not match an element of `headerMatches`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mismatch {
     /// The rule does not match.

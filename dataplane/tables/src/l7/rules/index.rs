@@ -70,7 +70,7 @@ pub(super) struct Index {
     parts: Vec<Part>,
     /// The symbol of each byte. Bytes that no pattern distinguishes have the same.
     symbols: [u8; 256],
-    /// The symbol behind a field: one more than the greatest of a byte.
+    /// The symbol after a field: one more than the greatest of a byte.
     end: usize,
     start: Next,
     /// For each state, what follows on each symbol.

@@ -144,7 +144,7 @@ impl<'a> L7Request<'a> {
         }
     }
 
-    /// Whether servers can read the request in one way only, as far as that is not known before.
+    /// Whether all servers read the request alike, as far as its parser has not checked that.
     pub(super) fn is_valid(&self) -> bool {
         match self {
             Self::ServerName(Some(name)) => is_server_name(name),

@@ -117,7 +117,7 @@ impl Pattern {
         (!self.0.is_dead_state(state)).then_some(state)
     }
 
-    /// The state behind one more byte. [`None`] if no value that begins so matches.
+    /// The state after one more byte. [`None`] if no value that begins so matches.
     #[inline]
     pub(super) fn next(&self, state: StateID, byte: u8) -> Option<StateID> {
         let state = self.0.next_state(state, byte);

@@ -27,7 +27,7 @@ pub enum ContentType {
 pub struct Record {
     /// What it contains.
     pub content: ContentType,
-    /// Bytes behind the header.
+    /// Bytes after the header.
     pub len: usize,
 }
 

@@ -81,7 +81,7 @@ fn a_name_that_can_be_read_in_two_ways_is_an_error() {
         ("an empty extension, which only servers send", extension(0, b"")),
         ("two extensions", [one.clone(), one.clone()].concat()),
         ("two extensions of two names", [one.clone(), names(&[(0, b"b")])].concat()),
-        ("bytes behind the list", extension(0, &[0, 4, 0, 0, 1, b'a', 9])),
+        ("bytes after the list", extension(0, &[0, 4, 0, 0, 1, b'a', 9])),
         ("bytes in the list", extension(0, &[0, 5, 0, 0, 1, b'a', 9])),
         ("a list that is cut off", extension(0, &[0, 9, 0, 0, 1, b'a'])),
         ("an extension that is cut off", cut.to_vec()),
@@ -106,7 +106,7 @@ fn a_malformed_hello_is_an_error() {
         ("no compression methods", change(39, 0)),
         ("extensions that are too long", change(42, 200)),
         ("extensions that are too short", change(42, 1)),
-        ("bytes behind the extensions", [&good[..], b"x"].concat()),
+        ("bytes after the extensions", [&good[..], b"x"].concat()),
     ];
     for (what, body) in bodies {
         let stream = record(22, &message(1, &body));
@@ -150,9 +150,9 @@ fn what_is_no_hello_is_known_at_once() {
         ("a record without content", vec![22, 3, 1, 0, 0], Invalid::Malformed),
         ("a record that is too long", vec![22, 3, 1, 0x40, 1], Invalid::Malformed),
         ("another message", record(22, &[16]), Invalid::Malformed),
-        ("a hello behind another message", record(22, &[0, 0, 0, 0, 1]), Invalid::Malformed),
+        ("a hello after another message", record(22, &[0, 0, 0, 0, 1]), Invalid::Malformed),
         ("too long a hello", record(22, &[1, 0, 0x40, 0]), Invalid::TooLong),
-        ("bytes behind the hello", record(22, &[&hello[..], &[1]].concat()), Invalid::Malformed),
+        ("bytes after the hello", record(22, &[&hello[..], &[1]].concat()), Invalid::Malformed),
         (
             "another record in between",
             [record(22, first), record(21, &[1, 0]), record(22, second)].concat(),

@@ -23,9 +23,9 @@ pub struct Api {
     pub flexible: i16,
     /// The error of a denied request that names no topic.
     pub denial: Denial,
-    /// Fields of the request, behind its header.
+    /// Fields of the request, after its header.
     pub request: &'static [Field],
-    /// Fields of the response, behind its header.
+    /// Fields of the response, after its header.
     pub response: &'static [Field],
 }
 
@@ -55,16 +55,16 @@ pub struct Field {
     pub since: i16,
     /// Last version that has it.
     pub until: i16,
-    /// Its value in a response of ours.
+    /// Its value in our responses.
     pub default: i64,
-    /// Whether it is null in a response of ours.
+    /// Whether it is null in our responses.
     pub is_null: bool,
 }
 
 /// The type of a field.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// So many bytes.
+    /// A fixed number of bytes.
     Fixed(u8),
     /// A string, which may be null.
     String,

@@ -104,7 +104,7 @@ pub(super) fn code_point(cursor: &mut Cursor<'_>) -> Result<u32, PatternError> {
     point.ok_or_else(|| cursor.error(ESCAPE, from))
 }
 
-/// Reads up to two more octal digits behind `first`.
+/// Reads up to two more octal digits after `first`.
 fn octal(cursor: &mut Cursor<'_>, first: u32) -> u32 {
     let mut point = first;
     for _ in 0..2 {

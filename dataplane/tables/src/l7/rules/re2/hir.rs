@@ -16,7 +16,7 @@ use super::node::Node;
 const SURROGATES: (u32, u32) = (0xd800, 0xdfff);
 /// First byte of an encoded surrogate.
 const SURROGATE_BYTE: u8 = 0xed;
-/// Bytes of a character behind its first one.
+/// Bytes of a character after its first one.
 const CONTINUATION: (u8, u8) = (0x80, 0xbf);
 
 pub(super) fn translate(node: &Node) -> Hir {

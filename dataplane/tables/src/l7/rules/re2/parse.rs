@@ -83,7 +83,7 @@ struct Parser<'a> {
     flags: Flags,
     /// The innermost group.
     group: Group,
-    /// The groups around it, with the flags that are in force behind them, outermost first.
+    /// The groups around it, with the flags that are in force after them, outermost first.
     outer: Vec<(Group, Flags)>,
     /// Where the repetition before the next token begins, if the last token was one.
     repetition: Option<usize>,
