@@ -255,7 +255,7 @@ fn traffic_families(workers: &[&WorkerStats], frame_drops: &[FrameDrops]) -> [Fa
         drop_bytes = drop_bytes.with(&labels, bytes);
     }
     for FrameDrops { reason, packets, bytes } in frame_drops {
-        let labels = [("reason", *reason), DIRECTION];
+        let labels = [("reason", reason.label()), DIRECTION];
         drop_count = drop_count.with(&labels, *packets);
         drop_bytes = drop_bytes.with(&labels, *bytes);
     }

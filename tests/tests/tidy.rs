@@ -53,7 +53,7 @@ const DEPENDENCIES: [(&str, &[&str]); 18] = [
     ("policy/names", &[]),
     ("tests", &["policy"]),
     ("tests/support", &["dataplane", "dataplane/tables"]),
-    ("xdp-redirect", &[]),
+    ("xdp-redirect", &["dataplane/tables"]),
 ];
 
 /// Every tracked text file with one of these endings, and its content.

@@ -10,7 +10,7 @@
 //   ARP and ND, see neighbours.bpf.h              -> passed to the pod, up to a rate
 //   IP to the MAC address of a pod that is ready  -> pg-host, and so to the workers, which apply
 //                                                    policy as to other packets from the kernel
-//   all other frames                              -> dropped and counted
+//   all other frames                              -> dropped, see drops.bpf.h
 //
 // TC_ACT_UNSPEC continues with the programs and classifiers attached after ours.
 //
@@ -42,6 +42,7 @@
 #include <linux/ip.h>
 #include <linux/pkt_cls.h>
 
+#include "drops.bpf.h"
 #include "neighbours.bpf.h"
 
 // Ethernet sources on the host link, which src/host_frame.rs reads and writes as well.
@@ -53,14 +54,6 @@
 
 // IPv4 "more fragments" and the 13 bits of fragment offset, RFC 791 section 3.1.
 #define IPV4_FRAGMENT 0x3fff
-
-// ifindex -> slot of the link. The loader sets the size.
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} LINKS SEC(".maps");
 
 // ifindex of pg-host; 0 while there is none.
 struct {
@@ -97,10 +90,7 @@ static __always_inline bool is_neighbour(struct __sk_buff *skb, __be16 ethertype
 static __always_inline bool is_within_rate(struct __sk_buff *skb, const struct ethhdr *eth,
 					   const struct neigh_msg *msg)
 {
-	__u32 ifindex = skb->ifindex;
-	__u32 *slot = bpf_map_lookup_elem(&LINKS, &ifindex);
-
-	return ratelimit_allows_to_pod(slot ? *slot : 0,
+	return ratelimit_allows_to_pod(slot_of(skb->ifindex),
 				       msg->is_reply && !(eth->h_dest[0] & 1),
 				       !skb->ingress_ifindex);
 }
@@ -113,13 +103,13 @@ static __always_inline int redirect_to_workers(struct __sk_buff *skb, const __u8
 	__u8 source[ETH_ALEN] = MARK(0, MARK_FOREIGN);
 
 	if (!pod)
-		return drop(DROP_TO_POD_NOT_READY, skb->len, TC_ACT_SHOT);
+		return drop_to_pod(skb, DROP_TO_POD_NOT_READY);
 	// A bridge floods frames to an unknown MAC address, to other pods too.
 	if (!same_mac(destination_mac, pod->mac))
-		return drop(DROP_TO_POD_OTHER_MAC, skb->len, TC_ACT_SHOT);
+		return drop_to_pod(skb, DROP_TO_POD_OTHER_MAC);
 	// The packet must not look as if `mark` had marked it.
 	if (!host || !*host || !set_source_mac(skb, source))
-		return drop(DROP_TO_POD_NO_HOST_LINK, skb->len, TC_ACT_SHOT);
+		return drop_to_pod(skb, DROP_TO_POD_NO_HOST_LINK);
 	return bpf_redirect(*host, 0);
 }
 
@@ -130,21 +120,21 @@ int guard(struct __sk_buff *skb)
 	struct ethhdr eth;
 
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
-		return drop(DROP_TO_POD_NOT_IP, skb->len, TC_ACT_SHOT);
+		return drop_to_pod(skb, DROP_TO_POD_NOT_IP);
 	if (skb->vlan_present || eth.h_proto == bpf_htons(ETH_P_8021Q) ||
 	    eth.h_proto == bpf_htons(ETH_P_8021AD))
-		return drop(DROP_TO_POD_TAGGED, skb->len, TC_ACT_SHOT);
+		return drop_to_pod(skb, DROP_TO_POD_TAGGED);
 	if (is_neighbour(skb, eth.h_proto, &msg)) {
 		if (!is_within_rate(skb, &eth, &msg))
-			return drop(DROP_TO_POD_NEIGHBOUR_RATE, skb->len, TC_ACT_SHOT);
+			return drop_to_pod(skb, DROP_TO_POD_NEIGHBOUR_RATE);
 		learn_nd_sender(skb->ifindex, &msg);
 		return TC_ACT_UNSPEC;
 	}
 	if (eth.h_proto != bpf_htons(ETH_P_IP) && eth.h_proto != bpf_htons(ETH_P_IPV6))
-		return drop(DROP_TO_POD_NOT_IP, skb->len, TC_ACT_SHOT);
+		return drop_to_pod(skb, DROP_TO_POD_NOT_IP);
 	// Multicast is not forwarded. The workers would drop each pod's copy.
 	if (eth.h_dest[0] & 1)
-		return drop(DROP_TO_POD_MULTICAST, skb->len, TC_ACT_SHOT);
+		return drop_to_pod(skb, DROP_TO_POD_MULTICAST);
 	return redirect_to_workers(skb, eth.h_dest);
 }
 

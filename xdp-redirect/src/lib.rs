@@ -6,11 +6,13 @@
 //! IP traffic after the process has ended, until [`unpin`]. Two programs at the egress hook
 //! redirect to the workers what the kernel sends to pods ([`Redirect::guard`]), and mark on the
 //! host link who sent a packet ([`Redirect::mark`], [`HostFrame`]). One at the node's socket lookup
-//! drops packets from pods to tunnels of the node ([`Redirect::set_tunnel_ports`]).
+//! drops packets from pods to tunnels of the node ([`Redirect::set_tunnel_ports`]). All count what
+//! they drop, and record it for the agent ([`Redirect::take_dropped`]).
 //!
 //! This crate knows flows, but no policy.
 
 pub mod bpffs;
+mod drop_records;
 mod error;
 mod frame_drops;
 mod hash;
@@ -23,6 +25,7 @@ mod redirect;
 mod test_netns;
 mod tunnel_ports;
 
+pub use drop_records::{DroppedFrame, Seen};
 pub use error::Error;
 pub use frame_drops::FrameDrops;
 pub use hash::{FIRST_EPHEMERAL_PORT, flow_hash, worker_of};

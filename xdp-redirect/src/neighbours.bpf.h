@@ -42,14 +42,13 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "drops.bpf.h"
+#include "rate_limit.bpf.h"
 
 #define NEIGHBOUR_RATE 100ULL
 #define NEIGHBOUR_BURST 200ULL
 // The requests of 50 pods of a bridge that all ask for one pod as often as they may.
 #define REPLY_RATE (50 * NEIGHBOUR_RATE)
 #define REPLY_BURST REPLY_RATE
-#define NANOSECONDS 1000000000ULL
 
 #define ARP_HTYPE_ETHERNET 1
 #define ARP_REQUEST 1
@@ -104,7 +103,7 @@ struct {
 	__type(value, __u8);
 } ND_SENDERS SEC(".maps");
 
-// Theoretical arrival times of a link's next frames, ns, for the rate limits (GCRA).
+// Theoretical arrival times of a link's next frames, ns, for the rate limits.
 struct neighbour_times {
 	__u64 reply; // a unicast reply
 	__u64 other;
@@ -180,18 +179,6 @@ struct neigh_msg {
 	// An ARP reply or a neighbour advertisement.
 	bool is_reply;
 } __attribute__((aligned(8)));
-
-static __always_inline int drop(enum drop_reason reason, __u32 bytes, int verdict)
-{
-	__u32 index = reason;
-	struct drop_count *count = bpf_map_lookup_elem(&DROP_COUNTS, &index);
-
-	if (count) {
-		count->packets++;
-		count->bytes += bytes;
-	}
-	return verdict;
-}
 
 static __always_inline bool same_mac(const __u8 *one, const __u8 *other)
 {
@@ -378,22 +365,6 @@ static __always_inline void learn_nd_sender(__u32 ifindex, const struct neigh_ms
 		return;
 	__builtin_memcpy(key.address, msg->claimed, 16);
 	bpf_map_update_elem(&ND_SENDERS, &key, &one, BPF_ANY);
-}
-
-// Accounts for one frame at the rate limit; false if it exceeds it.
-static __always_inline bool is_within(__u64 *time, __u64 rate, __u64 burst)
-{
-	__u64 interval = NANOSECONDS / rate;
-	__u64 now = bpf_ktime_get_ns();
-	__u64 tolerance = (burst - 1) * interval;
-	__u64 earliest = now > tolerance ? now - tolerance : 0;
-
-	if (*time < earliest)
-		*time = earliest;
-	if (*time > now)
-		return false;
-	*time += interval;
-	return true;
 }
 
 // Accounts for one frame of the link in this slot; false if it exceeds the rate. One processor at a

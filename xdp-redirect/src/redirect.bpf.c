@@ -4,7 +4,7 @@
 //
 //   a link that is not in LINKS         -> XDP_DROP
 //   ARP and ND, see neighbours.bpf.h    -> XDP_PASS: the kernel answers or bridges it
-//   other frames that are not IP        -> XDP_DROP, counted
+//   other frames that are not IP        -> XDP_DROP, see drops.bpf.h
 //   IP                                  -> XSKS[slot * workers + worker]; XDP_DROP if it is empty
 //   IP that ends inside its headers     -> worker 0, which counts it as malformed
 //
@@ -22,6 +22,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "drops.bpf.h"
 #include "guard.bpf.h"
 #include "neighbours.bpf.h"
 #include "tunnels.bpf.h"
@@ -274,16 +275,15 @@ static __always_inline int neighbour(struct xdp_md *ctx, __u32 slot, const struc
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	__u32 ifindex = ctx->ingress_ifindex;
 	struct pod *pod = bpf_map_lookup_elem(&PODS, &ifindex);
-	__u32 bytes = ctx->data_end - ctx->data;
 
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
 	if (!pod)
-		return drop(DROP_NEIGHBOUR_NOT_READY, bytes, XDP_DROP);
+		return drop_from_pod(ctx, DROP_NEIGHBOUR_NOT_READY, slot);
 	if (!is_sender_valid(ifindex, pod, eth->h_source, msg))
-		return drop(DROP_NEIGHBOUR_SPOOFED, bytes, XDP_DROP);
+		return drop_from_pod(ctx, DROP_NEIGHBOUR_SPOOFED, slot);
 	if (!ratelimit_allows(slot, msg->is_reply && !(eth->h_dest[0] & 1)))
-		return drop(DROP_NEIGHBOUR_RATE, bytes, XDP_DROP);
+		return drop_from_pod(ctx, DROP_NEIGHBOUR_RATE, slot);
 	return XDP_PASS;
 }
 
@@ -303,7 +303,7 @@ int redirect(struct xdp_md *ctx)
 		return XDP_DROP;
 	kind = classify(&c, &msg, &hash);
 	if (kind == FRAME_OTHER)
-		return drop(DROP_NOT_IP, ctx->data_end - ctx->data, XDP_DROP);
+		return drop_from_pod(ctx, DROP_NOT_IP, *slot);
 	if (kind == FRAME_NEIGHBOUR && is_link_scoped(ifindex, &msg))
 		return neighbour(ctx, *slot, &msg);
 	worker = (__u64)hash * workers >> 32;

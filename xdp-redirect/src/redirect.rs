@@ -8,7 +8,7 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{ProgramError, ProgramFd, ProgramType, SchedClassifier, SkLookup, Xdp};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
@@ -18,6 +18,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
 use nix::{getsockopt_impl, sockopt_impl};
 
 use crate::Error;
+use crate::drop_records::{DropRecords, DroppedFrame};
 use crate::frame_drops::{self, FrameDrops};
 use crate::link::{Hook, HookLink};
 use crate::pods::{LeftEntries, Pod, PodEntries, Pods};
@@ -60,6 +61,7 @@ pub struct Redirect {
     pods: Pods,
     host_link: Array<MapData, u32>,
     frame_drops: PerCpuArray<MapData, [u64; 2]>,
+    drop_records: DropRecords,
     tunnel_ports: TunnelPorts,
     /// The maps that only the programs use: open, so that their memory counts as the process's.
     of_programs: Vec<Map>,
@@ -128,6 +130,8 @@ impl Redirect {
         let pods = Pods::new(macs, HashMap::try_from(map("ADDRESSES")?)?);
         let host_link = Array::try_from(map("HOST_LINK")?)?;
         let frame_drops = PerCpuArray::try_from(map("DROP_COUNTS")?)?;
+        let records = RingBuf::try_from(map("DROP_RECORDS")?)?;
+        let drop_records = DropRecords::new(records, PerCpuArray::try_from(map("RECORDS_LOST")?)?);
         let tunnel_ports = Array::try_from(map("TUNNEL_PORTS")?)?;
         let clone = |fd: &ProgramFd| fd.try_clone().map_err(ProgramError::IOError);
         let programs = Programs {
@@ -146,6 +150,7 @@ impl Redirect {
             pods,
             host_link,
             frame_drops,
+            drop_records,
             tunnel_ports,
             of_programs: Vec::new(),
             lookup: None,
@@ -294,6 +299,31 @@ impl Redirect {
     pub fn frame_drops(&self) -> Result<Vec<FrameDrops>, Error> {
         frame_drops::read(&self.frame_drops)
             .map_err(|cause| Error::Map { map: "DROP_COUNTS", cause })
+    }
+
+    /// Takes the oldest frames that the programs dropped, at most `max`.
+    ///
+    /// A link has at most 100 a second from its pod, in bursts of 50, and as many to it. The others
+    /// are only counted ([`Self::drops_unrecorded`]), as are those for which the ring has no room.
+    pub fn take_dropped(&mut self, max: usize, take: impl FnMut(&DroppedFrame<'_>)) {
+        let Self { drop_records, attached, .. } = self;
+        let is_attached =
+            |slot, ifindex| attached.get(&slot).is_some_and(|link| link.ifindex == ifindex);
+        drop_records.take(max, is_attached, take);
+    }
+
+    /// A descriptor that is readable while there are frames to take.
+    #[must_use]
+    pub fn dropped_fd(&self) -> BorrowedFd<'_> {
+        self.drop_records.as_fd()
+    }
+
+    /// Drops that [`Self::take_dropped`] does not return.
+    ///
+    /// # Errors
+    /// [`Error::Map`] if the counter can't be read.
+    pub fn drops_unrecorded(&self) -> Result<u64, Error> {
+        self.drop_records.lost().map_err(|cause| Error::Map { map: "RECORDS_LOST", cause })
     }
 
     /// Detaches the programs from the link in `slot`, removes their pins and its sockets, even if
@@ -482,6 +512,7 @@ fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
         .map_max_entries("ADDRESSES", u32::from(max_links) * ADDRESSES_PER_LINK)
         .map_max_entries("NEIGHBOUR_TIMES", max_links.into())
         .map_max_entries("TO_POD_TIMES", max_links.into())
+        .map_max_entries("RECORD_TIMES", max_links.into())
         .load(OBJECT)?;
     program(&mut ebpf)?.load()?;
     classifier(&mut ebpf, "guard")?.load()?;

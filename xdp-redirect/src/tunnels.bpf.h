@@ -5,7 +5,7 @@
 // later translate another destination to such a port, as kube-proxy does for a service. Here the
 // destination is final.
 //
-//   UDP received from pg-host, to a port in TUNNEL_PORTS -> dropped and counted
+//   UDP received from pg-host, to a port in TUNNEL_PORTS -> dropped, see drops.bpf.h
 //   all other packets                                    -> the kernel's lookup
 //
 // Without an agent, no packet comes from pg-host.
@@ -39,6 +39,5 @@ int lookup(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	if (ports && !(*ports >> (port % 64) & 1))
 		return SK_PASS;
-	// The length is not known here.
-	return drop(DROP_TO_NODE_TUNNEL, 0, SK_DROP);
+	return drop_to_node(ctx, DROP_TO_NODE_TUNNEL);
 }

@@ -10,7 +10,7 @@ use podgate_policy::observe::{
     Outcome, PolicyName, Restriction, RuleName, http_url,
 };
 use podgate_policy::rules;
-use podgate_tables::drop_reason::DropReason as Reason;
+use podgate_tables::drop_reason::AnyDropReason;
 use podgate_tables::l7::rules::kafka::api_key_name;
 
 use crate::proto::flow::layer4::Protocol;
@@ -372,8 +372,7 @@ fn verdict(outcome: Outcome) -> Verdict {
 
 /// Hubble's reason of a drop by podgate's.
 fn drop_reason(label: &str) -> DropReason {
-    let reason = Reason::ALL.iter().find(|reason| reason.label() == label);
-    let number = reason.map_or(0, |reason| reason.hubble());
+    let number = AnyDropReason::with_label(label).map_or(0, AnyDropReason::hubble);
     DropReason::try_from(i32::from(number)).unwrap_or(DropReason::Unknown)
 }
 

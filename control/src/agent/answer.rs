@@ -185,7 +185,7 @@ impl Agent {
             workers: self.workers().into_iter().enumerate().map(worker_status).collect(),
             drops: self.drops(),
             links: self.link_counts(),
-            flow_records_lost: self.observer.lost(self.dataplane()),
+            flow_records_lost: self.observer.lost(self.endpoints.links()),
             flows_taken_over: self.earlier_flows.outcome().clone(),
             health: self.health(),
         }
@@ -243,7 +243,7 @@ impl Agent {
         };
         let by_workers = DropReason::ALL.iter().map(count);
         let by_programs = self.frame_drops().into_iter().map(|drops| DropCount {
-            reason: drops.reason.to_owned(),
+            reason: drops.reason.label().to_owned(),
             packets: drops.packets,
             bytes: drops.bytes,
         });
@@ -348,7 +348,7 @@ impl Agent {
             problems: self.problems().len() as u64,
             links_gone: self.endpoints.links_gone(),
             flow_records: self.observer.records(),
-            flow_records_lost: self.observer.lost(self.dataplane()),
+            flow_records_lost: self.observer.lost(self.endpoints.links()),
             clients_rejected: self.files.clients().rejected(),
             clients_disconnected: self.files.clients().disconnected(),
             names: self.names.metrics(),

@@ -4,6 +4,7 @@
 //! [`Completed`]. Operations on one link are done one after another, in the order of the requests;
 //! the state of endpoints changes on the control thread only.
 
+mod dropped;
 mod endpoint;
 mod links;
 mod prepare;

@@ -45,8 +45,27 @@ pub(crate) struct Logged {
 struct Share {
     /// The link of the items' events.
     link: Option<LinkId>,
-    /// Whether something was dropped or denied: such items have a share of their own.
-    dropped: bool,
+    fate: Fate,
+}
+
+/// What became of packets: each has a share of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Fate {
+    Allowed,
+    /// Dropped by a worker, or denied.
+    Dropped,
+    /// Dropped by a BPF program. On a bridge that may be every other pod's multicast.
+    DroppedByProgram,
+}
+
+impl Fate {
+    fn of(event: &Event) -> Self {
+        match event.kind {
+            EventKind::ProgramDrop { .. } => Self::DroppedByProgram,
+            _ if is_drop(event) => Self::Dropped,
+            _ => Self::Allowed,
+        }
+    }
 }
 
 /// Makes a record of an event, with its time.
@@ -71,7 +90,7 @@ pub(crate) struct FlowLog {
 pub(crate) fn is_drop(event: &Event) -> bool {
     match event.kind {
         EventKind::Verdict { verdict, .. } => verdict == Verdict::Deny,
-        EventKind::Drop { .. } | EventKind::Unparsed { .. } => true,
+        EventKind::Drop { .. } | EventKind::Unparsed { .. } | EventKind::ProgramDrop { .. } => true,
         EventKind::Request { allowed, .. } => !allowed,
         EventKind::Response { .. } | EventKind::End { .. } => false,
     }
@@ -102,7 +121,7 @@ impl FlowLog {
     pub(crate) fn push_lost(&mut self, count: u64, time: Timestamp) {
         let item = FlowItem::Lost(count);
         let observed = Arc::new(Observed { number: self.next, time, item });
-        let share = Share { link: None, dropped: true };
+        let share = Share { link: None, fate: Fate::Dropped };
         self.insert(share, Entry::Item(Arc::clone(&observed)));
         // Fails without followers.
         let _ = self.live.send(observed);
@@ -113,7 +132,7 @@ impl FlowLog {
     /// others nor its own drops.
     pub(crate) fn push_event(&mut self, logged: Logged, records: &impl MakeRecord) {
         let event = &logged.event;
-        let share = Share { link: Some(event.link), dropped: is_drop(event) };
+        let share = Share { link: Some(event.link), fate: Fate::of(event) };
         let mut entry = Entry::Event(Box::new(logged));
         if self.live.receiver_count() > 0 {
             // Fails if the last follower has just left.
@@ -188,7 +207,7 @@ fn made(entry: &mut Entry, number: u64, records: &impl MakeRecord) -> Arc<Observ
 mod tests {
     use std::cell::Cell;
 
-    use podgate_tables::drop_reason::DropReason;
+    use podgate_tables::drop_reason::{DropReason, FrameDropReason};
     use podgate_tables::event::Traffic;
     use podgate_tables::time::Nanos;
     use podgate_tables::tuple::Tuple;
@@ -292,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_allowed_flows_leaves_the_drops_of_the_same_link() {
+    fn a_flood_of_one_kind_leaves_the_others_of_the_same_link() {
         let mut log = FlowLog::new(100);
         push(&mut log, 1, 0..40, DROP);
         push(&mut log, 1, 1000..50_000, END);
@@ -303,5 +322,14 @@ mod tests {
         let seen = last(&mut log, 100);
         assert_eq!(seen.iter().filter(|number| **number >= 1000).count(), 50);
         assert!((950..1000).all(|number| seen.contains(&number)), "{seen:?}");
+        // A flood of frames that a program drops leaves both.
+        let reason = FrameDropReason::ToPodMulticast;
+        let kind = EventKind::ProgramDrop { reason, ethernet: None, has_addresses: false };
+        let mut log = FlowLog::new(100);
+        push(&mut log, 1, 0..30, DROP);
+        push(&mut log, 1, 1000..1030, END);
+        push(&mut log, 1, 2000..50_000, kind);
+        let seen = last(&mut log, 100);
+        assert!((0..30).chain(1000..1030).all(|number| seen.contains(&number)), "{seen:?}");
     }
 }

@@ -109,7 +109,9 @@ impl FlowCounts {
                 }
                 ("PolicyVerdict", "", transport)
             }
-            EventKind::Drop { .. } | EventKind::Unparsed { .. } => ("Drop", "", transport),
+            EventKind::Drop { .. } | EventKind::Unparsed { .. } | EventKind::ProgramDrop { .. } => {
+                ("Drop", "", transport)
+            }
             EventKind::Request { request, .. } => {
                 let name = self.request(request);
                 ("L7", name, name)

@@ -210,7 +210,7 @@ impl Agent {
         let detail = format!(
             "{} flow records, {} lost",
             self.observer.records(),
-            self.observer.lost(self.dataplane())
+            self.observer.lost(self.endpoints.links())
         );
         let address = Some(self.peers.own_address().to_owned());
         ServiceStatus { name: "hubble".into(), address, detail }

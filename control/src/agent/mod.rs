@@ -8,7 +8,7 @@
 //! * [`PolicyPlane`]: objects, compiled tables, what was published;
 //! * [`Endpoints`]: pods and what is attached to their links;
 //! * [`HostNetwork`]: host link, routes, addresses, tunnels;
-//! * [`Observer`]: the workers' events, on their way to the flow thread;
+//! * [`Observer`]: events of the workers and the BPF programs, on their way to the flow thread;
 //! * [`DnsNames`]: the addresses of DNS names;
 //! * [`StateFiles`]: endpoint list, pins, sockets.
 //!
@@ -168,7 +168,8 @@ impl Agent {
             self.check_in_force();
             let is_idle = empty_drains >= EMPTY_DRAINS && !self.is_waited_for();
             let drain_due = last_drain + if is_idle { IDLE_PERIOD } else { DRAIN_PERIOD };
-            let dataplane = self.endpoints.links().dataplane();
+            let links = self.endpoints.links();
+            let dataplane = links.dataplane();
             tokio::select! {
                 signal = &mut signals.stop => {
                     let signal = signal.map_or("a signal", |signal| signal.as_str());
@@ -189,7 +190,7 @@ impl Agent {
                 Some(observed) = inputs.observed.recv() => self.on_observed(observed),
                 Some(change) = inputs.changes.next() => self.on_change(change),
                 () = sleep(IN_FORCE_PERIOD), if self.latency.is_pending() => {}
-                () = poll_fn(|cx| dataplane.poll_events(cx)), if is_idle => {
+                () = poll_fn(|cx| links.poll_events(cx)), if is_idle => {
                     empty_drains = 0;
                     last_drain = Instant::now();
                     many_events = self.drain_events(Amount::All) == Drained::Many;
@@ -295,9 +296,9 @@ impl Agent {
         self.files.save(&self.endpoints);
     }
 
-    /// Logs the workers' events. Returns how many come.
+    /// Logs events of the workers and of the BPF programs. Returns how many come.
     fn drain_events(&mut self, amount: Amount) -> Drained {
-        self.observer.drain(self.endpoints.links().dataplane(), self.plane.epochs(), amount)
+        self.observer.drain(self.endpoints.links_mut(), self.plane.epochs(), amount)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The observer: takes events from the workers, and passes them to the flow thread.
+//! The observer: takes events from workers and BPF programs, and passes them to the flow thread.
 
 use std::mem;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use anyhow::Result;
 use podgate_api::ApiError;
 use podgate_dataplane::l7::dns::learned::DnsAnswer;
 use podgate_dataplane::share::FairShare;
-use podgate_dataplane::worker::Dataplane;
 use podgate_hubble::AgentEvents;
 use podgate_policy::Compiled;
 use podgate_tables::event::{Event, EventKind};
 
+use super::endpoints::Links;
 use super::epochs::Epochs;
 use super::flow_log::is_drop;
 use super::flow_metrics::FlowCounts;
@@ -105,16 +105,13 @@ impl Observer {
         self.learned.push(Learned { name, addresses: addresses.collect() });
     }
 
-    /// Passes on events of the workers. Returns how many come.
-    pub(super) fn drain(
-        &mut self,
-        dataplane: &Dataplane,
-        epochs: &Epochs,
-        amount: Amount,
-    ) -> Drained {
+    /// Passes on events of the workers, and of frames that the BPF programs dropped. Returns how
+    /// many come.
+    pub(super) fn drain(&mut self, links: &mut Links, epochs: &Epochs, amount: Amount) -> Drained {
         let mut events: Vec<Event> = Vec::new();
         let max = if amount == Amount::All { usize::MAX } else { EVENTS_AT_A_TIME };
-        dataplane.drain_events(max, |_, event| events.push(event));
+        links.dataplane().drain_events(max, |_, event| events.push(event));
+        links.drain_dropped(max, |event| events.push(event));
         // Each worker's events are in order already.
         events.sort_by_key(|event| event.time);
         events.iter_mut().for_each(|event| name_end(event, epochs));
@@ -129,7 +126,7 @@ impl Observer {
             known || epochs.get(event.epoch).is_some()
         });
         self.skipped += (drained - events.len()) as u64;
-        let lost = self.lost(dataplane);
+        let lost = self.lost(links);
         let drained = match drained {
             0 => Drained::Nothing,
             few if few < MANY_EVENTS => Drained::Few,
@@ -209,9 +206,10 @@ impl Observer {
     }
 
     /// Events that were not logged.
-    pub(super) fn lost(&self, dataplane: &Dataplane) -> u64 {
-        let workers = dataplane.shared().stats.iter();
-        workers.map(|worker| worker.events_lost.get()).sum::<u64>() + self.skipped
+    pub(super) fn lost(&self, links: &Links) -> u64 {
+        let workers = links.dataplane().shared().stats.iter();
+        let by_workers = workers.map(|worker| worker.events_lost.get()).sum::<u64>();
+        by_workers + links.dropped_unrecorded() + self.skipped
     }
 }
 

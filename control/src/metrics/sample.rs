@@ -10,7 +10,7 @@ use podgate_dataplane::worker::{RuleKey, RuleReport, RuleTally, RuleVerdict};
 use podgate_dataplane::xsk::XskStatistics;
 use podgate_policy::rules::TrafficDirection;
 use podgate_policy::{Kind, ObjectKey, RuleOrigin};
-use podgate_tables::drop_reason::DropReason;
+use podgate_tables::drop_reason::{DropReason, FrameDropReason};
 use podgate_tables::event::{HttpVersion, RequestRecord, ResponseStatus};
 use podgate_tables::ids::{Epoch, RuleId};
 use podgate_tables::time::Nanos;
@@ -97,7 +97,7 @@ pub(crate) fn with_sample<T>(with: impl FnOnce(&Measured<'_>) -> T) -> T {
     with(&Measured {
         workers: &[&workers[0], &workers[1]],
         sockets: XskStatistics { rx_ring_full: 7, ..XskStatistics::default() },
-        frame_drops: vec![FrameDrops { reason: "not_ip", packets: 3, bytes: 180 }],
+        frame_drops: vec![FrameDrops { reason: FrameDropReason::NotIp, packets: 3, bytes: 180 }],
         counts,
         links,
         rules: &rules(),

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::{Epoch, LinkId};
@@ -23,6 +22,7 @@ use crate::worker::Shared;
 use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
 use super::capture::Capturing;
+use super::dropped::{PodEnd, known_tuple};
 use super::notice::Notice;
 use super::rate_limit::RateLimit;
 use super::rule_counters::RuleCounters;
@@ -484,22 +484,13 @@ impl Egress {
         }
     }
 
-    /// What is known of a frame that can't be parsed. Its addresses are not, if its source is not
-    /// one of the pod's.
+    /// What is known of a frame that can't be parsed.
     fn unparsed(&self, from: LinkId, frame: &[u8], reason: DropReason) -> (Tuple, EventKind<()>) {
         let Unparsed { ethernet, tuple } = Unparsed::of(frame);
         let snapshot = self.shared.snapshot.load();
         let endpoint = snapshot.as_deref().and_then(|tables| tables.routes.endpoint_on(from));
-        let is_pods = |tuple: &Tuple| endpoint.is_none_or(|it| it.addresses.contains(&tuple.src));
-        let tuple = tuple.filter(is_pods);
-        let kind = EventKind::Unparsed { reason, ethernet, has_addresses: tuple.is_some() };
-        let of_link = || {
-            let address = endpoint.and_then(|endpoint| endpoint.addresses.first()).copied();
-            let unknown = Address::v4([0; 4]);
-            let src = address.unwrap_or(unknown);
-            Tuple { src, dst: unknown, protocol: 0, src_port: 0, dst_port: 0 }
-        };
-        (tuple.unwrap_or_else(of_link), kind)
+        let (tuple, has_addresses) = known_tuple(tuple, endpoint, PodEnd::Source);
+        (tuple, EventKind::Unparsed { reason, ethernet, has_addresses })
     }
 
     /// Reports that packets of one tuple were dropped, which the caller counts.

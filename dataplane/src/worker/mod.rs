@@ -12,6 +12,7 @@ mod checks;
 mod ctx;
 mod datagrams;
 mod decisions;
+mod dropped;
 mod egress;
 mod fast_path;
 mod flow_io;
@@ -64,6 +65,7 @@ pub use capture::{
     CapturedVerdict, Fate,
 };
 use ctx::PacketCtx;
+pub use dropped::event_of_dropped;
 use egress::Egress;
 use flow_list::FlowListScan;
 pub use flow_list::{FlowAction, FlowFilter, FlowListing, ListedFlow};

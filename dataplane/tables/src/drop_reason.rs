@@ -4,13 +4,17 @@
 //! `drop_reason` (cilium `api/v1/flow/flow.proto`, enum `DropReason`).
 
 macro_rules! drop_reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = ($label:literal, $hubble:literal),)+) => {
-        /// Why a packet was dropped.
+    (
+        $(#[doc = $of:literal])+
+        $reasons:ident:
+        $($(#[doc = $doc:literal])+ $name:ident = ($label:literal, $hubble:literal),)+
+    ) => {
+        $(#[doc = $of])+
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[repr(u8)]
-        pub enum DropReason { $($(#[doc = $doc])+ $name,)+ }
+        pub enum $reasons { $($(#[doc = $doc])+ $name,)+ }
 
-        impl DropReason {
+        impl $reasons {
             /// Every reason, in the order of the counters.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
             /// Number of reasons.
@@ -32,6 +36,8 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
+    /// Why a worker dropped a packet.
+    DropReason:
     /// No rule allows the flow, and a policy puts the endpoint into default deny.
     PolicyDenied = ("policy_denied", 133),
     /// An explicit deny rule matched.
@@ -132,6 +138,97 @@ drop_reasons! {
     EndpointNotReady = ("endpoint_not_ready", 203),
 }
 
+drop_reasons! {
+    /// Why a BPF program dropped a frame: `arp_nd_…` and `not_ip` are for frames from pods,
+    /// `to_pod_…` for frames that the kernel sends to a pod's link, `to_node_tunnel` for packets
+    /// that the kernel delivers to its own sockets.
+    ///
+    /// In the order of `enum drop_reason` in `xdp-redirect/src/drops.bpf.h`.
+    FrameDropReason:
+    /// More ARP and neighbour discovery than a pod may send.
+    ArpNdRateLimit = ("arp_nd_rate_limit", 198),
+    /// ARP or neighbour discovery that names another sender than the pod.
+    ArpNdSpoofed = ("arp_nd_spoofed", 132),
+    /// ARP or neighbour discovery of a pod that is not known, or not ready.
+    ArpNdNotReady = ("arp_nd_not_ready", 203),
+    /// Neither IP nor well-formed ARP.
+    NotIp = ("not_ip", 166),
+    /// The same, to a pod.
+    ToPodNotIp = ("to_pod_not_ip", 166),
+    /// A frame with a VLAN tag to a pod.
+    ToPodVlanTagged = ("to_pod_vlan_tagged", 139),
+    /// Multicast or broadcast to a pod.
+    ToPodMulticast = ("to_pod_multicast", 151),
+    /// To a pod that is not known, or not ready.
+    ToPodNotReady = ("to_pod_not_ready", 203),
+    /// To another MAC address than the pod's: a bridge floods such frames.
+    ToPodOtherMac = ("to_pod_other_mac", 131),
+    /// There is no host link by which the workers could receive it.
+    ToPodNoHostLink = ("to_pod_no_host_link", 202),
+    /// A pod's packet to a tunnel of this node.
+    ToNodeTunnel = ("to_node_tunnel", 142),
+    /// More ARP and neighbour discovery than may be sent to a pod.
+    ToPodArpNdRateLimit = ("to_pod_arp_nd_rate_limit", 198),
+}
+
+impl FrameDropReason {
+    /// Whether it is a reason to drop frames to a pod, not from one.
+    #[must_use]
+    pub const fn is_to_pod(self) -> bool {
+        match self {
+            Self::ArpNdRateLimit
+            | Self::ArpNdSpoofed
+            | Self::ArpNdNotReady
+            | Self::NotIp
+            | Self::ToNodeTunnel => false,
+            Self::ToPodNotIp
+            | Self::ToPodVlanTagged
+            | Self::ToPodMulticast
+            | Self::ToPodNotReady
+            | Self::ToPodOtherMac
+            | Self::ToPodNoHostLink
+            | Self::ToPodArpNdRateLimit => true,
+        }
+    }
+}
+
+/// A reason of a worker or of a BPF program.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AnyDropReason {
+    /// Of a worker.
+    Worker(DropReason),
+    /// Of a program.
+    Program(FrameDropReason),
+}
+
+impl AnyDropReason {
+    /// The reason with this label.
+    #[must_use]
+    pub fn with_label(label: &str) -> Option<Self> {
+        let workers = DropReason::ALL.iter().copied().map(Self::Worker);
+        let mut all = workers.chain(FrameDropReason::ALL.iter().copied().map(Self::Program));
+        all.find(|reason| reason.label() == label)
+    }
+
+    /// The label in metrics and events.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Worker(reason) => reason.label(),
+            Self::Program(reason) => reason.label(),
+        }
+    }
+
+    /// The nearest value of Hubble's `DropReason`.
+    #[must_use]
+    pub const fn hubble(self) -> u16 {
+        match self {
+            Self::Worker(reason) => reason.hubble(),
+            Self::Program(reason) => reason.hubble(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,10 +236,20 @@ mod tests {
 
     #[test]
     fn labels_are_unique_and_indices_are_dense() {
-        let labels: HashSet<_> = DropReason::ALL.iter().map(|r| r.label()).collect();
-        assert_eq!(labels.len(), DropReason::COUNT);
+        let of_workers = DropReason::ALL.iter().map(|reason| reason.label());
+        let of_programs = FrameDropReason::ALL.iter().map(|reason| reason.label());
+        let labels: HashSet<_> = of_workers.chain(of_programs).collect();
+        assert_eq!(labels.len(), DropReason::COUNT + FrameDropReason::COUNT);
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);
         }
+        for (index, reason) in FrameDropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert_eq!(reason.is_to_pod(), reason.label().starts_with("to_pod_"));
+        }
+        for label in labels {
+            assert_eq!(AnyDropReason::with_label(label).map(AnyDropReason::label), Some(label));
+        }
+        assert_eq!(AnyDropReason::with_label("not_ip "), None);
     }
 }

@@ -3,7 +3,7 @@
 //! Rules are ids in an event; the catalogue of the tables of [`Event::epoch`] has their names.
 
 use crate::address::{Address, Mac};
-use crate::drop_reason::DropReason;
+use crate::drop_reason::{DropReason, FrameDropReason};
 use crate::ids::{Epoch, LinkId, RuleId};
 use crate::policy::{Cause, Verdict};
 use crate::service::L4Addr;
@@ -18,7 +18,7 @@ pub struct Event<R = RequestRecord> {
     pub time: Nanos,
     /// Epoch of the snapshot in force.
     pub epoch: Epoch,
-    /// Ingress link of the packet.
+    /// Ingress link of the packet; the host link, if a BPF program dropped it on its way to a pod.
     pub link: LinkId,
     /// The flow, in its original direction; of a translated one, with the backend.
     pub tuple: Tuple,
@@ -68,6 +68,15 @@ pub enum EventKind<R = RequestRecord> {
         ethernet: Ethernet,
         /// Whether the addresses and the protocol of the tuple are the packet's. If not, the source
         /// is the endpoint of the link, if it has one, and what is not known is zero.
+        has_addresses: bool,
+    },
+    /// A BPF program dropped a frame.
+    ProgramDrop {
+        /// The reason.
+        reason: FrameDropReason,
+        /// The Ethernet addresses, as in [`Self::Unparsed`]; `None` where the program sees none.
+        ethernet: Option<Ethernet>,
+        /// As in [`Self::Unparsed`]. If not, and the frame is to a pod, that is the destination.
         has_addresses: bool,
     },
     /// An L7 request was allowed or denied.
@@ -121,6 +130,9 @@ impl<R> EventKind<R> {
             Self::Drop { reason } => EventKind::Drop { reason },
             Self::Unparsed { reason, ethernet, has_addresses } => {
                 EventKind::Unparsed { reason, ethernet, has_addresses }
+            }
+            Self::ProgramDrop { reason, ethernet, has_addresses } => {
+                EventKind::ProgramDrop { reason, ethernet, has_addresses }
             }
             Self::Request { allowed, rule, reason, request } => {
                 EventKind::Request { allowed, rule, reason, request: map(request) }

@@ -121,7 +121,10 @@ impl<'a> FlowRecorder<'a> {
                 Some(_) => {}
             },
             EventKind::Request { .. } => self.record_request(event),
-            EventKind::Unparsed { .. } | EventKind::Response { .. } | EventKind::End { .. } => {}
+            EventKind::Unparsed { .. }
+            | EventKind::ProgramDrop { .. }
+            | EventKind::Response { .. }
+            | EventKind::End { .. } => {}
         }
     }
 

@@ -32,7 +32,7 @@ pub struct FlowRecord {
     pub time: Timestamp,
     /// Its outcome.
     pub verdict: Outcome,
-    /// Why it was dropped: a metric label of [`podgate_tables::drop_reason::DropReason`].
+    /// Why it was dropped: a label of [`podgate_tables::drop_reason::AnyDropReason`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
     /// Of a denied request, the rules that restrict the flow's requests. Where both ends have some,
@@ -158,7 +158,7 @@ pub enum Detail {
     },
     /// A packet was dropped for another reason than policy.
     Drop {
-        /// What is known of one that could not be parsed.
+        /// What is known of one that could not be parsed, or that a BPF program dropped.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         frame: Option<DroppedFrame>,
     },
@@ -263,7 +263,7 @@ pub enum Detail {
     },
 }
 
-/// A frame whose headers could not be parsed, or not all of them.
+/// A frame whose headers could not be parsed, or not all of them, or that a BPF program dropped.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct DroppedFrame {
     /// Ethernet source, as `02:00:00:00:00:01`; zeros if the frame is too short for it.
@@ -271,7 +271,8 @@ pub struct DroppedFrame {
     /// Ethernet destination; likewise.
     pub destination: String,
     /// Whether the addresses of the record and its protocol are those of an IP header. If not, the
-    /// source is the endpoint of the link, if it has one, and what is not known is zero.
+    /// source is the endpoint of the link, if it has one, and what is not known is zero. Of a frame
+    /// that a BPF program dropped on its way to a pod, the destination is.
     pub has_addresses: bool,
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use podgate_tables::address::{Address, Mac};
-use podgate_tables::drop_reason::DropReason;
+use podgate_tables::drop_reason::{AnyDropReason, DropReason};
 use podgate_tables::event::{
-    Event, EventKind, HttpVersion, RequestLine, RequestRecord, ResponseStatus,
+    Ethernet, Event, EventKind, HttpVersion, RequestLine, RequestRecord, ResponseStatus,
 };
 use podgate_tables::ids::RuleId;
 use podgate_tables::policy::{self, Cause, Exemption, LocalEnds, RuleTable, Subject, Verdict};
@@ -34,7 +34,8 @@ impl FlowRecord {
         let end = |address: Address, port| {
             let peer = names.peer(address, port);
             let is_unknown = match event.kind {
-                EventKind::Unparsed { has_addresses, .. } => {
+                EventKind::Unparsed { has_addresses, .. }
+                | EventKind::ProgramDrop { has_addresses, .. } => {
                     !has_addresses && peer.address.is_unspecified()
                 }
                 // Another pod had the address.
@@ -55,13 +56,17 @@ impl FlowRecord {
             destination: end(event.tuple.dst, event.tuple.dst_port),
             service: service(event, compiled),
             protocol: match event.kind {
-                EventKind::Unparsed { has_addresses: false, .. } => "Ethernet".to_owned(),
+                EventKind::Unparsed { has_addresses: false, .. }
+                | EventKind::ProgramDrop { has_addresses: false, .. } => "Ethernet".to_owned(),
                 _ => proto::name(event.tuple.protocol).into_owned(),
             },
             is_reply: match event.kind {
                 EventKind::Verdict { .. } | EventKind::Request { .. } => Some(false),
                 EventKind::Response { .. } => Some(true),
-                EventKind::Drop { .. } | EventKind::Unparsed { .. } | EventKind::End { .. } => None,
+                EventKind::Drop { .. }
+                | EventKind::Unparsed { .. }
+                | EventKind::ProgramDrop { .. }
+                | EventKind::End { .. } => None,
             },
             link: event.link.0,
             epoch: event.epoch.0,
@@ -122,6 +127,11 @@ fn mac([a, b, c, d, e, f]: Mac) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
+fn frame(ethernet: Ethernet, has_addresses: bool) -> DroppedFrame {
+    let [source, destination] = [ethernet.source, ethernet.destination].map(mac);
+    DroppedFrame { source, destination, has_addresses }
+}
+
 /// Text of a pod: not escaped.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -129,27 +139,26 @@ fn text(bytes: &[u8]) -> String {
 
 /// The outcome of an event's packet or request, and why if it was dropped.
 #[must_use]
-pub fn outcome(kind: &EventKind) -> (Outcome, Option<DropReason>) {
+pub fn outcome(kind: &EventKind) -> (Outcome, Option<AnyDropReason>) {
+    let dropped = |reason| (Outcome::Dropped, Some(AnyDropReason::Worker(reason)));
     match *kind {
         EventKind::Verdict { verdict: Verdict::Allow, .. } => (Outcome::Forwarded, None),
         EventKind::Verdict { verdict: Verdict::Inspect, .. } => (Outcome::Redirected, None),
         EventKind::Verdict { verdict: Verdict::Deny, egress, ingress, reevaluated, .. } => {
             let is_rule = |cause: &Cause| matches!(cause, Cause::Denied(_) | Cause::Conflicting(_));
             let by_rule = [egress, ingress].iter().any(is_rule);
-            let reason = match (reevaluated, by_rule) {
+            dropped(match (reevaluated, by_rule) {
                 (true, _) => DropReason::PolicyRevoked,
                 (false, true) => DropReason::PolicyDenyRule,
                 (false, false) => DropReason::PolicyDenied,
-            };
-            (Outcome::Dropped, Some(reason))
+            })
         }
-        EventKind::Drop { reason } | EventKind::Unparsed { reason, .. } => {
-            (Outcome::Dropped, Some(reason))
+        EventKind::Drop { reason } | EventKind::Unparsed { reason, .. } => dropped(reason),
+        EventKind::ProgramDrop { reason, .. } => {
+            (Outcome::Dropped, Some(AnyDropReason::Program(reason)))
         }
         EventKind::Request { allowed: true, .. } => (Outcome::Forwarded, None),
-        EventKind::Request { reason, .. } => {
-            (Outcome::Dropped, Some(reason.unwrap_or(DropReason::L7Denied)))
-        }
+        EventKind::Request { reason, .. } => dropped(reason.unwrap_or(DropReason::L7Denied)),
         EventKind::Response { .. } | EventKind::End { .. } => (Outcome::Forwarded, None),
     }
 }
@@ -259,8 +268,10 @@ impl NameResolver<'_> {
             }
             EventKind::Drop { .. } => Detail::Drop { frame: None },
             EventKind::Unparsed { ethernet, has_addresses, .. } => {
-                let [source, destination] = [ethernet.source, ethernet.destination].map(mac);
-                Detail::Drop { frame: Some(DroppedFrame { source, destination, has_addresses }) }
+                Detail::Drop { frame: Some(frame(ethernet, has_addresses)) }
+            }
+            EventKind::ProgramDrop { ethernet, has_addresses, .. } => {
+                Detail::Drop { frame: ethernet.map(|ethernet| frame(ethernet, has_addresses)) }
             }
             EventKind::Request { rule, request, .. } => self.request(rule, &request),
             EventKind::Response {

@@ -1,7 +1,7 @@
 //! Records of each kind of event, as text and as JSON.
 
 use podgate_tables::address::Address;
-use podgate_tables::drop_reason::DropReason;
+use podgate_tables::drop_reason::{DropReason, FrameDropReason};
 use podgate_tables::event::{
     Ethernet, Event, EventKind, HttpVersion, KafkaRecord, KafkaResult, RequestLine, RequestRecord,
     ResponseStatus, Text, Traffic,
@@ -213,6 +213,16 @@ fn requests_responses_drops_and_ends_are_told() {
             ethernet: Ethernet::default(),
             has_addresses: true,
         },
+        EventKind::ProgramDrop {
+            reason: FrameDropReason::ToNodeTunnel,
+            ethernet: None,
+            has_addresses: true,
+        },
+        EventKind::ProgramDrop {
+            reason: FrameDropReason::NotIp,
+            ethernet: Some(Ethernet::default()),
+            has_addresses: false,
+        },
     ];
     let lines: Vec<_> = kinds.into_iter().map(|kind| text(&record(flow, kind))).collect();
     insta::assert_snapshot!(lines.join("\n"), @r"
@@ -223,6 +233,8 @@ fn requests_responses_drops_and_ends_are_told() {
     client server Dropped spoofed_source unknown: TCP
     client server Forwarded - unknown: TCP packets 3/2 bytes 300/200
     client server Dropped invalid_packet unknown: TCP
+    client server Dropped to_node_tunnel unknown: TCP
+    client server Dropped not_ip unknown: Ethernet
     ");
 }
 

@@ -154,14 +154,14 @@ fn bridge(lab: &Lab) -> Result<()> {
          addr add 169.254.1.1/32 dev cni0\naddr add fe80::1/64 dev cni0 nodad\n")
 }
 
-fn bridged_lab(attached: &[&str]) -> Result<Lab> {
+pub(crate) fn bridged_lab(attached: &[&str]) -> Result<Lab> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     bridge(&lab)?;
     ensure!(!attached.is_empty());
     Ok(lab)
 }
 
-fn attach(lab: &Lab, pods: &[&str]) -> Result<()> {
+pub(crate) fn attach(lab: &Lab, pods: &[&str]) -> Result<()> {
     for pod in pods {
         lab.add_endpoint(lab.host(pod)?)?;
         lab.wait_for_endpoint(lab.host(pod)?, "ready")?;

@@ -8,6 +8,7 @@ mod cni;
 mod confined;
 mod cut_off;
 mod dns;
+mod dropped_frames;
 mod explain;
 mod flood;
 mod fqdn;

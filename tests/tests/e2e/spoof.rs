@@ -70,7 +70,7 @@ fn only_packets_with_the_pods_own_mac_and_address_pass() -> Result<()> {
 }
 
 /// A gratuitous ARP reply: `address` is at `mac` (RFC 826).
-fn gratuitous_arp(mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
+pub(crate) fn gratuitous_arp(mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
     let head = [&[0xff; 6][..], &mac, &[0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 2]].concat();
     [&head[..], &mac, &address, &[0xff; 6], &address, &[0; 18]].concat()
 }

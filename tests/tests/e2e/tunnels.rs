@@ -4,7 +4,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, Netns, wait_for};
 use podgate_tests::scenario::MANIFESTS;
@@ -215,6 +215,15 @@ fn a_service_is_no_way_into_a_tunnel_of_the_node() -> Result<()> {
             Ok((lab.drops("to_node_tunnel")? == before + 2).then_some(()))
         })?;
         assert_eq!(received(&lab)?, already, "{family}");
+        let records = wait_for("the records", BOUND, || {
+            let mut records = lab.podgate_json_lines(&["flows", "--last", "4096"])?;
+            records.retain(|record| record["drop_reason"] == "to_node_tunnel");
+            Ok((records.len() as u64 == before + 2).then_some(records))
+        })?;
+        for record in records {
+            let (source, port) = (&record["source"]["pod"], &record["source"]["port"]);
+            ensure!((source, port) == (&"stranger".into(), &41_000.into()), "{record}");
+        }
         // From outside it comes through, and so does a pod's to another port of the node.
         office.inject([&to_service(&lab, office, family, [41_000, 53])?[..]].into_iter())?;
         wait_for("the frame from outside", BOUND, || {

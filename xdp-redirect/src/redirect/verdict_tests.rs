@@ -94,7 +94,7 @@ impl Probe {
     /// Frames dropped so far for `reason`.
     fn dropped_for(&self, reason: &str) -> u64 {
         let all = self.redirect.frame_drops().unwrap();
-        all.iter().find(|drops| drops.reason == reason).unwrap().packets
+        all.iter().find(|drops| drops.reason.label() == reason).unwrap().packets
     }
 
     /// The verdict, after checks that hold for every frame.
@@ -413,3 +413,4 @@ fn an_atomic_fragment_goes_where_the_packet_without_its_header_would() {
 }
 
 mod neighbours;
+mod records;

@@ -5,6 +5,7 @@ use podgate_policy::observe::{
     DecidedBy, Detail, DirectionVerdict, DroppedFrame, FlowEndpoint, FlowRecord, FlowService,
     HttpTarget, MatchType, Outcome, PolicyName, RuleName,
 };
+use podgate_tables::drop_reason::{DropReason as Reason, FrameDropReason};
 use podgate_tables::event::HttpVersion;
 
 use super::*;
@@ -322,8 +323,9 @@ fn every_field_of_a_denial() {
 
 #[test]
 fn every_drop_reason_of_podgate_has_one_of_hubble() {
-    for reason in Reason::ALL {
-        assert_ne!(drop_reason(reason.label()), DropReason::Unknown, "{}", reason.label());
+    let of_workers = Reason::ALL.iter().map(|reason| reason.label());
+    for label in of_workers.chain(FrameDropReason::ALL.iter().map(|reason| reason.label())) {
+        assert_ne!(drop_reason(label), DropReason::Unknown, "{label}");
     }
     assert_eq!(drop_reason("nothing"), DropReason::Unknown);
 }

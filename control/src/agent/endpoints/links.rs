@@ -10,16 +10,20 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 
 use anyhow::{Context, Error, Result, ensure};
 use podgate_dataplane::flow::SavedFlow;
-use podgate_dataplane::worker::Dataplane;
+use podgate_dataplane::worker::{Dataplane, event_of_dropped};
 use podgate_dataplane::xsk::{LinkQueue, RingSizes, open_link};
 use podgate_hostnet::Link;
+use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
 use podgate_tables::route::RouteTable;
+use podgate_tables::time::Nanos;
 use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
+use super::dropped::DroppedFrames;
 use crate::agent::host_network::{HOST_SLOT, HostLink};
 
 /// Prefix of the names of pinned programs; the link's index follows.
@@ -33,6 +37,7 @@ const POOL_BYTES_OF_FRAME: u64 = 128;
 pub(in crate::agent) struct Links {
     dataplane: Dataplane,
     redirect: Redirect,
+    dropped: DroppedFrames,
     pins: PathBuf,
     workers: u16,
     sizes: RingSizes,
@@ -59,10 +64,12 @@ impl Links {
     ) -> Result<Self> {
         let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1)?;
         let redirect = Redirect::load(workers, endpoints_max + 1)?;
+        let dropped = DroppedFrames::new(&redirect)?;
         let taken = vec![false; usize::from(endpoints_max) + 1];
         let unserved = Vec::new();
         let set = None;
-        let links = Self { dataplane, redirect, pins, workers, sizes, taken, unserved, set };
+        let links =
+            Self { dataplane, redirect, dropped, pins, workers, sizes, taken, unserved, set };
         links.reserve_frames();
         Ok(links)
     }
@@ -256,6 +263,34 @@ impl Links {
     /// When the maps can't be read.
     pub(in crate::agent) fn frame_drops(&self) -> Result<Vec<FrameDrops>> {
         Ok(self.redirect.frame_drops()?)
+    }
+
+    /// Waits until a worker has an event, or the programs one of a frame that they dropped; the
+    /// first one wakes the caller.
+    pub(in crate::agent) fn poll_events(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let has_tables = self.dataplane.shared().snapshot.load().is_some();
+        match self.dataplane.poll_events(cx) {
+            Poll::Pending if has_tables => self.dropped.poll(cx),
+            polled => polled,
+        }
+    }
+
+    /// Takes events of at most `max` frames that the programs dropped. Before the first tables they
+    /// wait in the ring, since nothing has a name yet.
+    pub(in crate::agent) fn drain_dropped(&mut self, max: usize, mut take: impl FnMut(Event)) {
+        let Self { dataplane, redirect, dropped, .. } = self;
+        let snapshot = dataplane.shared().snapshot.load();
+        let Some(snapshot) = snapshot.as_deref() else { return };
+        let now = dataplane.clock().now();
+        dropped.take(redirect, max, |frame| {
+            let age = u64::try_from(frame.age.as_nanos()).unwrap_or(u64::MAX);
+            take(event_of_dropped(frame, Nanos(now.0.saturating_sub(age)), snapshot));
+        });
+    }
+
+    /// Frames that the programs dropped without a record.
+    pub(in crate::agent) fn dropped_unrecorded(&self) -> u64 {
+        self.dropped.lost()
     }
 
     /// Detaches a link: from here on the kernel handles its packets. The netdev may be gone.

@@ -15,8 +15,8 @@ use crate::test_netns::in_new_namespaces;
 const HAIRPIN: HostFrame = HostFrame::Hairpin { sender: None };
 
 // `net/sched`'s and tcx's verdicts, `include/uapi/linux/pkt_cls.h`.
-const NEXT: u32 = u32::MAX;
-const SHOT: u32 = 2;
+pub(super) const NEXT: u32 = u32::MAX;
+pub(super) const SHOT: u32 = 2;
 const TC_REDIRECT: u32 = 7;
 
 /// What [`ethernet`] writes.
@@ -42,7 +42,7 @@ pub(super) fn pod() -> Pod {
 }
 
 /// An ARP request of the pod for another address.
-fn arp() -> Vec<u8> {
+pub(super) fn arp() -> Vec<u8> {
     let mut frame = ethernet(&[], ARP);
     frame.extend([0, 1, 0x08, 0, 6, 4, 0, 1]);
     frame.extend(POD_MAC);
@@ -98,7 +98,7 @@ impl Nd {
 }
 
 /// The same frame with some bytes replaced.
-fn with(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn with(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     frame[at..at + bytes.len()].copy_from_slice(bytes);
     frame
 }
@@ -278,7 +278,7 @@ impl Probe {
 
     /// Runs one of the programs at the egress hook for a frame that the kernel had from the netdev
     /// `from`, or made itself if that is 0.
-    fn run_egress(&mut self, program: &str, frame: &[u8], from: u32) -> TestRunResult {
+    pub(super) fn run_egress(&mut self, program: &str, frame: &[u8], from: u32) -> TestRunResult {
         let mut context = [0_u8; size_of::<SkBuff>()];
         let at = offset_of!(SkBuff, ingress_ifindex);
         context[at..at + 4].copy_from_slice(&from.to_ne_bytes());
@@ -313,7 +313,7 @@ struct SkBuff {
 }
 
 /// The same frame, from the gateway to the pod.
-fn to_pod(frame: Vec<u8>) -> Vec<u8> {
+pub(super) fn to_pod(frame: Vec<u8>) -> Vec<u8> {
     with(with(frame, 0, &POD_MAC), 6, &GATEWAY_MAC)
 }
 
