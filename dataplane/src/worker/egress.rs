@@ -75,6 +75,8 @@ pub(super) struct Egress {
     handoff_shares: Vec<FairShare>,
     /// Notices of ours on the ring to each worker, by link.
     notice_shares: Vec<FairShare>,
+    /// DNS answers on the ring to the control thread, by link.
+    answer_share: FairShare,
     rule_counters: RuleCounters,
     capturing: Option<Box<Capturing>>,
     /// Empty. Kept for its memory.
@@ -116,6 +118,7 @@ impl Egress {
             event_share: FairShare::default(),
             handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
             notice_shares: (0..workers).map(|_| FairShare::default()).collect(),
+            answer_share: FairShare::default(),
             rule_counters: RuleCounters::default(),
             capturing: None,
             fragments: Vec::with_capacity(FRAGMENTS_MAX as usize),
@@ -538,7 +541,7 @@ impl Egress {
     ) {
         let frames = packet.frames();
         let room = self.shared.handoffs.waiting_and_free(self.index, worker);
-        if !self.handoff_shares[usize::from(worker)].take_in_ring(link, room) {
+        if !self.handoff_shares[usize::from(worker)].take_in_ring(link, room, 1) {
             if let Some(over) = self.over_quota(link) {
                 over.handoffs += 1;
             }
@@ -561,9 +564,23 @@ impl Egress {
     pub(super) fn tell(&mut self, worker: u16, notice: Notice) {
         let room = self.shared.notices.waiting_and_free(self.index, worker);
         let share = &mut self.notice_shares[usize::from(worker)];
-        let allowed = share.take_in_ring(notice.link(), room);
+        let allowed = share.take_in_ring(notice.link(), room, 1);
         if !allowed || !self.shared.tell(self.index, worker, notice) {
             self.stats().notices_lost.add(1);
+        }
+    }
+
+    /// Takes `records` entries of the ring of DNS answers to the control thread for an answer to
+    /// `link`, within its share. Returns whether it did.
+    pub(super) fn take_answer_share(&mut self, link: LinkId, records: usize) -> bool {
+        let room = self.shared.answers.ring(self.index).waiting_and_free();
+        self.answer_share.take_in_ring(link, room, records)
+    }
+
+    /// Counts a DNS answer to `link` that waits because the link's share of the ring is used up.
+    pub(super) fn count_answer_over_quota(&mut self, link: LinkId) {
+        if let Some(over) = self.over_quota(link) {
+            over.dns_answers += 1;
         }
     }
 
@@ -618,7 +635,7 @@ impl Egress {
     fn take_event_share(&mut self, link: LinkId) -> bool {
         let ring = self.events();
         let (waiting, capacity) = (ring.len(), ring.capacity());
-        let allowed = self.event_share.take_in_ring(link, (waiting, capacity - waiting));
+        let allowed = self.event_share.take_in_ring(link, (waiting, capacity - waiting), 1);
         if !allowed && let Some(over) = self.over_quota(link) {
             over.events += 1;
         }
