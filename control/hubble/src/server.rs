@@ -128,17 +128,13 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens the unix socket `path`, in place of one that was left there, and the TCP port.
+    /// Opens the unix socket `path`, where no file is, and the TCP port.
     ///
     /// # Errors
     /// When a socket can't be opened, or a certificate can't be read.
     pub fn open(path: &Path, tcp: Option<&Tcp>) -> Result<Self, ListenError> {
         let at_path = |source| ListenError { what: path.display().to_string(), source };
         let tcp = tcp.map(open_tcp).transpose()?;
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at_path(error)),
-            _ => {}
-        }
         let unix = Arc::new(UnixSocket::bind(path).map_err(at_path)?);
         Ok(Self { unix, tcp })
     }
@@ -388,6 +384,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -395,6 +393,17 @@ mod tests {
     fn connection(stream: UnixStream, places: &Arc<Semaphore>) -> Connection<UnixStream> {
         let place = Arc::clone(places).try_acquire_owned().unwrap();
         Connection::new(stream, Duration::from_millis(1), place)
+    }
+
+    #[test]
+    fn a_socket_that_another_program_serves_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hubble.sock");
+        let served = StdUnixListener::bind(&path).unwrap();
+        let error = Listeners::open(&path, None).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        let _client = StdUnixStream::connect(&path).unwrap();
+        served.accept().unwrap();
     }
 
     #[tokio::test]
