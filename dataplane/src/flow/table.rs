@@ -37,7 +37,7 @@ use podgate_tables::tuple::{FlowDirection, Tuple};
 use super::class::Class;
 use super::index::Index;
 use super::key::{FlowKey, FlowKeyV4, HashKey, KeyEnd};
-use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of};
+use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of, source_group};
 use super::{Flow, FlowLinks, Moment, tcp};
 use crate::mem::{prefer_huge_pages, prefetch};
 use crate::packet::View;
@@ -221,11 +221,7 @@ impl FlowTable {
     #[must_use]
     pub fn opener(&self, link: LinkId, src: Address) -> Opener {
         let owner = if self.outside == Some(link) {
-            let network = match src.as_v4_bits() {
-                Some(bits) => u64::from(bits),
-                None => (src.bits() >> 64) as u64,
-            };
-            Owner::source(self.hash_key.hash_words(&[network]))
+            Owner::source(source_group(&self.hash_key, src))
         } else {
             Owner::pod(link)
         };

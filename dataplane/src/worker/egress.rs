@@ -272,14 +272,14 @@ impl Egress {
         (&self.umem, &mut self.pool)
     }
 
-    /// Takes an ICMP error to `link` from the rate limit. Returns whether it may be sent.
-    pub(super) fn allow_icmp_error(&mut self, link: LinkId, now: Nanos) -> bool {
-        self.icmp_errors.take(link, now)
+    /// The limit of ICMP errors.
+    pub(super) fn icmp_errors(&mut self) -> &mut RateLimit {
+        &mut self.icmp_errors
     }
 
-    /// The same for a TCP reset.
-    pub(super) fn allow_tcp_reset(&mut self, link: LinkId, now: Nanos) -> bool {
-        self.tcp_resets.take(link, now)
+    /// The limit of TCP resets for segments of unknown connections.
+    pub(super) fn tcp_resets(&mut self) -> &mut RateLimit {
+        &mut self.tcp_resets
     }
 
     /// Reserves `units` of a resource for inspected flows of `link`, within the link's share.

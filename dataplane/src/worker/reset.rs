@@ -12,7 +12,7 @@ use crate::packet::{L4, View};
 
 use super::ctx::PacketCtx;
 use super::decisions::Ends;
-use super::egress::Origin;
+use super::egress::{Egress, Origin};
 
 /// What to do with a TCP segment that is not a SYN and belongs to no flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,12 +52,12 @@ impl MidStream {
 }
 
 /// Resets the sender of a segment from `link`, as for a connection that doesn't exist (RFC 9293
-/// §3.10.7.1), within the link's rate limit.
+/// §3.10.7.1), within its rate limit.
 #[cold]
 pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, packet: &Packet) {
     let L4::Tcp(segment) = view.l4_kind else { return };
     let Some(next_hop) = cx.snapshot.routes.next_hop(link) else { return };
-    if segment.has(tcp_flags::RST) || !cx.egress.allow_tcp_reset(link, cx.now) {
+    if segment.has(tcp_flags::RST) || !cx.may_reply(link, view.tuple.src, Egress::tcp_resets) {
         return;
     }
     let (seq, ack) = match segment.has(tcp_flags::ACK) {
