@@ -23,6 +23,7 @@ use crate::worker::Shared;
 use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
 use super::capture::Capturing;
+use super::handoff_shares::HandoffShares;
 use super::notice::Notice;
 use super::rate_limit::RateLimit;
 use super::rule_counters::RuleCounters;
@@ -71,8 +72,7 @@ pub(super) struct Egress {
     drop_events: RateLimit,
     /// Events on the ring, by link.
     event_share: FairShare,
-    /// Packets on our hand-off ring to each worker, by link.
-    handoff_shares: Vec<FairShare>,
+    handoff_shares: HandoffShares,
     /// Notices of ours on the ring to each worker, by link.
     notice_shares: Vec<FairShare>,
     /// DNS answers on the ring to the control thread, by link.
@@ -97,7 +97,8 @@ impl Egress {
     pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
         let config = &shared.config;
         let workers = usize::from(config.workers);
-        let frames = pool.umem().frames() as usize / (workers * HELD_SHARE);
+        let umem_frames = pool.umem().frames() as usize;
+        let frames = umem_frames / (workers * HELD_SHARE);
         let heads = HEADS_MIN * (config.http.head as usize).next_power_of_two();
         let bytes = (config.inspected_per_worker as usize * BUFFERED_PER_FLOW).max(heads);
         Self {
@@ -116,7 +117,7 @@ impl Egress {
             epoch: Epoch::default(),
             drop_events: RateLimit::drop_events(),
             event_share: FairShare::default(),
-            handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
+            handoff_shares: HandoffShares::new(workers, umem_frames),
             notice_shares: (0..workers).map(|_| FairShare::default()).collect(),
             answer_share: FairShare::default(),
             rule_counters: RuleCounters::default(),
@@ -540,8 +541,8 @@ impl Egress {
         frontend: Option<L4Addr>,
     ) {
         let frames = packet.frames();
-        let room = self.shared.handoffs.waiting_and_free(self.index, worker);
-        if !self.handoff_shares[usize::from(worker)].take_in_ring(link, room, 1) {
+        let room = |to| self.shared.handoffs.waiting_and_free(self.index, to);
+        if !self.handoff_shares.take(worker, link, frames, room) {
             if let Some(over) = self.over_quota(link) {
                 over.handoffs += 1;
             }
