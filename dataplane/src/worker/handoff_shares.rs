@@ -93,15 +93,13 @@ mod tests {
         to: u16,
         (link, frames): (LinkId, usize),
     ) -> usize {
-        let mut count = 0;
-        while shares.take(to, link, frames, |to| {
-            let waiting = waiting[usize::from(to)];
-            (waiting, 512 - waiting)
-        }) {
-            waiting[usize::from(to)] += 1;
-            count += 1;
-        }
-        count
+        let takes = |_: &usize| {
+            let room = |to: u16| (waiting[usize::from(to)], 512 - waiting[usize::from(to)]);
+            let taken = shares.take(to, link, frames, room);
+            waiting[usize::from(to)] += usize::from(taken);
+            taken
+        };
+        (0..).take_while(takes).count()
     }
 
     #[test]
