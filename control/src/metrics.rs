@@ -322,6 +322,7 @@ fn link_families(links: &[LinkCounts]) -> [Family; 5] {
             ("events", link.over_quota_events),
             ("services", link.over_quota_services),
             ("affinity", link.over_quota_affinity),
+            ("dns_answers", link.over_quota_dns_answers),
         ] {
             if value > 0 {
                 let [name, pod] = link_labels(link);

@@ -29,6 +29,11 @@ impl FairShare {
 
     /// Takes one of `free` entries for `link`, if its share allows. Returns whether it did.
     pub fn take(&mut self, link: LinkId, free: usize) -> bool {
+        self.take_all(link, free, 1)
+    }
+
+    /// Takes `entries` of `free` entries, if the share allows to take them one after the other.
+    fn take_all(&mut self, link: LinkId, free: usize, entries: usize) -> bool {
         let period = self.period;
         if self.taken.len() <= link.index() {
             self.taken.resize(link.index() + 1, Taken { period, entries: 0 });
@@ -37,17 +42,26 @@ impl FairShare {
         if taken.period != period {
             *taken = Taken { period, entries: 0 };
         }
-        let allowed = (taken.entries as usize) < free;
-        taken.entries += u32::from(allowed);
+        // Each of those before the last one makes the share used larger, and the rest smaller.
+        let allowed = taken.entries as usize + 2 * (entries.max(1) - 1) < free;
+        if allowed {
+            taken.entries += entries as u32;
+        }
         allowed
     }
 
-    /// The same of a ring with `free` entries, in which `waiting` entries wait for its reader.
-    pub(crate) fn take_in_ring(&mut self, link: LinkId, (waiting, free): (usize, usize)) -> bool {
+    /// Takes `entries` of a ring with `free` entries, in which `waiting` entries wait for its
+    /// reader.
+    pub(crate) fn take_in_ring(
+        &mut self,
+        link: LinkId,
+        (waiting, free): (usize, usize),
+        entries: usize,
+    ) -> bool {
         if waiting == 0 {
             self.reset();
         }
-        self.take(link, free)
+        self.take_all(link, free, entries)
     }
 }
 
@@ -130,6 +144,21 @@ mod tests {
         assert_eq!(take(&mut free, &[7], 1000), 45);
         assert!(take(&mut free, &[8], 10) == 10);
         assert_eq!(take(&mut 0, &[1], 10), 0);
+    }
+
+    #[test]
+    fn several_entries_are_taken_at_once_if_they_could_be_one_by_one() {
+        let link = LinkId(1);
+        for (capacity, before, entries) in (0..12).flat_map(|capacity| {
+            (0..=capacity).flat_map(move |before| (1..6).map(move |n| (capacity, before, n)))
+        }) {
+            let [mut at_once, mut one_by_one] = [FairShare::default(), FairShare::default()];
+            let taken = (0..before).filter(|taken| at_once.take(link, capacity - taken)).count();
+            let free = capacity - taken;
+            (0..taken).for_each(|taken| assert!(one_by_one.take(link, capacity - taken)));
+            let expected = (0..entries).all(|n| n < free && one_by_one.take(link, free - n));
+            assert_eq!(at_once.take_in_ring(link, (1, free), entries), expected);
+        }
     }
 
     #[test]

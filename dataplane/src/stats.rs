@@ -96,6 +96,8 @@ pub struct OverQuota {
     pub services: u64,
     /// Records of session affinity.
     pub affinity: u64,
+    /// Entries of the ring of DNS answers to the control thread.
+    pub dns_answers: u64,
 }
 
 impl OverQuota {
@@ -108,12 +110,14 @@ impl OverQuota {
         events: 0,
         services: 0,
         affinity: 0,
+        dns_answers: 0,
     };
 }
 
 impl AddAssign for OverQuota {
     fn add_assign(&mut self, other: Self) {
-        let Self { flows, inspected, buffers, handoffs, events, services, affinity } = self;
+        let Self { flows, inspected, buffers, handoffs, events, services, affinity, dns_answers } =
+            self;
         *flows += other.flows;
         *inspected += other.inspected;
         *buffers += other.buffers;
@@ -121,6 +125,7 @@ impl AddAssign for OverQuota {
         *events += other.events;
         *services += other.services;
         *affinity += other.affinity;
+        *dns_answers += other.dns_answers;
     }
 }
 

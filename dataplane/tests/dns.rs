@@ -238,9 +238,14 @@ fn an_answer_that_is_not_released_in_time_is_dropped() {
 const POD_A: u32 = 4;
 const POD_B: u32 = 5;
 
-/// Tables in which anyone may query pod B.
+/// Tables in which anyone may query pod B over UDP.
 fn open_resolver(epoch: u64) -> Snapshot {
-    let mut snapshot = snapshot(epoch, IngressOfB::FromAOver(proto::UDP, rules()));
+    open_resolver_over(proto::UDP, epoch)
+}
+
+/// The same over another protocol.
+fn open_resolver_over(protocol: u8, epoch: u64) -> Snapshot {
+    let mut snapshot = snapshot(epoch, IngressOfB::FromAOver(protocol, rules()));
     let policy = Arc::make_mut(&mut snapshot.policy);
     let mut b = policy.identities.get(POD_B).unwrap().clone();
     b.ingress = Arc::new(for_any_peer(&b.ingress));
@@ -248,7 +253,7 @@ fn open_resolver(epoch: u64) -> Snapshot {
     snapshot
 }
 
-/// These rules for UDP, for every peer.
+/// These rules, for every peer.
 fn for_any_peer(rules: &RuleTable) -> RuleTable {
     let mut table = rules.clone();
     let mut entry = table.classes[1][0].clone();
@@ -257,8 +262,17 @@ fn for_any_peer(rules: &RuleTable) -> RuleTable {
     table
 }
 
+/// Entries of the ring of DNS answers to the control thread.
+const RING: u64 = 512;
+
+/// What the control thread was not given at once, because `link` had used up its share.
+fn answers_over_quota(rig: &Rig, link: LinkId) -> u64 {
+    let links = rig.workers[0].link_statistics();
+    links.iter().find(|of| of.link == link).unwrap().over_quota.dns_answers
+}
+
 #[test]
-fn answers_wait_in_order_and_one_pod_leaves_places_to_others() {
+fn answers_wait_in_order_and_one_pod_leaves_places_and_the_ring_to_others() {
     const PLACES: u16 = 1024;
     const OF_OTHERS: u16 = 100;
     let mut rig = Rig::of(RigConfig { frames: 16_384, ring: 2048, ..RigConfig::default() });
@@ -279,15 +293,37 @@ fn answers_wait_in_order_and_one_pod_leaves_places_to_others() {
     }
     assert_eq!(rig.counts().get(Count::DnsHeld) as u16, held + OF_OTHERS);
     let (names, first) = learned(&rig);
-    assert_eq!(names.len(), usize::from(held), "the ring has room for these only");
+    let share = RING as u16 / 2;
+    assert_eq!(names.len() as u16, share + OF_OTHERS, "what others ask for does not wait");
+    assert_eq!(answers_over_quota(&rig, A), u64::from(held - share));
+    assert_eq!(answers_over_quota(&rig, HOST), 0);
     rig.shared.release_answers(0, first);
     let mut forwarded = messages(&rig.run());
     let (rest, last) = learned(&rig);
-    assert_eq!(rest.len(), usize::from(OF_OTHERS), "none is lost");
+    assert_eq!(rest.len() as u16, held - share, "none is lost");
     rig.shared.release_answers(0, last);
     forwarded.extend(messages(&rig.run()));
-    let ids: Vec<_> = forwarded.iter().map(|(_, m)| u16::from_be_bytes([m[0], m[1]])).collect();
-    assert_eq!(ids, (0..held).chain(PLACES..PLACES + OF_OTHERS).collect::<Vec<_>>());
+    for (link, expected) in [(A, 0..held), (HOST, PLACES..PLACES + OF_OTHERS)] {
+        let to_link = forwarded.iter().filter(|(to, _)| *to == link);
+        let ids = to_link.map(|(_, message)| u16::from_be_bytes([message[0], message[1]]));
+        assert_eq!(ids.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    }
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn an_answer_without_room_on_the_ring_is_dropped_in_time() {
+    let mut rig = Rig::of(RigConfig { frames: 16_384, ring: 2048, ..RigConfig::default() });
+    rig.shared.publish(open_resolver(1));
+    for id in 0..=RING as u16 / 2 {
+        rig.send(A, &from_client(&message(id, 0x0100, "www.example.com", &[])));
+        let answer = message(id, 0x8180, "www.example.com", &[address(1)]);
+        rig.send(B, &from_server(&answer));
+    }
+    assert_eq!(answers_over_quota(&rig, A), 1);
+    rig.now = rig.now.plus_millis(HOLD_MS);
+    assert_eq!((rig.run(), rig.dropped(DropReason::DnsUnreleased)), (vec![], RING / 2 + 1));
+    assert!(!rig.workers[0].has_waiting_answers());
     rig.assert_no_frame_is_lost();
 }
 
@@ -499,4 +535,79 @@ fn over_tcp_denied_queries_are_answered_and_answers_wait_for_their_release() {
     assert!(rig.workers[0].has_releases());
     assert_eq!(stream_to(A, &rig.run()), answer);
     assert!(!rig.workers[0].has_releases());
+}
+
+/// A worker whose pod B takes DNS queries over TCP, of many connections at a time.
+fn rig_with_many_connections() -> Rig {
+    let (flows_per_worker, inspected_per_worker) = (2048, 1024);
+    let config = RigConfig { frames: 16_384, ring: 2048, ..RigConfig::default() };
+    let rig = Rig::of(RigConfig { flows_per_worker, inspected_per_worker, ..config });
+    rig.shared.publish(open_resolver_over(proto::TCP, 1));
+    rig
+}
+
+/// Connects a client port over TCP, and has its query answered. Returns the answer.
+fn ask_over_tcp(rig: &mut Rig, client: (LinkId, [u8; 4], u16)) -> Vec<u8> {
+    let (link, address_of_client, port) = client;
+    let segment = |from: LinkId, seq, ack, flags, payload: &[u8]| {
+        let ends = [(address_of_client, port), (ADDRESSES[2], PORT)];
+        let [(src, sport), (dst, dport)] = if from == B { [ends[1], ends[0]] } else { ends };
+        let ports = [sport, dport];
+        tcp(from, &TcpPacket { src, dst, ports, seq, ack, flags, payload })
+    };
+    rig.send(link, &segment(link, 1_000, None, "S", b""));
+    rig.send(B, &segment(B, 9_000, Some(1_001), "S", b""));
+    rig.send(link, &segment(link, 1_001, Some(9_001), "", b""));
+    let query = with_length(&query("www.example.com"));
+    rig.send(link, &segment(link, 1_001, Some(9_001), "P", &query));
+    let answer = with_length(&response("www.example.com", &[address(1)]));
+    let acked = Some(1_001 + query.len() as u32);
+    let left = rig.send(B, &segment(B, 9_001, acked, "P", &answer));
+    assert_eq!(stream_to(link, &left), b"", "it is not released");
+    answer
+}
+
+#[test]
+fn answers_over_tcp_of_one_pod_leave_the_ring_to_others() {
+    let mut rig = rig_with_many_connections();
+    let share = RING as u16 / 2;
+    for port in 0..share + 3 {
+        ask_over_tcp(&mut rig, (A, ADDRESSES[1], CLIENT + port));
+    }
+    assert_eq!(answers_over_quota(&rig, A), 3);
+    let answer = ask_over_tcp(&mut rig, (HOST, OUTSIDE, CLIENT));
+    assert_eq!(answers_over_quota(&rig, HOST), 0);
+    let (names, first) = learned(&rig);
+    assert_eq!(names.len() as u16, share + 1);
+    rig.shared.release_answers(0, first);
+    let left = rig.run();
+    assert_eq!(stream_to(HOST, &left), answer, "it goes on without its timer");
+    assert_eq!(stream_to(A, &left), answer.repeat(usize::from(share)));
+    rig.now = rig.now.plus_millis(100);
+    rig.run();
+    let (rest, last) = learned(&rig);
+    assert_eq!(rest.len(), 3, "those that waited for room are offered later");
+    rig.shared.release_answers(0, last);
+    assert_eq!(stream_to(A, &rig.run()), answer.repeat(3));
+}
+
+#[test]
+fn segments_of_a_waiting_connection_take_no_places_of_others() {
+    const SEGMENTS: u32 = 2_000;
+    let mut rig = rig_with_many_connections();
+    for port in [CLIENT, CLIENT + 1] {
+        ask_over_tcp(&mut rig, (A, ADDRESSES[1], port));
+    }
+    for _ in 0..SEGMENTS {
+        for port in [CLIENT, CLIENT + 1] {
+            let (src, dst, ports) = (ADDRESSES[1], ADDRESSES[2], [port, PORT]);
+            let (seq, ack) =
+                (1_001 + with_length(&query("www.example.com")).len() as u32, Some(9_001));
+            rig.send(A, &tcp(A, &TcpPacket { src, dst, ports, seq, ack, flags: "", payload: b"" }));
+        }
+    }
+    let answer = ask_over_tcp(&mut rig, (HOST, OUTSIDE, CLIENT));
+    let (_, last) = learned(&rig);
+    rig.shared.release_answers(0, last);
+    assert_eq!(stream_to(HOST, &rig.run()), answer, "it goes on without its timer");
 }

@@ -399,10 +399,16 @@ fn a_large_packet_is_dropped_for_lack_of_frames_and_small_ones_pass() {
     rig.assert_no_frame_is_lost();
 }
 
+/// As many as a node has by default, so that entries of hand-off rings run out first.
+fn rig_with_many_frames(workers: u16) -> Rig {
+    let rig = Rig::of(RigConfig { workers, frames: 16_384, ..RigConfig::default() });
+    rig.shared.publish(snapshot(1, IngressOfB::Open));
+    rig
+}
+
 #[test]
 fn a_flood_of_handoffs_leaves_ring_entries_to_other_links() {
-    let mut rig = Rig::new(2);
-    rig.shared.publish(snapshot(1, IngressOfB::Open));
+    let mut rig = rig_with_many_frames(2);
     assert_eq!(hand_off(&mut rig, 0, A, 3_000), 512, "half of the ring");
     let full = rig.dropped(DropReason::HandoffFull);
     assert!(full > 500, "{full}");
@@ -418,8 +424,7 @@ fn a_flood_of_handoffs_leaves_ring_entries_to_other_links() {
 
 #[test]
 fn a_flood_of_handoffs_from_several_workers_leaves_as_many() {
-    let mut rig = Rig::new(3);
-    rig.shared.publish(snapshot(1, IngressOfB::Open));
+    let mut rig = rig_with_many_frames(3);
     // Each pair of workers has a ring of its own.
     let [by_one, by_other] = [0, 1].map(|by| hand_off(&mut rig, by, A, 3_000));
     assert_eq!(by_one, by_other);

@@ -232,14 +232,7 @@ fn dns_queries_and_answers_allocate_nothing_after_the_first() {
             (FlowDirection::Reply, &response),
             (FlowDirection::Original, &queries[1]),
         ] {
-            let cx = DatagramCtx {
-                now,
-                policy: &policy,
-                dns: &dns,
-                admitted: &admitted,
-                epoch,
-                is_congested: false,
-            };
+            let cx = DatagramCtx { now, policy: &policy, dns: &dns, admitted: &admitted, epoch };
             match (direction, flow.decide(&cx, direction, bytes, &mut reply).op) {
                 (FlowDirection::Original, DatagramOp::Pass) => outcomes[0] += 1,
                 (FlowDirection::Original, DatagramOp::Answer) => outcomes[1] += 1,

@@ -222,6 +222,21 @@ fn resets_are_rate_limited_per_link() {
 }
 
 #[test]
+fn one_client_outside_leaves_resets_to_others() {
+    let mut rig = Rig::with(IngressOfB::Closed);
+    let mut flood = |source: [u8; 4], times| {
+        let (dst, ports) = (ADDRESSES[2], [CLIENT, 80]);
+        let (seq, ack, flags, payload) = (1000, Some(5000), "", &b"data"[..]);
+        let segment = tcp(HOST, &TcpPacket { src: source, dst, ports, seq, ack, flags, payload });
+        (0..times).map(|_| rig.send(HOST, &segment).len()).sum::<usize>()
+    };
+    assert_eq!(flood(OUTSIDE, 600), 500);
+    let others = (0..100).map(|last| flood([198, 51, 100, last], 1)).sum::<usize>();
+    assert!(others > 90, "few sources are in the same group, {others} of 100 are not");
+    assert_eq!(resets(&rig), 500 + others as u64);
+}
+
+#[test]
 fn a_connection_that_policy_allows_from_either_end_continues() {
     let mut rig = Rig::with(IngressOfB::Open);
     let left = rig.send(A, &segment(true, A, ACK, b"data"));

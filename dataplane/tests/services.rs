@@ -735,6 +735,36 @@ fn at_the_bound_a_new_connection_is_dropped_and_counted() {
     assert_eq!(send(&mut rig, B, &packet(B, &other, 0, b"")).len(), 1, "B has its share");
 }
 
+#[test]
+fn a_connection_does_not_evict_its_own_translation_nor_the_other_way() {
+    let config = RigConfig { flows_per_worker: 16, ..RigConfig::default() };
+    let mut rig = Rig::of(config);
+    rig.shared.publish(to_b(snapshot(1, IngressOfB::FromA(None))));
+    // Eight entries are A's share, of which one can be evicted.
+    for client in 0..3 {
+        connect(&mut rig, &to_service(V4, proto::TCP, CLIENT + client));
+    }
+    let direct = |client| to_backend(to_service(V4, proto::TCP, client), (pod(V4, B), 80));
+    connect(&mut rig, &direct(1));
+    open(&mut rig, &direct(2));
+    let new = to_service(V4, proto::TCP, 3);
+    for _ in 0..3 {
+        assert!(send(&mut rig, A, &packet(A, &new, SYN, b"")).is_empty());
+    }
+    assert_eq!(rig.dropped(DropReason::FlowTableFull), 3);
+    assert_eq!(rig.counts().get(Count::FlowsEvicted), 1, "that of the half-open one");
+    assert_eq!(rig.workers[0].link_statistics()[A.index()].over_quota.flows, 3);
+    // With room for both, the connection opens and stays.
+    send_one(&mut rig, B, &packet(B, &direct(1).reversed(), RST, b""));
+    connect(&mut rig, &new);
+    for _ in 0..3 {
+        send_one(&mut rig, A, &packet(A, &new, ACK, b"data"));
+    }
+    assert_eq!(rig.counts().get(Count::FlowsEvicted), 2);
+    // A lost translation does not evict its flow.
+    assert_eq!(rig.dropped(DropReason::FlowTableFull), 3);
+}
+
 /// Runs timers until nothing more expires.
 fn run_timers(rig: &mut Rig) {
     (0..500).for_each(|_| assert!(rig.run().is_empty()));

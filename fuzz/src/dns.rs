@@ -56,7 +56,6 @@ fn datagrams(queries: &[u8], responses: &[u8]) {
             dns: &dns,
             admitted: &admitted,
             epoch: Epoch(1),
-            is_congested: false,
         };
         let mut reply = Reply::default();
         let query = queries.long_string();
@@ -100,8 +99,10 @@ fn stream<'a>(queries: impl IntoIterator<Item = &'a [u8]>, responses: &[u8]) -> 
     }
     let verdicts = connection.verdicts();
     connection.send(FlowDirection::Reply, responses, &policy);
-    // Each answer is released, which lets the next one be read.
+    // Each answer is given room and released, which lets the next one be read.
     loop {
+        connection.inspector.grant_room();
+        connection.send(FlowDirection::Reply, b"", &policy);
         let mut last = 0;
         answers.drain(|_, answer| last = answer.ticket);
         if last == 0 {

@@ -150,6 +150,9 @@ pub struct LinkCounts {
     /// Records of session affinity that were lost.
     #[serde(default)]
     pub over_quota_affinity: u64,
+    /// DNS answers that had to wait before the agent could take their addresses.
+    #[serde(default)]
+    pub over_quota_dns_answers: u64,
 }
 
 impl LinkCounts {
@@ -169,6 +172,7 @@ impl LinkCounts {
             + self.over_quota_events
             + self.over_quota_services
             + self.over_quota_affinity
+            + self.over_quota_dns_answers
     }
 }
 

@@ -131,17 +131,13 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens the unix socket `path`, in place of one that was left there, and the TCP port.
+    /// Opens the unix socket `path`, where no file is, and the TCP port.
     ///
     /// # Errors
     /// When a socket can't be opened, or a certificate can't be read.
     pub fn open(path: &Path, tcp: Option<&Tcp>) -> Result<Self, ListenError> {
         let at_path = |source| ListenError { what: path.display().to_string(), source };
         let tcp = tcp.map(open_tcp).transpose()?;
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at_path(error)),
-            _ => {}
-        }
         let unix = Arc::new(UnixSocket::bind(path).map_err(at_path)?);
         Ok(Self { unix, tcp })
     }
@@ -404,9 +400,22 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[test]
+    fn a_socket_that_another_program_serves_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hubble.sock");
+        let served = StdUnixListener::bind(&path).unwrap();
+        let error = Listeners::open(&path, None).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        let _client = StdUnixStream::connect(&path).unwrap();
+        served.accept().unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_a_request_in_time_fails_whatever_else_comes() {

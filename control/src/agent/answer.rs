@@ -386,6 +386,7 @@ fn link_counts(link: String, pod: Option<String>, counts: &LinkStatistics) -> Li
         over_quota_events: over.events,
         over_quota_services: over.services,
         over_quota_affinity: over.affinity,
+        over_quota_dns_answers: over.dns_answers,
     }
 }
 

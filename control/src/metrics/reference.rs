@@ -29,7 +29,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("family,type", "11"),
     ("kind", "5"),
     ("link,pod", "one for each link: `--max-endpoints` and one"),
-    ("link,pod,resource", "seven for each link, from the first excess on"),
+    ("link,pod,resource", "eight for each link, from the first excess on"),
     ("map_name", "6"),
     ("method", "10"),
     ("outcome", "3"),

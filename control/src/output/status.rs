@@ -233,6 +233,7 @@ fn links(links: &[LinkCounts], detail: Detail) -> String {
         "EVENTS",
         "SERVICES",
         "AFFINITY",
+        "DNS ANSWERS",
     ]);
     let rows = worst.into_iter().take(max).map(|link| {
         let numbers = [
@@ -247,6 +248,7 @@ fn links(links: &[LinkCounts], detail: Detail) -> String {
             link.over_quota_events,
             link.over_quota_services,
             link.over_quota_affinity,
+            link.over_quota_dns_answers,
         ];
         let names = [link.link.clone(), or_dash(link.pod.as_deref())];
         names.into_iter().chain(numbers.iter().map(u64::to_string)).collect()

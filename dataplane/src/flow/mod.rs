@@ -28,6 +28,7 @@ use class::Class;
 pub(crate) use key::HashKey;
 use key::{FlowKey, KeyEnd};
 use owner::Owner;
+pub(crate) use owner::source_group;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::{Epoch, LinkId, RuleId, ShortEpoch};

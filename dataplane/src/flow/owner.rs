@@ -13,11 +13,13 @@
 //! have left fewer entries than the flows from outside use, a source still gets one in [`SOURCES`]
 //! of the free entries.
 
+use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
 
 use super::class::Class;
+use super::key::HashKey;
 use super::{Flow, Moment};
 
 /// Groups of sources outside of the node. Unrelated sources may share a group.
@@ -42,14 +44,23 @@ impl Owner {
         Self(if link.0 < FIRST_SOURCE { link.0 } else { FIRST_SOURCE - 1 })
     }
 
-    /// The group of a source with this hash.
-    pub(super) const fn source(hash: u64) -> Self {
-        Self(FIRST_SOURCE + (hash >> 32) as u16 % SOURCES as u16)
+    /// A group of sources.
+    pub(super) const fn source(group: usize) -> Self {
+        Self(FIRST_SOURCE + group as u16)
     }
 
     const fn is_source(self) -> bool {
         self.0 >= FIRST_SOURCE
     }
+}
+
+/// The number of the group that a source outside of the node is in, less than [`SOURCES`].
+pub(crate) fn source_group(hash_key: &HashKey, source: Address) -> usize {
+    let network = match source.as_v4_bits() {
+        Some(bits) => u64::from(bits),
+        None => (source.bits() >> 64) as u64,
+    };
+    (hash_key.hash_words(&[network]) >> 32) as usize % SOURCES
 }
 
 /// Opener of a flow, which determines its share of the table.

@@ -37,7 +37,7 @@ use podgate_tables::tuple::{FlowDirection, Tuple};
 use super::class::Class;
 use super::index::Index;
 use super::key::{FlowKey, FlowKeyV4, HashKey, KeyEnd};
-use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of};
+use super::owner::{NONE, Opener, Owner, Owners, QUEUES, class_of, queue_of, source_group};
 use super::{Flow, FlowLinks, Moment, tcp};
 use crate::mem::{prefer_huge_pages, prefetch};
 use crate::packet::View;
@@ -221,11 +221,7 @@ impl FlowTable {
     #[must_use]
     pub fn opener(&self, link: LinkId, src: Address) -> Opener {
         let owner = if self.outside == Some(link) {
-            let network = match src.as_v4_bits() {
-                Some(bits) => u64::from(bits),
-                None => (src.bits() >> 64) as u64,
-            };
-            Owner::source(self.hash_key.hash_words(&[network]))
+            Owner::source(source_group(&self.hash_key, src))
         } else {
             Owner::pod(link)
         };
@@ -546,14 +542,20 @@ impl FlowTable {
     /// The flow to evict for a new one of `opener`, in the order of the module's documentation;
     /// `None` if there is none. For when [`Self::must_evict`] holds.
     ///
-    /// The caller removes the flow.
-    pub fn victim(&mut self, opener: &Opener, now: Nanos) -> Option<FlowIx> {
+    /// It is never the one that is `spared`. The caller removes the flow.
+    pub fn victim(
+        &mut self,
+        opener: &Opener,
+        now: Nanos,
+        spared: Option<FlowIx>,
+    ) -> Option<FlowIx> {
         let owned = self.owners.get(opener.owner);
         let heads = owned.queues.iter().map(|queue| queue.head).filter(|at| *at != NONE);
+        let heads = heads.filter(|at| Some(FlowIx(*at)) != spared);
         let mut heads = heads.filter(|at| flow_at(&self.slots, *at).is_expired(now));
         let victim = match heads.next() {
             Some(at) => FlowIx(at),
-            None => self.idle_flow(opener.owner, 0..QUEUES, now)?,
+            None => self.idle_flow(opener.owner, 0..QUEUES, now, spared)?,
         };
         self.prefetch_next_victims(victim);
         Some(victim)
@@ -575,12 +577,19 @@ impl FlowTable {
 
     /// The inspected flow to evict for a new one of `opener`, in the same order.
     pub fn inspected_victim(&mut self, opener: &Opener, now: Nanos) -> Option<FlowIx> {
-        self.idle_flow(opener.owner, Class::ALL.len()..QUEUES, now)
+        // A translation is never inspected.
+        self.idle_flow(opener.owner, Class::ALL.len()..QUEUES, now, None)
     }
 
     /// A flow near the head of one of the owner's queues that was idle for long enough to be
     /// evicted. Others are moved to the tail, so that the next call checks further ones.
-    fn idle_flow(&mut self, owner: Owner, queues: Range<usize>, now: Nanos) -> Option<FlowIx> {
+    fn idle_flow(
+        &mut self,
+        owner: Owner,
+        queues: Range<usize>,
+        now: Nanos,
+        spared: Option<FlowIx>,
+    ) -> Option<FlowIx> {
         for queue in queues {
             let Some(idle) = class_of(queue).evictable_after() else { continue };
             for _ in 0..VICTIM_CHECKS {
@@ -588,7 +597,8 @@ impl FlowTable {
                 if at == NONE {
                     break;
                 }
-                if Moment::from(now).since(flow_at(&self.slots, at).last_seen) >= idle {
+                let is_idle = Moment::from(now).since(flow_at(&self.slots, at).last_seen) >= idle;
+                if is_idle && Some(FlowIx(at)) != spared {
                     return Some(FlowIx(at));
                 }
                 self.requeue(at, now.into());

@@ -199,7 +199,7 @@ fn opener(table: &FlowTable) -> Opener {
 
 fn evict_all(table: &mut FlowTable, now: Nanos) -> Vec<Tuple> {
     let mut evicted = Vec::new();
-    while let Some(index) = table.victim(&opener(table), now) {
+    while let Some(index) = table.victim(&opener(table), now, None) {
         evicted.push(table.remove(index).tuple());
         table.check();
     }
@@ -254,7 +254,7 @@ fn an_owner_with_a_full_share_evicts_only_its_own_flows() {
         let opener = table.opener(link, tuple.src);
         let mut victims = Vec::new();
         if table.must_evict(&opener) {
-            let victim = table.victim(&opener, now).unwrap();
+            let victim = table.victim(&opener, now, None).unwrap();
             victims.push(table.remove(victim).link(Original));
         }
         let flow = Flow::new(&packet(tuple, SYN), Epoch(1), FlowLinks::new(link, LinkId(2)), now);
@@ -331,7 +331,7 @@ fn an_expired_flow_is_evicted_first() {
     play(&mut table, tcp(1), &ESTABLISHED, None, Nanos(0));
     let day = Nanos(0).plus_secs(86_400);
     play(&mut table, tcp(2), &[(Reply, RST)], None, day);
-    let victim = table.victim(&opener(&table), day).unwrap();
+    let victim = table.victim(&opener(&table), day, None).unwrap();
     assert_eq!(table.get(victim).tuple(), tcp(1));
 }
 
@@ -341,7 +341,7 @@ fn a_table_full_of_established_connections_evicts_none() {
     for n in 0..2 {
         play(&mut table, tcp(n), &ESTABLISHED, None, Nanos(0));
     }
-    assert_eq!(table.victim(&opener(&table), Nanos(0).plus_secs(7439)), None);
+    assert_eq!(table.victim(&opener(&table), Nanos(0).plus_secs(7439), None), None);
     let dropped = table.insert(flow(tcp(3), SYN, Nanos(0)));
     assert_eq!(dropped, Err(DropReason::FlowTableFull));
     assert_eq!(table.lookup(&tcp(3)), None);
@@ -359,7 +359,7 @@ fn an_idle_flow_is_evicted_before_active_ones() {
         table.update(*index, Original, &packet(udp(0), 0), now).unwrap();
     }
     // Each call checks some of them and continues.
-    let victim = (0..5).find_map(|_| table.victim(&opener(&table), now)).unwrap();
+    let victim = (0..5).find_map(|_| table.victim(&opener(&table), now, None)).unwrap();
     assert_eq!(victim, indices[19]);
 }
 
@@ -406,7 +406,7 @@ fn churn_never_exceeds_the_reserved_memory() {
     let reserved = table.reserved();
     for n in 0..200_000 {
         if table.is_full() {
-            let victim = table.victim(&opener(&table), Nanos(u64::from(n))).unwrap();
+            let victim = table.victim(&opener(&table), Nanos(u64::from(n)), None).unwrap();
             table.remove(victim);
         }
         open(&mut table, udp(n), Nanos(u64::from(n)));
@@ -595,7 +595,7 @@ fn arrive(table: &mut FlowTable, model: &mut Model, view: View, now: Nanos) {
         return;
     }
     if table.is_full() {
-        let Some(victim) = table.victim(&opener(table), now) else { return };
+        let Some(victim) = table.victim(&opener(table), now, None) else { return };
         let flow = table.remove(victim);
         let unanswered = flow.picked_up() && flow.packets[1] == 0;
         let established = flow.protocol() == proto::TCP && flow.tcp == State::Established;

@@ -15,6 +15,7 @@ use smoltcp::wire::{
     IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
 };
 
+use super::dns::learned::AnswerRing;
 use super::dns::{
     Admitted, AnswerKey, Answered, DnsContext, Exchange, QueryOutcome, REPLY_MAX, Reply,
 };
@@ -45,8 +46,11 @@ pub enum DatagramOp {
 /// A response that waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HeldResponse {
-    /// The ticket of its release; `None` while the control thread takes no more.
+    /// The ticket of its release; `None` until [`Self::offer`] gives its addresses to the control
+    /// thread.
     pub ticket: Option<u64>,
+    /// Entries that it takes on the ring to the control thread.
+    pub records: usize,
     /// When its query was forwarded.
     pub asked: Nanos,
     /// What it is remembered by when it is released.
@@ -77,9 +81,6 @@ pub struct DatagramCtx<'a> {
     pub admitted: &'a Admitted,
     /// Epoch of the tables in use.
     pub epoch: Epoch,
-    /// Whether a response already waits for room on the way to the control thread: then this one
-    /// has to wait after it.
-    pub is_congested: bool,
 }
 
 /// The state of one inspected flow of datagrams.
@@ -130,11 +131,8 @@ impl DatagramFlow {
         let key = answered.has_addresses().then(|| cx.admitted.key(&answered));
         let held = key.filter(|key| !cx.admitted.has(*key, cx.epoch, cx.now));
         let (op, event) = if let Some(key) = held {
-            let ticket = match cx.is_congested {
-                true => None,
-                false => answered.offer(&cx.dns.answers),
-            };
-            (DatagramOp::Hold(HeldResponse { ticket, asked: answered.asked(), key }), None)
+            let (records, asked) = (answered.records(), answered.asked());
+            (DatagramOp::Hold(HeldResponse { ticket: None, records, asked, key }), None)
         } else {
             (DatagramOp::Pass, Some(answered.event(cx.now)))
         };
@@ -143,11 +141,11 @@ impl DatagramFlow {
 }
 
 impl HeldResponse {
-    /// Tries again to give the addresses of the response `payload` to the control thread. Returns
-    /// whether there was room.
-    pub fn offer(&mut self, payload: &[u8], dns: &DnsContext) -> bool {
+    /// Gives the addresses of the response `payload` to the control thread. Returns whether there
+    /// was room.
+    pub fn offer(&mut self, payload: &[u8], answers: &AnswerRing) -> bool {
         if let Some(answered) = Answered::again(payload, self.asked) {
-            self.ticket = answered.offer(&dns.answers);
+            self.ticket = answered.offer(answers);
         }
         self.ticket.is_some()
     }

@@ -61,6 +61,23 @@ impl FlowInspector {
             _ => None,
         }
     }
+
+    /// Entries of the ring to the control thread that a DNS answer of the flow waits for; see
+    /// [`Self::grant_room`].
+    #[must_use]
+    pub fn wanted_room(&self) -> Option<usize> {
+        match self {
+            Self::Dns(stream) => stream.wanted_room(),
+            _ => None,
+        }
+    }
+
+    /// The DNS answer that waits for room may be put on the ring, when the flow goes on.
+    pub fn grant_room(&mut self) {
+        if let Self::Dns(stream) = self {
+            stream.grant_room();
+        }
+    }
 }
 
 impl FlowInspector {

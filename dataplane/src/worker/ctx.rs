@@ -1,5 +1,6 @@
 //! What the pipeline needs while it processes a batch: time, tables, links; and its events.
 
+use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{Event, EventKind};
 use podgate_tables::ids::LinkId;
@@ -13,6 +14,7 @@ use crate::mem::Packet;
 
 use super::decisions::Ends;
 use super::egress::Egress;
+use super::rate_limit::RateLimit;
 
 /// Context of the packets of one batch.
 pub(super) struct PacketCtx<'a> {
@@ -71,6 +73,21 @@ impl PacketCtx<'_> {
         };
         let responder = ends.dst.or(host)?;
         (opener != responder).then_some(FlowLinks { opener, responder })
+    }
+
+    /// Takes a reply of our own to a packet of `sender` from the link `from` from a rate limit.
+    /// Returns whether it may be sent.
+    pub(super) fn may_reply(
+        &mut self,
+        from: LinkId,
+        sender: Address,
+        limit: impl FnOnce(&mut Egress) -> &mut RateLimit,
+    ) -> bool {
+        let limit = limit(self.egress);
+        match self.snapshot.routes.is_host(from) {
+            true => limit.take_outside(sender, self.now),
+            false => limit.take(from, self.now),
+        }
     }
 
     /// Drops a packet for another reason than policy, with an event. `tuple` is what its headers

@@ -15,10 +15,16 @@ use crate::packet::{View, parse};
 use crate::share::Quota;
 use crate::worker::Shared;
 
+use super::egress::Egress;
 use super::release::Releases;
+use super::shared::ANSWERS_PER_WORKER;
 
 /// Answers that wait for their release, at most; one link may use half of them.
 const WAITING_MAX: usize = 1024;
+
+/// Connections that are noted as waiting for a release, at most. Each has offered an answer, so one
+/// link's share of the ring to the control thread bounds its part of them.
+const STALLED_MAX: usize = 2 * ANSWERS_PER_WORKER;
 
 /// A flow of datagrams.
 #[derive(Debug, Default)]
@@ -40,7 +46,7 @@ pub(super) struct HeldDatagram {
 }
 
 /// A connection whose next answer waits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Stalled {
     ticket: u64,
     slot: u32,
@@ -52,9 +58,14 @@ pub(super) struct Datagrams {
     /// By the slot number in the flow. What a flow has allocated is used by the next one.
     pub(super) slots: Vec<Inspection>,
     unused: Vec<u32>,
-    /// In the order of their tickets; those without a ticket are last.
-    pub(super) waiting: VecDeque<HeldDatagram>,
-    /// Entries of `waiting`, by the link of the flow's opener.
+    /// In the order of their tickets.
+    waiting: VecDeque<HeldDatagram>,
+    /// Without a ticket, in the order of their arrival: they wait for room on the ring to the
+    /// control thread.
+    unoffered: VecDeque<HeldDatagram>,
+    /// At most so many entries of that ring were free when one of them did not get any.
+    unoffered_at: usize,
+    /// Places in both, by the link of the flow's opener.
     pub(super) places: Quota,
     stalled: VecDeque<Stalled>,
     pub(super) dns: DnsContext,
@@ -72,8 +83,10 @@ impl Datagrams {
             slots: Vec::new(),
             unused: Vec::new(),
             waiting: VecDeque::with_capacity(WAITING_MAX),
+            unoffered: VecDeque::with_capacity(WAITING_MAX),
+            unoffered_at: usize::MAX,
             places: Quota::new(WAITING_MAX),
-            stalled: VecDeque::with_capacity(WAITING_MAX),
+            stalled: VecDeque::with_capacity(STALLED_MAX),
             dns: DnsContext { denied: config.dns_denied, answers: answers.clone() },
             admitted: Admitted::default(),
             releases: Releases::new(answers, config.workers),
@@ -108,19 +121,20 @@ impl Datagrams {
 
     /// Whether answers wait, whose timeout needs a round every few milliseconds.
     pub(super) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.unoffered.is_empty()
     }
 
     pub(super) fn held_frames(&self) -> usize {
-        self.waiting.iter().map(|waiting| waiting.packet.frames()).sum()
+        let waiting = self.waiting.iter().chain(&self.unoffered);
+        waiting.map(|waiting| waiting.packet.frames()).sum()
     }
 
-    /// The connection of `slot` waits for the release of an answer. If too many do, it is resumed
-    /// by its timer.
+    /// The connection of `slot` waits for the release of an answer, which it has just offered. If
+    /// too many do, it is resumed by its timer: as many as the ring has entries may wait there, and
+    /// as many for their release.
     pub(super) fn mark_stalled(&mut self, slot: u32, ticket: u64) {
-        let stalled = Stalled { ticket, slot };
-        if self.stalled.back() != Some(&stalled) && self.stalled.len() < WAITING_MAX {
-            self.stalled.push_back(stalled);
+        if self.stalled.len() < STALLED_MAX {
+            self.stalled.push_back(Stalled { ticket, slot });
         }
     }
 
@@ -129,30 +143,52 @@ impl Datagrams {
         self.stalled.pop_front_if(|stalled| stalled.ticket <= in_force).map(|stalled| stalled.slot)
     }
 
-    /// Whether an answer waits for room on the way to the control thread.
-    pub(super) fn is_congested(&self) -> bool {
-        self.waiting.back().is_some_and(|last| last.held.ticket.is_none())
+    /// Has an answer wait, which has a place: for its release, or first for room on the ring to the
+    /// control thread, within its link's share. Returns whether it got room.
+    pub(super) fn wait(&mut self, egress: &mut Egress, mut answer: HeldDatagram) -> bool {
+        let offered = self.offer(egress, &mut answer);
+        if offered {
+            self.waiting.push_back(answer);
+        } else {
+            self.unoffered.push_back(answer);
+            self.unoffered_at = self.unoffered_at.min(self.free_answers());
+        }
+        offered
     }
 
-    /// Offers the answers that the control thread has not taken yet, as far as there is room.
-    pub(super) fn offer_again(&mut self, umem: &Umem) {
-        let first = self.waiting.partition_point(|waiting| waiting.held.ticket.is_some());
-        let (dns, joined) = (&self.dns, &mut self.joined);
-        for waiting in self.waiting.range_mut(first..) {
-            let payload = payload_again(umem, &waiting.packet, joined);
-            if !waiting.held.offer(payload, dns) {
-                break;
-            }
+    fn offer(&mut self, egress: &mut Egress, answer: &mut HeldDatagram) -> bool {
+        if !egress.take_answer_share(answer.charged, answer.held.records) {
+            return false;
+        }
+        let payload = payload_again(egress.umem(), &answer.packet, &mut self.joined);
+        answer.held.offer(payload, &self.dns.answers)
+    }
+
+    fn free_answers(&self) -> usize {
+        let (_, free) = self.dns.answers.waiting_and_free();
+        free
+    }
+
+    /// Offers the answers that wait for room, if there is more than there was.
+    pub(super) fn offer_again(&mut self, egress: &mut Egress) {
+        if self.unoffered.is_empty() || self.free_answers() <= self.unoffered_at {
+            return;
+        }
+        self.unoffered_at = usize::MAX;
+        for _ in 0..self.unoffered.len() {
+            let Some(answer) = self.unoffered.pop_front() else { break };
+            self.wait(egress, answer);
         }
     }
 
     /// The next answer that waits no longer, if there is one: it is released, or too old.
     pub(super) fn next_due(&mut self, now: Nanos) -> Option<HeldDatagram> {
         let in_force = self.dns.answers.in_force();
-        self.waiting.pop_front_if(|waiting| {
+        let due = self.waiting.pop_front_if(|waiting| {
             let released = waiting.held.ticket.is_some_and(|ticket| ticket <= in_force);
             released || is_too_old(waiting, now)
-        })
+        });
+        due.or_else(|| self.unoffered.pop_front_if(|waiting| is_too_old(waiting, now)))
     }
 }
 

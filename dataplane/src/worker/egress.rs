@@ -23,6 +23,7 @@ use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
 use super::capture::Capturing;
 use super::dropped::{PodEnd, known_tuple};
+use super::handoff_shares::HandoffShares;
 use super::notice::Notice;
 use super::rate_limit::RateLimit;
 use super::rule_counters::RuleCounters;
@@ -71,10 +72,11 @@ pub(super) struct Egress {
     drop_events: RateLimit,
     /// Events on the ring, by link.
     event_share: FairShare,
-    /// Packets on our hand-off ring to each worker, by link.
-    handoff_shares: Vec<FairShare>,
+    handoff_shares: HandoffShares,
     /// Notices of ours on the ring to each worker, by link.
     notice_shares: Vec<FairShare>,
+    /// DNS answers on the ring to the control thread, by link.
+    answer_share: FairShare,
     rule_counters: RuleCounters,
     capturing: Option<Box<Capturing>>,
     /// Empty. Kept for its memory.
@@ -95,7 +97,8 @@ impl Egress {
     pub(super) fn new(index: u16, shared: &Arc<Shared>, pool: FramePool) -> Self {
         let config = &shared.config;
         let workers = usize::from(config.workers);
-        let frames = pool.umem().frames() as usize / (workers * HELD_SHARE);
+        let umem_frames = pool.umem().frames() as usize;
+        let frames = umem_frames / (workers * HELD_SHARE);
         let heads = HEADS_MIN * (config.http.head as usize).next_power_of_two();
         let bytes = (config.inspected_per_worker as usize * BUFFERED_PER_FLOW).max(heads);
         Self {
@@ -114,8 +117,9 @@ impl Egress {
             epoch: Epoch::default(),
             drop_events: RateLimit::drop_events(),
             event_share: FairShare::default(),
-            handoff_shares: (0..workers).map(|_| FairShare::default()).collect(),
+            handoff_shares: HandoffShares::new(workers, umem_frames),
             notice_shares: (0..workers).map(|_| FairShare::default()).collect(),
+            answer_share: FairShare::default(),
             rule_counters: RuleCounters::default(),
             capturing: None,
             fragments: Vec::with_capacity(FRAGMENTS_MAX as usize),
@@ -269,14 +273,14 @@ impl Egress {
         (&self.umem, &mut self.pool)
     }
 
-    /// Takes an ICMP error to `link` from the rate limit. Returns whether it may be sent.
-    pub(super) fn allow_icmp_error(&mut self, link: LinkId, now: Nanos) -> bool {
-        self.icmp_errors.take(link, now)
+    /// The limit of ICMP errors.
+    pub(super) fn icmp_errors(&mut self) -> &mut RateLimit {
+        &mut self.icmp_errors
     }
 
-    /// The same for a TCP reset.
-    pub(super) fn allow_tcp_reset(&mut self, link: LinkId, now: Nanos) -> bool {
-        self.tcp_resets.take(link, now)
+    /// The limit of TCP resets for segments of unknown connections.
+    pub(super) fn tcp_resets(&mut self) -> &mut RateLimit {
+        &mut self.tcp_resets
     }
 
     /// Reserves `units` of a resource for inspected flows of `link`, within the link's share.
@@ -528,8 +532,8 @@ impl Egress {
         frontend: Option<L4Addr>,
     ) {
         let frames = packet.frames();
-        let room = self.shared.handoffs.waiting_and_free(self.index, worker);
-        if !self.handoff_shares[usize::from(worker)].take_in_ring(link, room) {
+        let room = |to| self.shared.handoffs.waiting_and_free(self.index, to);
+        if !self.handoff_shares.take(worker, link, frames, room) {
             if let Some(over) = self.over_quota(link) {
                 over.handoffs += 1;
             }
@@ -552,9 +556,23 @@ impl Egress {
     pub(super) fn tell(&mut self, worker: u16, notice: Notice) {
         let room = self.shared.notices.waiting_and_free(self.index, worker);
         let share = &mut self.notice_shares[usize::from(worker)];
-        let allowed = share.take_in_ring(notice.link(), room);
+        let allowed = share.take_in_ring(notice.link(), room, 1);
         if !allowed || !self.shared.tell(self.index, worker, notice) {
             self.stats().notices_lost.add(1);
+        }
+    }
+
+    /// Takes `records` entries of the ring of DNS answers to the control thread for an answer to
+    /// `link`, within its share. Returns whether it did.
+    pub(super) fn take_answer_share(&mut self, link: LinkId, records: usize) -> bool {
+        let room = self.shared.answers.ring(self.index).waiting_and_free();
+        self.answer_share.take_in_ring(link, room, records)
+    }
+
+    /// Counts a DNS answer to `link` that waits because the link's share of the ring is used up.
+    pub(super) fn count_answer_over_quota(&mut self, link: LinkId) {
+        if let Some(over) = self.over_quota(link) {
+            over.dns_answers += 1;
         }
     }
 
@@ -609,7 +627,7 @@ impl Egress {
     fn take_event_share(&mut self, link: LinkId) -> bool {
         let ring = self.events();
         let (waiting, capacity) = (ring.len(), ring.capacity());
-        let allowed = self.event_share.take_in_ring(link, (waiting, capacity - waiting));
+        let allowed = self.event_share.take_in_ring(link, (waiting, capacity - waiting), 1);
         if !allowed && let Some(over) = self.over_quota(link) {
             over.events += 1;
         }

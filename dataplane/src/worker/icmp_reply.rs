@@ -7,10 +7,10 @@ use crate::packet::icmp_error::{self, IcmpError};
 use crate::packet::{View, edit};
 
 use super::ctx::PacketCtx;
-use super::egress::Origin;
+use super::egress::{Egress, Origin};
 
-/// Sends an ICMP error to the sender of a packet from link `from`, if the RFCs and the link's rate
-/// limit allow.
+/// Sends an ICMP error to the sender of a packet from link `from`, if the RFCs and its rate limit
+/// allow.
 ///
 /// The source is the node's address. For the kernel, which would drop a packet from its own
 /// address, it is the packet's destination.
@@ -21,11 +21,11 @@ pub(super) fn send_icmp_error(
     view: &View,
     error: IcmpError,
 ) {
-    let routes = &cx.snapshot.routes;
-    let Some(next_hop) = routes.next_hop(from) else { return };
-    if !icmp_error::may_be_about(view) || !cx.egress.allow_icmp_error(from, cx.now) {
+    let Some(next_hop) = cx.snapshot.routes.next_hop(from) else { return };
+    if !icmp_error::may_be_about(view) || !cx.may_reply(from, view.tuple.src, Egress::icmp_errors) {
         return;
     }
+    let routes = &cx.snapshot.routes;
     // The sender may compare the quote with what it sent.
     if edit::complete_checksum(cx.egress.umem().bytes_mut(packet), view) {
         cx.egress.stats().checksums_completed.add(1);

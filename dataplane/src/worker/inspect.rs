@@ -40,8 +40,8 @@ impl Pipeline {
         let mut io = InspectedIo { flow, frontend, cx };
         let now = io.cx.now;
         inspected.editor.segment(now, direction, view, packet, &inspected.policy, &mut io);
-        if let Some(ticket) = inspected.editor.inspector().awaited_answer() {
-            self.datagrams.mark_stalled(slot, ticket);
+        if !offer_answer(inspected, slot, &mut io, &mut self.datagrams) {
+            io.cx.egress.count_answer_over_quota(flow.link(FlowDirection::Original));
         }
         self.after_inspection(cx, slot, index);
     }
@@ -54,10 +54,12 @@ impl Pipeline {
         if !self.is_allowed(cx, index) {
             return self.end_flow(cx, index);
         }
-        let Some(Inspected { editor, policy, .. }) = self.inspectors.get_mut(slot) else { return };
-        let (now, flow) = (cx.now, self.flows.get(index));
+        let Some(inspected) = self.inspectors.get_mut(slot) else { return };
+        let flow = self.flows.get(index);
         let frontend = self.targets.frontend_of(flow);
-        editor.tick(now, policy, &mut InspectedIo { flow, frontend, cx });
+        let mut io = InspectedIo { flow, frontend, cx };
+        inspected.editor.tick(io.cx.now, &inspected.policy, &mut io);
+        offer_answer(inspected, slot, &mut io, &mut self.datagrams);
         self.after_inspection(cx, slot, index);
     }
 
@@ -106,16 +108,14 @@ impl Pipeline {
             let link = self.flows.get(index).link(direction);
             return cx.drop_with_event(link, view.tuple, packet, DropReason::BadChecksum);
         }
-        let datagrams = &mut self.datagrams;
-        let is_congested = datagrams.is_congested();
-        let Datagrams { slots, dns, admitted, joined, .. } = datagrams;
+        let Datagrams { slots, dns, admitted, joined, .. } = &mut self.datagrams;
         let Some(Inspection { flow, policy }) = slots.get_mut(slot as usize) else {
             debug_assert!(false, "a flow's inspection lives as long as the flow");
             let link = self.flows.get(index).link(direction);
             return cx.egress.drop_packet(link, packet, DropReason::L7Unsupported);
         };
         let (now, epoch) = (cx.now, cx.snapshot.epoch);
-        let context = DatagramCtx { now, policy, dns, admitted, epoch, is_congested };
+        let context = DatagramCtx { now, policy, dns, admitted, epoch };
         let mut reply = Reply::default();
         let message = payload(umem, &packet, view, joined);
         let step = flow.decide(&context, direction, message, &mut reply);
@@ -158,8 +158,10 @@ impl Pipeline {
             return cx.drop_with_event(charged, tuple, packet, DropReason::DnsHeldFull);
         }
         cx.egress.stats().dns_held.add(1);
-        let waiting = HeldDatagram { held, since: cx.now, tuple, charged, packet };
-        self.datagrams.waiting.push_back(waiting);
+        let answer = HeldDatagram { held, since: cx.now, tuple, charged, packet };
+        if !self.datagrams.wait(cx.egress, answer) {
+            cx.egress.count_answer_over_quota(charged);
+        }
     }
 
     /// Forwards the answers that the control thread has released, and drops those that were not
@@ -169,14 +171,13 @@ impl Pipeline {
         let index = usize::from(self.index);
         let others = others.filter(|(worker, _)| *worker != index).map(|(_, rounds)| &**rounds);
         self.datagrams.releases.advance(&others);
-        if self.datagrams.is_congested() {
-            self.datagrams.offer_again(cx.egress.umem());
-        }
+        self.datagrams.offer_again(cx.egress);
         while let Some(waiting) = self.datagrams.next_due(cx.now) {
             self.release_answer(cx, waiting);
         }
+        // A slot may have another connection by now, which does no harm.
         while let Some(slot) = self.datagrams.next_stalled() {
-            self.resume_stalled(cx, slot);
+            self.tick_inspected(cx, slot);
         }
     }
 
@@ -206,17 +207,26 @@ impl Pipeline {
         }
         io.forward_again(FlowDirection::Reply, packet);
     }
+}
 
-    /// Resumes a connection whose answer was released. Its slot may have another connection by now,
-    /// which does no harm.
-    fn resume_stalled(&mut self, cx: &mut PacketCtx<'_>, slot: u32) {
-        self.tick_inspected(cx, slot);
-        let Some(inspected) = self.inspectors.get_mut(slot) else { return };
-        // If it could not be resumed, its timer does it.
-        let in_force = self.datagrams.dns.answers.in_force();
-        match inspected.editor.inspector().awaited_answer() {
-            Some(ticket) if ticket > in_force => self.datagrams.mark_stalled(slot, ticket),
-            _ => {}
-        }
+/// Gives the DNS answer that a connection waits with to the control thread, if there is one and its
+/// link's share of the ring has room, and notes which release the connection waits for. Returns
+/// false if there is no room.
+fn offer_answer(
+    Inspected { editor, policy, .. }: &mut Inspected,
+    slot: u32,
+    io: &mut InspectedIo<'_, '_, '_>,
+    datagrams: &mut Datagrams,
+) -> bool {
+    let Some(records) = editor.inspector().wanted_room() else { return true };
+    let opener = io.flow.link(FlowDirection::Original);
+    if !io.cx.egress.take_answer_share(opener, records) {
+        return false;
     }
+    editor.inspector_mut().grant_room();
+    editor.tick(io.cx.now, policy, io);
+    if let Some(ticket) = editor.inspector().awaited_answer() {
+        datagrams.mark_stalled(slot, ticket);
+    }
+    true
 }

@@ -19,6 +19,7 @@ mod flow_io;
 mod flow_list;
 mod forward;
 mod fragments;
+mod handoff_shares;
 mod icmp_reply;
 mod inspect;
 mod inspectors;

@@ -164,7 +164,8 @@ impl Pipeline {
         } else if inspected && free == 0 {
             return Err(DropReason::InspectedFull);
         } else if self.flows.must_evict(&opener) {
-            let victim = self.flows.victim(&opener, cx.now);
+            let spared = self.other_half(&flow);
+            let victim = self.flows.victim(&opener, cx.now, spared);
             self.evict(cx, victim.ok_or(DropReason::FlowTableFull)?);
         }
         let is_udp = flow.tuple().is_udp();

@@ -1,44 +1,48 @@
 //! Rate limits of what packets cause: ICMP errors, TCP resets, and events about dropped packets.
 
+use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
 use podgate_tables::token_bucket::{Rate, TokenBucket};
 
-/// Rate limit of one kind of replies or events: a token bucket for each link that causes them, so
-/// that no pod uses up those of others, and one for the worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4
-/// (f)).
+use crate::flow::{HashKey, SOURCES, source_group};
+
+/// Rate limit of one kind of replies or events: a token bucket for each link that causes them, and
+/// for each group of sources outside of the node, which have one link (RFC 1812 §4.3.2.8, RFC 4443
+/// §2.4 (f)). There is none for all together, which some could use up. The time that they take is
+/// charged to their links.
 #[derive(Debug)]
 pub(super) struct RateLimit {
-    link_rate: Rate,
-    worker_rate: Rate,
-    worker: TokenBucket,
+    rate: Rate,
+    /// By the number of the link.
     links: Vec<TokenBucket>,
+    /// By the number of the group.
+    sources: [TokenBucket; SOURCES],
+    hash_key: HashKey,
 }
 
 impl RateLimit {
     /// For ICMP errors, which may be larger than the packet that causes them.
     pub(super) fn icmp_errors() -> Self {
-        let link_rate = Rate::per_second(100, 50);
-        Self::new(link_rate, Rate::per_second(1000, 200))
+        Self::new(Rate::per_second(100, 50))
     }
 
     /// For TCP resets, which are no larger than the segment that causes them. After a crash of the
-    /// agent each connection needs two, and all clients outside of the node share one link.
+    /// agent each connection needs two, and those of a proxy have one source.
     pub(super) fn tcp_resets() -> Self {
-        let link_rate = Rate::per_second(1000, 500);
-        Self::new(link_rate, Rate::per_second(5000, 2000))
+        Self::new(Rate::per_second(1000, 500))
     }
 
     /// For events about dropped packets of which the headers have to be read again: about 25 for
     /// each link in each drain (25 ms). What is dropped for lack of room is dropped by the
     /// millions, and each event takes some time.
     pub(super) fn drop_events() -> Self {
-        let link_rate = Rate::per_second(1000, 1000);
-        Self::new(link_rate, Rate::per_second(20_000, 20_000))
+        Self::new(Rate::per_second(1000, 1000))
     }
 
-    fn new(link_rate: Rate, worker_rate: Rate) -> Self {
-        Self { link_rate, worker_rate, worker: TokenBucket::default(), links: Vec::new() }
+    fn new(rate: Rate) -> Self {
+        let sources = [TokenBucket::default(); SOURCES];
+        Self { rate, links: Vec::new(), sources, hash_key: HashKey::random() }
     }
 
     /// Takes a token of `link`. Returns whether there was one.
@@ -46,8 +50,12 @@ impl RateLimit {
         if self.links.len() <= link.index() {
             self.links.resize(link.index() + 1, TokenBucket::default());
         }
-        self.links[link.index()].take(now, self.link_rate)
-            && self.worker.take(now, self.worker_rate)
+        self.links[link.index()].take(now, self.rate)
+    }
+
+    /// Takes a token of a source outside of the node. Returns whether there was one.
+    pub(super) fn take_outside(&mut self, source: Address, now: Nanos) -> bool {
+        self.sources[source_group(&self.hash_key, source)].take(now, self.rate)
     }
 }
 
@@ -70,10 +78,17 @@ mod tests {
     }
 
     #[test]
-    fn all_links_together_use_the_workers_tokens() {
-        let mut limit = RateLimit::icmp_errors();
-        let sent = (0..100).flat_map(|link| [link; 50]);
-        let sent = sent.filter(|link| limit.take(LinkId(*link), Nanos(1))).count();
-        assert_eq!(sent, 200);
+    fn whoever_uses_up_its_tokens_takes_none_of_others() {
+        let (mut limit, now) = (RateLimit::icmp_errors(), Nanos(1));
+        for link in 0..100 {
+            assert_eq!((0..1000).filter(|_| limit.take(LinkId(link), now)).count(), 50);
+        }
+        let mut burst = |source, times| {
+            let source = Address::v4(source);
+            (0..times).filter(|_| limit.take_outside(source, now)).count()
+        };
+        assert_eq!(burst([192, 0, 2, 1], 1000), 50);
+        let others = (0..100).map(|last| burst([198, 51, 100, last], 1)).sum::<usize>();
+        assert!(others > 90, "few sources are in the same group, {others} of 100 are not");
     }
 }

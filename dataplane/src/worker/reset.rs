@@ -13,7 +13,7 @@ use crate::packet::{HostFrame, L4, View};
 
 use super::ctx::PacketCtx;
 use super::decisions::Ends;
-use super::egress::Origin;
+use super::egress::{Egress, Origin};
 
 /// What to do with a TCP segment that is not a SYN and belongs to no flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +53,7 @@ impl MidStream {
 }
 
 /// Resets the sender of a segment from `link`, as for a connection that doesn't exist (RFC 9293
-/// §3.10.7.1), within the link's rate limit.
+/// §3.10.7.1), within its rate limit.
 #[cold]
 pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, packet: &Packet) {
     let L4::Tcp(segment) = view.l4_kind else { return };
@@ -103,7 +103,7 @@ fn send_reset(
     packet: &Packet,
 ) {
     let is_reset = view.tcp().is_some_and(|segment| segment.has(tcp_flags::RST));
-    if is_reset || !cx.egress.allow_tcp_reset(link, cx.now) {
+    if is_reset || !cx.may_reply(link, view.tuple.src, Egress::tcp_resets) {
         return;
     }
     let reset = Segment {

@@ -32,12 +32,13 @@
 //! - *Existing flows to an address that becomes a cluster IP*: TCP connections continue as they
 //!   are, others are translated.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
-//!   order of eviction of a flow. One that is evicted is made again from the same choice. Since
-//!   only the opener's packets have its tuple, and an ACK of the opener proves nothing, the worker
-//!   that has the flow reports when the other end has answered, and when it has reset the
-//!   connection ([`Notice`]). Until then the entry counts as half-open: it expires soon, and is
-//!   evicted first. If the ring is full, or the flow had been answered before the translation was
-//!   made again, the worker asks at the second packet.
+//!   order of eviction of a flow. One that is evicted is made again from the same choice. Neither
+//!   of the two entries of a connection is evicted for the other one: if nothing else can be, a new
+//!   connection is dropped. Since only the opener's packets have the translation's tuple, and an
+//!   ACK of the opener proves nothing, the worker that has the flow reports when the other end has
+//!   answered, and when it has reset the connection ([`Notice`]). Until then the entry counts as
+//!   half-open: it expires soon, and is evicted first. If the ring is full, or the flow had been
+//!   answered before the translation was made again, the worker asks at the second packet.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
@@ -302,6 +303,18 @@ impl Pipeline {
     /// The tuple of a flow's translation, which may be at another worker.
     pub(super) fn translation_of(&self, index: FlowIx) -> Option<Tuple> {
         Some(self.flow_notice(self.flows.get(index), false)?.translation())
+    }
+
+    /// The translation of a new flow, or the flow of a new translation, if it is in this table and
+    /// is of no use without the new one. (A datagram makes again what it lacks.)
+    pub(super) fn other_half(&self, flow: &Flow) -> Option<FlowIx> {
+        let tuple = flow.tuple();
+        let other = match flow.is_translation() {
+            _ if tuple.is_udp() => return None,
+            true => translated(&tuple, self.targets.of(flow)?),
+            false => self.flow_notice(flow, false)?.translation(),
+        };
+        self.flows.lookup(&other).map(|(index, _)| index)
     }
 
     /// The notice for a flow's translation; `None` if it has none.

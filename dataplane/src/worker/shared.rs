@@ -34,7 +34,7 @@ const NOTICES_TO_ONE: usize = 1024;
 const NOTICES_MIN: usize = 16;
 
 /// DNS answers of one worker that may wait for the control thread.
-const ANSWERS_PER_WORKER: usize = 512;
+pub(super) const ANSWERS_PER_WORKER: usize = 512;
 
 /// Number of workers, and sizes of their tables.
 #[derive(Clone, Copy, Debug)]

@@ -128,3 +128,18 @@ fn a_syn_alone_does_not_end_the_inspection_of_a_live_connection() {
     assert_eq!(lab.client.received, FORBIDDEN);
     assert!(lab.server.received.is_empty());
 }
+
+#[test]
+fn what_waits_of_a_connection_that_another_one_replaces_is_dropped_with_an_event() {
+    let mut lab = Lab::new(Options::default());
+    lab.syn();
+    lab.exchange();
+    let (seq, ack) = (lab.server.isn, lab.server.ack());
+    lab.send(SERVER, seq, ack, SYN | ACK, b"");
+    lab.server_sends(100, b"behind a gap", PSH);
+    assert_eq!((lab.editor.held_frames(), &lab.io.dropped[..]), (1, &[][..]));
+    lab.send(CLIENT, 4_242, 0, SYN, b"");
+    lab.send(SERVER, 9_000, 4_243, SYN | ACK, b"");
+    assert_eq!((lab.editor.held_frames(), &lab.io.reported[..]), (0, &[DropReason::L7Closed][..]));
+    assert_eq!(lab.io.dropped, lab.io.reported);
+}

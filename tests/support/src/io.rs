@@ -70,6 +70,8 @@ pub struct RecordingIo {
     pub sent: Vec<Outgoing>,
     /// What was dropped, oldest first.
     pub dropped: Vec<DropReason>,
+    /// Those of them that were reported as events of their own, oldest first.
+    pub reported: Vec<DropReason>,
     /// Events, oldest first.
     pub events: Vec<EventKind>,
     /// Frames held.
@@ -108,6 +110,7 @@ impl RecordingIo {
             umem,
             sent: Vec::new(),
             dropped: Vec::new(),
+            reported: Vec::new(),
             events: Vec::new(),
             held_frames: 0,
             held_frames_max: usize::MAX,
@@ -182,6 +185,7 @@ impl FlowIo for RecordingIo {
     }
 
     fn drop_packet(&mut self, _: FlowDirection, packet: Packet, reason: DropReason) {
+        self.reported.push(reason);
         self.drop_counted(packet, reason);
     }
 

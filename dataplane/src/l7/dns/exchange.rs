@@ -13,7 +13,7 @@ use podgate_tables::l7::dns::{self, Header, Query, QueryError, Question, Respons
 use podgate_tables::l7::{L7Policy, L7Verdict};
 use podgate_tables::time::Nanos;
 
-use super::learned::{AnswerAddress, AnswerRing};
+use super::learned::{AnswerAddress, AnswerRing, records};
 use super::{Denied, Reply};
 
 /// Queries of one flow that may wait for their answers. Stub resolvers have two, forwarders and
@@ -185,6 +185,12 @@ impl Answered<'_> {
     /// Its addresses of that name, with their TTLs.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (Address, u32)> + Clone {
         self.response.addresses()
+    }
+
+    /// Entries that it takes on the ring to the control thread.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        records(self.addresses().count())
     }
 
     /// Gives its addresses to the control thread. Returns the ticket of their release, or `None` if

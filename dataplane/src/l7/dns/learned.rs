@@ -50,6 +50,12 @@ impl DnsAnswer {
     }
 }
 
+/// How many entries of a ring an answer with `count` addresses takes.
+#[must_use]
+pub const fn records(count: usize) -> usize {
+    count.div_ceil(ADDRESSES_MAX)
+}
+
 /// One worker's answers: a bounded ring with one writer and one reader, and how far they are
 /// released.
 #[derive(Debug)]
@@ -75,6 +81,13 @@ impl AnswerRing {
         }
     }
 
+    /// Entries that wait for the control thread, and free ones.
+    #[must_use]
+    pub fn waiting_and_free(&self) -> (usize, usize) {
+        let waiting = self.ring.len();
+        (waiting, self.ring.capacity() - waiting)
+    }
+
     /// Gives all addresses of an answer, of which there are `count`, to the control thread.
     /// Returns the ticket whose release releases the answer, or `None`, and gives nothing, if the
     /// ring has no room. Only the worker may call this.
@@ -85,8 +98,8 @@ impl AnswerRing {
         count: usize,
         addresses: impl IntoIterator<Item = AnswerAddress>,
     ) -> Option<u64> {
-        let records = count.div_ceil(ADDRESSES_MAX);
-        if records == 0 || self.ring.capacity() - self.ring.len() < records {
+        let (records, (_, free)) = (records(count), self.waiting_and_free());
+        if records == 0 || free < records {
             return None;
         }
         let (name, mut left) = (Text::new(name), count);

@@ -19,11 +19,21 @@ const QUERY_MAX: usize = 4096;
 /// read meanwhile.
 const REPLIES_MAX: usize = 8;
 
-/// A response that waits for its release.
+/// What a response waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wait {
+    /// So many entries of the ring to the control thread.
+    Room(usize),
+    /// To be read again: it has room now.
+    Offer,
+    /// The release of this ticket.
+    Release(u64),
+}
+
+/// A response that waits.
 #[derive(Clone, Copy, Debug)]
 struct HeldMessage {
-    /// `None` while the control thread takes no more.
-    ticket: Option<u64>,
+    wait: Wait,
     since: Nanos,
     asked: Nanos,
 }
@@ -48,7 +58,27 @@ impl DnsStream {
     /// The ticket of the response that waits for its release.
     #[must_use]
     pub fn awaited(&self) -> Option<u64> {
-        self.held?.ticket
+        match self.held?.wait {
+            Wait::Release(ticket) => Some(ticket),
+            Wait::Room(_) | Wait::Offer => None,
+        }
+    }
+
+    /// Entries of the ring to the control thread that a response waits for; see
+    /// [`Self::grant_room`].
+    #[must_use]
+    pub fn wanted_room(&self) -> Option<usize> {
+        match self.held?.wait {
+            Wait::Room(records) => Some(records),
+            Wait::Offer | Wait::Release(_) => None,
+        }
+    }
+
+    /// The response that waits for room may be put on the ring.
+    pub fn grant_room(&mut self) {
+        if let Some(HeldMessage { wait: wait @ Wait::Room(_), .. }) = &mut self.held {
+            *wait = Wait::Offer;
+        }
     }
 
     fn inspect_query(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
@@ -114,11 +144,12 @@ impl DnsStream {
         }
         let Some(dns) = &self.dns else { return dropped(end, DropReason::DnsUnreleased) };
         let asked = answered.asked();
-        let held = self.held.get_or_insert(HeldMessage { ticket: None, since: cx.now, asked });
-        if held.ticket.is_none() {
-            held.ticket = answered.offer(&dns.answers);
+        let room = Wait::Room(answered.records());
+        let held = self.held.get_or_insert(HeldMessage { wait: room, since: cx.now, asked });
+        if held.wait == Wait::Offer {
+            held.wait = answered.offer(&dns.answers).map_or(room, Wait::Release);
         }
-        if held.ticket.is_some_and(|ticket| ticket <= dns.answers.in_force()) {
+        if matches!(held.wait, Wait::Release(ticket) if ticket <= dns.answers.in_force()) {
             self.held = None;
             return Step { op: Op::Pass(end), event: Some(answered.event(cx.now)) };
         }

@@ -116,7 +116,8 @@ impl<I: Inspector> Editor<I> {
         io.drop_counted(segment.packet, DropReason::L7Closed);
     }
 
-    pub(super) fn drop_queued(&mut self, reason: DropReason, io: &mut impl FlowIo) {
+    /// Drops what waits, of which an event of the connection's end tells.
+    fn drop_queued(&mut self, reason: DropReason, io: &mut impl FlowIo) {
         for direction in DIRECTIONS {
             while let Some(segment) = self.halves[direction].queue.pop(io) {
                 io.drop_counted(segment.packet, reason);

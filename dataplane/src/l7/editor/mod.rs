@@ -147,6 +147,11 @@ impl<I: Inspector> Editor<I> {
         &self.inspector
     }
 
+    /// The inspector, to tell it something. What that changes is done by [`Self::tick`].
+    pub const fn inspector_mut(&mut self) -> &mut I {
+        &mut self.inspector
+    }
+
     /// Frames held: segments that wait for those in front of them.
     #[must_use]
     pub fn held_frames(&self) -> usize {

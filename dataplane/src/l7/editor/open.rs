@@ -7,7 +7,7 @@ use podgate_tables::tuple::FlowDirection;
 use super::half::{Half, Halves, TcpEnd};
 use super::segment::TcpSegment;
 use super::seq::Seq;
-use super::{Editor, FlowIo, Inspector, Stage, Syn};
+use super::{DIRECTIONS, Editor, FlowIo, Inspector, Stage, Syn};
 use crate::l7::reply::Template;
 
 impl<I: Inspector> Editor<I> {
@@ -67,7 +67,12 @@ impl<I: Inspector> Editor<I> {
     }
 
     fn begin(&mut self, syn: &Syn, syn_ack: &TcpSegment, io: &mut impl FlowIo) {
-        self.drop_queued(DropReason::L7Closed, io);
+        // No other event tells of them.
+        for direction in DIRECTIONS {
+            while let Some(segment) = self.halves[direction].queue.pop(io) {
+                io.drop_packet(direction, segment.packet, DropReason::L7Closed);
+            }
+        }
         let (mut server, server_scale) = TcpEnd::of_syn(syn_ack, io);
         let mut client = syn.client;
         // Windows of SYNs are not scaled; options count if both ends have them (RFC 7323).
