@@ -140,7 +140,7 @@ impl Datagrams {
         let (dns, joined) = (&self.dns, &mut self.joined);
         for waiting in self.waiting.range_mut(first..) {
             let payload = payload_again(umem, &waiting.packet, joined);
-            if !waiting.held.offer(payload, dns) {
+            if !waiting.held.offer(payload, waiting.charged, dns) {
                 break;
             }
         }
