@@ -240,9 +240,9 @@ fn a_ttl_ends_with_its_pod() {
     table.learn("x/hostile", "evil", many(10, 9, 600_000), at(0));
     table.learn("", "outside", [(ip(1), 600)], at(0));
     table.end_pods(|pod| pod == "x/hostile", at(1));
-    assert_eq!(shown(&table), ["evil 10", "evil 11", "outside 1"]);
+    assert_eq!(shown(&table), ["evil 11", "evil 12", "outside 1"]);
     table.end_pods(|_| false, at(2));
-    assert_eq!(shown(&table), ["evil 10-", "evil 11-", "outside 1"]);
+    assert_eq!(shown(&table), ["evil 11-", "evil 12-", "outside 1"]);
     let evicted = table.counts().evicted;
     assert_eq!(table.evicted().collect::<Vec<_>>(), [(&"".into(), evicted)], "nobody's now");
     check(&mut table, &[11], at(60));
