@@ -19,8 +19,8 @@
 //!
 //! At a bound of all pods together, the pod yields that has most places, or most deferred ones. It
 //! loses deferred places first, those that were alive the longest ago (never comes first) and then
-//! those deferred first, and then the live ones that expire first. A pod that has no more than the
-//! bound on addresses divided by the number of pods with places never loses any for others.
+//! those deferred first, and then the live ones that expire first. A pod that has no more than its
+//! share, the bound divided by the number of pods with places, never loses any for others.
 //!
 //! What a pod learned at one point in time is never removed for more of its own of the same time;
 //! if the first to go are all of that time, the new address is left out.
