@@ -311,7 +311,9 @@ fn names_survive_a_crash_once_they_are_written_and_a_damaged_file_is_set_aside()
 /// Answers the queries of one connection, each with [`HOSTILE_ADDRESSES`] of its own and a TTL of
 /// seven days.
 fn serve_hostile(listener: &TcpListener) -> Result<()> {
-    let (mut stream, _) = listener.accept()?;
+    listener.set_nonblocking(true)?;
+    let accept = || Ok(listener.accept().ok());
+    let (mut stream, _) = wait_for("a connection to the name server", BOUND, accept)?;
     for number in 0..HOSTILE_QUERIES {
         let query = read_message(&mut stream)?;
         let mut answer = query;
