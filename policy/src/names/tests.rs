@@ -351,7 +351,8 @@ proptest! {
             prop_assert_eq!(counts.places, table.places().count());
             let of_pods = table.iter().map(|(name, address, _)| table.pods_of(name, address).len());
             prop_assert_eq!(counts.places, of_pods.sum::<usize>());
-            prop_assert_eq!(counts.evicted, table.evicted().map(|(_, evicted)| evicted).sum::<u64>());
+            let evicted = table.evicted().map(|(_, evicted)| evicted);
+            prop_assert_eq!(counts.evicted, evicted.sum::<u64>());
         }
     }
 }
