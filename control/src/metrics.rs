@@ -12,6 +12,8 @@ mod rules;
 mod sample;
 mod source;
 
+use std::sync::Arc;
+
 use podgate_api::{EndpointCounts, Family, FamilyKind, Health, LinkCounts};
 use podgate_dataplane::stats::{
     MetricKind, PacketCounter, WORKER_METRICS, WorkerMetric, WorkerStats,
@@ -27,7 +29,7 @@ pub(crate) use self::source::SourceCounts;
 use crate::agent::{FlowCounts, NameMetrics, RuleTotals};
 
 /// What the agent counts itself.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct AgentCounts {
     /// Endpoints by state.
     pub(crate) endpoints: EndpointCounts,
@@ -199,11 +201,26 @@ fn enforcement_family(by_direction: [u64; 4]) -> Family {
     })
 }
 
+/// What DNS names lost at bounds. There is always a sample without a pod.
+fn evicted_names_family(pods: &[(Arc<str>, u64)]) -> Family {
+    let family = Family::counter(
+        "podgate_fqdn_evicted_total",
+        "Addresses of DNS names that were removed, left out or expired early at a bound, by the \
+         pod that had asked for them; those of pods that are gone, and of clients that are no pods \
+         of the node, are in the one without a name",
+    );
+    let nobody = pods.iter().find(|(pod, _)| pod.is_empty()).map_or(0, |(_, count)| *count);
+    let named = pods.iter().filter(|(pod, _)| !pod.is_empty());
+    named.fold(family.with(&[("pod", "")], nobody), |family, (pod, count)| {
+        family.with(&[("pod", &**pod)], *count)
+    })
+}
+
 /// What is known of DNS names.
 fn name_families(names: &NameMetrics) -> Vec<Family> {
     let gauge = |name, help, value: usize| Family::gauge(name, help).with(&[], value as u64);
     let counter = |name, help, value| Family::counter(name, help).with(&[], value);
-    let NameMetrics { table, answers, publications, release_us, releases } = *names;
+    let NameMetrics { table, evicted, answers, publications, release_us, releases } = names;
     vec![
         gauge("cilium_fqdn_active_names", "DNS names that have addresses", table.names),
         gauge("cilium_fqdn_active_ips", "Addresses of DNS names", table.addresses),
@@ -212,27 +229,23 @@ fn name_families(names: &NameMetrics) -> Vec<Family> {
             "Addresses of DNS names whose TTL is over, and that connections may use",
             table.deferred,
         ),
-        counter(
-            "podgate_fqdn_evicted_total",
-            "Addresses of DNS names that were removed, left out or expired early at a bound",
-            table.evicted,
-        ),
-        counter("podgate_fqdn_answers_total", "DNS answers that waited for the tables", answers),
+        evicted_names_family(evicted),
+        counter("podgate_fqdn_answers_total", "DNS answers that waited for the tables", *answers),
         counter(
             "podgate_fqdn_publications_total",
             "Publications of tables because of DNS answers",
-            publications,
+            *publications,
         ),
         counter(
             "podgate_fqdn_releases_total",
             "Times that DNS answers were released, those that waited together at once",
-            releases,
+            *releases,
         ),
         Family::counter(
             "podgate_fqdn_release_seconds_total",
             "Time from taking DNS answers to their release; divide it by the releases",
         )
-        .with(&[], release_us as f64 / 1e6),
+        .with(&[], *release_us as f64 / 1e6),
     ]
 }
 

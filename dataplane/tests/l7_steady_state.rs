@@ -17,7 +17,7 @@ use podgate_dataplane::mem::{Frame, FramePool, Packet, Umem};
 use podgate_dataplane::packet::{View, parse};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::ids::{Epoch, RuleId};
+use podgate_tables::ids::{Epoch, LinkId, RuleId};
 use podgate_tables::l7::{
     HeaderMatch, HttpRequest, HttpRule, HttpRuleSpec, KafkaRequest, KafkaRule, KafkaRuleSpec,
     L7Entry, L7Policy, L7Request, L7Rules, L7Verdict, Mismatch, NamePattern,
@@ -232,7 +232,14 @@ fn dns_queries_and_answers_allocate_nothing_after_the_first() {
             (FlowDirection::Reply, &response),
             (FlowDirection::Original, &queries[1]),
         ] {
-            let cx = DatagramCtx { now, policy: &policy, dns: &dns, admitted: &admitted, epoch };
+            let cx = DatagramCtx {
+                now,
+                policy: &policy,
+                client: LinkId(1),
+                dns: &dns,
+                admitted: &admitted,
+                epoch,
+            };
             match (direction, flow.decide(&cx, direction, bytes, &mut reply).op) {
                 (FlowDirection::Original, DatagramOp::Pass) => outcomes[0] += 1,
                 (FlowDirection::Original, DatagramOp::Answer) => outcomes[1] += 1,

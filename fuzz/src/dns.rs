@@ -8,7 +8,7 @@ use podgate_dataplane::l7::dns::learned::Answers;
 use podgate_dataplane::l7::dns::{Admitted, Denied, DnsContext, DnsStream, Reply};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::ids::{Epoch, RuleId};
+use podgate_tables::ids::{Epoch, LinkId, RuleId};
 use podgate_tables::l7::dns::{Header, Query};
 use podgate_tables::l7::{L7Entry, L7Policy, L7Rules, NamePattern};
 use podgate_tables::time::Nanos;
@@ -53,6 +53,7 @@ fn datagrams(queries: &[u8], responses: &[u8]) {
         let cx = DatagramCtx {
             now: Nanos(1),
             policy: &policy,
+            client: LinkId(1),
             dns: &dns,
             admitted: &admitted,
             epoch: Epoch(1),
@@ -92,7 +93,7 @@ struct Outcome {
 
 fn stream<'a>(queries: impl IntoIterator<Item = &'a [u8]>, responses: &[u8]) -> Outcome {
     let (policy, (dns, answers)) = (policy(), context());
-    let inspector = DnsStream::new(&dns);
+    let inspector = DnsStream::new(&dns, LinkId(1));
     let mut connection = Connection { inspector, ..Connection::<DnsStream>::default() };
     for piece in queries {
         connection.send(FlowDirection::Original, piece, &policy);

@@ -17,6 +17,9 @@ pub struct FqdnEntry {
     pub ttl_s: u64,
     /// When the TTL is over (RFC 3339).
     pub expires: String,
+    /// The pods whose queries brought it, as `NAMESPACE/NAME`; none if no pod of the node asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<String>,
 }
 
 /// Why an address of a name counts.

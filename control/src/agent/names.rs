@@ -4,7 +4,7 @@
 //! An answer waits in a worker until the tables that admit its addresses are published; then it is
 //! released. Answers that wait together are published together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,13 +15,15 @@ use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use podgate_api::{FqdnEntry, FqdnSource};
 use podgate_dataplane::l7::dns::learned::DnsAnswer;
-use podgate_dataplane::worker::{Dataplane, LiveCheck};
+use podgate_dataplane::worker::LiveCheck;
 use podgate_policy::{NameCounts, NameLimits, NameTable};
+use podgate_tables::ids::LinkId;
 use podgate_tables::l7::NamePattern;
 use podgate_tables::time::Nanos;
 use tracing::{debug, error, info, warn};
 
 use super::Agent;
+use super::endpoints::{Attached, Endpoints};
 use super::names_file::NamesFile;
 use super::policy_plane::PolicyPlane;
 use super::state::StateDir;
@@ -31,11 +33,13 @@ const CHECK_PERIOD_S: u64 = 60;
 /// Least time between two writes of the file, seconds.
 const SAVE_PERIOD_S: u64 = 10;
 
-/// Counters of names, for the metrics.
-#[derive(Clone, Copy, Default, Debug)]
+/// What the metrics have about names.
+#[derive(Clone, Default, Debug)]
 pub(crate) struct NameMetrics {
     /// The table.
     pub(crate) table: NameCounts,
+    /// Pods that lost addresses at a bound, with the number.
+    pub(crate) evicted: Vec<(Arc<str>, u64)>,
     /// Answers that were released.
     pub(crate) answers: u64,
     /// Publications for answers.
@@ -63,6 +67,8 @@ pub(super) struct DnsNames {
     check_due: Nanos,
     /// Whether the table may have names that no rule matches.
     policies_changed: bool,
+    /// Addresses that had been evicted when the log said so last.
+    evicted_logged: u64,
     metrics: NameMetrics,
 }
 
@@ -98,6 +104,7 @@ impl DnsNames {
             check: None,
             check_due: now.plus_secs(CHECK_PERIOD_S),
             policies_changed: false,
+            evicted_logged: 0,
             metrics: NameMetrics::default(),
         }
     }
@@ -114,7 +121,8 @@ impl DnsNames {
 
     /// What the metrics have.
     pub(super) fn metrics(&self) -> NameMetrics {
-        NameMetrics { table: self.table.counts(), ..self.metrics }
+        let evicted = self.table.evicted().map(|(pod, count)| (Arc::clone(pod), count));
+        NameMetrics { table: self.table.counts(), evicted: evicted.collect(), ..self.metrics }
     }
 
     /// The addresses of names that match `pattern`.
@@ -130,12 +138,15 @@ impl DnsNames {
                 false => FqdnSource::Lookup,
             };
             let expires = expires.unwrap_or_default().to_string();
+            let pods = self.table.pods_of(name, address).iter();
+            let pods = pods.filter(|pod| !pod.is_empty()).map(|pod| pod.to_string()).collect();
             FqdnEntry {
                 name: name.to_owned(),
                 address,
                 source,
                 ttl_s: left.max(0) as u64 / 1_000_000_000,
                 expires,
+                pods,
             }
         };
         entries.map(entry).collect()
@@ -150,12 +161,19 @@ impl DnsNames {
     }
 
     /// Takes an answer, if a rule matches its name.
-    fn learn(&mut self, answer: &DnsAnswer, plane: &PolicyPlane, now: Nanos) {
+    fn learn(
+        &mut self,
+        answer: &DnsAnswer,
+        plane: &PolicyPlane,
+        endpoints: &Endpoints,
+        now: Nanos,
+    ) {
         self.metrics.answers += 1;
         let name = String::from_utf8_lossy(answer.name.bytes());
         if plane.is_wanted(&name) {
             let addresses = answer.addresses().iter();
-            self.table.learn(&name, addresses.map(|a| (a.address.ip(), a.ttl)), now);
+            let pod = pod_of(answer.client, endpoints);
+            self.table.learn(&pod, &name, addresses.map(|a| (a.address.ip(), a.ttl)), now);
             self.unsaved = true;
         }
     }
@@ -176,7 +194,7 @@ impl DnsNames {
 
     /// Maintenance: ends TTLs, removes names that no rule matches, and checks for connections to
     /// deferred addresses.
-    fn maintain(&mut self, plane: &PolicyPlane, dataplane: &Dataplane, now: Nanos) {
+    fn maintain(&mut self, plane: &PolicyPlane, endpoints: &Endpoints, now: Nanos) {
         self.table.expire(now);
         let result = self.check.as_ref().and_then(|check| {
             let result = check.result()?.map(|(address, live)| (address.ip(), live));
@@ -198,14 +216,34 @@ impl DnsNames {
             let removed = self.table.retain(|name| plane.is_wanted(name));
             self.unsaved |= removed > 0;
         }
+        let pods: BTreeSet<String> =
+            endpoints.iter().map(|(_, endpoint)| endpoint.spec.pod.to_string()).collect();
+        self.table.end_pods(|pod| pods.contains(pod), now);
+        self.log_evicted();
         let deferred = self.table.deferred();
         if deferred.is_empty() || self.check.is_some() {
             return;
         }
+        let dataplane = endpoints.links().dataplane();
         match dataplane.check_live(deferred.into_iter().map(Into::into).collect()) {
             Ok(check) => self.check = Some(check),
             Err(error) => warn!("can't check connections to deferred addresses: {error}"),
         }
+    }
+
+    /// Says which pod lost most, if any lost addresses since the last time.
+    fn log_evicted(&mut self) {
+        let evicted = self.table.counts().evicted;
+        let most = self.table.evicted().max_by_key(|(_, evicted)| *evicted);
+        if let Some((pod, of_pod)) = most.filter(|_| evicted > self.evicted_logged) {
+            let count = evicted - self.evicted_logged;
+            let pod = if pod.is_empty() { "clients that are no pods of the node" } else { pod };
+            warn!(
+                "{count} more addresses of DNS names were evicted at a bound; of all since the \
+                 start, most were those of {pod}: {of_pod}"
+            );
+        }
+        self.evicted_logged = evicted;
     }
 
     /// Writes the file on a thread of its own, if it is outdated and time.
@@ -268,16 +306,24 @@ impl DnsNames {
     }
 }
 
+/// The pod behind a link, as the table names it.
+fn pod_of(link: LinkId, endpoints: &Endpoints) -> String {
+    let is_behind = |attached: &Attached| attached.slot == link;
+    let mut endpoints = endpoints.iter().map(|(_, endpoint)| endpoint);
+    let endpoint = endpoints.find(|endpoint| endpoint.link.as_ref().is_ok_and(is_behind));
+    endpoint.map(|endpoint| endpoint.spec.pod.to_string()).unwrap_or_default()
+}
+
 impl Agent {
     /// Takes the workers' DNS answers, publishes the addresses that are new, and releases the
     /// answers.
     pub(super) fn admit_answers(&mut self) {
         let begin = now();
         let mut tickets = BTreeMap::new();
-        let dataplane = self.endpoints.links().dataplane();
         let (names, plane, observer) = (&mut self.names, &self.plane, &mut self.observer);
-        dataplane.drain_answers(|worker, answer| {
-            names.learn(&answer, plane, begin);
+        let endpoints = &self.endpoints;
+        endpoints.links().dataplane().drain_answers(|worker, answer| {
+            names.learn(&answer, plane, endpoints, begin);
             observer.learn(&answer, plane.epochs().last());
             tickets.insert(worker, answer.ticket);
         });
@@ -306,8 +352,7 @@ impl Agent {
     /// Maintenance of names, a few times a second.
     pub(super) fn maintain_names(&mut self) {
         let now = now();
-        let dataplane = self.endpoints.links().dataplane();
-        self.names.maintain(&self.plane, dataplane, now);
+        self.names.maintain(&self.plane, &self.endpoints, now);
         self.publish_names();
         self.names.save_if_due(now);
     }

@@ -34,6 +34,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("method", "10"),
     ("outcome", "3"),
     ("outcome,what", "6"),
+    ("pod", "one for each pod of the node that lost some, and one"),
     ("policy,rule,verdict", "RULES and three for all others together"),
     ("protocol,reason", "one for each reason and protocol that occurred, about 150"),
     ("protocol,result", "33"),

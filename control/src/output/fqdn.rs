@@ -40,6 +40,7 @@ mod tests {
             source,
             ttl_s,
             expires: format!("2026-01-01T00:00:{ttl_s:02}Z"),
+            pods: vec!["demo/client".into()],
         };
         let list = fqdns(&[
             entry("a.example", "192.0.2.1", FqdnSource::Connection, 0),

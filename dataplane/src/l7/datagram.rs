@@ -6,7 +6,7 @@
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
-use podgate_tables::ids::Epoch;
+use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -75,6 +75,8 @@ pub struct DatagramCtx<'a> {
     pub now: Nanos,
     /// The rules of the flow.
     pub policy: &'a L7Policy,
+    /// The link of the client.
+    pub client: LinkId,
     /// How DNS is answered and learned.
     pub dns: &'a DnsContext,
     /// Answers that need no release.
@@ -128,7 +130,7 @@ impl DatagramFlow {
                 return DatagramStep { op: DatagramOp::Drop(reason), event, replaced: false };
             }
         };
-        let key = answered.has_addresses().then(|| cx.admitted.key(&answered));
+        let key = answered.has_addresses().then(|| cx.admitted.key(&answered, cx.client));
         let held = key.filter(|key| !cx.admitted.has(*key, cx.epoch, cx.now));
         let (op, event) = if let Some(key) = held {
             let (records, asked) = (answered.records(), answered.asked());
@@ -141,11 +143,11 @@ impl DatagramFlow {
 }
 
 impl HeldResponse {
-    /// Gives the addresses of the response `payload` to the control thread. Returns whether there
-    /// was room.
-    pub fn offer(&mut self, payload: &[u8], answers: &AnswerRing) -> bool {
+    /// Gives the addresses of the response `payload` to a client of link `client` to the control
+    /// thread. Returns whether there was room.
+    pub fn offer(&mut self, payload: &[u8], client: LinkId, answers: &AnswerRing) -> bool {
         if let Some(answered) = Answered::again(payload, self.asked) {
-            self.ticket = answered.offer(answers);
+            self.ticket = answered.offer(answers, client);
         }
         self.ticket.is_some()
     }

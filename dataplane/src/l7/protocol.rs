@@ -1,6 +1,7 @@
 //! The inspectors that a flow may have, one for each protocol of L7 rules.
 
 use podgate_tables::drop_reason::DropReason;
+use podgate_tables::ids::LinkId;
 use podgate_tables::l7::{L7Policy, L7Protocol};
 use podgate_tables::tuple::FlowDirection;
 
@@ -30,13 +31,13 @@ pub enum FlowInspector {
 }
 
 impl FlowInspector {
-    /// The inspector of flows with these rules over TCP. `None` if there is none
+    /// The inspector of flows with these rules over TCP, of clients of link `client`. `None` if there is none
     /// ([`L7Policy::has_inspector`]).
     #[must_use]
-    pub fn for_rules(policy: &L7Policy, dns: &DnsContext) -> Option<Self> {
+    pub fn for_rules(policy: &L7Policy, dns: &DnsContext, client: LinkId) -> Option<Self> {
         match policy.protocol().ok()?? {
             L7Protocol::Http => Some(Self::default()),
-            L7Protocol::Dns => Some(Self::Dns(DnsStream::new(dns))),
+            L7Protocol::Dns => Some(Self::Dns(DnsStream::new(dns, client))),
             L7Protocol::Tls => Some(Self::Tls(Tls::default())),
             L7Protocol::Kafka => Some(Self::Kafka(Box::default())),
         }

@@ -161,7 +161,7 @@ impl Datagrams {
             return false;
         }
         let payload = payload_again(egress.umem(), &answer.packet, &mut self.joined);
-        answer.held.offer(payload, &self.dns.answers)
+        answer.held.offer(payload, answer.charged, &self.dns.answers)
     }
 
     fn free_answers(&self) -> usize {

@@ -115,7 +115,8 @@ impl Pipeline {
             return cx.egress.drop_packet(link, packet, DropReason::L7Unsupported);
         };
         let (now, epoch) = (cx.now, cx.snapshot.epoch);
-        let context = DatagramCtx { now, policy, dns, admitted, epoch };
+        let client = self.flows.get(index).link(FlowDirection::Original);
+        let context = DatagramCtx { now, policy, client, dns, admitted, epoch };
         let mut reply = Reply::default();
         let message = payload(umem, &packet, view, joined);
         let step = flow.decide(&context, direction, message, &mut reply);

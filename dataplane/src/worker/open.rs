@@ -116,9 +116,9 @@ impl Pipeline {
             }
             Some(slot) => {
                 // The caller has checked that there is one; the default denies other protocols.
-                let inspector =
-                    FlowInspector::for_rules(&decision.l7, &self.datagrams.dns).unwrap_or_default();
-                let editor = Editor::new(inspector);
+                let dns = &self.datagrams.dns;
+                let inspector = FlowInspector::for_rules(&decision.l7, dns, link);
+                let editor = Editor::new(inspector.unwrap_or_default());
                 let inspected = Inspected { flow: index, editor, policy: decision.l7 };
                 self.inspectors.put(slot, inspected);
                 self.inspect(cx, (index, slot), FlowDirection::Original, view, packet);

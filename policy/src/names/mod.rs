@@ -4,19 +4,28 @@
 //! An address of a name is *live* until its TTL is over, and then *deferred*: it stays usable as
 //! long as a connection to it is alive. The caller asks the workers' flow tables which of the
 //! deferred addresses are ([`NameTable::deferred`]) and reports the answer
-//! ([`NameTable::end_check`]). A deferred address that was not alive in [`CHECKS_MIN`] checks in a
-//! row, nor refreshed since, is removed (cilium `pkg/fqdn/cache.go`, `DNSZombieMappings`).
+//! ([`NameTable::end_check`]). A deferred address that was not alive in two checks in a row, nor
+//! refreshed since, is removed (cilium `pkg/fqdn/cache.go`, `DNSZombieMappings`).
+//!
+//! # Pods
+//! Each pod that asked has a *place* of its own for an address, with the TTL of its own answer. An
+//! address is usable, by every pod, as long as one pod has a place for it. So what a pod asked for
+//! stays, whatever becomes of the places of others.
 //!
 //! # Bounds
-//! - 1,000 live addresses of one name: those beyond that expire first are deferred.
-//! - 10,000 deferred addresses: removed are those that were alive the longest ago (never comes
-//!   first), then those deferred first.
-//! - 65,536 addresses: removed are deferred ones in that order, then the live ones that expire
-//!   first.
+//! - 1,000 live places of one pod for one name: those beyond that expire first are deferred.
+//! - 10,000 deferred places.
+//! - 65,536 addresses, and 131,072 places.
 //!
-//! What is learned at one point in time is never removed for more of the same time; if there is
-//! nothing else to remove, the new address is left out.
+//! At a bound of all pods together, the pod yields that has most places, or most deferred ones. It
+//! loses deferred places first, those that were alive the longest ago (never comes first) and then
+//! those deferred first, and then the live ones that expire first. A pod that has no more than its
+//! share, the bound divided by the number of pods with places, never loses any for others.
+//!
+//! What a pod learned at one point in time is never removed for more of its own of the same time;
+//! if the first to go are all of that time, the new address is left out.
 
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -27,29 +36,29 @@ use std::sync::Arc;
 
 use podgate_tables::time::Nanos;
 
+use self::places::{Key, Places};
+
 /// Longest TTL, seconds: 7 days (RFC 8767 §4). A longer one counts as this.
 const TTL_MAX_S: u32 = 7 * 24 * 60 * 60;
-
-/// Checks in a row that must find no connection to a deferred address before it is removed. A check
-/// may miss a connection that is opened while it runs.
-const CHECKS_MIN: u32 = 2;
 
 /// Bounds of a [`NameTable`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NameLimits {
     /// Least TTL, seconds: a shorter one counts as this.
     pub ttl_min_s: u32,
-    /// Most live addresses of one name.
+    /// Most live places of one pod for one name.
     pub per_name: usize,
-    /// Most deferred addresses.
+    /// Most deferred places.
     pub deferred: usize,
     /// Most addresses.
     pub addresses: usize,
+    /// Most places: an address has one for each pod that asked for it.
+    pub places: usize,
 }
 
 impl Default for NameLimits {
     fn default() -> Self {
-        Self { ttl_min_s: 0, per_name: 1000, deferred: 10_000, addresses: 1 << 16 }
+        Self { ttl_min_s: 0, per_name: 1000, deferred: 10_000, addresses: 1 << 16, places: 1 << 17 }
     }
 }
 
@@ -60,9 +69,11 @@ pub struct NameCounts {
     pub names: usize,
     /// Addresses of all names, deferred ones included.
     pub addresses: usize,
-    /// Deferred addresses.
+    /// Addresses, each counted once for each pod that asked for it.
+    pub places: usize,
+    /// Deferred addresses, each counted once for each pod for which it is deferred.
     pub deferred: usize,
-    /// Addresses that were removed, left out or deferred early because a bound was reached.
+    /// Places that were removed, left out or deferred early because a bound was reached.
     pub evicted: u64,
 }
 
@@ -75,39 +86,19 @@ pub struct NameAddress {
     pub deferred: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Record {
-    /// When it was seen in an answer last.
-    learned: Nanos,
-    expires: Nanos,
-    deferred: Option<Deferred>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Deferred {
-    since: Nanos,
-    /// When a check found a connection to it last; zero for never.
-    alive: Nanos,
-    /// Checks since it was deferred or found alive last.
-    checks: u32,
-}
-
-/// Which address of which name.
-type Key = (Arc<str>, IpAddr);
-
 /// DNS names and the addresses that they resolve to. Names are in lower case, without a dot at the
-/// end.
+/// end. Pods are `NAMESPACE/NAME`; the empty one stands for all who are no pods of the node.
 #[derive(Debug, Default)]
 pub struct NameTable {
     limits: NameLimits,
-    names: BTreeMap<Arc<str>, BTreeMap<IpAddr, Record>>,
-    /// Live addresses by the end of their TTL.
-    live: BTreeSet<(Nanos, Key)>,
-    /// Deferred addresses in the order of their removal: last found alive, deferred since.
-    deferred: BTreeSet<(Nanos, Nanos, Key)>,
+    /// What each pod asked for.
+    pods: BTreeMap<Arc<str>, Places>,
+    /// Which pods have a place for an address: one at least.
+    names: BTreeMap<Arc<str>, BTreeMap<IpAddr, Vec<Arc<str>>>>,
+    addresses: usize,
+    places: usize,
     /// Names whose addresses changed since the last [`Self::take_changes`].
     changed: BTreeSet<Arc<str>>,
-    evicted: u64,
 }
 
 impl NameTable {
@@ -123,29 +114,33 @@ impl NameTable {
         &self.limits
     }
 
-    /// Adds addresses of a name, each with its TTL in seconds.
+    /// Adds addresses of a name that `pod` asked for, each with its TTL in seconds.
     pub fn learn(
         &mut self,
+        pod: &str,
         name: &str,
         addresses: impl IntoIterator<Item = (IpAddr, u32)>,
         now: Nanos,
     ) {
-        let name = self.name(name);
+        let (pod, name) = (self.pod(pod), self.name(name));
         for (address, ttl_s) in addresses {
             // RFC 2181 §8: a TTL with the most significant bit set counts as zero.
             let ttl_s = if ttl_s > i32::MAX as u32 { 0 } else { ttl_s.min(TTL_MAX_S) };
             let expires = now.plus_secs(ttl_s.max(self.limits.ttl_min_s).into());
-            self.insert((Arc::clone(&name), address.to_canonical()), expires, now);
+            self.insert(&pod, (Arc::clone(&name), address.to_canonical()), expires, now);
         }
-        self.bound_name(&name, now);
+        if let Some(places) = self.pods.get_mut(&pod) {
+            places.bound_name(&name, self.limits.per_name, now);
+        }
+        self.bound_deferred();
     }
 
-    /// Adds an address whose TTL is over at `expires`, which may be in the past: one that was in
-    /// the table before a restart.
-    pub fn restore(&mut self, name: &str, address: IpAddr, expires: Nanos, now: Nanos) {
-        let name = self.name(name);
+    /// Adds an address that `pod` asked for and whose TTL is over at `expires`, which may be in the
+    /// past: one that was in the table before a restart.
+    pub fn restore(&mut self, pod: &str, name: &str, address: IpAddr, expires: Nanos, now: Nanos) {
+        let (pod, name) = (self.pod(pod), self.name(name));
         let latest = now.plus_secs(TTL_MAX_S.into());
-        self.insert((Arc::clone(&name), address.to_canonical()), expires.min(latest), now);
+        self.insert(&pod, (name, address.to_canonical()), expires.min(latest), now);
     }
 
     /// The name as it is shared, if it is in the table.
@@ -157,113 +152,135 @@ impl NameTable {
         }
     }
 
-    fn insert(&mut self, key: Key, expires: Nanos, now: Nanos) {
-        let former = self.record(&key).copied();
-        let expires = former.map_or(expires, |former| expires.max(former.expires));
-        match former {
-            Some(former) => self.unlink(&key, &former),
-            None if self.len() >= self.limits.addresses && !self.evict_before(now) => {
-                self.evicted += 1;
-                return;
-            }
-            None => drop(self.changed.insert(Arc::clone(&key.0))),
+    /// The pod as it is shared. It is in the table from now on.
+    fn pod(&mut self, pod: &str) -> Arc<str> {
+        if let Some((shared, _)) = self.pods.get_key_value(pod) {
+            return Arc::clone(shared);
         }
-        let record = Record { learned: now, expires, deferred: None };
-        self.live.insert((expires, key.clone()));
-        self.names.entry(key.0).or_default().insert(key.1, record);
+        let shared: Arc<str> = pod.into();
+        self.pods.insert(Arc::clone(&shared), Places::default());
+        shared
     }
 
-    /// Defers the live addresses of a name that are too many.
-    fn bound_name(&mut self, name: &Arc<str>, now: Nanos) {
-        let Some(records) = self.names.get(name) else { return };
-        let live = records.iter().filter(|(_, record)| record.deferred.is_none());
-        let mut live: Vec<_> =
-            live.map(|(address, record)| (record.learned, record.expires, *address)).collect();
-        let excess = live.len().saturating_sub(self.limits.per_name);
-        if excess == 0 {
+    fn insert(&mut self, pod: &Arc<str>, key: Key, expires: Nanos, now: Nanos) {
+        let is_new = self.pods.get(pod).is_none_or(|places| places.record(&key).is_none());
+        let has_room = !is_new || self.make_room(pod, &key, now);
+        let Some(places) = self.pods.get_mut(pod) else { return };
+        if !has_room {
+            places.evicted += 1;
             return;
         }
-        live.sort_unstable_by_key(|(learned, expires, _)| (*learned == now, *expires));
-        for (_, _, address) in live.into_iter().take(excess) {
-            self.evicted += 1;
-            self.defer(&(Arc::clone(name), address), now);
-        }
-        self.bound_deferred();
-    }
-
-    fn bound_deferred(&mut self) {
-        while self.deferred.len() > self.limits.deferred {
-            let Some((_, _, key)) = self.deferred.first().cloned() else { return };
-            self.evicted += 1;
-            self.remove(&key);
+        places.learn(key.clone(), expires, now);
+        if is_new {
+            self.hold(pod, key);
         }
     }
 
-    /// Removes an address that was not learned `now`. Returns whether there was one.
-    fn evict_before(&mut self, now: Nanos) -> bool {
-        let deferred = self.deferred.iter().map(|(_, _, key)| key);
-        let mut candidates = deferred.chain(self.live.iter().map(|(_, key)| key));
-        let older = |key: &&Key| self.record(key).is_some_and(|record| record.learned != now);
-        let Some(key) = candidates.find(older).cloned() else { return false };
-        self.evicted += 1;
-        self.remove(&key);
+    /// Removes places until there is room for one of `pod` for this address. Returns whether there
+    /// is.
+    fn make_room(&mut self, pod: &Arc<str>, (name, address): &Key, now: Nanos) -> bool {
+        loop {
+            let is_known = self.names.get(name).is_some_and(|known| known.contains_key(address));
+            let has_room = self.places < self.limits.places
+                && (is_known || self.addresses < self.limits.addresses);
+            if has_room || !self.evict_for(pod, now) {
+                return has_room;
+            }
+        }
+    }
+
+    /// Removes a place of the pod that would have most with one more of `pod`, which yields itself
+    /// if it would have as many. Returns whether there was one to remove.
+    fn evict_for(&mut self, pod: &Arc<str>, now: Nanos) -> bool {
+        let most = self.pods.iter_mut().max_by_key(|(of, places)| {
+            let is_own = *of == pod;
+            (places.len() + usize::from(is_own), is_own)
+        });
+        let Some((most, places)) = most else { return false };
+        let Some(key) = places.first_to_go(most == pod, now).cloned() else { return false };
+        places.evicted += 1;
+        let most = Arc::clone(most);
+        self.remove(&most, &key);
         true
+    }
+
+    /// Removes deferred places that are too many.
+    fn bound_deferred(&mut self) {
+        let deferred: usize = self.pods.values().map(Places::deferred_len).sum();
+        for _ in self.limits.deferred..deferred {
+            let most = self.pods.iter_mut().max_by_key(|(_, places)| places.deferred_len());
+            let Some((most, places)) = most else { return };
+            let Some(key) = places.deferred().next().cloned() else { return };
+            places.evicted += 1;
+            let most = Arc::clone(most);
+            self.remove(&most, &key);
+        }
     }
 
     /// Defers live addresses whose TTL is over.
     pub fn expire(&mut self, now: Nanos) {
-        while let Some((expires, key)) = self.live.first().cloned()
-            && expires <= now
-        {
-            self.defer(&key, now);
+        self.pods.values_mut().for_each(|places| places.expire(now));
+        self.bound_deferred();
+    }
+
+    /// Defers all that pods asked for which are not there any more, so that a TTL ends with its
+    /// pod.
+    pub fn end_pods(&mut self, is_there: impl Fn(&str) -> bool, now: Nanos) {
+        let mut evicted = 0;
+        for (pod, places) in &mut self.pods {
+            if !pod.is_empty() && !is_there(pod) {
+                places.defer_all(now);
+                evicted += mem::take(&mut places.evicted);
+            }
         }
+        if evicted > 0 {
+            let nobody = self.pod("");
+            self.pods.entry(nobody).or_default().evicted += evicted;
+        }
+        self.pods.retain(|_, places| places.len() > 0 || places.evicted > 0);
         self.bound_deferred();
     }
 
     /// The deferred addresses, sorted, for a check.
     #[must_use]
     pub fn deferred(&self) -> Vec<IpAddr> {
-        let addresses: BTreeSet<IpAddr> =
-            self.deferred.iter().map(|(_, _, (_, address))| *address).collect();
+        let deferred = self.pods.values().flat_map(Places::deferred);
+        let addresses: BTreeSet<IpAddr> = deferred.map(|(_, address)| *address).collect();
         addresses.into_iter().collect()
     }
 
     /// Takes the result of a check: for each address, whether a connection to it is alive.
     pub fn end_check(&mut self, checked: &BTreeMap<IpAddr, bool>, now: Nanos) {
-        let keys: Vec<Key> = self.deferred.iter().map(|(_, _, key)| key.clone()).collect();
-        for key in keys {
-            let Some(alive) = checked.get(&key.1) else { continue };
-            let Some(record) = self.record(&key).copied() else { continue };
-            let Some(mut deferred) = record.deferred else { continue };
-            deferred.checks += 1;
-            if *alive {
-                (deferred.alive, deferred.checks) = (now, 0);
-            } else if deferred.checks >= CHECKS_MIN {
-                self.remove(&key);
-                continue;
-            }
-            self.unlink(&key, &record);
-            self.deferred.insert((deferred.alive, deferred.since, key.clone()));
-            self.set(&key, Record { deferred: Some(deferred), ..record });
+        let ended = self.pods.iter_mut().map(|(pod, places)| {
+            let unused = places.end_check(checked, now);
+            (Arc::clone(pod), unused)
+        });
+        for (pod, unused) in ended.collect::<Vec<_>>() {
+            unused.iter().for_each(|key| self.remove(&pod, key));
         }
     }
 
     /// Removes the names that `keep` is false for. Returns the number of their addresses.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) -> usize {
+        let before = self.addresses;
         let removed = self.names.iter().filter(|(name, _)| !keep(name));
-        let keys = removed
-            .flat_map(|(name, records)| records.keys().map(|address| (Arc::clone(name), *address)));
-        let keys: Vec<Key> = keys.collect();
-        keys.iter().for_each(|key| self.remove(key));
-        keys.len()
+        let places = removed.flat_map(|(name, addresses)| {
+            addresses.iter().flat_map(move |(address, pods)| {
+                pods.iter().map(move |pod| (Arc::clone(pod), (Arc::clone(name), *address)))
+            })
+        });
+        for (pod, key) in places.collect::<Vec<_>>() {
+            self.remove(&pod, &key);
+        }
+        before - self.addresses
     }
 
     /// The names whose addresses changed since the last call, each with its addresses.
     pub fn take_changes(&mut self) -> Vec<(Arc<str>, Vec<IpAddr>)> {
         let changed = mem::take(&mut self.changed);
         let with_addresses = |name: Arc<str>| {
-            let records = self.names.get(&name);
-            let addresses = records.map(|records| records.keys().copied().collect());
+            let addresses = self.names.get(&name);
+            let addresses = addresses.map(|addresses| addresses.keys().copied().collect());
             (name, addresses.unwrap_or_default())
         };
         changed.into_iter().map(with_addresses).collect()
@@ -275,14 +292,46 @@ impl NameTable {
         !self.changed.is_empty()
     }
 
-    /// All names with their addresses, sorted.
+    /// All names with their addresses, sorted. Of several pods, the last TTL counts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, IpAddr, NameAddress)> {
-        self.names.iter().flat_map(|(name, records)| {
-            records.iter().map(|(address, record)| {
-                let Record { expires, deferred, .. } = *record;
-                (&**name, *address, NameAddress { expires, deferred: deferred.is_some() })
+        self.names.iter().flat_map(move |(name, addresses)| {
+            addresses.iter().map(move |(address, pods)| {
+                let key = (Arc::clone(name), *address);
+                let records = pods.iter().filter_map(|pod| self.pods.get(pod)?.record(&key));
+                let none = NameAddress { expires: Nanos(0), deferred: true };
+                let entry = records.fold(none, |entry, record| NameAddress {
+                    expires: entry.expires.max(record.expires),
+                    deferred: entry.deferred && record.deferred.is_some(),
+                });
+                (&**name, *address, entry)
             })
         })
+    }
+
+    /// The pods that asked for an address of a name, sorted.
+    #[must_use]
+    pub fn pods_of(&self, name: &str, address: IpAddr) -> &[Arc<str>] {
+        self.names
+            .get(name)
+            .and_then(|addresses| addresses.get(&address))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// All places, sorted: the pod, the name, the address, and when its TTL is over.
+    pub fn places(&self) -> impl Iterator<Item = (&str, &str, IpAddr, Nanos)> {
+        self.pods.iter().flat_map(|(pod, places)| {
+            places
+                .iter()
+                .map(move |(name, address, record)| (&**pod, &**name, address, record.expires))
+        })
+    }
+
+    /// The pods that lost places because a bound was reached, sorted, with the number as in
+    /// [`NameCounts::evicted`]. What pods lost that are not there any more counts as the empty
+    /// one's.
+    pub fn evicted(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
+        let evicted = self.pods.iter().map(|(pod, places)| (pod, places.evicted));
+        evicted.filter(|(_, evicted)| *evicted > 0)
     }
 
     /// What the table has.
@@ -290,55 +339,43 @@ impl NameTable {
     pub fn counts(&self) -> NameCounts {
         NameCounts {
             names: self.names.len(),
-            addresses: self.len(),
-            deferred: self.deferred.len(),
-            evicted: self.evicted,
+            addresses: self.addresses,
+            places: self.places,
+            deferred: self.pods.values().map(Places::deferred_len).sum(),
+            evicted: self.pods.values().map(|places| places.evicted).sum(),
         }
     }
 
-    fn len(&self) -> usize {
-        self.live.len() + self.deferred.len()
-    }
-
-    fn record(&self, (name, address): &Key) -> Option<&Record> {
-        self.names.get(name)?.get(address)
-    }
-
-    fn set(&mut self, (name, address): &Key, record: Record) {
-        if let Some(place) = self.names.get_mut(name).and_then(|records| records.get_mut(address)) {
-            *place = record;
+    /// Notes that `pod` has a place for an address.
+    fn hold(&mut self, pod: &Arc<str>, (name, address): Key) {
+        self.places += 1;
+        let pods = self.names.entry(Arc::clone(&name)).or_default().entry(address).or_default();
+        if let Err(at) = pods.binary_search(pod) {
+            pods.insert(at, Arc::clone(pod));
+        }
+        if pods.len() == 1 {
+            self.addresses += 1;
+            self.changed.insert(name);
         }
     }
 
-    fn defer(&mut self, key: &Key, now: Nanos) {
-        let Some(record) = self.record(key).copied() else { return };
-        self.unlink(key, &record);
-        let deferred = Deferred { since: now, alive: Nanos(0), checks: 0 };
-        self.deferred.insert((deferred.alive, deferred.since, key.clone()));
-        self.set(key, Record { deferred: Some(deferred), ..record });
-    }
-
-    /// Takes an address out of the order that it is in.
-    fn unlink(&mut self, key: &Key, record: &Record) {
-        let was_there = match record.deferred {
-            Some(Deferred { since, alive, .. }) => {
-                self.deferred.remove(&(alive, since, key.clone()))
-            }
-            None => self.live.remove(&(record.expires, key.clone())),
-        };
-        debug_assert!(was_there, "each address is in one of the orders");
-    }
-
-    fn remove(&mut self, key: &Key) {
-        let Some(record) = self.record(key).copied() else { return };
-        self.unlink(key, &record);
+    fn remove(&mut self, pod: &Arc<str>, key: &Key) {
+        if !self.pods.get_mut(pod).is_some_and(|places| places.remove(key)) {
+            return;
+        }
+        self.places -= 1;
         let (name, address) = key;
-        if let Some(records) = self.names.get_mut(name) {
-            records.remove(address);
-            if records.is_empty() {
-                self.names.remove(name);
-            }
+        let Some(addresses) = self.names.get_mut(name) else { return };
+        let Some(pods) = addresses.get_mut(address) else { return };
+        pods.retain(|of| of != pod);
+        if !pods.is_empty() {
+            return;
         }
+        addresses.remove(address);
+        if addresses.is_empty() {
+            self.names.remove(name);
+        }
+        self.addresses -= 1;
         self.changed.insert(Arc::clone(name));
     }
 }

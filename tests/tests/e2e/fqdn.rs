@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -39,6 +40,27 @@ spec:
   - toFQDNs: [{matchPattern: \"*.fresh.example\"}]
     toPorts: [{ports: [{port: \"80\", protocol: TCP}]}]
 ";
+
+const HOSTILE: &str = "names/hostile";
+
+/// `hostile` may ask its name server for everything, by TCP: long messages need no fragments.
+const HOSTILE_POLICY: &str = "\
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: hostile, namespace: names}
+spec:
+  endpointSelector: {matchLabels: {app: hostile}}
+  egress:
+  - toCIDR: [192.0.2.10/32]
+    toPorts:
+    - ports: [{port: \"53\", protocol: TCP}]
+      rules: {dns: [{matchPattern: \"*\"}]}
+  - toFQDNs: [{matchPattern: \"*.evil.example\"}]
+";
+/// Addresses in each answer to `hostile`, and queries that fill a table of 65,536.
+const HOSTILE_ADDRESSES: u16 = 1000;
+const HOSTILE_QUERIES: u16 = 70;
 
 /// The address that the resolver has for `nNUMBER.fresh.example`.
 fn address(number: u16) -> Ipv4Addr {
@@ -102,8 +124,13 @@ struct Names {
 
 impl Names {
     fn new() -> Result<Self> {
+        Self::with("")
+    }
+
+    /// One with further objects.
+    fn with(objects: &str) -> Result<Self> {
         let client = pod("names", "client", ["10.65.1.1", "fd65::1"]);
-        let lab = Lab::of(&[&client, POLICY].concat())?;
+        let lab = Lab::of(&[&client, POLICY, objects].concat())?;
         let (office, guest) = (lab.host("office")?, lab.host("guest")?);
         guest.netns.ip(&format!("route add local {NETWORK}/15 dev lo\n"))?;
         let (via, link) = (guest.addresses.v4, &guest.link);
@@ -278,5 +305,82 @@ fn names_survive_a_crash_once_they_are_written_and_a_damaged_file_is_set_aside()
     assert_eq!(names.listed(&[])?.len(), 0);
     let status = names.lab.podgate_json(&["status"])?.to_string();
     assert!(status.contains("names.json.bad-"), "{status}");
+    agent.stop()
+}
+
+/// Answers the queries of one connection, each with [`HOSTILE_ADDRESSES`] of its own and a TTL of
+/// seven days.
+fn serve_hostile(listener: &TcpListener) -> Result<()> {
+    listener.set_nonblocking(true)?;
+    let accept = || Ok(listener.accept().ok());
+    let (mut stream, _) = wait_for("a connection to the name server", BOUND, accept)?;
+    for number in 0..HOSTILE_QUERIES {
+        let query = read_message(&mut stream)?;
+        let mut answer = query;
+        let [high, low] = HOSTILE_ADDRESSES.to_be_bytes();
+        answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, high, low]);
+        for index in 0..HOSTILE_ADDRESSES {
+            let offset = u32::from(number) * u32::from(HOSTILE_ADDRESSES) + u32::from(index);
+            let address = Ipv4Addr::from_bits(Ipv4Addr::new(20, 0, 0, 0).to_bits() + offset);
+            answer.extend([0xc0, 12, 0, 1, 0, 1]);
+            answer.extend(604_800_u32.to_be_bytes());
+            answer.extend([0, 4]);
+            answer.extend(address.octets());
+        }
+        write_message(&mut stream, &answer)?;
+    }
+    Ok(())
+}
+
+fn read_message(stream: &mut TcpStream) -> Result<Vec<u8>> {
+    let mut len = [0; 2];
+    stream.read_exact(&mut len).context("no message")?;
+    let mut message = vec![0; usize::from(u16::from_be_bytes(len))];
+    stream.read_exact(&mut message)?;
+    Ok(message)
+}
+
+fn write_message(stream: &mut TcpStream, message: &[u8]) -> Result<()> {
+    let len = u16::try_from(message.len())?.to_be_bytes();
+    Ok(stream.write_all(&[&len, message].concat())?)
+}
+
+#[test]
+fn a_pod_with_endless_names_loses_its_own_addresses_only() -> Result<()> {
+    let hostile = pod("names", "hostile", ["10.65.1.2", "fd65::2"]);
+    let names = Names::with(&[&hostile, HOSTILE_POLICY].concat())?;
+    let mut agent = Agent::start(&names.lab, 1)?;
+    let office = names.lab.host("office")?;
+    let server = SocketAddr::from((office.addresses.v4, 53));
+    let listener = office.netns.inside(|| Ok(TcpListener::bind(server)?))?;
+    names.with_servers(|client| {
+        client.resolve(1, "fresh.example")?;
+        let mut established = client.connect(1, BOUND)?;
+        thread::scope(|scope| {
+            let served = scope.spawn(|| serve_hostile(&listener));
+            names.lab.host(HOSTILE)?.netns.inside(|| {
+                let mut stream = TcpStream::connect_timeout(&server, BOUND)?;
+                stream.set_read_timeout(Some(BOUND))?;
+                for number in 0..HOSTILE_QUERIES {
+                    write_message(&mut stream, &query(number, number, "evil.example"))?;
+                    read_message(&mut stream).with_context(|| format!("answer {number}"))?;
+                }
+                Ok(())
+            })?;
+            served.join().map_err(|_| anyhow::anyhow!("the name server panicked"))?
+        })?;
+        ensure!(names.lab.metric("podgate_fqdn_evicted_total")? > 0, "the table is full");
+        established.write_all(b"x").context("the established connection")?;
+        client.connect(1, BOUND).map(drop)
+    })?;
+    assert_eq!(names.lab.drops("policy_denied")?, 0, "the address counted all the time");
+    let known = format!("n1.fresh.example {}", address(1));
+    assert_eq!(names.listed(&["--name", "*.fresh.example"])?, [&*known]);
+    agent.assert_alive()?;
+    agent.stop()?;
+    let agent = Agent::restart(&names.lab, 1)?;
+    assert_eq!(names.listed(&["--name", "*.fresh.example"])?, [&*known]);
+    let list = names.lab.podgate_json(&["fqdn", "list", "--name", "n1.fresh.example"])?;
+    assert_eq!(list[0]["pods"], serde_json::json!([CLIENT]));
     agent.stop()
 }

@@ -8,7 +8,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use podgate_tables::ids::Epoch;
+use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::time::Nanos;
 
 use super::Answered;
@@ -28,7 +28,8 @@ struct Place {
     since: Nanos,
 }
 
-/// Keyed hash of an answer's name and addresses. Without the key, a server can't find another
+/// Keyed hash of an answer's name and addresses, and of the link of the client: the control thread
+/// has to know who asked. Without the key, a server can't find another
 /// answer that has the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AnswerKey(u64);
@@ -42,10 +43,11 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// The key of an answer.
+    /// The key of an answer to a client of link `client`.
     #[must_use]
-    pub fn key(&self, answered: &Answered<'_>) -> AnswerKey {
+    pub fn key(&self, answered: &Answered<'_>, client: LinkId) -> AnswerKey {
         let mut hasher = self.hasher.build_hasher();
+        client.hash(&mut hasher);
         answered.name().hash(&mut hasher);
         answered.addresses().for_each(|(address, _)| address.hash(&mut hasher));
         AnswerKey(hasher.finish())

@@ -8,7 +8,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{
     DnsQuestion, DnsResult, EventKind, RequestRecord, ResponseStatus, Text,
 };
-use podgate_tables::ids::RuleId;
+use podgate_tables::ids::{LinkId, RuleId};
 use podgate_tables::l7::dns::{self, Header, Query, QueryError, Question, Response, rcode};
 use podgate_tables::l7::{L7Policy, L7Verdict};
 use podgate_tables::time::Nanos;
@@ -193,13 +193,15 @@ impl Answered<'_> {
         records(self.addresses().count())
     }
 
-    /// Gives its addresses to the control thread. Returns the ticket of their release, or `None` if
+    /// Gives its addresses to the control thread, as those that a client of link `client` asked
+    /// for. Returns the ticket of their release, or `None` if
     /// there is no room.
     #[must_use]
-    pub fn offer(&self, answers: &AnswerRing) -> Option<u64> {
+    pub fn offer(&self, answers: &AnswerRing, client: LinkId) -> Option<u64> {
         let addresses = self.addresses();
         let count = addresses.clone().count();
         answers.offer(
+            client,
             self.name(),
             count,
             addresses.map(|(address, ttl)| AnswerAddress { address, ttl }),

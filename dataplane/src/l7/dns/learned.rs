@@ -13,6 +13,7 @@ use atomic_waker::AtomicWaker;
 use crossbeam::queue::ArrayQueue;
 use podgate_tables::address::Address;
 use podgate_tables::event::Text;
+use podgate_tables::ids::LinkId;
 
 /// Addresses in one [`DnsAnswer`], at most.
 pub const ADDRESSES_MAX: usize = 32;
@@ -33,6 +34,8 @@ pub struct AnswerAddress {
 pub struct DnsAnswer {
     /// Number of this answer: 1 for a worker's first one, and one more for each further one.
     pub ticket: u64,
+    /// The link of the client that asked.
+    pub client: LinkId,
     /// The queried name: lower case, labels separated by dots, no trailing dot. From the wire, so
     /// not necessarily UTF-8.
     pub name: Text<255>,
@@ -88,12 +91,14 @@ impl AnswerRing {
         (waiting, self.ring.capacity() - waiting)
     }
 
-    /// Gives all addresses of an answer, of which there are `count`, to the control thread.
+    /// Gives all addresses of an answer to a client of link `client`, of which there are `count`,
+    /// to the control thread.
     /// Returns the ticket whose release releases the answer, or `None`, and gives nothing, if the
     /// ring has no room. Only the worker may call this.
     #[must_use]
     pub fn offer(
         &self,
+        client: LinkId,
         name: &[u8],
         count: usize,
         addresses: impl IntoIterator<Item = AnswerAddress>,
@@ -108,8 +113,8 @@ impl AnswerRing {
         let mut ticket = self.last.load(Ordering::Relaxed);
         for _ in 0..records {
             ticket += 1;
-            let mut answer =
-                DnsAnswer { ticket, name, more: 0, len: 0, addresses: [none; ADDRESSES_MAX] };
+            let none = [none; ADDRESSES_MAX];
+            let mut answer = DnsAnswer { ticket, client, name, more: 0, len: 0, addresses: none };
             for (place, address) in answer.addresses.iter_mut().zip(&mut addresses) {
                 *place = address;
                 answer.len += 1;
@@ -206,6 +211,8 @@ mod tests {
 
     use super::*;
 
+    const CLIENT: LinkId = LinkId(3);
+
     fn address(last: u8, ttl: u32) -> AnswerAddress {
         AnswerAddress { address: Address::v4([192, 0, 2, last]), ttl }
     }
@@ -214,11 +221,12 @@ mod tests {
     fn an_answer_with_many_addresses_is_split_and_none_is_lost() {
         let answers = Answers::new(2, 4);
         let all: Vec<_> = (0..70).map(|last| address(last, 30)).collect();
-        let ticket = answers.ring(1).offer(b"a.b", all.len(), all.iter().copied());
+        let ticket = answers.ring(1).offer(CLIENT, b"a.b", all.len(), all.iter().copied());
         assert_eq!(ticket, Some(3));
         let mut taken = Vec::new();
         answers.drain(|worker, answer| {
             assert_eq!((worker, answer.name.bytes()), (1, &b"a.b"[..]));
+            assert_eq!(answer.client, CLIENT);
             assert_eq!(usize::from(answer.more), 70 - taken.len() - answer.addresses().len());
             taken.extend(answer.addresses().to_vec());
         });
@@ -230,9 +238,9 @@ mod tests {
         let answers = Answers::new(1, 2);
         let ring = answers.ring(0);
         let all = || (0..33).map(|last| address(last, 30));
-        assert_eq!(ring.offer(b"a", 1, all().take(1)), Some(1));
-        assert_eq!(ring.offer(b"b", 33, all()), None);
-        assert_eq!(ring.offer(b"c", 32, all().take(32)), Some(2));
+        assert_eq!(ring.offer(CLIENT, b"a", 1, all().take(1)), Some(1));
+        assert_eq!(ring.offer(CLIENT, b"b", 33, all()), None);
+        assert_eq!(ring.offer(CLIENT, b"c", 32, all().take(32)), Some(2));
         let mut names = Vec::new();
         answers.drain(|_, answer| names.push(answer.name.bytes().to_vec()));
         assert_eq!(names, [b"a", b"c"]);
@@ -261,7 +269,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&counted));
         let mut cx = Context::from_waker(&waker);
         assert!(answers.poll_waiting(&mut cx).is_pending());
-        assert!(answers.ring(0).offer(b"a", 1, [address(1, 1)]).is_some());
+        assert!(answers.ring(0).offer(CLIENT, b"a", 1, [address(1, 1)]).is_some());
         assert_eq!(counted.0.load(Ordering::Relaxed), 1);
         assert!(answers.poll_waiting(&mut cx).is_ready());
     }

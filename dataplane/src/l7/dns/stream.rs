@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::EventKind;
+use podgate_tables::ids::LinkId;
 use podgate_tables::l7::dns::{HEADER_LEN, Header, rcode};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
@@ -42,17 +43,18 @@ struct HeldMessage {
 /// responses, in any order (RFC 7766 §7).
 #[derive(Debug, Default)]
 pub struct DnsStream {
-    dns: Option<DnsContext>,
+    dns: Option<(DnsContext, LinkId)>,
     exchange: Exchange,
     replies: VecDeque<Reply>,
     held: Option<HeldMessage>,
 }
 
 impl DnsStream {
-    /// For a connection whose answers are learned through `dns`.
+    /// For a connection whose answers are learned through `dns`, as those that a client of link
+    /// `client` asked for.
     #[must_use]
-    pub fn new(dns: &DnsContext) -> Self {
-        Self { dns: Some(dns.clone()), ..Self::default() }
+    pub fn new(dns: &DnsContext, client: LinkId) -> Self {
+        Self { dns: Some((dns.clone(), client)), ..Self::default() }
     }
 
     /// The ticket of the response that waits for its release.
@@ -96,7 +98,7 @@ impl DnsStream {
         if self.replies.len() >= REPLIES_MAX || self.exchange.is_full() {
             return Op::Stall.into();
         }
-        let denied = self.dns.as_ref().map_or_else(Default::default, |dns| dns.denied);
+        let denied = self.dns.as_ref().map_or_else(Default::default, |(dns, _)| dns.denied);
         let (message, mut reply) = (&message[..len], Reply::default());
         let (outcome, event) = self.exchange.query(cx.now, cx.policy, denied, message, &mut reply);
         let op = match outcome {
@@ -142,12 +144,12 @@ impl DnsStream {
         if self.held.is_none() && !answered.has_addresses() {
             return Step { op: Op::Pass(end), event: Some(answered.event(cx.now)) };
         }
-        let Some(dns) = &self.dns else { return dropped(end, DropReason::DnsUnreleased) };
+        let Some((dns, client)) = &self.dns else { return dropped(end, DropReason::DnsUnreleased) };
         let asked = answered.asked();
         let room = Wait::Room(answered.records());
         let held = self.held.get_or_insert(HeldMessage { wait: room, since: cx.now, asked });
         if held.wait == Wait::Offer {
-            held.wait = answered.offer(&dns.answers).map_or(room, Wait::Release);
+            held.wait = answered.offer(&dns.answers, *client).map_or(room, Wait::Release);
         }
         if matches!(held.wait, Wait::Release(ticket) if ticket <= dns.answers.in_force()) {
             self.held = None;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use podgate_dataplane::l7::dns::learned::{AnswerAddress, DnsAnswer};
 use podgate_dataplane::worker::{Shared, SharedConfig};
 use podgate_policy::{Compiled, Compiler, NameTable, Store};
-use podgate_tables::ids::Epoch;
+use podgate_tables::ids::{Epoch, LinkId};
 use podgate_tables::policy::Snapshot;
 use podgate_tables::route::RouteTable;
 use podgate_tables::time::Nanos;
@@ -27,6 +27,9 @@ use super::swaps;
 const POLICIES: u32 = 1000;
 /// Names that are known from the start.
 const NAMES: u32 = 10_000;
+/// The pod that asks, and its link.
+const POD: &str = "ns-0/client";
+const CLIENT: LinkId = LinkId(1);
 /// Tables of past epochs that an agent keeps for flow records.
 const EPOCHS: usize = 256;
 
@@ -96,7 +99,7 @@ impl NameControl {
         };
         for number in 0..NAMES {
             let name = format!("n{number}.bench.example");
-            this.table.learn(&name, [(address(number), 3600)], Nanos(1));
+            this.table.learn(POD, &name, [(address(number), 3600)], Nanos(1));
         }
         this.publish();
         Ok(this)
@@ -115,7 +118,7 @@ impl NameControl {
                 let name = format!("n{number}.bench.example");
                 let begin = Instant::now();
                 let address = AnswerAddress { address: address(number).into(), ttl: 3600 };
-                let ticket = ring.offer(name.as_bytes(), 1, [address]).unwrap_or(u64::MAX);
+                let ticket = ring.offer(CLIENT, name.as_bytes(), 1, [address]).unwrap_or(u64::MAX);
                 while ring.released() < ticket {
                     std::hint::spin_loop();
                 }
@@ -152,7 +155,7 @@ impl NameControl {
         let name = String::from_utf8_lossy(answer.name.bytes());
         if self.compiler.is_wanted(&name) {
             let addresses = answer.addresses().iter().map(|a| (a.address.ip(), a.ttl));
-            self.table.learn(&name, addresses, Nanos(2));
+            self.table.learn(POD, &name, addresses, Nanos(2));
         }
     }
 
