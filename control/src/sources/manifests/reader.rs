@@ -37,6 +37,8 @@ const SHARE: u32 = 100;
 const QUIET: Duration = Duration::from_millis(20);
 /// Most files whose changes are sent to the control thread together.
 const BATCH: usize = 256;
+/// What is said of a file that is not read for that reason.
+const OPEN_FOR_WRITING: &str = "is open for writing, and is read when it is closed";
 /// Capacity of the reader's channel; senders block when it is full.
 const MESSAGES_MAX: usize = 1024;
 
@@ -389,7 +391,7 @@ impl Reader {
             if now < until {
                 return self.set_read_at(name, until);
             }
-            unreadable = Some("is open for writing, and is read when it is closed".to_owned());
+            unreadable = Some(OPEN_FOR_WRITING.to_owned());
         }
         let needs_last_good = file.state.needs_last_good();
         if file.reading.is_some() && unreadable.is_none() {
@@ -503,6 +505,13 @@ impl Reader {
         seen: Seen<Arc<[Document]>>,
         last_good: Result<Vec<Document>, String>,
     ) {
+        if let Seen::Unreadable { reason, .. } = &seen
+            && reason == OPEN_FOR_WRITING
+            && self.files.get(name).is_some_and(|file| file.open_since.is_none())
+        {
+            // It was closed since, and a read is due or done.
+            return;
+        }
         let seen = self.within_bounds(name, seen);
         let Some(file) = self.files.get_mut(name) else { return };
         let now = Instant::now();
