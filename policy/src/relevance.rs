@@ -24,7 +24,10 @@ impl Relevance {
 
     /// Of a document with this `kind` and `apiVersion`.
     pub(crate) fn of_kind(kind: Option<&str>, version: Option<&str>) -> Self {
-        let Some(name) = kind.filter(|kind| !is_template(kind)) else { return Self::Other };
+        let is_name = |kind: &&str| !kind.trim().is_empty() && !is_template(kind);
+        let Some(name) = kind.filter(is_name) else { return Self::Other };
+        // The API doesn't tell an empty text from none.
+        let version = version.filter(|version| !version.is_empty());
         // Ignoring a policy would allow what it denies, so a misspelt kind must not hide it.
         if looks_like_policy(name) {
             return Self::Policy;

@@ -36,10 +36,10 @@ is set at both ends of a link when it is attached with its netns, and remains af
 links with a smaller MTU, the MSS in TCP SYNs is lowered, and other packets cause ICMP errors (path \
 MTU discovery).
 
-If a manifest becomes empty, unreadable or a dangling symlink, its objects stay in force until it can \
-be read again or is removed. They are saved in the state directory for the next start. If a manifest \
-can't be read at the start and none of its objects are saved, pods stay cut off, and \
-`podgate status` names the file.
+A manifest that is written in place is read when it is closed. If it becomes empty, unreadable or a \
+dangling symlink, its objects stay in force until it can be read again or is removed. They are saved \
+in the state directory for the next start. If a manifest can't be read at the start and none of its \
+objects are saved, pods stay cut off, and `podgate status` names the file.
 
 SIGHUP reads all manifests again, and the file of --log @FILE. SIGTERM and SIGINT stop the agent \
 within a second.
@@ -259,7 +259,8 @@ const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 #[derive(Args, Debug, Clone)]
 #[group(required = std::env::var_os(IN_CLUSTER).is_none(), multiple = false)]
 pub struct SourceArgs {
-    /// Read objects from the YAML and JSON files of a directory, and again when they change.
+    /// Read objects from the YAML and JSON files of a directory, and again when they change:
+    /// `*.yaml`, `*.yml` and `*.json`, unless the name begins with a dot; not in directories below.
     /// At most 10,000 files of 64 MiB each, and 256 MiB together; 60 MB of policies take up to 2.7
     /// GB of memory.
     #[arg(long, value_name = "DIR")]

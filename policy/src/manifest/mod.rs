@@ -22,7 +22,7 @@ use serde_json::Value;
 use serde_saphyr::localizer::Localizer;
 use serde_saphyr::{Location, SnippetMode, UserMessageFormatter};
 
-use crate::fields::{FieldPath, RENDER, TEMPLATE};
+use crate::fields::{FieldPath, RENDER, TEMPLATE, printable};
 use crate::rejection::{Rejection, SourceLocation};
 use crate::relevance::Relevance;
 use cut::{Cut, split_json, split_yaml};
@@ -412,6 +412,10 @@ fn yaml_options() -> serde_saphyr::Options {
 /// Takes `List` and `…List` apart. What an element of a `PodList` doesn't say is in the list: that
 /// it is a Pod, and of which apiVersion (Kubernetes API conventions, "Lists and Simple kinds").
 fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
+    if let Some(reason) = answer_without_objects(&value) {
+        let SourceLocation { file, line, column } = source.location;
+        return documents.push(broken(&file, Position { line, column }, reason));
+    }
     let text = |field| value.get(field).and_then(Value::as_str).map(str::to_owned);
     let (kind, version) = (text("kind"), text("apiVersion"));
     let Some(element) = kind.as_deref().and_then(|kind| kind.strip_suffix("List")) else {
@@ -440,6 +444,25 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
     }
 }
 
+/// Kinds of answers of an API server that are not objects of the cluster: what a program saves that
+/// asked for objects and did not get them.
+const ANSWERS: [&str; 6] =
+    ["Status", "Table", "APIResourceList", "APIGroup", "APIGroupList", "APIVersions"];
+
+/// Why a document says nothing of the objects that were asked for, if it is such an answer.
+fn answer_without_objects(value: &Value) -> Option<String> {
+    let text = |field| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+    let kind = text("kind");
+    if !ANSWERS.contains(&kind) || !["", "meta.k8s.io"].contains(&group) {
+        return None;
+    }
+    Some(match kind == "Status" && text("status") != "Success" {
+        true => format!("is an error answer of an API server: {}", printable(text("message"))),
+        false => format!("is an answer of an API server without objects: {kind}"),
+    })
+}
+
 /// Whether lists of this kind may hold something that verdicts depend on.
 fn is_relevant(element: &str, version: Option<&str>) -> bool {
     element.is_empty() || !matches!(Relevance::of_kind(Some(element), version), Relevance::None)
@@ -451,7 +474,8 @@ fn inherit(item: &mut Value, kind: &str, version: Option<&str>) {
     if kind.is_empty() {
         return;
     }
-    let is_missing = |value: Option<&Value>| value.is_none_or(Value::is_null);
+    // The API doesn't tell an empty text from none.
+    let is_missing = |value: Option<&Value>| value.is_none_or(|v| v.is_null() || v == "");
     if is_missing(item.get("kind")) {
         item.insert("kind".to_owned(), kind.into());
     }

@@ -55,7 +55,8 @@ impl Header {
     /// The kind, if objects of that kind and apiVersion are read, and the header.
     fn parse_fields(root: &Field<'_>) -> (Option<Kind>, Option<Self>) {
         let Some(mut object) = root.object() else { return (None, None) };
-        let Some(kind_field) = object.take("kind") else {
+        let kind_field = object.take("kind").filter(|kind| kind.value() != "");
+        let Some(kind_field) = kind_field else {
             root.reject("has no kind: this is not a Kubernetes object");
             return (None, None);
         };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{Store, rejections};
-use crate::key::ObjectKey;
+use crate::key::{Kind, ObjectKey};
 use crate::manifest::Document;
 use crate::model::Header;
 use crate::rejection::{Rejection, SourceLocation};
@@ -33,8 +33,8 @@ struct File {
 
 #[derive(Clone, Copy, Debug)]
 struct Definition {
-    /// Of the object as written; `None` if it has to be applied again in any case.
-    digest: Option<u64>,
+    /// `None` if it has to be applied again in any case.
+    digest: Option<Digests>,
     /// Whether the current content of the file lacks the object, which is still in force.
     missing: bool,
 }
@@ -43,6 +43,7 @@ struct Definition {
 struct Shadowed {
     /// `None` if the file has to be read again to know it.
     document: Option<Document>,
+    /// [`Digests::read`] of it.
     digest: Option<u64>,
     location: SourceLocation,
     /// Unless it is the same as the definition in force.
@@ -111,8 +112,23 @@ pub struct FileSync {
     pub read_again: BTreeSet<Arc<Path>>,
 }
 
-/// Digest of an object as written, without the fields that no verdict depends on.
-fn digest_of(value: &Value) -> u64 {
+/// Digests of an object, without the fields that no verdict depends on.
+#[derive(Clone, Copy, Debug)]
+struct Digests {
+    /// As it is written.
+    written: u64,
+    /// As the API reads it, which has no fields that are null: two definitions with the same one
+    /// are one object.
+    read: u64,
+}
+
+impl Digests {
+    fn of(value: &Value) -> Self {
+        Self { written: written_digest(value), read: read_digest(value) }
+    }
+}
+
+fn written_digest(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     let Value::Object(object) = value else {
         value.hash(&mut hasher);
@@ -131,6 +147,64 @@ fn digest_of(value: &Value) -> u64 {
         }
     }
     hasher.finish()
+}
+
+/// Of objects of one name and kind.
+fn read_digest(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let Value::Object(object) = value else {
+        value.hash(&mut hasher);
+        return hasher.finish();
+    };
+    let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::by_name);
+    let has_status = matches!(kind, Some(Kind::Pod | Kind::Node));
+    for (field, value) in object {
+        match (field.as_str(), value) {
+            (_, Value::Null) => {}
+            ("status", Value::Object(status)) if !has_status || status.is_empty() => {}
+            ("metadata", Value::Object(metadata)) => {
+                // The names are the same.
+                let is_read = |name: &str| {
+                    !METADATA_NOT_READ.contains(&name) && !["name", "namespace"].contains(&name)
+                };
+                for (name, value) in metadata.iter().filter(|(name, _)| is_read(name)) {
+                    hash_entry(name, value, &mut hasher);
+                }
+            }
+            _ => hash_entry(field, value, &mut hasher),
+        }
+    }
+    hasher.finish()
+}
+
+/// Mappings whose values are text. In these, `null` is an empty text; in others, it is absent.
+const TEXT_MAPPINGS: [&str; 3] = ["labels", "matchLabels", "selector"];
+
+fn hash_entry(name: &str, value: &Value, hasher: &mut impl Hasher) {
+    if value.is_null() {
+        return;
+    }
+    name.hash(hasher);
+    match value {
+        Value::Object(texts) if TEXT_MAPPINGS.contains(&name) => texts.hash(hasher),
+        _ => hash_value(value, hasher),
+    }
+}
+
+fn hash_value(value: &Value, hasher: &mut impl Hasher) {
+    match value {
+        Value::Object(object) => {
+            hasher.write_u8(b'{');
+            object.values().filter(|value| !value.is_null()).count().hash(hasher);
+            object.iter().for_each(|(name, value)| hash_entry(name, value, hasher));
+        }
+        Value::Array(items) => {
+            hasher.write_u8(b'[');
+            items.len().hash(hasher);
+            items.iter().for_each(|item| hash_value(item, hasher));
+        }
+        _ => value.hash(hasher),
+    }
 }
 
 /// Fields of an object's metadata that no verdict depends on.
@@ -261,15 +335,15 @@ impl Store {
     ) -> FileSync {
         let mut result = FileSync::default();
         let mut former = self.files.files.remove(file).unwrap_or_default().defines;
-        let mut seen: BTreeMap<ObjectKey, (&Document, u64)> = BTreeMap::new();
+        let mut seen: BTreeMap<ObjectKey, (&Document, Digests)> = BTreeMap::new();
         let mut unreadable = Vec::new();
         for &document in documents {
             match (DocumentKind::of(document), &document.value) {
                 (DocumentKind::Object(key), Ok(value)) => {
-                    let digest = digest_of(value);
+                    let digest = Digests::of(value);
                     match seen.get(&key) {
                         // The same object once more.
-                        Some((_, first)) if *first == digest => continue,
+                        Some((_, first)) if first.read == digest.read => continue,
                         Some((first, _)) => {
                             let (at, first) = (&document.source.location, &first.source.location);
                             unreadable.push(vec![defined_already(&key, at, first)]);
@@ -341,37 +415,40 @@ impl Store {
         file: &Arc<Path>,
         key: &ObjectKey,
         document: &Document,
-        digest: u64,
-        was: Option<u64>,
+        digest: Digests,
+        was: Option<Digests>,
     ) {
         let other = self.sources.get(key).filter(|at| at.file != *file).cloned();
         let other = other.and_then(|at| Some((self.files.definition(&at.file, key)?, at)));
         if let Some((definition, at)) = other {
             if !definition.missing && at.file < *file {
                 let location = document.source.location.clone();
-                let (kept, digest) = (Some(document.clone()), Some(digest));
+                let (kept, digest) = (Some(document.clone()), Some(digest.read));
                 let rejections = Vec::new();
                 let shadowed = Shadowed { document: kept, digest, location, rejections };
                 let by = self.files.shadowed.entry(key.clone()).or_default();
                 by.insert(Arc::clone(file), shadowed);
-                return self.files.report_shadowed(key, &at, definition.digest);
+                let first = definition.digest.map(|digest| digest.read);
+                return self.files.report_shadowed(key, &at, first);
             }
             self.files.remove(&at.file, key);
             if !definition.missing {
-                let (document, digest, rejections) = (None, definition.digest, Vec::new());
+                let digest = definition.digest.map(|digest| digest.read);
+                let (document, rejections) = (None, Vec::new());
                 let shadowed = Shadowed { document, digest, location: at.clone(), rejections };
                 self.files.shadowed.entry(key.clone()).or_default().insert(at.file, shadowed);
             }
         }
         self.files.take_shadowed(file, key);
         let warned = self.policies.get(key).is_some_and(|policy| !policy.warnings.is_empty());
-        if was == Some(digest) && !warned && self.rejections.get(key).is_none() {
+        let same = was.is_some_and(|was| was.written == digest.written);
+        if same && !warned && self.rejections.get(key).is_none() {
             self.sources.insert(key.clone(), document.source.location.clone());
         } else if let Ok(value) = &document.value {
             // Rejections are kept in the store.
             let _ = self.apply(value, Some(&document.source));
         }
-        self.files.report_shadowed(key, &document.source.location, Some(digest));
+        self.files.report_shadowed(key, &document.source.location, Some(digest.read));
         if let Some(entry) = self.files.files.get_mut(file) {
             entry.defines.insert(key.clone(), Definition { digest: Some(digest), missing: false });
         }
@@ -397,14 +474,14 @@ impl Store {
         let digest = match next.document.as_ref().map(|document| (document, &document.value)) {
             Some((document, Ok(value))) => {
                 let _ = self.apply(value, Some(&document.source));
-                Some(digest_of(value))
+                Some(Digests::of(value))
             }
             _ => {
                 self.sources.insert(key.clone(), next.location.clone());
                 None
             }
         };
-        self.files.report_shadowed(key, &next.location, digest);
+        self.files.report_shadowed(key, &next.location, digest.map(|digest| digest.read));
         let entry = self.files.files.entry(Arc::clone(&file)).or_default();
         entry.defines.insert(key.clone(), Definition { digest, missing: false });
         digest.is_none().then_some(file)

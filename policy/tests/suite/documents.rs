@@ -42,10 +42,11 @@ fn elements_of_typed_lists_are_of_the_lists_kind_and_version() {
     let policies = r#"{"kind":"NetworkPolicyList","apiVersion":"networking.k8s.io/v1","items":[
         {"metadata":{"namespace":"shop","name":"a"},"spec":{}},
         {"kind":null,"apiVersion":null,"metadata":{"namespace":"shop","name":"b"},"spec":{}},
+        {"kind":"","apiVersion":"","metadata":{"namespace":"shop","name":"d"},"spec":{}},
         {"kind":"NetworkPolicy","metadata":{"namespace":"shop","name":"c"},"spec":{}}]}"#;
-    assert_eq!(of("x.json", policies), (named(&["a", "b", "c"]), vec![]));
+    assert_eq!(of("x.json", policies), (named(&["a", "b", "c", "d"]), vec![]));
     let nested = format!(r#"{{"kind":"List","apiVersion":"v1","items":[{policies}]}}"#);
-    assert_eq!(of("x.json", &nested), (named(&["a", "b", "c"]), vec![]));
+    assert_eq!(of("x.json", &nested), (named(&["a", "b", "c", "d"]), vec![]));
 
     let yaml = "kind: PodList\napiVersion: v1\nitems:\n- metadata: {namespace: shop, name: web}\n  \
                 status: {podIPs: [{ip: 10.0.0.1}]}\n- metadata: {name: Web}\n";
@@ -69,6 +70,41 @@ fn an_element_that_says_another_kind_has_it() {
     assert_eq!(rejections.len(), 2);
     assert_eq!(rejections[0], message[0]);
     assert!(rejections[1].starts_with("x.yaml:6: NetworkPolicy a: kind: "), "{}", rejections[1]);
+}
+
+#[test]
+fn an_empty_kind_is_none_and_an_empty_version_hides_no_object() {
+    let empty = policy("a").replace("kind: NetworkPolicy", "kind: \"\"");
+    let (_, counts, rejections) = synced(&documents("x.yaml", &empty));
+    let [rejection] = rejections.as_slice() else { panic!("{rejections:?}") };
+    assert!(rejection.contains("has no kind: this is not a Kubernetes object"), "{rejection}");
+    assert_eq!((counts.others, counts.passed_over), (1, 0));
+    let blank = policy("a").replace("kind: NetworkPolicy", "kind: \" \"");
+    assert_eq!(synced(&documents("x.yaml", &blank)).2.len(), 1);
+    for kind in ["NetworkPolicy", "EndpointSlice"] {
+        let text = format!("apiVersion: \"\"\nkind: {kind}\nmetadata: {{name: a}}\n");
+        let (_, counts, rejections) = synced(&documents("x.yaml", &text));
+        let [rejection] = rejections.as_slice() else { panic!("{kind}: {rejections:?}") };
+        assert!(rejection.contains("of apiVersion \"\" is not enforced"), "{rejection}");
+        assert_eq!(counts.passed_over, 0, "{kind}");
+    }
+}
+
+#[test]
+fn an_answer_of_an_api_server_without_objects_is_rejected_with_its_message() {
+    let error = "kind: Status\napiVersion: v1\nstatus: Failure\nmessage: \"no \\e[1m\"\n";
+    for text in [error.to_owned(), error.replace(": v1", ": meta.k8s.io/v1")] {
+        let (_, counts, rejections) = synced(&documents("x.yaml", &text));
+        let message = "x.yaml:1: is an error answer of an API server: no \\u{1b}[1m";
+        assert_eq!((counts.others, rejections), (1, vec![message.to_owned()]));
+    }
+    for kind in ["Table", "APIGroupList", "APIResourceList", "APIVersions"] {
+        let (_, _, rejections) = synced(&documents("x.yaml", &format!("kind: {kind}\n")));
+        assert_eq!(rejections.len(), 1, "{kind}: {rejections:?}");
+    }
+    let of_others = "kind: Status\napiVersion: example.com/v1\n";
+    let (_, counts, rejections) = synced(&documents("x.yaml", of_others));
+    assert_eq!((counts.passed_over, rejections), (1, vec![]));
 }
 
 #[test]
@@ -133,6 +169,31 @@ fn identical_doubles_are_one_object_and_others_an_error_with_both_places() {
     let (_, counts, rejections) =
         synced(&documents("x.yaml", &format!("{}---\n{annotated}", policy("a"))));
     assert_eq!((counts.policies, rejections), (1, vec![]));
+
+    // Nor do a field that is null, an empty text or a status.
+    for same in [
+        policy("a").replace("podSelector: {}", "podSelector: {}, ingress: null"),
+        policy("a").replace("podSelector: {}", "podSelector: {matchLabels: null}"),
+        policy("a") + "status: {}\n",
+        policy("a") + "status: {conditions: [{type: Accepted}]}\n",
+    ] {
+        let both = format!("{}---\n{same}", policy("a"));
+        assert_eq!(synced(&documents("x.yaml", &both)).2, [""; 0], "{same}");
+        let mut both = documents("x.yaml", &policy("a"));
+        both.extend(documents("y.yaml", &same));
+        assert_eq!(synced(&both).2, [""; 0], "{same}");
+    }
+    // What is null in a mapping of texts is an empty one, and a pod's addresses are in its status.
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {namespace: a, name: x, labels: {a: b}}, \
+               status: {podIPs: [{ip: 10.0.0.1}]}}";
+    for other in [
+        pod.replace("a: b", "a: b, c: null"),
+        pod.replace("10.0.0.1", "10.0.0.2"),
+        pod.replace("podIPs: [{ip: 10.0.0.1}]", ""),
+    ] {
+        let (_, _, rejections) = synced(&documents("x.yaml", &format!("{pod}\n---\n{other}\n")));
+        assert_eq!(rejections.len(), 1, "{other}: {rejections:?}");
+    }
 
     let other = policy("a").replace("podSelector: {}", "policyTypes: [Egress]");
     let mut both = documents("x.yaml", &policy("a"));

@@ -159,6 +159,8 @@ fn events() -> AddWatchFlags {
         | AddWatchFlags::IN_DELETE_SELF
         | AddWatchFlags::IN_MOVE_SELF
         | AddWatchFlags::IN_ONLYDIR
+        // Not of files that have no name any more.
+        | AddWatchFlags::from_bits_retain(nix::libc::IN_EXCL_UNLINK)
 }
 
 type Names = (Vec<(OsString, bool)>, Option<(usize, OsString)>);
@@ -271,6 +273,11 @@ struct Thread {
 impl Pool {
     pub(super) fn new(directory: Arc<WatchedDirectory>, messages: SyncSender<Message>) -> Self {
         Self { directory, messages, threads: Vec::new(), waiting: VecDeque::new() }
+    }
+
+    /// Where the last good objects are.
+    pub(super) fn last_good(&self) -> &LastGood {
+        &self.directory.last_good
     }
 
     /// Has a job done, now or when a thread is free.

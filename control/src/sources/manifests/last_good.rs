@@ -5,13 +5,14 @@
 //! The total size is bounded by [`TOTAL_MAX`]. Files that are damaged or of another version are
 //! ignored.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use podgate_policy::manifest::{self, Document};
 use podgate_policy::{DocumentKind, Missing, ObjectKey, SourceLocation, Store};
@@ -30,6 +31,9 @@ const TOTAL_MAX: u64 = 256 * 1024 * 1024;
 
 /// Most states that are written together: as many files are open meanwhile.
 pub(super) const BATCH: usize = 16;
+
+/// More than the resolution of a file system's times.
+const TICK: Duration = Duration::from_secs(2);
 
 const MAGIC: &str = "podgate-last-good";
 const VERSION: u32 = 1;
@@ -90,7 +94,8 @@ impl LastGood {
         Self { path: state.join(DIRECTORY), directory }
     }
 
-    fn file(&self, name: &OsStr) -> PathBuf {
+    /// Where a manifest's state is.
+    pub(super) fn file(&self, name: &OsStr) -> PathBuf {
         let directory = self.directory.as_os_str().as_encoded_bytes();
         let number = hash(&[directory, b"/", name.as_encoded_bytes()].concat());
         self.path.join(format!("{number:016x}.json"))
@@ -211,6 +216,8 @@ pub(super) struct Writer {
     sizes: HashMap<PathBuf, u64>,
     /// Sum of the sizes.
     total: u64,
+    /// The directory as it was when all of these files were in it, if it was still then.
+    complete: Option<(u64, SystemTime)>,
 }
 
 impl Writer {
@@ -220,16 +227,30 @@ impl Writer {
         let size = |entry: fs::DirEntry| Some((entry.path(), entry.metadata().ok()?.len()));
         let sizes: HashMap<_, _> = entries.filter_map(size).collect();
         let total = sizes.values().sum();
-        Self { place, sizes, total }
+        Self { place, sizes, total, complete: None }
     }
 
-    /// Whether the directory went away since something was written to it, or since the last call.
-    pub(super) fn was_removed(&mut self) -> bool {
-        let removed = !self.sizes.is_empty() && !self.place.path.is_dir();
-        if removed {
-            self.sizes.clear();
-            self.total = 0;
+    /// Files that went away since they were written, or since the last call.
+    pub(super) fn take_removed(&mut self) -> BTreeSet<PathBuf> {
+        let found = fs::metadata(&self.place.path).and_then(|m| Ok((m.ino(), m.modified()?))).ok();
+        if self.sizes.is_empty() || found.is_some() && found == self.complete {
+            return BTreeSet::new();
         }
+        let present: HashSet<_> = match fs::read_dir(&self.place.path) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+            Err(error) if is_gone(&error) => HashSet::new(),
+            Err(_) => return BTreeSet::new(),
+        };
+        let is_removed = |path: &&PathBuf| !present.contains(*path);
+        let removed: BTreeSet<_> = self.sizes.keys().filter(is_removed).cloned().collect();
+        for path in &removed {
+            self.set_size(path, None);
+        }
+        // A change within a tick of the file system's clock leaves the time as it is.
+        let is_still = |(_, at): &(u64, SystemTime)| {
+            SystemTime::now().duration_since(*at).is_ok_and(|age| age > TICK)
+        };
+        self.complete = found.filter(is_still);
         removed
     }
 
@@ -351,6 +372,11 @@ impl Writer {
         };
         self.total = self.total - before.unwrap_or_default() + size.unwrap_or_default();
     }
+}
+
+/// Whether there is no such directory.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn key(document: &Document) -> Option<ObjectKey> {
@@ -498,16 +524,44 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let place = LastGood::new(&state.path().join("state"), Path::new("/m"));
         let mut writer = Writer::new(place.clone());
-        assert!(!writer.was_removed());
+        assert!(writer.take_removed().is_empty());
         save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).unwrap();
         fs::remove_dir_all(state.path().join("state")).unwrap();
-        assert!(writer.was_removed());
+        assert_eq!(writer.take_removed(), [place.file("p.yaml".as_ref())].into());
+        assert!(writer.take_removed().is_empty());
         save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).unwrap();
         assert_eq!(known(&place), ["one:1"]);
         // A file in its place: an error, and the agent continues.
         fs::remove_dir_all(state.path().join("state")).unwrap();
         fs::write(state.path().join("state"), "").unwrap();
         assert!(save_one(&mut writer, put(&policy("one", 1), Missing::Delete)).is_err());
+    }
+
+    #[test]
+    fn a_removed_file_is_noticed_once() {
+        let state = tempfile::tempdir().unwrap();
+        let place = LastGood::new(state.path(), Path::new("/m"));
+        let mut writer = Writer::new(place.clone());
+        let put = |name: &str| {
+            let documents = manifest::parse(&policy("one", 1), Path::new("/m/p.yaml")).into();
+            let (name, stamp) = (name.into(), Some(STAMP));
+            Save::Put { name, stamp, documents, missing: Missing::Delete }
+        };
+        assert!(writer.save(vec![put("a"), put("b")]).iter().all(|(_, result)| result.is_ok()));
+        // Also if the directory has been still for long.
+        for is_still in [false, true] {
+            if is_still {
+                let directory = fs::File::open(&place.path).unwrap();
+                directory.set_modified(SystemTime::now() - 2 * TICK).unwrap();
+            }
+            assert!(writer.take_removed().is_empty());
+            assert!(writer.complete.is_some() || !is_still);
+            let b = place.file("b".as_ref());
+            fs::remove_file(&b).unwrap();
+            assert_eq!(writer.take_removed(), [b].into());
+            assert!(writer.take_removed().is_empty());
+            save_one(&mut writer, put("b")).unwrap();
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,8 +94,10 @@ pub(super) enum Message {
     Done(usize, Done),
     /// States were written, or not.
     Saved(Vec<(OsString, Result<(), NotSaved>)>),
-    /// The saved states were deleted.
-    StateRemoved,
+    /// These saved states were deleted by others.
+    StatesRemoved(BTreeSet<PathBuf>),
+    /// No more events will come.
+    EventsEnded,
     /// There are new requests.
     Wake,
 }

@@ -23,7 +23,7 @@ use super::file_state::{Action, FileState, Seen, Stamp};
 use super::io::{Job, Pool, WatchedDirectory};
 use super::last_good::{Header, LastGood, NotSaved, Save, log_damaged};
 use super::messages::{Change, Done, FileMetadata, FileUpdate, Identity, Message, ReadRequests};
-use super::saver::Saver;
+use super::saver::{RETRY_SOON, Saver};
 use crate::sources::Update;
 
 /// How often the directory's identity and the targets of links are checked.
@@ -37,6 +37,8 @@ const SHARE: u32 = 100;
 const QUIET: Duration = Duration::from_millis(20);
 /// Most files whose changes are sent to the control thread together.
 const BATCH: usize = 256;
+/// What is said of a file that is not read for that reason.
+const OPEN_FOR_WRITING: &str = "is open for writing, and is read when it is closed";
 /// Capacity of the reader's channel; senders block when it is full.
 const MESSAGES_MAX: usize = 1024;
 
@@ -57,8 +59,8 @@ struct File {
     read_at: Option<Instant>,
     /// When it may be read next, so that a large file that keeps changing takes no whole core.
     earliest_read: Option<Instant>,
-    /// Whether a program wrote to it and has not closed it.
-    open_for_writing: bool,
+    /// Since when a program writes to it that has not closed it.
+    open_since: Option<Instant>,
     hangs: bool,
     /// Whether it is to be parsed even if its content is known.
     must_parse: bool,
@@ -90,7 +92,7 @@ impl File {
             reread_after: false,
             read_at: None,
             earliest_read: None,
-            open_for_writing: false,
+            open_since: None,
             hangs: false,
             must_parse: false,
             saved,
@@ -254,6 +256,14 @@ impl Reader {
         if self.is_file { Arc::clone(&self.dir) } else { self.dir.join(name).into() }
     }
 
+    /// Where a file is to be read, which is not where it was if the directory was a file then.
+    fn path_to_read(&self, name: &OsString) -> Arc<Path> {
+        match self.files.get(name) {
+            Some(file) if self.is_file || file.path != self.dir => Arc::clone(&file.path),
+            _ => self.path(name),
+        }
+    }
+
     /// A file of which nothing is known. At the start, a damaged last good state may be its own.
     fn new_file(&self, path: Arc<Path>) -> File {
         if self.synced || self.damaged.is_empty() {
@@ -265,6 +275,21 @@ impl Reader {
     fn insert(&mut self, name: OsString, file: File) {
         self.unobserved += 1;
         self.files.insert(name, file);
+    }
+
+    /// Forgets which files are open for writing, because their close may be missed. One that is
+    /// written to is found to be open again; others are read when they were still.
+    fn forget_writers(&mut self) {
+        let until = Instant::now() + self.settings.settle;
+        let open = self.files.iter_mut().filter(|(_, file)| file.open_since.is_some());
+        let mut names = Vec::new();
+        for (name, file) in open {
+            file.open_since = None;
+            names.push(name.clone());
+        }
+        for name in names {
+            self.read_not_before(&name, until);
+        }
     }
 
     fn handle_requests(&mut self) {
@@ -324,7 +349,6 @@ impl Reader {
         }
         if self.check_at <= now {
             self.check_at = now + CHECK_PERIOD;
-            self.saver.check();
             self.retry_saves(now);
             if !self.checking && self.listed {
                 self.checking = true;
@@ -355,9 +379,20 @@ impl Reader {
     }
 
     /// Starts the job that reads a file, or notes that it is to be read after the present one.
-    fn read(&mut self, name: &OsString, now: Instant, unreadable: Option<String>) {
+    fn read(&mut self, name: &OsString, now: Instant, mut unreadable: Option<String>) {
+        let path = self.path_to_read(name);
         let Some(file) = self.files.get_mut(name) else { return };
         file.read_at = None;
+        if let Some(since) = file.open_since
+            && unreadable.is_none()
+        {
+            // What its writer has written so far may be half of it.
+            let until = since + self.settings.settle;
+            if now < until {
+                return self.set_read_at(name, until);
+            }
+            unreadable = Some(OPEN_FOR_WRITING.to_owned());
+        }
         let needs_last_good = file.state.needs_last_good();
         if file.reading.is_some() && unreadable.is_none() {
             file.reread_after = true;
@@ -365,11 +400,9 @@ impl Reader {
         }
         if unreadable.is_none() {
             file.reading = Some(now);
-            // It was closed, or not written to for the settle time.
-            file.open_for_writing = false;
         }
         let known = file.state.seen().filter(|_| !file.must_parse && !needs_last_good);
-        let (name, path) = (name.clone(), Arc::clone(&file.path));
+        let name = name.clone();
         self.pool.run(Job::Read { name, path, known, needs_last_good, unreadable });
     }
 
@@ -446,18 +479,22 @@ impl Reader {
                     }
                 }
             }
-            Message::StateRemoved => {
+            Message::StatesRemoved(removed) => {
                 warn!(
-                    "the last good objects were removed from the state directory; \
-                       writing them again"
+                    "last good objects were removed from the state directory; writing them again"
                 );
                 for (name, file) in &mut self.files {
+                    if !removed.contains(&self.pool.last_good().file(name)) {
+                        continue;
+                    }
                     file.saved = None;
                     if !file.state.in_force().is_empty() {
                         self.saver.put_off(name.clone());
                     }
                 }
+                self.check_at = self.check_at.min(Instant::now() + RETRY_SOON);
             }
+            Message::EventsEnded => self.forget_writers(),
             Message::Wake => {}
         }
     }
@@ -468,6 +505,13 @@ impl Reader {
         seen: Seen<Arc<[Document]>>,
         last_good: Result<Vec<Document>, String>,
     ) {
+        if let Seen::Unreadable { reason, .. } = &seen
+            && reason == OPEN_FOR_WRITING
+            && self.files.get(name).is_some_and(|file| file.open_since.is_none())
+        {
+            // It was closed since, and a read is due or done.
+            return;
+        }
         let seen = self.within_bounds(name, seen);
         let Some(file) = self.files.get_mut(name) else { return };
         let now = Instant::now();
@@ -476,8 +520,8 @@ impl Reader {
         }
         file.hangs = false;
         let reread = std::mem::take(&mut file.reread_after);
-        if file.open_for_writing && file.observed && matches!(seen, Seen::Content(_)) {
-            // It was written to meanwhile: a read is due when it is closed or still.
+        if file.open_since.is_some() && matches!(seen, Seen::Content(_)) {
+            // It was written to meanwhile: a read is due when it is closed.
             return;
         }
         if !std::mem::replace(&mut file.observed, true) {

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +15,10 @@ use super::messages::Message;
 const WAITING_MAX: usize = 10_000;
 /// Bytes of the manifests of those states; the objects take some times as much memory.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How often it is checked whether the files are still there.
+const CHECK_PERIOD: Duration = Duration::from_millis(500);
+/// How long to wait before what did not fail is tried again.
+pub(super) const RETRY_SOON: Duration = Duration::from_millis(200);
 /// How long to wait before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// Most manifests that are read again for that at one time.
@@ -27,8 +29,6 @@ const RETRY_FILES: usize = 256;
 pub(super) struct Saver {
     /// `None` if the thread could not be started.
     saves: Option<SyncSender<(Save, u64)>>,
-    /// Whether to look if the files are still there.
-    check: Arc<AtomicBool>,
     waiting: BTreeSet<OsString>,
     waiting_bytes: u64,
     /// Manifests whose states are not on disk.
@@ -50,20 +50,23 @@ impl Saver {
     /// Starts the thread.
     pub(super) fn start(place: LastGood, messages: SyncSender<Message>) -> Self {
         let (saves, to_save) = sync_channel::<(Save, u64)>(WAITING_MAX);
-        let check = Arc::new(AtomicBool::new(false));
-        let wants_check = Arc::clone(&check);
         let run = move || {
             let mut writer = Writer::new(place);
+            let mut check_at = Instant::now() + CHECK_PERIOD;
             // What comes after a batch.
             let mut first = None;
             loop {
-                let next = first.take().map_or_else(|| to_save.recv_timeout(RETRY), Ok);
-                let checks = wants_check.swap(false, Ordering::Relaxed) || next.is_ok();
-                let removed = checks && writer.was_removed();
-                // Without a reader, what waits is written nevertheless.
-                if removed {
-                    let _ = messages.send(Message::StateRemoved);
+                let now = Instant::now();
+                if check_at <= now {
+                    check_at = now + CHECK_PERIOD;
+                    let removed = writer.take_removed();
+                    // Without a reader, what waits is written nevertheless.
+                    if !removed.is_empty() {
+                        let _ = messages.send(Message::StatesRemoved(removed));
+                    }
                 }
+                let wait = check_at.saturating_duration_since(now);
+                let next = first.take().map_or_else(|| to_save.recv_timeout(wait), Ok);
                 match next {
                     Ok((save, _)) => {
                         let mut batch = vec![save];
@@ -79,7 +82,6 @@ impl Saver {
         let no_thread = started.as_ref().err().map(|error| format!("no thread: {error}"));
         Self {
             saves: started.is_ok().then_some(saves),
-            check,
             waiting: BTreeSet::new(),
             waiting_bytes: 0,
             unsaved: BTreeSet::new(),
@@ -90,11 +92,6 @@ impl Saver {
             logged: None,
             retry_at: None,
         }
-    }
-
-    /// Has the thread look whether the files are still there.
-    pub(super) fn check(&self) {
-        self.check.store(true, Ordering::Relaxed);
     }
 
     /// Has a state written, now or later; `len` is the length of the manifest.
@@ -123,11 +120,7 @@ impl Saver {
     }
 
     fn retry_wait(&self) -> Duration {
-        if self.no_thread.is_none() && self.failures.is_empty() {
-            Duration::from_millis(200)
-        } else {
-            RETRY
-        }
+        if self.no_thread.is_none() && self.failures.is_empty() { RETRY_SOON } else { RETRY }
     }
 
     /// Takes note of what the thread has done.

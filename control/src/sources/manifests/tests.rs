@@ -220,6 +220,102 @@ fn a_file_that_is_being_written_counts_when_it_is_closed() {
 }
 
 #[test]
+fn a_file_that_stays_open_for_writing_is_told_of_and_counts_when_it_is_closed() {
+    use std::io::Write;
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    let mut followed = place.follow();
+    followed.until_synced();
+    let mut files = ["p.yaml", "new.yaml"].map(|name| fs::File::create(place.path(name)).unwrap());
+    for file in &mut files {
+        file.write_all(policy("half").as_bytes()).unwrap();
+    }
+    let open = "is open for writing, and is read when it is closed";
+    followed.until_problem(&format!("p.yaml {open}; the objects read from it before stay"));
+    followed.until_problem(&format!("new.yaml {open}"));
+    // Whatever else has files read doesn't have these read.
+    followed.manifests.reload();
+    place.write("q.yaml", &policy("other"));
+    followed.until_in_force(&["one", "other"]);
+    for mut file in files {
+        file.write_all(policy("rest").as_bytes()).unwrap();
+    }
+    followed.until("both", |followed| names(&followed.store).contains(&"half".to_owned()));
+    followed.until_no_problem();
+    followed.until_in_force(&["half", "other", "rest"]);
+    let half = |seen: &&Vec<String>| {
+        seen.contains(&"half".to_owned()) && !seen.contains(&"rest".to_owned())
+    };
+    assert_eq!(followed.seen.iter().find(half), None);
+}
+
+/// A name that a writer has removed, or a file that it has renamed over, is another file.
+#[test]
+fn a_file_replaced_while_a_program_writes_to_the_former_one_counts() {
+    use std::io::Write;
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    let mut followed = place.follow();
+    followed.until_synced();
+    let mut former = fs::File::create(place.path("p.yaml")).unwrap();
+    former.write_all(policy("half").as_bytes()).unwrap();
+    place.write(".new", &policy("two"));
+    fs::rename(place.path(".new"), place.path("p.yaml")).unwrap();
+    former.write_all(policy("half").as_bytes()).unwrap();
+    followed.until_in_force(&["two"]);
+    followed.until_no_problem();
+}
+
+#[test]
+fn an_answer_of_an_api_server_in_place_of_policies_keeps_them_and_a_start_waits() {
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    let mut followed = place.follow();
+    followed.until_synced();
+    let error = "{kind: Status, apiVersion: v1, status: Failure, code: 401, message: Unauthorized}";
+    let resources = "{kind: APIResourceList, apiVersion: v1, groupVersion: v1, resources: []}";
+    for (answer, problem) in [
+        (error, "p.yaml line 1: is an error answer of an API server: Unauthorized; the objects"),
+        (
+            resources,
+            "p.yaml line 1: is an answer of an API server without objects: APIResourceList",
+        ),
+    ] {
+        place.write("new", answer);
+        fs::rename(place.path("new"), place.path("p.yaml")).unwrap();
+        followed.until_problem(problem);
+        assert_eq!(names(&followed.store), ["one"]);
+    }
+    // A start of which nothing is known.
+    let place = Place { state: "other-state", ..place };
+    let mut followed = place.follow();
+    followed.until_problem("pods stay cut off until it can be read or is removed");
+    assert!(!followed.manifests.status().synced);
+}
+
+#[test]
+fn a_directory_that_was_a_file_for_a_moment_is_followed_as_before() {
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    fs::rename(place.dir(), place.root.path().join("away")).unwrap();
+    fs::write(place.root.path().join("file"), policy("two")).unwrap();
+    let link_to = |name: &str| {
+        symlink(name, place.root.path().join("link")).unwrap();
+        fs::rename(place.root.path().join("link"), place.dir()).unwrap();
+    };
+    link_to("away");
+    let mut followed = place.follow();
+    followed.until_synced();
+    link_to("file");
+    followed.until_in_force(&["one", "two"]);
+    link_to("away");
+    followed.until_in_force(&["one"]);
+    followed.until_no_problem();
+    place.write("p.yaml", &policy("three"));
+    followed.until_in_force(&["three"]);
+}
+
+#[test]
 fn a_directory_that_is_emptied_replaced_or_gone_keeps_everything() {
     let place = Place::new();
     place.write("p.yaml", &policy("one"));
@@ -488,6 +584,20 @@ fn a_rescan_reads_everything_and_the_state_directory_is_made_again() {
     followed.manifests.reload();
     fs::remove_file(place.state()).unwrap();
     followed.until_no_problem();
+    place.wait_for_last_good(2);
+}
+
+#[test]
+fn one_file_of_the_last_good_objects_that_is_removed_is_written_again() {
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    place.write("q.yaml", &policy("two"));
+    place.follow().until_synced();
+    let mut followed = place.follow();
+    followed.until_synced();
+    place.wait_for_last_good(2);
+    let saved = fs::read_dir(place.state().join(last_good::DIRECTORY)).unwrap();
+    fs::remove_file(saved.map(|entry| entry.unwrap().path()).min().unwrap()).unwrap();
     place.wait_for_last_good(2);
 }
 

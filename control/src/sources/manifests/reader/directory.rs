@@ -40,6 +40,7 @@ fn forward_inotify_events(inotify: &Inotify, messages: &SyncSender<Message>) {
             Err(nix::errno::Errno::EINTR) => {}
             Err(error) => {
                 warn!("inotify ended ({error}): changes may be seen a minute late");
+                let _ = messages.send(Message::EventsEnded);
                 return;
             }
         }
@@ -50,6 +51,7 @@ impl Reader {
     pub(super) fn on_inotify_event(&mut self, event: InotifyEvent) {
         let mask = event.mask;
         if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+            self.forget_writers();
             return self.list_now();
         }
         if self.watch != Some(event.wd) {
@@ -84,13 +86,17 @@ impl Reader {
         let Some(file) = self.files.get_mut(&name) else { return };
         let now = Instant::now();
         if mask.contains(AddWatchFlags::IN_MODIFY) {
-            file.open_for_writing = true;
-            return self.read_not_before(&name, now + self.settings.settle);
+            if file.open_since.is_none() {
+                file.open_since = Some(now);
+                self.read_not_before(&name, now + self.settings.settle);
+            }
+            return;
         }
+        // The kernel reports the close also if the writer was killed.
         if !mask.intersects(AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CREATE) {
-            file.open_for_writing = false;
+            file.open_since = None;
         }
-        if !file.open_for_writing {
+        if file.open_since.is_none() {
             self.read_at(&name, now + QUIET);
         }
     }
@@ -128,6 +134,10 @@ impl Reader {
         };
         let replaced = self.identity != Some(listing.identity);
         let in_force = self.files.values().any(|file| !file.state.in_force().is_empty());
+        if self.watch != listing.watch {
+            // Of the writers of files in another directory, no close will be heard of.
+            self.forget_writers();
+        }
         self.watch = listing.watch;
         self.is_file = listing.is_file;
         if listing.entries.is_empty() && in_force && replaced {
@@ -164,11 +174,15 @@ impl Reader {
             };
             let changed = file.metadata != metadata || !file.observed;
             file.metadata = metadata;
-            if changed && !(file.open_for_writing && self.watch.is_some()) {
+            // What was open for writing when events were lost is read when it was still.
+            if changed && file.open_since.is_none() && file.read_at.is_none() {
                 self.read_at(&name, now);
             }
         }
         for name in gone {
+            if let Some(file) = self.files.get_mut(&name) {
+                file.metadata = None;
+            }
             // A read makes sure, and brings the last good objects.
             self.read_at(&name, now);
         }
