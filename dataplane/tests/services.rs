@@ -1165,14 +1165,17 @@ fn flows_to_services_outlive_a_restart_and_a_change_of_backends() {
 }
 
 #[test]
-fn a_segment_of_a_lost_connection_resets_its_sender() {
+fn a_segment_of_a_lost_connection_resets_its_sender_and_the_backend() {
     // Policy allows the connection in one direction only, so it isn't picked up.
     let mut rig = rig(2, to_b(guarded(1, IngressOfB::FromA(None))));
     let tuple = to_service(V4, proto::TCP, CLIENT);
-    let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, ACK, b"x"));
-    let reset = view(&bytes);
-    assert_eq!((link, reset.tuple), (A, tuple.reversed()));
-    assert!(matches!(reset.l4_kind, L4::Tcp(segment) if segment.has(RST)));
+    let left = send(&mut rig, A, &packet(A, &tuple, ACK, b"x"));
+    let mut resets = left.iter().map(|(link, bytes)| (*link, view(bytes))).collect::<Vec<_>>();
+    resets.sort_by_key(|(link, _)| *link);
+    let to = resets.iter().map(|(link, reset)| (*link, reset.tuple)).collect::<Vec<_>>();
+    assert_eq!(to, [(A, tuple.reversed()), (B, to_backend(tuple, (pod(V4, B), 80)))]);
+    let is_reset = |view: &View| matches!(view.l4_kind, L4::Tcp(tcp) if tcp.has(RST));
+    assert!(resets.iter().all(|(_, reset)| is_reset(reset)));
 }
 
 #[test]

@@ -501,17 +501,19 @@ fn a_mid_stream_segment_is_picked_up_only_if_either_end_might_have_opened_the_fl
     assert_eq!(rig.send(B, &b_to_a("P", Some(5))).len(), 1);
 
     let mut rig = Rig::with(IngressOfB::Closed);
-    for (from, segment) in [(B, b_to_a("P", Some(5))), (A, a_to_b("P", Some(5)))] {
+    for (from, segment, resets) in
+        [(B, b_to_a("P", Some(5)), &[A, B][..]), (A, a_to_b("P", Some(5)), &[A])]
+    {
         let left = rig.send(from, &segment);
         let mut reset = left.iter().map(|(to, _)| *to).collect::<Vec<_>>();
         reset.sort();
-        assert_eq!(reset, [A, B], "only resets, after a segment from {from:?}");
+        assert_eq!(reset, resets, "only resets, after a segment from {from:?}");
     }
     rig.expect_counters(&[
         (Count::Received, 2),
         (Count::Dropped(DropReason::TcpNoFlow), 2),
-        (Count::Originated, 4),
-        (Count::ResetsSent, 4),
+        (Count::Originated, 3),
+        (Count::ResetsSent, 3),
     ]);
 }
 

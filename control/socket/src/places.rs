@@ -105,7 +105,8 @@ mod tests {
         let more = [3, 4].map(|last| places.take(source(last), Arc::new(())).unwrap());
         assert!(places.take(source(3), Arc::new(())).is_none());
         drop((second, third, more));
-        assert_eq!((places.lock().places, places.lock().by_source.len()), (0, 0));
+        let taken = places.lock();
+        assert_eq!((taken.places, taken.by_source.len()), (0, 0));
     }
 
     #[test]

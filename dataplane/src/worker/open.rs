@@ -52,7 +52,8 @@ impl Pipeline {
         let flags = view.tcp().map_or(0, |segment| segment.flags);
         if view.tcp().is_some() && !tcp::opens(flags) {
             let action = MidStream::of(cx, &subject, ends, &decision, flags);
-            if action == MidStream::Reset {
+            // What policy denies reaches nobody, not even as a reset.
+            if action == MidStream::Reset && decision.verdict != Verdict::Deny {
                 reset_receiver(cx, (link, links.responder), view, &packet);
             }
             if let (MidStream::Reset, Some(frontend)) = (action, frontend) {

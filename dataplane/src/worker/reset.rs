@@ -20,8 +20,8 @@ use super::egress::{Egress, Origin};
 pub(super) enum MidStream {
     /// Open a flow: policy allows it plainly, whichever end opened the connection.
     PickUp,
-    /// Drop it and reset both ends: policy would allow or inspect the connection, if one of them
-    /// had opened it.
+    /// Drop it and reset its sender, and its receiver if policy lets the sender reach it: policy
+    /// would allow or inspect the connection, if one of the ends had opened it.
     Reset,
     /// Drop it: a reset of a connection that policy would allow.
     Ignore,

@@ -124,14 +124,19 @@ impl Connection {
     }
 }
 
-/// Sends from one end, and waits until the connection is reset at both.
-fn is_reset(name: &str, end: &mut TcpStream, other: &mut TcpStream) -> Result<()> {
-    end.write_all(b"still there?").with_context(|| name.to_owned())?;
-    is_reset_at(name, end)?;
-    is_reset_at(&format!("the other end of {name}"), other)
+/// Sends from the client, and waits until the connection is reset at both ends.
+fn are_both_reset(Connection { name, client, server }: &mut Connection) -> Result<()> {
+    is_reset(name, client)?;
+    awaits_reset(&format!("the other end of {name}"), server)
 }
 
-fn is_reset_at(name: &str, end: &mut TcpStream) -> Result<()> {
+/// Sends from an end, and waits until its connection is reset.
+fn is_reset(name: &str, end: &mut TcpStream) -> Result<()> {
+    end.write_all(b"still there?").with_context(|| name.to_owned())?;
+    awaits_reset(name, end)
+}
+
+fn awaits_reset(name: &str, end: &mut TcpStream) -> Result<()> {
     match end.read(&mut [0; 64]) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
         other => bail!("{name}: no reset, but {other:?}"),
@@ -172,12 +177,13 @@ fn after_a_crash_both_ends_of_a_connection_are_reset() -> Result<()> {
     let _agent = Agent::restart(&lab, 1)?;
     assert_eq!(taken_over(&lab)?, (0, 0));
     for mut connection in clients {
-        is_reset(&connection.name, &mut connection.client, &mut connection.server)?;
+        are_both_reset(&mut connection)?;
     }
+    // The servers may not open connections to the clients, which are therefore not reset.
     for mut connection in servers {
-        is_reset(&connection.name, &mut connection.server, &mut connection.client)?;
+        is_reset(&connection.name, &mut connection.server)?;
     }
-    assert!(lab.metric("podgate_worker_resets_sent_total")? >= 24);
+    assert!(lab.metric("podgate_worker_resets_sent_total")? >= 18);
     Ok(())
 }
 
@@ -189,7 +195,7 @@ fn a_crash_after_a_clean_restart_restores_no_flow() -> Result<()> {
     let mut connection = Connection::open(&lab, PAIRS[0].0, PAIRS[0].1, PLAIN, Family::V4)?;
     agent.kill()?;
     let _agent = Agent::restart(&lab, 1)?;
-    is_reset(&connection.name, &mut connection.client, &mut connection.server)
+    are_both_reset(&mut connection)
 }
 
 #[test]
@@ -213,15 +219,7 @@ fn an_inspected_connection_is_reset_after_a_restart() -> Result<()> {
     }
     agent.stop()?;
     let _agent = Agent::restart(&lab, 1)?;
-    // An end that only waits for data is informed by what the other one sends.
-    for (index, connection) in connections.iter_mut().enumerate() {
-        let Connection { name, client, server } = connection;
-        match index {
-            0 => is_reset(name, client, server)?,
-            _ => is_reset(name, server, client)?,
-        }
-    }
-    Ok(())
+    connections.iter_mut().try_for_each(are_both_reset)
 }
 
 /// Since nothing is allowed between the ends, no resets are sent either.
