@@ -1165,9 +1165,20 @@ fn flows_to_services_outlive_a_restart_and_a_change_of_backends() {
 }
 
 #[test]
-fn a_segment_of_a_lost_connection_resets_its_sender_and_the_backend() {
+fn a_segment_of_a_lost_connection_resets_its_sender() {
     // Policy allows the connection in one direction only, so it isn't picked up.
     let mut rig = rig(2, to_b(guarded(1, IngressOfB::FromA(None))));
+    let tuple = to_service(V4, proto::TCP, CLIENT);
+    let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, ACK, b"x"));
+    let reset = view(&bytes);
+    assert_eq!((link, reset.tuple), (A, tuple.reversed()));
+    assert!(matches!(reset.l4_kind, L4::Tcp(segment) if segment.has(RST)));
+}
+
+#[test]
+fn a_segment_of_a_lost_inspected_connection_resets_the_backend_too() {
+    let inspected = IngressOfB::FromA(Some(L7Rules::http(Vec::new())));
+    let mut rig = rig(2, to_b(snapshot(1, inspected)));
     let tuple = to_service(V4, proto::TCP, CLIENT);
     let left = send(&mut rig, A, &packet(A, &tuple, ACK, b"x"));
     let mut resets = left.iter().map(|(link, bytes)| (*link, view(bytes))).collect::<Vec<_>>();

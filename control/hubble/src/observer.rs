@@ -24,7 +24,7 @@ use crate::proto::observer::{
 use crate::read::{Query, Range, Reader, range};
 use crate::source::{FlowSource, Observed};
 
-/// Most streams at a time.
+/// Most streams of a socket at a time.
 pub(crate) const STREAMS_MAX: usize = 64;
 /// Responses that are made before a client has read those before.
 const RESPONSES_AHEAD: usize = 64;

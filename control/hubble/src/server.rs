@@ -210,20 +210,24 @@ pub async fn serve(
     config: Config,
     source: Arc<impl FlowSource>,
 ) -> io::Result<()> {
-    let observer = ObserverService {
-        source,
-        agent_events: config.agent_events,
-        translator: Arc::new(config.translator),
-        nodes: config.nodes.clone(),
-        version: config.version,
-        started: Instant::now(),
-        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+    let (translator, started) = (Arc::new(config.translator), Instant::now());
+    // Each socket has streams of its own, so that clients of one take none from those of the other.
+    let routes = || {
+        let observer = ObserverService {
+            source: Arc::clone(&source),
+            agent_events: Arc::clone(&config.agent_events),
+            translator: Arc::clone(&translator),
+            nodes: config.nodes.clone(),
+            version: config.version.clone(),
+            started,
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        };
+        let peers = PeerService { nodes: config.nodes.clone() };
+        let observer = ObserverServer::new(observer).max_decoding_message_size(REQUEST_MAX);
+        let peers = PeerServer::new(peers).max_decoding_message_size(REQUEST_MAX);
+        let health = HealthServer::new(HealthService).max_decoding_message_size(REQUEST_MAX);
+        Routes::new(observer).add_service(peers).add_service(health)
     };
-    let peers = PeerService { nodes: config.nodes };
-    let observer = ObserverServer::new(observer).max_decoding_message_size(REQUEST_MAX);
-    let peers = PeerServer::new(peers).max_decoding_message_size(REQUEST_MAX);
-    let health = HealthServer::new(HealthService).max_decoding_message_size(REQUEST_MAX);
-    let routes = Routes::new(observer).add_service(peers).add_service(health);
 
     let mut bound = listeners.unix.listener.subscribe();
     let first = listener_on_runtime(&mut bound)?;
@@ -237,7 +241,7 @@ pub async fn serve(
     let accept = move || accept_unix(unix.clone());
     let by_unix = builder()
         .layer(InterceptorLayer::new(note_request))
-        .add_routes(routes.clone())
+        .add_routes(routes())
         .serve_with_incoming(incoming(accept));
     let by_tcp = async {
         let Some((listener, tls)) = &listeners.tcp else { return std::future::pending().await };
@@ -251,7 +255,7 @@ pub async fn serve(
             builder = builder.tls_config(tls.clone()).map_err(io::Error::other)?;
         }
         let mut builder = builder.layer(InterceptorLayer::new(note_request));
-        let served = builder.add_routes(routes).serve_with_incoming(incoming(accept));
+        let served = builder.add_routes(routes()).serve_with_incoming(incoming(accept));
         served.await.map_err(io::Error::other)
     };
     tokio::select! {
@@ -349,6 +353,14 @@ impl<T> Connection<T> {
         let requested = Requested::default();
         Some(Self { stream, deadline, requested, loses_place, _place: place })
     }
+
+    /// Fails once the place is lost; wakes the caller then.
+    fn poll_place(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match Pin::new(&mut self.loses_place).poll(context) {
+            Poll::Ready(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
 }
 
 impl<T> Connected for Connection<T> {
@@ -373,9 +385,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        if Pin::new(&mut self.loses_place).poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
+        self.poll_place(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -386,6 +396,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_place(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The places of a server that listens on one socket.
 ///
 /// While all are taken, a client whose address has fewer than another's gets the oldest one of the
-/// address that has the most. So no client keeps others out, however many connections it opens.
+/// address that has the most. So no address keeps others out, however many connections it opens.
 /// `T` is dropped when its connection loses its place.
 #[derive(Debug)]
 pub struct Places<T> {

@@ -195,6 +195,14 @@ impl DnsNames {
     /// Maintenance: ends TTLs, removes names that no rule matches, and checks for connections to
     /// deferred addresses.
     fn maintain(&mut self, plane: &PolicyPlane, endpoints: &Endpoints, now: Nanos) {
+        let before = self.table.counts();
+        self.end_places(plane, endpoints, now);
+        let left = self.table.counts();
+        self.unsaved |= (before.places, before.evicted) != (left.places, left.evicted);
+    }
+
+    /// Ends what has expired, and has connections to deferred addresses checked.
+    fn end_places(&mut self, plane: &PolicyPlane, endpoints: &Endpoints, now: Nanos) {
         self.table.expire(now);
         let result = self.check.as_ref().and_then(|check| {
             let result = check.result()?.map(|(address, live)| (address.ip(), live));
@@ -206,7 +214,6 @@ impl DnsNames {
             self.table.end_check(&result, now);
             let left = self.table.counts();
             debug!(before.deferred, left.deferred, "checked connections to deferred addresses");
-            self.unsaved |= before.addresses != left.addresses;
         }
         if now < self.check_due {
             return;

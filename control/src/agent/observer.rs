@@ -27,6 +27,9 @@ const RECORDS_PER_DRAIN: usize = 2048;
 /// How many of these are for drops and denials, if there are that many: the rest is for what was
 /// forwarded.
 const DROPS_PER_DRAIN: usize = RECORDS_PER_DRAIN / 2;
+
+/// How many are for drops by the BPF programs, at most: the rest is for all others.
+const PROGRAM_DROPS_PER_DRAIN: usize = RECORDS_PER_DRAIN / 8;
 /// Events of each worker that are passed on at a time while many come, at most. Processing them may
 /// take the core of a worker or of a pod, whose packets wait meanwhile.
 const EVENTS_AT_A_TIME: usize = 96;
@@ -57,6 +60,11 @@ pub(super) enum Drained {
     Many,
 }
 
+/// Whether a BPF program dropped a frame: on a bridge, each pod's copy of a multicast.
+fn is_by_program(event: &Event) -> bool {
+    matches!(event.kind, EventKind::ProgramDrop { .. })
+}
+
 /// Makes the end event of a flow name the pods of its last packets, as long as the tables of their
 /// epoch are stored.
 fn name_end(event: &mut Event, epochs: &Epochs) {
@@ -72,6 +80,8 @@ pub(super) struct Observer {
     thread: FlowThread,
     /// Drops of the last drain, by link.
     drop_shares: FairShare,
+    /// Drops by the BPF programs, of the last drain, by link.
+    program_shares: FairShare,
     /// Other events of the last drain, by link.
     shares: FairShare,
     /// Events that were passed on.
@@ -87,8 +97,16 @@ pub(super) struct Observer {
 impl Observer {
     /// Passes events to `thread`.
     pub(super) fn new(thread: FlowThread) -> Self {
-        let (drop_shares, shares, learned) = Default::default();
-        Self { thread, drop_shares, shares, records: 0, skipped: 0, lost_logged: 0, learned }
+        Self {
+            thread,
+            drop_shares: FairShare::default(),
+            program_shares: FairShare::default(),
+            shares: FairShare::default(),
+            records: 0,
+            skipped: 0,
+            lost_logged: 0,
+            learned: Vec::new(),
+        }
     }
 
     /// Takes a DNS answer, for the names of flows.
@@ -158,16 +176,22 @@ impl Observer {
             return;
         }
         self.drop_shares.reset();
+        self.program_shares.reset();
         self.shares.reset();
-        let drops = events.iter().filter(|event| is_drop(event)).count();
-        let others = events.len() - drops;
-        let for_others = others.min(RECORDS_PER_DRAIN - drops.min(DROPS_PER_DRAIN));
-        let mut left_for_drops = RECORDS_PER_DRAIN - for_others;
-        let mut left = RECORDS_PER_DRAIN - left_for_drops;
+        let count = |is_of: fn(&Event) -> bool| events.iter().filter(|event| is_of(event)).count();
+        let by_programs = count(is_by_program);
+        let drops = count(is_drop) - by_programs;
+        let others = events.len() - drops - by_programs;
+        let mut left_for_programs = by_programs.min(PROGRAM_DROPS_PER_DRAIN);
+        let max = RECORDS_PER_DRAIN - left_for_programs;
+        let for_others = others.min(max - drops.min(DROPS_PER_DRAIN));
+        let mut left_for_drops = max - for_others;
+        let mut left = max - left_for_drops;
         events.retain(|event| {
-            let (shares, left) = match is_drop(event) {
-                true => (&mut self.drop_shares, &mut left_for_drops),
-                false => (&mut self.shares, &mut left),
+            let (shares, left) = match event {
+                event if is_by_program(event) => (&mut self.program_shares, &mut left_for_programs),
+                event if is_drop(event) => (&mut self.drop_shares, &mut left_for_drops),
+                _ => (&mut self.shares, &mut left),
             };
             let taken = shares.take(event.link, *left);
             *left -= usize::from(taken);

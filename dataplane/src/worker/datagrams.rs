@@ -169,9 +169,11 @@ impl Datagrams {
         free
     }
 
-    /// Offers the answers that wait for room, if there is more than there was.
+    /// Offers the answers that wait for room, if there is more than there was. An empty ring always
+    /// has: the control thread may have emptied it since the share was taken.
     pub(super) fn offer_again(&mut self, egress: &mut Egress) {
-        if self.unoffered.is_empty() || self.free_answers() <= self.unoffered_at {
+        let (waiting, free) = self.dns.answers.waiting_and_free();
+        if self.unoffered.is_empty() || (waiting > 0 && free <= self.unoffered_at) {
             return;
         }
         self.unoffered_at = usize::MAX;

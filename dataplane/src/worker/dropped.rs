@@ -57,7 +57,11 @@ pub fn event_of_dropped(frame: &DroppedFrame<'_>, time: Nanos, snapshot: &Snapsh
                 true => (PodEnd::Destination, host_link.unwrap_or(of_slot)),
                 false => (PodEnd::Source, of_slot),
             };
-            let (tuple, has_addresses) = known_tuple(tuple, endpoint, end);
+            // Without a pod to compare them with, the addresses of its frames may be forged.
+            let is_known = endpoint.is_some()
+                || host_link == Some(of_slot)
+                || (end == PodEnd::Destination && frame.is_attached);
+            let (tuple, has_addresses) = known_tuple(tuple.filter(|_| is_known), endpoint, end);
             (link, tuple, Some(ethernet), has_addresses)
         }
         Seen::Datagram { source: (src, src_port), destination: (dst, dst_port) } => {

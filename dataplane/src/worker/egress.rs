@@ -493,6 +493,8 @@ impl Egress {
         let Unparsed { ethernet, tuple } = Unparsed::of(frame);
         let snapshot = self.shared.snapshot.load();
         let endpoint = snapshot.as_deref().and_then(|tables| tables.routes.endpoint_on(from));
+        let is_host = snapshot.as_deref().is_some_and(|tables| tables.routes.is_host(from));
+        let tuple = tuple.filter(|_| is_host || endpoint.is_some());
         let (tuple, has_addresses) = known_tuple(tuple, endpoint, PodEnd::Source);
         (tuple, EventKind::Unparsed { reason, ethernet, has_addresses })
     }

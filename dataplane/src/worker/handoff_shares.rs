@@ -62,9 +62,6 @@ impl HandoffShares {
         let (waiting, free) = room(to);
         let ring = &mut self.rings[usize::from(to)];
         ring.release_taken(waiting, &mut self.frames);
-        if !ring.entries.take_in_ring(link, (waiting, free), 1) {
-            return false;
-        }
         if !self.frames.take(link, frames) {
             for (to, ring) in (0..).zip(&mut self.rings) {
                 let (waiting, _) = room(to);
@@ -74,7 +71,12 @@ impl HandoffShares {
                 return false;
             }
         }
-        self.rings[usize::from(to)].packets.push_back((link, frames));
+        let ring = &mut self.rings[usize::from(to)];
+        if !ring.entries.take_in_ring(link, (waiting, free), 1) {
+            self.frames.release(link, frames);
+            return false;
+        }
+        ring.packets.push_back((link, frames));
         true
     }
 }

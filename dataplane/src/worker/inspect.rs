@@ -160,6 +160,8 @@ impl Pipeline {
         }
         cx.egress.stats().dns_held.add(1);
         let answer = HeldDatagram { held, since: cx.now, tuple, charged, packet };
+        // Those that wait come first.
+        self.datagrams.offer_again(cx.egress);
         if !self.datagrams.wait(cx.egress, answer) {
             cx.egress.count_answer_over_quota(charged);
         }

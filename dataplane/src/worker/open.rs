@@ -52,17 +52,18 @@ impl Pipeline {
         let flags = view.tcp().map_or(0, |segment| segment.flags);
         if view.tcp().is_some() && !tcp::opens(flags) {
             let action = MidStream::of(cx, &subject, ends, &decision, flags);
-            // What policy denies reaches nobody, not even as a reset.
-            if action == MidStream::Reset && decision.verdict != Verdict::Deny {
-                reset_receiver(cx, (link, links.responder), view, &packet);
+            if matches!(action, MidStream::ResetSender | MidStream::ResetBoth) {
+                if frontend.is_none() {
+                    reset_sender(cx, link, view, &packet);
+                }
+                if action == MidStream::ResetBoth {
+                    reset_receiver(cx, (link, links.responder), view, &packet);
+                }
+                if let Some(frontend) = frontend {
+                    return reset_opener(cx, link, view, packet, frontend);
+                }
             }
-            if let (MidStream::Reset, Some(frontend)) = (action, frontend) {
-                return reset_opener(cx, link, view, packet, frontend);
-            }
-            if action == MidStream::Reset {
-                reset_sender(cx, link, view, &packet);
-            }
-            if matches!(action, MidStream::Reset | MidStream::Ignore) {
+            if !matches!(action, MidStream::PickUp | MidStream::Deny) {
                 return cx.drop_with_event(link, view.tuple, packet, DropReason::TcpNoFlow);
             }
         }

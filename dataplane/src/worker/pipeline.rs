@@ -19,9 +19,9 @@
 //!   an inspected or revoked connection into a plain one. If policy would allow or inspect the flow
 //!   as opened by one of its ends, the segment is dropped and its sender is reset (RFC 9293
 //!   §3.10.7.1), so that an end whose flow was lost in a restart learns that at once; so is its
-//!   receiver, if policy lets the sender open connections to it. A segment that is denied in both
-//!   orientations is dropped silently. Resets are rate limited per link, and per source outside of
-//!   the node, and counted, and no reset is sent in reply to a reset.
+//!   receiver, if policy denies neither orientation. A segment that is denied in both orientations
+//!   is dropped silently. Resets are rate limited per link, and per source outside of the node, and
+//!   counted, and no reset is sent in reply to a reset.
 //! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a
 //!   plain one is removed, and the rule above applies to later segments. A plain flow that a new
 //!   policy requires to be inspected is denied too, because the beginning of its stream was not

@@ -9,8 +9,8 @@ use crate::flow::{HashKey, SOURCES, source_group};
 
 /// Rate limit of one kind of replies or events: a token bucket for each link that causes them, and
 /// for each group of sources outside of the node, which have one link (RFC 1812 §4.3.2.8, RFC 4443
-/// §2.4 (f)). There is none for all together, which some could use up. The time that they take is
-/// charged to their links.
+/// §2.4 (f)). Events about dropped packets are limited by link only. There is no limit for all
+/// together, which some could use up: the time that they take is charged to their links.
 #[derive(Debug)]
 pub(super) struct RateLimit {
     rate: Rate,

@@ -20,9 +20,12 @@ use super::egress::{Egress, Origin};
 pub(super) enum MidStream {
     /// Open a flow: policy allows it plainly, whichever end opened the connection.
     PickUp,
-    /// Drop it and reset its sender, and its receiver if policy lets the sender reach it: policy
-    /// would allow or inspect the connection, if one of the ends had opened it.
-    Reset,
+    /// Drop it and reset its sender: policy would allow or inspect the connection, if one of the
+    /// ends had opened it.
+    ResetSender,
+    /// Drop it and reset both ends: policy would inspect the connection as opened by one of them,
+    /// and deny it as opened by neither.
+    ResetBoth,
     /// Drop it: a reset of a connection that policy would allow.
     Ignore,
     /// Deny it: policy allows no connection between the ends.
@@ -47,7 +50,8 @@ impl MidStream {
         match (decision.verdict, cx.decide_reversed(subject, ends).verdict) {
             (Verdict::Allow, Verdict::Allow) => Self::PickUp,
             (Verdict::Deny, Verdict::Deny) => Self::Deny,
-            _ => Self::Reset,
+            (Verdict::Deny, _) | (_, Verdict::Deny) => Self::ResetSender,
+            _ => Self::ResetBoth,
         }
     }
 }
@@ -70,8 +74,9 @@ pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, pa
 
 /// Resets the receiver of a segment from `link` that is dropped, on the link `to`, within the rate
 /// limit of `link`. The reset has the segment's sequence number: it is accepted if that is the next
-/// one expected, and answered by an acknowledgment otherwise (RFC 5961 §3.2), whose sender is reset
-/// in turn.
+/// one expected. If that is another one in the window, it is answered by an acknowledgment (RFC 5961
+/// §3.2), whose sender is reset in turn. Below the window, as after a keep-alive probe, it is
+/// ignored.
 #[cold]
 pub(super) fn reset_receiver(
     cx: &mut PacketCtx<'_>,

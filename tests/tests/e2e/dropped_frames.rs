@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use etherparse::PacketBuilder;
 use podgate_tests::lab::{Agent, Host, Lab, wait_for};
 use serde_json::Value;
 
@@ -67,7 +68,12 @@ fn a_frame_that_a_program_drops_has_a_record_with_reason_and_pod() -> Result<()>
     inject(user, &[spoofed, frame(other, own, [0x88, 0xb5])])?;
     // To the pod, by the kernel's bridge past podgate: not IP, and IP for everyone.
     let everyone = [0xff; 6];
-    inject(stranger, &[frame(own, other, [0x88, 0xb5]), frame(everyone, other, [8, 0])])?;
+    let mut broadcast = Vec::new();
+    PacketBuilder::ethernet2(other, everyone)
+        .ipv4(stranger.addresses.v4.octets(), [255; 4], 64)
+        .udp(7777, 7777)
+        .write(&mut broadcast, &[])?;
+    inject(stranger, &[frame(own, other, [0x88, 0xb5]), broadcast])?;
 
     for (reason, end, link) in [
         ("arp_nd_spoofed", "source", 1),

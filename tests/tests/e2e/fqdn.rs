@@ -348,7 +348,7 @@ fn write_message(stream: &mut TcpStream, message: &[u8]) -> Result<()> {
 #[test]
 fn a_pod_with_endless_names_loses_its_own_addresses_only() -> Result<()> {
     let hostile = pod("names", "hostile", ["10.65.1.2", "fd65::2"]);
-    let names = Names::with(&[&hostile, HOSTILE_POLICY].concat())?;
+    let names = Names::with(&["---\n", &hostile, HOSTILE_POLICY].concat())?;
     let mut agent = Agent::start(&names.lab, 1)?;
     let office = names.lab.host("office")?;
     let server = SocketAddr::from((office.addresses.v4, 53));

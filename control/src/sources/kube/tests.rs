@@ -275,7 +275,7 @@ async fn denials_and_missing_kinds_are_distinguished_and_older_versions_are_trie
     let mut server = Server::start(vec![
         missing(),
         missing(),
-        missing(),
+        no_definition("ciliumcidrgroups.cilium.io"),
         status(403, "User \"x\" cannot list"),
         missing(),
         Answer::Open(vec![end_of_list("5")]),
@@ -305,8 +305,28 @@ async fn a_kind_whose_definition_is_there_or_unreadable_is_not_absent() {
     .await;
     let mut updates = server.follow(Kind::CiliumNetworkPolicy);
     let unserved = "problem: the server has the definition ciliumnetworkpolicies.cilium.io, but";
-    let forbidden = "problem: User \"x\" cannot get; let podgate get customresourcedefinitions";
+    let forbidden = "forbidden: User \"x\" cannot get; let podgate get customresourcedefinitions";
     expect(&mut updates, &[unserved, forbidden]).await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_knows_nothing_is_no_server_without_a_kind() {
+    let missing = || status(404, "not found");
+    let server =
+        Server::start(vec![missing(), missing(), missing(), no_definition("pods.example")]).await;
+    let mut updates = server.follow(Kind::CiliumNetworkPolicy);
+    let unknown = "problem: the server doesn't say whether it has the definition";
+    expect(&mut updates, &[unknown, unknown]).await;
+}
+
+/// What an API server answers about a definition that it does not have.
+fn no_definition(name: &str) -> Answer {
+    let status = json!({
+        "kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound",
+        "message": format!("customresourcedefinitions \"{name}\" not found"),
+        "details": {"name": name, "kind": "customresourcedefinitions"},
+    });
+    Answer::Whole(404, status.to_string())
 }
 
 fn key() -> ObjectKey {

@@ -63,8 +63,9 @@ enum Failure {
     Ended,
     /// The server no longer has the version that was asked for.
     Expired,
-    /// The server doesn't know what was asked for.
-    Missing,
+    /// The server doesn't know what was asked for. It names the object that is missing, unless it
+    /// doesn't know its kind, or is no API server.
+    Missing { object: Option<String> },
     /// Nothing came for too long.
     Idle,
     /// The server's message.
@@ -145,7 +146,7 @@ impl Watcher {
                 return Some(Duration::ZERO);
             }
             Failure::Idle => Problem::Other("the server doesn't answer".into()),
-            Failure::Missing => {
+            Failure::Missing { .. } => {
                 self.resume = None;
                 self.version = (self.version + 1) % self.kind.api_versions().len();
                 // Only the last version shows that the server has none.
@@ -183,16 +184,24 @@ impl Watcher {
     }
 
     /// Why the server serves no objects of a custom kind. A server that is starting answers 404
-    /// until it has read the definitions, so only one that has no definition lacks the kind.
+    /// until it has read the definitions, and a proxy may, so only one that says that it has no
+    /// definition lacks the kind.
     async fn absence(&mut self) -> Problem {
         let name = crds::name_of(self.kind);
         let problem = match self.read_definition(&name).await {
-            Err(Failure::Missing) => return Problem::NotInstalled,
+            Err(Failure::Missing { object: Some(object) }) if object == name => {
+                return Problem::NotInstalled;
+            }
+            Err(Failure::Missing { .. }) => {
+                format!("the server doesn't say whether it has the definition {name}")
+            }
             Ok(()) => {
                 format!("the server has the definition {name}, but doesn't serve its objects")
             }
             Err(Failure::Server { code: 403, message, .. }) => {
-                format!("{message}; let podgate get customresourcedefinitions")
+                return Problem::Forbidden(format!(
+                    "{message}; let podgate get customresourcedefinitions"
+                ));
             }
             Err(Failure::Server { message, .. } | Failure::Other(message)) => message,
             Err(_) => "the server doesn't answer".to_owned(),
@@ -373,7 +382,11 @@ fn failure(status: &Object) -> Failure {
     let message = status["message"].as_str().unwrap_or("an error without a message");
     let seconds = status["details"]["retryAfterSeconds"].as_u64().unwrap_or(0);
     match code {
-        404 => Failure::Missing,
+        404 => {
+            let object = status["details"]["name"].as_str();
+            let object = object.filter(|_| status["reason"] == "NotFound").map(str::to_owned);
+            Failure::Missing { object }
+        }
         410 => Failure::Expired,
         _ => Failure::Server {
             code,

@@ -118,8 +118,7 @@ impl LastGood {
             }
         };
         for path in entries.flatten().map(|entry| entry.path()) {
-            let is_state = path.extension().is_some_and(|extension| extension == "json");
-            if !is_state || index.len() >= manifest::FILES_MAX {
+            if !is_state(&path) || index.len() >= manifest::FILES_MAX {
                 continue;
             }
             match read(&path) {
@@ -224,6 +223,7 @@ impl Writer {
     /// For a place where these states are.
     pub(super) fn new(place: LastGood) -> Self {
         let entries = fs::read_dir(&place.path).into_iter().flatten().flatten();
+        let entries = entries.filter(|entry| is_state(&entry.path()));
         let size = |entry: fs::DirEntry| Some((entry.path(), entry.metadata().ok()?.len()));
         let sizes: HashMap<_, _> = entries.filter_map(size).collect();
         let total = sizes.values().sum();
@@ -372,6 +372,11 @@ impl Writer {
         };
         self.total = self.total - before.unwrap_or_default() + size.unwrap_or_default();
     }
+}
+
+/// Whether a file of the directory has the state of a manifest, by its name.
+fn is_state(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
 }
 
 /// Whether there is no such directory.

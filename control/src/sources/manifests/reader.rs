@@ -391,6 +391,10 @@ impl Reader {
             if now < until {
                 return self.set_read_at(name, until);
             }
+            if file.reading.is_some() {
+                // What that read finds is not to be mixed up with what this one would say.
+                return self.set_read_at(name, now + self.settings.settle);
+            }
             unreadable = Some(OPEN_FOR_WRITING.to_owned());
         }
         let needs_last_good = file.state.needs_last_good();

@@ -194,8 +194,7 @@ impl Answered<'_> {
     }
 
     /// Gives its addresses to the control thread, as those that a client of link `client` asked
-    /// for. Returns the ticket of their release, or `None` if
-    /// there is no room.
+    /// for. Returns the ticket of their release, or `None` if there is no room.
     #[must_use]
     pub fn offer(&self, answers: &AnswerRing, client: LinkId) -> Option<u64> {
         let addresses = self.addresses();

@@ -92,9 +92,8 @@ impl AnswerRing {
     }
 
     /// Gives all addresses of an answer to a client of link `client`, of which there are `count`,
-    /// to the control thread.
-    /// Returns the ticket whose release releases the answer, or `None`, and gives nothing, if the
-    /// ring has no room. Only the worker may call this.
+    /// to the control thread. Returns the ticket whose release releases the answer, or `None`, and
+    /// gives nothing, if the ring has no room. Only the worker may call this.
     #[must_use]
     pub fn offer(
         &self,

@@ -36,7 +36,8 @@ pub use exchange::{Answered, Exchange, OUTSTANDING_MAX, QUERY_MS, QueryOutcome};
 pub use reply::{REPLY_MAX, Reply};
 pub use stream::DnsStream;
 
-/// Longest time that a response is held, milliseconds: less than a client's timeout, which is five
+/// Longest time that a response is held, milliseconds; over UDP as long for room on the ring to the
+/// control thread, and as long for its release. Both are less than a client's timeout, which is five
 /// seconds in most resolvers' configurations.
 pub const HOLD_MS: u64 = 2_000;
 
