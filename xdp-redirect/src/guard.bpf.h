@@ -23,12 +23,13 @@
 //     sent it, the workers allowed it, and the kernel sent it back to another destination (a
 //     service's backend). The mark has the slot of the pod's link, so that the workers know the pod
 //     although the kernel may have translated its address.
-//   - From no link, and a socket of the node's network namespace: this node sent it, and only such a
-//     packet has the rights of the node. A packet that was received has the ifindex of its link in
-//     skb->skb_iif (net/core/dev.c, `__netif_receive_skb_core`). What a macvlan device in a pod
+//   - From no link, and a socket of the node's network namespace: this node sent it, and only such
+//     a packet has the rights of the node. A packet that was received has the ifindex of its link
+//     in skb->skb_iif (net/core/dev.c, `__netif_receive_skb_core`). What a macvlan device in a pod
 //     sends by a link of the node is not received, and has the socket of the pod
 //     (drivers/net/macvlan.c, `macvlan_queue_xmit`). A fragment that the kernel made may have lost
-//     the ifindex (net/ipv6/ip6_output.c, `ip6_copy_metadata`), so no fragment counts as the node's.
+//     the ifindex (net/ipv6/ip6_output.c, `ip6_copy_metadata`), so no fragment counts as the
+//     node's.
 //   - From another link.
 //
 // `sender`, at the ingress hook of pg-host: the workers write into the Ethernet source the slot of

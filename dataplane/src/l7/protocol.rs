@@ -31,8 +31,8 @@ pub enum FlowInspector {
 }
 
 impl FlowInspector {
-    /// The inspector of flows with these rules over TCP, of clients of link `client`. `None` if there is none
-    /// ([`L7Policy::has_inspector`]).
+    /// The inspector of flows with these rules over TCP, of clients of link `client`. `None` if
+    /// there is none ([`L7Policy::has_inspector`]).
     #[must_use]
     pub fn for_rules(policy: &L7Policy, dns: &DnsContext, client: LinkId) -> Option<Self> {
         match policy.protocol().ok()?? {

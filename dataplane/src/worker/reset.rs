@@ -74,9 +74,9 @@ pub(super) fn reset_sender(cx: &mut PacketCtx<'_>, link: LinkId, view: &View, pa
 
 /// Resets the receiver of a segment from `link` that is dropped, on the link `to`, within the rate
 /// limit of `link`. The reset has the segment's sequence number: it is accepted if that is the next
-/// one expected. If that is another one in the window, it is answered by an acknowledgment (RFC 5961
-/// §3.2), whose sender is reset in turn. Below the window, as after a keep-alive probe, it is
-/// ignored.
+/// one expected. If that is another one in the window, it is answered by an acknowledgment
+/// (RFC 5961 §3.2), whose sender is reset in turn. Below the window, as after a keep-alive probe,
+/// it is ignored.
 #[cold]
 pub(super) fn reset_receiver(
     cx: &mut PacketCtx<'_>,

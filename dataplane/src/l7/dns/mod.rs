@@ -37,8 +37,8 @@ pub use reply::{REPLY_MAX, Reply};
 pub use stream::DnsStream;
 
 /// Longest time that a response is held, milliseconds; over UDP as long for room on the ring to the
-/// control thread, and as long for its release. Both are less than a client's timeout, which is five
-/// seconds in most resolvers' configurations.
+/// control thread, and as long for its release. Both are less than a client's timeout, which is
+/// five seconds in most resolvers' configurations.
 pub const HOLD_MS: u64 = 2_000;
 
 /// How the client of a query that rules deny is answered.
