@@ -50,7 +50,8 @@ struct Share {
 
 /// What became of packets: each has a share of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Fate {
+pub(crate) enum Fate {
+    /// Forwarded, or nothing that concerns a packet.
     Allowed,
     /// Dropped by a worker, or denied.
     Dropped,
@@ -59,12 +60,16 @@ enum Fate {
 }
 
 impl Fate {
-    fn of(event: &Event) -> Self {
-        match event.kind {
-            EventKind::ProgramDrop { .. } => Self::DroppedByProgram,
-            _ if is_drop(event) => Self::Dropped,
-            _ => Self::Allowed,
-        }
+    /// What an event is about.
+    pub(crate) fn of(event: &Event) -> Self {
+        let is_dropped = match event.kind {
+            EventKind::ProgramDrop { .. } => return Self::DroppedByProgram,
+            EventKind::Verdict { verdict, .. } => verdict == Verdict::Deny,
+            EventKind::Drop { .. } | EventKind::Unparsed { .. } => true,
+            EventKind::Request { allowed, .. } => !allowed,
+            EventKind::Response { .. } | EventKind::End { .. } => false,
+        };
+        if is_dropped { Self::Dropped } else { Self::Allowed }
     }
 }
 
@@ -84,16 +89,6 @@ pub(crate) struct FlowLog {
     next: u64,
     capacity: usize,
     live: broadcast::Sender<Arc<Observed>>,
-}
-
-/// Whether an event says that something was dropped or denied.
-pub(crate) fn is_drop(event: &Event) -> bool {
-    match event.kind {
-        EventKind::Verdict { verdict, .. } => verdict == Verdict::Deny,
-        EventKind::Drop { .. } | EventKind::Unparsed { .. } | EventKind::ProgramDrop { .. } => true,
-        EventKind::Request { allowed, .. } => !allowed,
-        EventKind::Response { .. } | EventKind::End { .. } => false,
-    }
 }
 
 impl FlowLog {

@@ -14,7 +14,7 @@ use podgate_tables::event::{Event, EventKind};
 
 use super::endpoints::Links;
 use super::epochs::Epochs;
-use super::flow_log::is_drop;
+use super::flow_log::Fate;
 use super::flow_metrics::FlowCounts;
 use super::flow_names::{Learned, LearnedAddress};
 use super::flow_thread::{Batch, FlowRange, FlowThread, Message};
@@ -58,11 +58,6 @@ pub(super) enum Drained {
     Nothing,
     Few,
     Many,
-}
-
-/// Whether a BPF program dropped a frame: on a bridge, each pod's copy of a multicast.
-fn is_by_program(event: &Event) -> bool {
-    matches!(event.kind, EventKind::ProgramDrop { .. })
 }
 
 /// Makes the end event of a flow name the pods of its last packets, as long as the tables of their
@@ -178,20 +173,19 @@ impl Observer {
         self.drop_shares.reset();
         self.program_shares.reset();
         self.shares.reset();
-        let count = |is_of: fn(&Event) -> bool| events.iter().filter(|event| is_of(event)).count();
-        let by_programs = count(is_by_program);
-        let drops = count(is_drop) - by_programs;
-        let others = events.len() - drops - by_programs;
+        let count = |fate| events.iter().filter(|event| Fate::of(event) == fate).count();
+        let [others, drops, by_programs] =
+            [Fate::Allowed, Fate::Dropped, Fate::DroppedByProgram].map(count);
         let mut left_for_programs = by_programs.min(PROGRAM_DROPS_PER_DRAIN);
         let max = RECORDS_PER_DRAIN - left_for_programs;
         let for_others = others.min(max - drops.min(DROPS_PER_DRAIN));
         let mut left_for_drops = max - for_others;
         let mut left = max - left_for_drops;
         events.retain(|event| {
-            let (shares, left) = match event {
-                event if is_by_program(event) => (&mut self.program_shares, &mut left_for_programs),
-                event if is_drop(event) => (&mut self.drop_shares, &mut left_for_drops),
-                _ => (&mut self.shares, &mut left),
+            let (shares, left) = match Fate::of(event) {
+                Fate::DroppedByProgram => (&mut self.program_shares, &mut left_for_programs),
+                Fate::Dropped => (&mut self.drop_shares, &mut left_for_drops),
+                Fate::Allowed => (&mut self.shares, &mut left),
             };
             let taken = shares.take(event.link, *left);
             *left -= usize::from(taken);

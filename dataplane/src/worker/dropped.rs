@@ -19,23 +19,40 @@ pub(super) enum PodEnd {
     Destination,
 }
 
+/// The pod of a link, whose address the headers of a frame have to have.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LinkPod<'e> {
+    Known(&'e Endpoint),
+    /// The headers may have any address.
+    Any,
+    /// The headers may be forged.
+    Unknown,
+}
+
 /// The tuple of a frame, and whether it is that of its headers. If they have none, or the address
-/// at the pod's end is none of the pod's, nothing but the pod is known.
+/// at the pod's end is not known to be the pod's, nothing but the pod is known.
 pub(super) fn known_tuple(
     of_headers: Option<Tuple>,
-    endpoint: Option<&Endpoint>,
+    pod: LinkPod<'_>,
     end: PodEnd,
 ) -> (Tuple, bool) {
     let at_end = |tuple: &Tuple| match end {
         PodEnd::Source => tuple.src,
         PodEnd::Destination => tuple.dst,
     };
-    let is_pods = |tuple: &Tuple| endpoint.is_none_or(|it| it.addresses.contains(&at_end(tuple)));
-    if let Some(tuple) = of_headers.filter(is_pods) {
+    let is_believed = |tuple: &Tuple| match pod {
+        LinkPod::Known(endpoint) => endpoint.addresses.contains(&at_end(tuple)),
+        LinkPod::Any => true,
+        LinkPod::Unknown => false,
+    };
+    if let Some(tuple) = of_headers.filter(is_believed) {
         return (tuple, true);
     }
     let unknown = Address::v4([0; 4]);
-    let pod = endpoint.and_then(|it| it.addresses.first()).copied().unwrap_or(unknown);
+    let pod = match pod {
+        LinkPod::Known(endpoint) => endpoint.addresses.first().copied().unwrap_or(unknown),
+        LinkPod::Any | LinkPod::Unknown => unknown,
+    };
     let (src, dst) = match end {
         PodEnd::Source => (pod, unknown),
         PodEnd::Destination => (unknown, pod),
@@ -57,11 +74,13 @@ pub fn event_of_dropped(frame: &DroppedFrame<'_>, time: Nanos, snapshot: &Snapsh
                 true => (PodEnd::Destination, host_link.unwrap_or(of_slot)),
                 false => (PodEnd::Source, of_slot),
             };
-            // Without a pod to compare them with, the addresses of its frames may be forged.
-            let is_known = endpoint.is_some()
-                || host_link == Some(of_slot)
-                || (end == PodEnd::Destination && frame.is_attached);
-            let (tuple, has_addresses) = known_tuple(tuple.filter(|_| is_known), endpoint, end);
+            let is_to_attached = end == PodEnd::Destination && frame.is_attached;
+            let without = match host_link == Some(of_slot) || is_to_attached {
+                true => LinkPod::Any,
+                false => LinkPod::Unknown,
+            };
+            let (tuple, has_addresses) =
+                known_tuple(tuple, endpoint.map_or(without, LinkPod::Known), end);
             (link, tuple, Some(ethernet), has_addresses)
         }
         Seen::Datagram { source: (src, src_port), destination: (dst, dst_port) } => {

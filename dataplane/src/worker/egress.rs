@@ -22,7 +22,7 @@ use crate::worker::Shared;
 use crate::xsk::{LinkQueue, LinkState, XskStatistics};
 
 use super::capture::Capturing;
-use super::dropped::{PodEnd, known_tuple};
+use super::dropped::{LinkPod, PodEnd, known_tuple};
 use super::handoff_shares::HandoffShares;
 use super::notice::Notice;
 use super::rate_limit::RateLimit;
@@ -494,8 +494,9 @@ impl Egress {
         let snapshot = self.shared.snapshot.load();
         let endpoint = snapshot.as_deref().and_then(|tables| tables.routes.endpoint_on(from));
         let is_host = snapshot.as_deref().is_some_and(|tables| tables.routes.is_host(from));
-        let tuple = tuple.filter(|_| is_host || endpoint.is_some());
-        let (tuple, has_addresses) = known_tuple(tuple, endpoint, PodEnd::Source);
+        let without = if is_host { LinkPod::Any } else { LinkPod::Unknown };
+        let pod = endpoint.map_or(without, LinkPod::Known);
+        let (tuple, has_addresses) = known_tuple(tuple, pod, PodEnd::Source);
         (tuple, EventKind::Unparsed { reason, ethernet, has_addresses })
     }
 
