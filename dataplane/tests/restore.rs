@@ -13,6 +13,7 @@ use podgate_tables::l7::L7Rules;
 use podgate_tables::policy::{ProvenSender, Snapshot};
 use podgate_tables::proto;
 use podgate_tables::time::Nanos;
+use podgate_tables::tuple::Tuple;
 use podgate_test_support::*;
 use proptest::prelude::*;
 
@@ -122,6 +123,28 @@ fn a_restored_flow_has_the_sender_that_it_had() {
         let flow = flows.iter().find(|flow| flow.tuple.src_port == port);
         assert_eq!(flow.map(|flow| flow.sender), sender);
     }
+}
+
+#[test]
+fn a_flow_of_a_pod_to_itself_is_restored_whatever_its_policy() {
+    // By a service whose backend is the pod, without masquerading.
+    let links = FlowLinks::new(HOST, B);
+    let (src, dst) = (Address::v4(ADDRESSES[2]), Address::v4(ADDRESSES[2]));
+    let mut flow = saved(&connected()).remove(0);
+    flow = SavedFlow { tuple: Tuple { src, dst, ..flow.tuple }, links, ..flow };
+    let closed = || snapshot(1, IngressOfB::Closed);
+    let (mut rig, restored) = restarted(1, std::slice::from_ref(&flow), closed());
+    assert_eq!(restored, 1);
+    // It opens no way for others: the source alone proves nothing.
+    let [src, dst] = [ADDRESSES[2]; 2];
+    let ports = [CLIENT, 80];
+    let segment = TcpPacket { src, dst, ports, seq: 101, ack: Some(901), flags: "P", payload: b"" };
+    let segment = tcp(HOST, &segment);
+    for mark in [HostFrame::Local, HostFrame::Foreign] {
+        let frame = [&segment[..6], &mark.mac(), &segment[12..]].concat();
+        assert_eq!(rig.send(HOST, &frame), [], "{mark:?}");
+    }
+    rig.assert_no_frame_is_lost();
 }
 
 #[test]
@@ -249,7 +272,7 @@ proptest! {
         (picked_up, idle_ms) in (any::<bool>(), any::<u32>()),
         sender in prop::sample::select(vec![ProvenSender::Node, ProvenSender::Destination, ProvenSender::Unknown]),
     ) {
-        let tuple = podgate_tables::tuple::Tuple { src, dst, src_port, dst_port, protocol };
+        let tuple = Tuple { src, dst, src_port, dst_port, protocol };
         let links = FlowLinks::new(LinkId(opener), LinkId(responder));
         let mut flow = saved(&connected()).remove(0);
         flow = SavedFlow { tuple, links, picked_up, sender, idle_ms, ..flow };
@@ -259,7 +282,8 @@ proptest! {
             [Address::v4(ADDRESSES[*pod]), Address::v6(ADDRESSES_V6[*pod])].contains(&dst)
         });
         let nodes = [Address::v4(ADDRESSES[0]), Address::v6(ADDRESSES_V6[0])];
-        let exempt = sender == ProvenSender::Destination
+        let exempt = src == dst
+            || sender == ProvenSender::Destination
             || sender == ProvenSender::Node && nodes.contains(&src);
         prop_assert!(!(restored == 1 && to_b && !exempt), "pod B is closed: {flow:?}");
         rig.now = Nanos(rig.now.0 + 1_000_000);
