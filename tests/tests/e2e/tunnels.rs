@@ -2,12 +2,13 @@
 //! addresses.
 
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use etherparse::PacketBuilder;
 use podgate_tests::lab::{Agent, Capture, Family, Host, Lab, Netns, wait_for};
 use podgate_tests::scenario::MANIFESTS;
+use serde_json::Value;
 
 use super::hairpin::nft;
 
@@ -52,15 +53,27 @@ fn received(lab: &Lab) -> Result<u64> {
 }
 
 /// Waits until a pod's packet to the tunnel's port at `to` is dropped. Each attempt is a flow of
-/// its own: one from before the agent knew the tunnel is dropped as a revoked flow.
+/// its own: one from before the agent knew the tunnel is dropped as a revoked flow. The next one is
+/// made when the verdict of the last is known, so that none is on its way at the end.
 fn wait_for_drop(lab: &Lab, from: &Host, to: IpAddr) -> Result<()> {
     let before = lab.drops("tunnel_to_node")?;
-    let mut ports = 41_000..;
-    wait_for("packets to the port to be dropped", BOUND, || {
-        let port = ports.next().unwrap_or(40_999);
+    let deadline = Instant::now() + BOUND;
+    for port in 42_000..=u16::MAX {
         from.inject([&vxlan_from_port(lab, from, port, to, from, 7776)?[..]].into_iter())?;
-        Ok((lab.drops("tunnel_to_node")? > before).then_some(()))
-    })
+        let is_of_attempt = |record: &Value| {
+            let [source, destination] = [&record["source"], &record["destination"]];
+            source["port"] == port && destination["port"] == PORT
+        };
+        wait_for("the verdict of an attempt", BOUND, || {
+            let records = lab.podgate_json_lines(&["flows", "--last", "100"])?;
+            Ok(records.iter().any(is_of_attempt).then_some(()))
+        })?;
+        if lab.drops("tunnel_to_node")? > before {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "packets to {to} are not dropped");
+    }
+    bail!("no port is left")
 }
 
 #[test]

@@ -376,6 +376,7 @@ fn a_start_with_a_broken_file_goes_on_from_the_last_good_objects() {
     place.write("p.yaml", &policy("one"));
     place.write("q.yaml", &policy("two"));
     followed.until_no_problem();
+    place.wait_for_last_good(2);
     drop(followed);
     // An empty directory, as before a file system is mounted.
     fs::remove_dir_all(place.dir()).unwrap();
