@@ -11,6 +11,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use podgate_hostnet::Netlink;
 
 use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, netns_threads, require_root, restore_offload};
+use crate::damaged_file::remove_set_aside;
 use crate::error::describe;
 use crate::output::{escape, print};
 
@@ -45,9 +46,12 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
         runtime.block_on(report.restore_offloads(&state));
         report.remove_pins(&state.bpf(), state.mounts_bpffs());
         for file in state.files() {
-            report.remove_if_there(&file);
+            report.remove(&file, fs::remove_file);
         }
-        report.remove_directory(&state.last_good());
+        for aside in state.set_aside() {
+            report.remove(&aside, remove_set_aside);
+        }
+        report.remove(&state.last_good(), fs::remove_dir_all);
         if !state.remove() {
             report.left(&format!("{} is not empty, or can't be removed", state_dir.display()));
         }
@@ -173,20 +177,11 @@ impl CleanupReport {
         }
     }
 
-    /// Removes a folder of ours with all that is in it.
-    fn remove_directory(&mut self, dir: &Path) {
-        match fs::remove_dir_all(dir) {
+    /// Removes what is at `path`, if anything is.
+    fn remove<'a>(&mut self, path: &'a Path, by: impl FnOnce(&'a Path) -> io::Result<()>) {
+        match by(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                self.left(&format!("can't remove {}: {error}", dir.display()));
-            }
-            _ => {}
-        }
-    }
-
-    fn remove_if_there(&mut self, file: &Path) {
-        match fs::remove_file(file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                self.left(&format!("can't remove {}: {error}", file.display()));
+                self.left(&format!("can't remove {}: {error}", path.display()));
             }
             _ => {}
         }

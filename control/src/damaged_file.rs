@@ -20,8 +20,8 @@ pub(crate) const BAD_MAX: usize = 8;
 pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let before = set_aside_before(path);
     for oldest in before.iter().take((before.len() + 1).saturating_sub(BAD_MAX)) {
-        // If that fails there is one more file, which does no harm.
-        let _ = fs::remove_file(oldest);
+        // If that fails there is one more, which does no harm.
+        let _ = remove_set_aside(oldest);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut names = (now..).map(|time| with_suffix(path, &format!("{BAD}{time}")));
@@ -41,7 +41,19 @@ pub(crate) fn set_aside_line(path: &Path, reason: &str) -> String {
     }
 }
 
-/// Those files of this name that were set aside and are still there, oldest first.
+/// Removes what was set aside: a file, a symbolic link, or a directory with all that is in it.
+///
+/// # Errors
+/// When it can't be removed.
+pub(crate) fn remove_set_aside(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
+/// What was set aside of the files of this name, and is still there, oldest first.
 pub(crate) fn set_aside_before(path: &Path) -> Vec<PathBuf> {
     let entries = path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
     let prefix = with_suffix(path, BAD);
@@ -69,5 +81,11 @@ mod tests {
         assert_eq!(set_aside_before(&path), [file, directory]);
         let line = set_aside_line(&path, "it is gone");
         assert!(line.contains("it can't be set aside: No such file"), "{line}");
+        for _ in 0..2 * BAD_MAX {
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("file"), "").unwrap();
+            set_aside(&path).unwrap();
+        }
+        assert_eq!(set_aside_before(&path).len(), BAD_MAX);
     }
 }

@@ -237,18 +237,27 @@ impl StateDir {
         self.path.join(LAST_GOOD)
     }
 
-    /// All files that may exist: of endpoints, flows and DNS names, unfinished ones, and those that
-    /// were set aside; the sockets.
+    /// All files that may exist: of endpoints, flows and DNS names, and unfinished ones; the
+    /// sockets.
     #[must_use]
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let copy = self.path.join(COPY);
         let mut files = vec![self.socket(), self.path.join(HUBBLE_SOCKET_NAME)];
-        for path in [self.endpoints(), copy, self.flows(), self.names()] {
-            files.extend(damaged_file::set_aside_before(&path));
+        for path in self.written() {
             files.extend([atomic_file::temporary(&path), path]);
         }
-        files.extend(damaged_file::set_aside_before(&self.last_good()));
         files
+    }
+
+    /// What was set aside: damaged files, and what was in their places.
+    #[must_use]
+    pub(crate) fn set_aside(&self) -> Vec<PathBuf> {
+        let paths = self.written().into_iter().chain([self.last_good()]);
+        paths.flat_map(|path| damaged_file::set_aside_before(&path)).collect()
+    }
+
+    /// The files of endpoints, flows and DNS names.
+    fn written(&self) -> [PathBuf; 4] {
+        [self.endpoints(), self.path.join(COPY), self.flows(), self.names()]
     }
 
     /// Reads the list; without one there are no endpoints. A damaged list is set aside.

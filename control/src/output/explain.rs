@@ -21,10 +21,12 @@ pub(crate) fn explained(explained: &Explained) -> String {
     lines.push(format!("from  {}", end(source)));
     let what = called_service(explanation) + &dns_names(explanation);
     lines.push(format!("to    {}{what}", end(destination)));
-    for (name, whose, direction) in [
+    let directions = [
         ("egress of", source, &explanation.egress),
         ("ingress of", destination, &explanation.ingress),
-    ] {
+    ];
+    let is_evaluated = explanation.not_forwarded.is_none();
+    for (name, whose, direction) in directions.into_iter().filter(|_| is_evaluated) {
         lines.push(String::new());
         lines.extend(direction_lines(&format!("{name} {}", short(whose)), whose, direction));
     }
@@ -37,13 +39,17 @@ pub(crate) fn explained(explained: &Explained) -> String {
         lines.push(String::new());
         lines.extend(backends);
     }
+    let not_forwarded = explanation
+        .not_forwarded
+        .iter()
+        .map(|reason| format!("note: {reason}: workers don't evaluate policy for such packets"));
     let no_inspector = explanation.no_inspector.iter().map(|protocol| {
         format!("note: workers can't inspect {protocol} yet: they drop the whole flow")
     });
     let plain = explanation.service.iter().filter(|service| service.translated.is_none());
     let service = plain.map(service_note);
     let notes = explained.notes.iter().map(|note| format!("note: {note}"));
-    let notes: Vec<_> = no_inspector.chain(service).chain(notes).collect();
+    let notes: Vec<_> = not_forwarded.chain(no_inspector).chain(service).chain(notes).collect();
     if !notes.is_empty() {
         lines.push(String::new());
         lines.extend(notes);
@@ -58,22 +64,26 @@ fn verdict_line(explanation: &Explanation) -> String {
         Outcome::Denied => "DENIED",
     };
     // Policy may allow it, so the first line says why it is denied nevertheless.
-    let no_inspector = match &explanation.no_inspector {
-        Some(_) => ", AS WORKERS CAN'T INSPECT IT",
-        None => "",
+    let why = match explanation {
+        Explanation { not_forwarded: Some(_), .. } => ", AS WORKERS DON'T FORWARD IT",
+        Explanation { no_inspector: Some(_), .. } => ", AS WORKERS CAN'T INSPECT IT",
+        _ => "",
     };
     let request = match &explanation.request {
         Some(request) => format!("  {}", request.request),
         None => String::new(),
     };
     let [from, to] = [&explanation.source, &explanation.destination].map(short);
-    format!("{verdict}{no_inspector}  {from} -> {to}  {}{request}", explanation.port)
+    format!("{verdict}{why}  {from} -> {to}  {}{request}", explanation.port)
 }
 
 /// The service that the destination is.
 fn called_service(explanation: &Explanation) -> String {
     let service = explanation.service.iter();
     let text = |it: &CalledService| match it.translated {
+        Some(frontend) if explanation.not_forwarded.is_some() => {
+            format!("  Service {}/{} ({frontend})", it.namespace, it.name)
+        }
         Some(frontend) => format!("  backend of Service {}/{} ({frontend})", it.namespace, it.name),
         None => format!("  cluster IP of Service {}/{}", it.namespace, it.name),
     };

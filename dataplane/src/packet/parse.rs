@@ -1,5 +1,6 @@
 //! Parses and validates headers into a [`View`], in one pass and without copying.
 
+use podgate_tables::address::is_martian;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::tuple::Tuple;
 use podgate_tables::{proto, tcp_flags};
@@ -51,7 +52,7 @@ pub fn parse(frame0: &[u8], packet_len: u32) -> Result<View, DropReason> {
         }
         Version::V6 => ip::v6(packet)?,
     };
-    if ip::is_martian(ip.src, ip.dst) {
+    if is_martian(ip.src, ip.dst) {
         return Err(DropReason::Malformed);
     }
     let end = l3 as u32 + ip.total_len;

@@ -385,7 +385,7 @@ proptest! {
             // Addresses are the only thing that the fast path doesn't check.
             Err(reason) => {
                 prop_assert_eq!(reason, DropReason::Malformed);
-                prop_assert!(ip::is_martian(src, dst));
+                prop_assert!(podgate_tables::address::is_martian(src, dst));
                 return Ok(());
             }
         };

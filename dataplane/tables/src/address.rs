@@ -108,3 +108,24 @@ impl fmt::Display for Address {
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
+
+/// Whether an address is martian: a source that is multicast, broadcast, unspecified or loopback,
+/// or a destination that is unspecified or loopback.
+///
+/// The rules are the kernel's (`net/ipv4/route.c`, `ip_route_input_slow`; `net/ipv6/ip6_input.c`,
+/// `ip6_rcv_core`; RFC 4291 §2.5.2 and §2.5.3), except that loopback destinations are martian even
+/// with `route_localnet`: no pod may reach the node's loopback. Packets of duplicate address
+/// detection, with an unspecified source, don't get here: the XDP program passes neighbour
+/// discovery to the kernel.
+#[must_use]
+#[inline]
+pub fn is_martian(src: Address, dst: Address) -> bool {
+    match (src.as_v4_bits(), dst.as_v4_bits()) {
+        (Some(src), Some(dst)) => {
+            let local = |address: u32| matches!(address >> 24, 0 | 127);
+            local(src) || local(dst) || src >> 28 == 0xe || src == u32::MAX
+        }
+        // `::` and `::1`; ff00::/8.
+        _ => src.bits() <= 1 || dst.bits() <= 1 || src.bits() >> 120 == 0xff,
+    }
+}

@@ -21,10 +21,11 @@ mod words;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use podgate_tables::address::Address;
+use podgate_tables::address::{Address, is_martian};
 use podgate_tables::l7::{L7Request, L7Verdict};
 use podgate_tables::policy::{Decision, LocalEnds, PolicyTables, Subject, Verdict};
 use podgate_tables::proto;
+use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
 
 pub use criteria::{Criterion, Failure};
@@ -39,6 +40,7 @@ pub use words::l7_words;
 
 use self::criteria::FlowEnd;
 use self::direction::Explainer;
+use self::services::Callee;
 use crate::observe::{FlowEndpoint, NameResolver, RuleName};
 use crate::rules::TrafficDirection;
 use crate::{Compiled, Store};
@@ -47,7 +49,8 @@ use crate::{Compiled, Store};
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
     /// The outcome of the flow on the wire, and of the request if the query has one. Where workers
-    /// can't inspect the flow (see `no_inspector`), it is denied, whatever policy allows.
+    /// can't inspect the flow (`no_inspector`) or don't forward it (`not_forwarded`), it is denied,
+    /// whatever policy allows.
     pub verdict: Outcome,
     /// The end that opens the flow.
     pub source: End,
@@ -70,6 +73,9 @@ pub struct Explanation {
     /// drop such a flow, whatever its requests, and the verdict is `denied`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_inspector: Option<String>,
+    /// Why workers drop or reject the flow's packets before they evaluate policy, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_forwarded: Option<String>,
     /// The outcome of the request, if the query has one and the flow is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestVerdict>,
@@ -192,10 +198,26 @@ pub fn explain(
     }
     let source = resolve::addresses(&query.from, store, &compiled.catalog)?;
     let flow = |subject: Subject| Flow { store, compiled, subject, local: local.of(&subject) };
-    let Some(called) = services::called(query, store, compiled, &source)? else {
-        let flow = flow(resolve::subject(query, store, &compiled.catalog)?);
-        let tuple = flow.subject.tuple;
-        return Ok(explain_request(&flow, query, SocketAddr::new(tuple.dst.ip(), tuple.dst_port)));
+    let called = match services::called(query, store, compiled, &source)? {
+        Some(Callee::Translated(called)) => called,
+        Some(Callee::Rejected { frontend, protocol, name, reason }) => {
+            let subject = services::untranslated(frontend, protocol, &source);
+            let flow = flow(subject.ok_or(QueryError::NoCommonFamily)?);
+            let frontend = SocketAddr::new(frontend.address.ip(), frontend.port);
+            let explanation = explain_request(&flow, query, frontend);
+            return Ok(Explanation {
+                verdict: Outcome::Denied,
+                service: Some(CalledService::translated(&name, frontend, Vec::new(), 0)),
+                not_forwarded: Some(reason),
+                ..explanation
+            });
+        }
+        None => {
+            let flow = flow(resolve::subject(query, store, &compiled.catalog)?);
+            let tuple = flow.subject.tuple;
+            let destination = SocketAddr::new(tuple.dst.ip(), tuple.dst_port);
+            return Ok(explain_request(&flow, query, destination));
+        }
     };
     let frontend = SocketAddr::new(called.frontend.address.ip(), called.frontend.port);
     let subjects = called.subjects(&source);
@@ -213,19 +235,32 @@ pub fn explain(
     let verdicts: Vec<_> = explained.iter().take(VERDICTS_MAX).map(verdict).collect();
     let further_backends = subjects.len() - verdicts.len();
     let Some(mut explanation) = explained.into_iter().next() else {
-        let port = Transport { protocol: called.protocol, number: Some(called.frontend.port) };
-        return Err(QueryError::NoBackend { service: called.name, port: port.to_string() });
+        // It has a backend, so the source has no address of the cluster IP's family.
+        return Err(QueryError::NoCommonFamily);
     };
-    let (namespace, name) = called.name.split_once('/').unwrap_or_default();
-    explanation.service = Some(CalledService {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        backends: Vec::new(),
-        further_backends,
-        translated: Some(frontend),
-        verdicts,
-    });
+    let service = CalledService::translated(&called.name, frontend, verdicts, further_backends);
+    explanation.service = Some(service);
     Ok(explanation)
+}
+
+impl CalledService {
+    /// A service whose cluster IP workers handle packets to.
+    fn translated(
+        name: &str,
+        frontend: SocketAddr,
+        verdicts: Vec<BackendVerdict>,
+        further_backends: usize,
+    ) -> Self {
+        let (namespace, name) = name.split_once('/').unwrap_or_default();
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            backends: Vec::new(),
+            further_backends,
+            translated: Some(frontend),
+            verdicts,
+        }
+    }
 }
 
 impl Local<'_> {
@@ -297,8 +332,10 @@ impl Flow<'_> {
             .filter(|_| decision.verdict != Verdict::Deny)
             .map(|asked| decide_request(asked, &decision, &names));
         let no_inspector = no_inspector(&decision, tuple.protocol);
+        let not_forwarded = not_forwarded(tuple).map(str::to_owned);
         Explanation {
             verdict: match (decision.verdict, &request) {
+                _ if not_forwarded.is_some() => Outcome::Denied,
                 (Verdict::Deny, _) | (_, Some(RequestVerdict { allowed: false, .. })) => {
                     Outcome::Denied
                 }
@@ -322,6 +359,7 @@ impl Flow<'_> {
             egress,
             ingress,
             no_inspector,
+            not_forwarded,
             request,
         }
     }
@@ -379,6 +417,14 @@ fn transport(subject: &Subject) -> Transport {
     let protocol = subject.tuple.protocol;
     let has_number = proto::is_icmp(protocol) || query::has_ports(protocol);
     Transport { protocol, number: has_number.then(|| subject.policy_port()) }
+}
+
+/// Why workers drop packets with these addresses before they evaluate policy, if they do.
+fn not_forwarded(tuple: &Tuple) -> Option<&'static str> {
+    if tuple.dst.is_multicast_or_broadcast() {
+        return Some("multicast and broadcast are never forwarded");
+    }
+    is_martian(tuple.src, tuple.dst).then_some("packets with these addresses are never forwarded")
 }
 
 fn no_inspector(decision: &Decision, protocol: u8) -> Option<String> {

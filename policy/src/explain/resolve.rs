@@ -69,20 +69,6 @@ pub enum QueryError {
         /// The service.
         name: String,
     },
-    /// The service has no such port, so workers reject the packets.
-    NoServicePort {
-        /// The service.
-        service: String,
-        /// The ports that it has.
-        ports: Vec<String>,
-    },
-    /// The port has no backend, so workers reject the packets.
-    NoBackend {
-        /// The service.
-        service: String,
-        /// The port.
-        port: String,
-    },
     /// The source is a service.
     FromService,
     /// There is no IP version that both ends and the protocol have.
@@ -123,20 +109,6 @@ impl std::fmt::Display for QueryError {
                 f,
                 "Service {name} has no cluster IP (it is headless or of type ExternalName): ask \
                  for a pod behind it"
-            ),
-            Self::NoServicePort { service, ports } if ports.is_empty() => {
-                write!(f, "denied: Service {service} has no ports, so packets to it are rejected")
-            }
-            Self::NoServicePort { service, ports } => write!(
-                f,
-                "denied: Service {service} has no such port, so packets to it are rejected; it \
-                 has {}",
-                ports.join(", ")
-            ),
-            Self::NoBackend { service, port } => write!(
-                f,
-                "denied: Service {service} has no ready backend for port {port}, so packets to it \
-                 are rejected"
             ),
             Self::FromService => {
                 f.write_str("a Service opens no flows: ask for a pod as the source")

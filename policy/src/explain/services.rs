@@ -9,7 +9,7 @@ use podgate_tables::service::{Affinity, L4Addr, ServicePort};
 use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
 
-use super::query::{EndName, Query, has_ports};
+use super::query::{EndName, Query, Transport, has_ports};
 use super::resolve::QueryError;
 use super::{End, Outcome};
 use crate::directory::Name;
@@ -21,6 +21,14 @@ pub(super) struct Called<'a> {
     pub(super) protocol: u8,
     pub(super) name: String,
     pub(super) port: &'a ServicePort,
+}
+
+/// The service that the destination of a query is.
+pub(super) enum Callee<'a> {
+    /// Workers translate packets to it.
+    Translated(Called<'a>),
+    /// Workers reject packets to it, for this reason.
+    Rejected { frontend: L4Addr, protocol: u8, name: String, reason: String },
 }
 
 /// The outcome of a flow to a service, for one of its backends.
@@ -86,14 +94,14 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
     ports.enumerate().filter_map(entry).collect()
 }
 
-/// The service that a query's destination is, if workers translate its packets. `source` has
+/// The service that a query's destination is, if workers handle packets to it. `source` has
 /// addresses of the calling end.
 pub(super) fn called<'a>(
     query: &Query,
     store: &Store,
     compiled: &'a Compiled,
     source: &[IpAddr],
-) -> Result<Option<Called<'a>>, QueryError> {
+) -> Result<Option<Callee<'a>>, QueryError> {
     let (addresses, wanted) = match &query.to {
         EndName::Pod { .. } => return Ok(None),
         EndName::Address(address) => {
@@ -127,13 +135,30 @@ pub(super) fn called<'a>(
         fitting.retain(|port| port.protocol == query.port.protocol);
     }
     let preferred = fitting.iter().find(|port| port.protocol == query.port.protocol);
+    let name = name.to_string();
     let Some(port) = preferred.or(fitting.first()) else {
         let has = |port: &ServicePort| format!("{}/{}", port.port, proto::name(port.protocol));
-        let ports = row.ports().iter().map(has).collect();
-        return Err(QueryError::NoServicePort { service: name.to_string(), ports });
+        let ports: Vec<_> = row.ports().iter().map(has).collect();
+        let has = match ports.as_slice() {
+            [] => "no ports".to_owned(),
+            ports => format!("no such port; it has {}", ports.join(", ")),
+        };
+        let port = query.port.number.or_else(|| wanted.parse().ok()).unwrap_or_default();
+        return Ok(Some(Callee::Rejected {
+            frontend: L4Addr { address, port },
+            protocol: query.port.protocol,
+            reason: format!("Service {name} has {has}"),
+            name,
+        }));
     };
-    let frontend = L4Addr { address, port: port.port };
-    Ok(Some(Called { frontend, protocol: port.protocol, name: name.to_string(), port }))
+    let (frontend, protocol) = (L4Addr { address, port: port.port }, port.protocol);
+    Ok(Some(if port.backends.is_empty() {
+        let transport = Transport { protocol, number: Some(port.port) };
+        let reason = format!("Service {name} has no ready backend for port {transport}");
+        Callee::Rejected { frontend, protocol, name, reason }
+    } else {
+        Callee::Translated(Called { frontend, protocol, name, port })
+    }))
 }
 
 /// The addresses of a service.
@@ -166,21 +191,34 @@ pub(super) fn cluster_ips(
 impl Called<'_> {
     /// The flows that a flow to the service may be translated to.
     pub(super) fn subjects(&self, source: &[IpAddr]) -> Vec<Subject> {
-        let is_v4 = self.frontend.address.is_v4();
-        let Some(src) = source.iter().find(|from| from.is_ipv4() == is_v4) else {
-            return Vec::new();
-        };
-        let subject = |(dst, dst_port)| Subject {
-            tuple: Tuple {
-                src: Address::from(*src),
-                dst,
-                src_port: super::resolve::SOURCE_PORT,
-                dst_port,
-                protocol: self.protocol,
-            },
-            icmp_type: 0,
-        };
+        let Some(src) = source_for(self.frontend, source) else { return Vec::new() };
         let backends = self.port.backends.iter();
-        backends.map(|backend| subject((backend.address(), backend.port()))).collect()
+        let to = |backend: L4Addr| subject(src, backend, self.protocol);
+        backends
+            .map(|backend| to(L4Addr { address: backend.address(), port: backend.port() }))
+            .collect()
+    }
+}
+
+/// The flow to a service's address, before translation.
+pub(super) fn untranslated(frontend: L4Addr, protocol: u8, source: &[IpAddr]) -> Option<Subject> {
+    Some(subject(source_for(frontend, source)?, frontend, protocol))
+}
+
+/// The address of the calling end that packets to `frontend` have.
+fn source_for(frontend: L4Addr, source: &[IpAddr]) -> Option<IpAddr> {
+    source.iter().copied().find(|from| from.is_ipv4() == frontend.address.is_v4())
+}
+
+fn subject(src: IpAddr, to: L4Addr, protocol: u8) -> Subject {
+    Subject {
+        tuple: Tuple {
+            src: Address::from(src),
+            dst: to.address,
+            src_port: super::resolve::SOURCE_PORT,
+            dst_port: to.port,
+            protocol,
+        },
+        icmp_type: 0,
     }
 }

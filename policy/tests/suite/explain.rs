@@ -1,7 +1,7 @@
 //! Explanations: the tables' own verdict, and misses that fail on just what they name.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use podgate_policy::explain::{
     Criterion, DirectionExplanation, Effect, EndName, Explanation, HttpSpec, Local, Miss, Outcome,
@@ -141,6 +141,7 @@ fn assert_is_decision(
         assert_matching_agrees(direction)?;
     }
     let expected = match (decision.verdict, request) {
+        _ if explanation.not_forwarded.is_some() => Outcome::Denied,
         (Verdict::Deny, _) => Outcome::Denied,
         (Verdict::Inspect, _) if explanation.no_inspector.is_some() => Outcome::Denied,
         (Verdict::Inspect, None) => Outcome::Inspected,
@@ -149,6 +150,15 @@ fn assert_is_decision(
     };
     prop_assert_eq!(explanation.verdict, expected);
     Ok(())
+}
+
+/// Whether an address may belong to one host that is not the one that asks.
+fn is_of_one_host(address: IpAddr) -> bool {
+    let is_of_v4 = |v4: Ipv4Addr| v4.octets()[0] != 0 && !v4.is_broadcast();
+    !address.is_multicast()
+        && !address.is_loopback()
+        && !address.is_unspecified()
+        && matches!(address, IpAddr::V4(v4) if is_of_v4(v4)) | address.is_ipv6()
 }
 
 fn is_tiered(rule: &RuleName) -> bool {
@@ -330,6 +340,8 @@ proptest! {
                 explanation => explanation.unwrap(),
             };
             let decision = compiled.tables.decide(&subject, local);
+            let is_forwarded = ends.iter().all(|end| is_of_one_host(*end));
+            prop_assert_eq!(explanation.not_forwarded.is_none(), is_forwarded);
             assert_is_decision(&explanation, &decision, request.as_ref(), &compiled)?;
             let json = serde_json::to_string(&explanation).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Explanation>(&json).unwrap(), &explanation);

@@ -151,12 +151,16 @@ fn cleanup_skips_and_lists_what_it_cannot_remove() -> Result<()> {
     let state = lab.state_dir();
     fs::create_dir(state.join("bpf/link-odd"))?;
     fs::write(state.join("notes.txt"), "somebody's")?;
+    let aside = state.join("endpoints.json.bad-1");
+    fs::create_dir(&aside)?;
+    fs::write(aside.join("notes.txt"), "set aside")?;
     let cleanup = || lab.podgate(&["cleanup", "--state-dir", &state.to_string_lossy()]);
     let output = cleanup()?;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let listed = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(listed.contains("bpf/link-odd") && listed.contains("is not empty"), "{listed}");
     // Everything else is removed.
+    assert!(!aside.exists(), "{listed}");
     assert_eq!(offloads(&lab)?, offloads_before);
     assert_eq!(links_of_podgate(&lab)?, 0);
     lab.add_kernel_routes()?;

@@ -158,6 +158,7 @@ function Explanation({ explained, flow }: { explained: Explained; flow: Flow }) 
             : "Allowed"}{" "}
         by the policy in force now
         {request?.denial && <span class="sub">{request.denial}</span>}
+        {explained.not_forwarded && <span class="sub">{explained.not_forwarded}</span>}
         {explained.no_inspector && (
           <span class="sub">{explained.no_inspector} can't be inspected</span>
         )}

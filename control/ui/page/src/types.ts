@@ -88,6 +88,7 @@ export interface Explained {
   egress: Direction;
   ingress: Direction;
   no_inspector?: string;
+  not_forwarded?: string;
   request?: { request: string; allowed: boolean; rule?: RuleName; denial?: string };
 }
 
