@@ -64,6 +64,8 @@ pub mod tcp {
     pub const URGENT: usize = 18;
     /// Length of a header without options.
     pub const HEADER_LEN: usize = 20;
+    /// Maximum length of the options.
+    pub const OPTIONS_MAX: usize = 40;
 }
 
 /// UDP (RFC 768).

@@ -1,5 +1,7 @@
 //! TCP options (RFC 9293 §3.2, RFC 2018, RFC 7323).
 
+use std::ops::Range;
+
 const END: u8 = 0;
 /// Padding between options, 1 byte.
 pub const NO_OPERATION: u8 = 1;
@@ -52,6 +54,35 @@ impl<'a> TcpOptions<'a> {
         None
     }
 
+    /// Where the options lie that an inspected connection may not negotiate: all but those of which
+    /// it is known that they leave the order and the number of the stream's bytes as they are (the
+    /// constants above). Multipath TCP, for one, gives bytes an order that differs from that of
+    /// sequence numbers (RFC 8684 §3.3). An option that doesn't fit extends to the end.
+    pub fn not_inspectable(&self) -> impl Iterator<Item = Range<usize>> {
+        const KNOWN: [u8; 5] = [MAX_SEGMENT_SIZE, WINDOW_SCALE, SACK_PERMITTED, SACK, TIMESTAMPS];
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            loop {
+                let (kind, rest) = self.0.get(at..)?.split_first()?;
+                let begin = at;
+                match (*kind, rest.first()) {
+                    (END, _) => return None,
+                    (NO_OPERATION, _) => at += 1,
+                    (kind, Some(size)) if *size >= 2 && usize::from(*size) <= rest.len() + 1 => {
+                        at += usize::from(*size);
+                        if !KNOWN.contains(&kind) {
+                            return Some(begin..at);
+                        }
+                    }
+                    _ => {
+                        at = self.0.len();
+                        return Some(begin..at);
+                    }
+                }
+            }
+        })
+    }
+
     fn value<const N: usize>(&self, kind: u8) -> Option<[u8; N]> {
         let at = self.find(kind, N as u8 + 2)?;
         self.0[at..at + N].try_into().ok()
@@ -89,7 +120,7 @@ impl<'a> TcpOptions<'a> {
     /// Where the blocks of a selective acknowledgement lie in the options, 8 bytes each (RFC 2018
     /// §3).
     #[must_use]
-    pub fn sack_blocks(&self) -> Option<std::ops::Range<usize>> {
+    pub fn sack_blocks(&self) -> Option<Range<usize>> {
         let (at, size) = self.find_any(SACK)?;
         let len = usize::from(size) - 2;
         (len > 0 && len.is_multiple_of(8)).then_some(at..at + len)
@@ -125,12 +156,35 @@ mod tests {
         assert_eq!(TcpOptions(&[1, 1, 5, 9, 0, 0, 0, 1, 0, 0, 0]).sack_blocks(), None);
     }
 
+    #[test]
+    fn options_that_an_inspected_connection_may_not_negotiate_are_found() {
+        let ranges = |bytes: &[u8]| {
+            let options = TcpOptions(bytes);
+            let ranges = options.not_inspectable();
+            ranges.map(|range| (range.start, range.end)).collect::<Vec<_>>()
+        };
+        let usual = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7];
+        assert!(ranges(&usual).is_empty());
+        // MP_CAPABLE (RFC 8684 §3.1), a Fast Open cookie (RFC 7413 §2), an experiment (RFC 6994).
+        assert_eq!(ranges(&[30, 4, 1, 0, 2, 4, 5, 0xb4]), [(0, 4)]);
+        assert_eq!(ranges(&[1, 34, 2, 4, 2, 254, 4, 0, 0, 0, 30, 4]), [(1, 3), (5, 9)]);
+        for truncated in [&[1, 30][..], &[1, 30, 0, 0], &[1, 30, 1, 2], &[1, 30, 9, 0], &[1, 2, 4]]
+        {
+            assert_eq!(ranges(truncated), [(1, truncated.len())]);
+        }
+    }
+
     proptest! {
         #[test]
         fn no_options_panic(bytes in proptest::collection::vec(0u8..12, 0..40)) {
             let options = TcpOptions(&bytes);
             let _ = (options.max_segment_size(), options.window_scale(), options.timestamp());
             let _ = options.sack_blocks();
+            let mut left = bytes.clone();
+            for range in options.not_inspectable() {
+                left[range].fill(NO_OPERATION);
+            }
+            prop_assert_eq!(TcpOptions(&left).not_inspectable().count(), 0);
         }
     }
 }

@@ -125,6 +125,8 @@ pub(super) struct Options {
     pub(super) timestamps: bool,
     /// Both ends take selective acknowledgements.
     pub(super) sack: bool,
+    /// Further options of SYNs.
+    pub(super) syn_options: &'static [u8],
     /// Bytes of each frame of an injected packet.
     pub(super) frame: usize,
     pub(super) client_mss: u16,
@@ -139,6 +141,7 @@ impl Default for Options {
             vlan: false,
             timestamps: true,
             sack: false,
+            syn_options: &[],
             frame: (FRAME_SIZE - FRAME_HEADROOM) as usize,
             client_mss: 1460,
             // Both streams cross the wrap.
@@ -222,6 +225,7 @@ impl Lab {
             if self.options.sack {
                 options.extend([1, 1, 4, 2]);
             }
+            options.extend(self.options.syn_options);
         }
         if self.options.timestamps {
             options.extend([1, 1, 8, 10]);

@@ -1,5 +1,7 @@
 //! How following begins: handshakes, honest and not.
 
+use podgate_dataplane::packet::tcp_options::NO_OPERATION;
+
 use super::*;
 
 #[test]
@@ -40,6 +42,29 @@ fn data_in_a_syn_is_taken_off() {
         }
         assert_eq!(lab.io.sent.len(), 1);
         assert!(lab.io.sent[0].payload().is_empty() && lab.io.sent[0].is(SYN));
+    }
+}
+
+#[test]
+fn syns_negotiate_only_options_that_leave_the_stream_as_it_is() {
+    const MP_CAPABLE: &[u8] = &[30, 4, 1, 1];
+    const MP_JOIN: &[u8] = &[30, 12, 0x10, 1, 0, 0, 0, 1, 0, 0, 0, 2];
+    const FAST_OPEN_COOKIE: &[u8] = &[34, 6, 1, 2, 3, 4, 1, 1];
+    const TRUNCATED: &[u8] = &[30, 40, 1, 1];
+    for syn_options in [MP_CAPABLE, MP_JOIN, FAST_OPEN_COOKIE, TRUNCATED] {
+        for v6 in [false, true] {
+            let timestamps = syn_options != TRUNCATED;
+            let options = Options { v6, timestamps, sack: true, syn_options, ..Options::default() };
+            let mut lab = Lab::open(options);
+            for syn in lab.log.iter().filter(|packet| packet.is(SYN)) {
+                // After maximum segment size, window scale and selective acknowledgements.
+                let options = &syn.bytes[usize::from(syn.view.l4) + 20 + 12..];
+                assert!(options.iter().take(syn_options.len()).all(|byte| *byte == NO_OPERATION));
+            }
+            lab.client_sends(0, DOCS, 0);
+            lab.exchange();
+            assert_eq!(lab.server.received, DOCS);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! # What the receiver gets
 //! The receiver must not read a stream that differs from the inspected one where it decides
-//! something. Four things make sure of that:
+//! something. Five things make sure of that:
 //!
 //! 1. Only bytes in order are inspected. A segment that arrives out of order waits in a bounded
 //!    queue; only bytes that decide nothing ([`Op::Skip`]) may be passed over.
@@ -18,6 +18,8 @@
 //!    and a segment that differs from them is dropped. So it does not matter which packets the
 //!    receiver ignores for reasons that we can't see.
 //! 4. Following begins with the SYN and the SYN-ACK that answers it, and never anywhere else.
+//! 5. TCP options of unknown kinds are removed from both, so that the ends don't agree on another
+//!    order of the bytes, as multipath TCP would (RFC 8684; both ends then use plain TCP, §3.7).
 //!
 //! # What we acknowledge
 //! A client may not send the rest of a head before the first part is acknowledged (Nagle's

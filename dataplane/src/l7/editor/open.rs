@@ -16,6 +16,7 @@ impl<I: Inspector> Editor<I> {
         if segment.tcp.has(tcp_flags::ACK) || segment.tcp.has(tcp_flags::URG) {
             return io.drop_packet(FlowDirection::Original, segment.packet, DropReason::Malformed);
         }
+        segment.remove_unknown_options(io.umem());
         let (client, scale) = TcpEnd::of_syn(&segment, io);
         let isn = segment.start();
         self.syn = Some(Syn { isn, client, window: segment.tcp.window, scale });
@@ -43,6 +44,7 @@ impl<I: Inspector> Editor<I> {
         let Some(syn) = answered else {
             return io.drop_packet(FlowDirection::Reply, segment.packet, DropReason::Malformed);
         };
+        segment.remove_unknown_options(io.umem());
         if segment.len() > 0 {
             segment.cut(isn, 0, io);
         }

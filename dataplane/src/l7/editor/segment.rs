@@ -99,6 +99,15 @@ impl TcpSegment {
         }
     }
 
+    /// Replaces options of a SYN that are not of a known kind with padding, so that the ends don't
+    /// negotiate them ([`TcpOptions::not_inspectable`]).
+    pub(super) fn remove_unknown_options(&mut self, umem: &Umem) {
+        const PADDING: [u8; tcp::OPTIONS_MAX] = [tcp_options::NO_OPERATION; tcp::OPTIONS_MAX];
+        while let Some(option) = { self.options(umem).not_inspectable().next() } {
+            self.replace(tcp::HEADER_LEN + option.start, &PADDING[..option.len()], umem);
+        }
+    }
+
     /// Replaces bytes at offset `at` of the TCP header, after its ports and before its end.
     fn replace(&mut self, at: usize, bytes: &[u8], umem: &Umem) {
         let checksum = self.checksum;
@@ -150,7 +159,7 @@ impl TcpSegment {
             self.replace(blocks.start, &translated[..len], umem);
         } else {
             let option = blocks.start - 2..blocks.end;
-            let padding = [tcp_options::NO_OPERATION; 40];
+            let padding = [tcp_options::NO_OPERATION; tcp::OPTIONS_MAX];
             self.replace(option.start, &padding[..option.len()], umem);
         }
     }
