@@ -14,8 +14,9 @@
 // For frames from a pod there are three more conditions:
 //   - The sender's MAC and IP addresses are the pod's, so that a pod can't enter another host's
 //     address into a neighbour table. The link-local IPv6 address is the one made of the MAC
-//     address (RFC 4291 appendix A). ARP probes come from 0.0.0.0, duplicate address detection
-//     from `::`.
+//     address (RFC 4291 appendix A). In an ARP probe, which comes from 0.0.0.0 (RFC 5227), and in
+//     duplicate address detection, which comes from `::` (RFC 4862 section 5.4), the target is the
+//     pod's: whoever has that address, or is about to, takes the message for a claim to it.
 //   - An IPv6 destination with more than link scope has sent ND to this pod before. Otherwise a
 //     node that forwards IPv6 might forward the message.
 //   - At most NEIGHBOUR_RATE frames a second, and NEIGHBOUR_BURST in a burst; of unicast replies
@@ -167,8 +168,9 @@ struct nd_option {
 
 // The fields of an ARP or ND message that are checked.
 struct neigh_msg {
-	// The address that the sender claims to have: the source of ARP and of solicitations, the
-	// target of advertisements.
+	// The address that the sender claims to have: the source of ARP requests and of solicitations,
+	// or if they have none, the target, except of router solicitations; the source of ARP replies;
+	// the target of advertisements.
 	__u8 claimed[16];
 	// ND only.
 	__u8 source[16];
@@ -243,7 +245,8 @@ static __always_inline bool parse_arp(void *data, void *end, struct neigh_msg *m
 	}
 	msg->is_nd = false;
 	msg->is_reply = arp->op == bpf_htons(ARP_REPLY);
-	map_v4(msg->claimed, arp->sender_ip);
+	map_v4(msg->claimed, !msg->is_reply && is_zero(arp->sender_ip, 4) ? arp->target_ip :
+									    arp->sender_ip);
 	__builtin_memcpy(msg->mac, arp->sender_mac, ETH_ALEN);
 	return true;
 }
@@ -297,9 +300,9 @@ static __always_inline bool parse_nd(void *data, void *end, struct neigh_msg *ms
 	options = nd + 1;
 	if (options > end)
 		return false;
-	if (nd->type == ND_NEIGHBOUR_SOLICITATION)
+	if (nd->type == ND_NEIGHBOUR_SOLICITATION && !is_zero(msg->source, 16))
 		__builtin_memcpy(msg->claimed, &ip->saddr, 16);
-	else if (nd->type == ND_NEIGHBOUR_ADVERTISEMENT)
+	else if (nd->type == ND_NEIGHBOUR_SOLICITATION || nd->type == ND_NEIGHBOUR_ADVERTISEMENT)
 		__builtin_memcpy(msg->claimed, nd->target, 16);
 	else
 		return false;
@@ -335,11 +338,11 @@ static __always_inline bool is_sender_valid(__u32 ifindex, const struct pod *pod
 			return false;
 		if (!unspecified && !is_own(ifindex, pod, msg->source))
 			return false;
-		return is_zero(msg->claimed, 16) || is_own(ifindex, pod, msg->claimed);
+		// A router solicitation may claim nothing.
+		return (unspecified && is_zero(msg->claimed, 16)) ||
+		       is_own(ifindex, pod, msg->claimed);
 	}
-	if (!same_mac(msg->mac, pod->mac))
-		return false;
-	return is_zero(msg->claimed + 12, 4) || is_own(ifindex, pod, msg->claimed);
+	return same_mac(msg->mac, pod->mac) && is_own(ifindex, pod, msg->claimed);
 }
 
 // Whether no router would forward a pod's message.
@@ -360,8 +363,8 @@ static __always_inline void learn_nd_sender(__u32 ifindex, const struct neigh_ms
 	struct link_address key = { .ifindex = ifindex };
 	__u8 one = 1;
 
-	if (!msg->is_nd || has_link_scope(msg->claimed) || is_multicast(msg->claimed) ||
-	    is_zero(msg->claimed, 16))
+	if (!msg->is_nd || is_zero(msg->source, 16) || has_link_scope(msg->claimed) ||
+	    is_multicast(msg->claimed))
 		return;
 	__builtin_memcpy(key.address, msg->claimed, 16);
 	bpf_map_update_elem(&ND_SENDERS, &key, &one, BPF_ANY);

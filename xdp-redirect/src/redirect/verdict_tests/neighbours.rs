@@ -108,22 +108,33 @@ fn with_tail(mut frame: Vec<u8>, tail: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// An ARP probe for an address (RFC 5227 §1.1).
+fn arp_probe(target: u32) -> Vec<u8> {
+    with(with(arp(), 28, &[0; 4]), 38, &target.to_be_bytes())
+}
+
+/// Duplicate address detection (RFC 4862 §5.4.2) of an address.
+fn detection(target: u128) -> Nd {
+    let options = [&[14, 1][..], &[7; 6]].concat();
+    Nd { source: 0, target, options, ..solicitation() }
+}
+
 fn well_formed() -> Vec<Vec<u8>> {
-    let nonce = [&[14, 1][..], &[7; 6]].concat();
-    let detection = Nd { source: 0, options: nonce.clone(), ..solicitation() };
+    let nonce = detection(POD_V6).options;
     let both = Nd { options: [solicitation().options, nonce].concat(), ..solicitation() };
     let router = Nd { kind: SOLICIT_ROUTER, ..solicitation() };
     vec![
         arp(),
         with_tail(arp(), &[0; 18]),
-        // A reply, a probe.
+        // A reply.
         with(arp(), 21, &[2]),
-        with(arp(), 28, &[0; 4]),
+        arp_probe(POD_V4),
         solicitation().frame(),
         Nd { options: vec![], ..solicitation() }.frame(),
         Nd { source: POD_LINK_LOCAL, ..solicitation() }.frame(),
         Nd { source: POD_LINK_LOCAL, destination: GATEWAY_LINK_LOCAL, ..solicitation() }.frame(),
-        detection.frame(),
+        detection(POD_V6).frame(),
+        detection(POD_LINK_LOCAL).frame(),
         both.frame(),
         Nd { source: 0, options: vec![], ..router.clone() }.frame(),
         router.frame(),
@@ -211,6 +222,13 @@ fn a_pod_that_claims_another_pods_address_is_not_heard() {
         with(arp(), 6, &other_mac),
         with(arp(), 22, &other_mac),
         with(arp(), 28, &[10, 0, 0, 9]),
+        // A reply from no address.
+        with(with(arp(), 21, &[2]), 28, &[0; 4]),
+        // Whoever has the address, or is about to, would take these for a claim to it.
+        arp_probe(0x0a00_0009),
+        detection(STRANGER_V6).frame(),
+        detection(GATEWAY_LINK_LOCAL).frame(),
+        Nd { target: 0, ..advertisement() }.frame(),
         with(solicitation().frame(), 6, &other_mac),
         Nd { source: STRANGER_V6, ..solicitation() }.frame(),
         Nd { source: GATEWAY_LINK_LOCAL, ..solicitation() }.frame(),
