@@ -102,7 +102,8 @@ impl NetnsThreads {
     ///
     /// # Errors
     /// [`NetnsError::Enter`], [`NetnsError::Busy`] when no thread gets free, and
-    /// [`NetnsError::TimedOut`] when the limit is exceeded, or was and that thread has not ended.
+    /// [`NetnsError::TimedOut`] when the limit is exceeded, or a thread that was abandoned at
+    /// `path` has not ended.
     ///
     /// # Panics
     /// Only if `work` does.

@@ -39,8 +39,8 @@ impl<T> Places<T> {
         Arc::new(Self { max, taken: Mutex::new(taken) })
     }
 
-    /// A place for a connection from `source`, none for a unix socket. `None`: all are taken, and
-    /// the source has as many as any other.
+    /// A place for a connection from the address `source`, which is `None` for a unix socket.
+    /// Returns `None` if all places are taken and the source has as many as any other.
     #[must_use]
     pub fn take(self: &Arc<Self>, source: Option<IpAddr>, lost: T) -> Option<Place<T>> {
         let mut taken = self.lock();

@@ -80,7 +80,7 @@ impl ChecksumOffload {
 pub(crate) struct Remembered {
     /// The request.
     pub(crate) spec: EndpointSpec,
-    /// The pod's end.
+    /// TX checksum offload of the pod's end.
     pub(crate) offload: ChecksumOffload,
 }
 

@@ -432,9 +432,9 @@ const IDLE_MIN: u32 = 32;
 const IDLE_MAX: u32 = 256;
 /// All links while idle share one in this many frames. (Beyond that, each has [`IDLE_MIN`].)
 const IDLE_SHARE: u32 = 3;
-/// As long as few links are attached, a new one may have its part of one in this many frames. In
-/// all, idle links hold less than two thirds: the rest is for packets in flight, and for those that
-/// flows hold.
+/// The idle level of a link while few are attached: one in this many frames, divided by their
+/// number. In all, idle links hold less than two thirds of the frames: the rest is for packets in
+/// flight, and for those that flows hold.
 const FIRST_SHARE: u32 = 16;
 /// Largest ring, descriptors: a larger one only adds latency.
 const RING_MAX: u32 = 2048;

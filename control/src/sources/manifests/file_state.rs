@@ -96,11 +96,11 @@ enum Phase<D> {
     Whole,
     /// It lacks objects, which stay in force until `due`; these are in it.
     Lacking { due: Instant, objects: Vec<u64> },
-    /// It was cut short in place, and does not count until `due`.
+    /// It was cut short in place, and is not accepted until `due`.
     Shorter { due: Instant, content: Content<D> },
     /// It can't be read, or not all of it.
     Broken { reason: String, is_manifest: bool, unread: bool },
-    /// There is no such name, which counts at `due`.
+    /// There is no such name; the objects are deleted at `due`.
     Gone { due: Instant },
 }
 
@@ -144,7 +144,7 @@ impl<D> FileState<D> {
         self.accepted
     }
 
-    /// Digest of the content that was seen last, if it was a content and counts as seen.
+    /// Digest of the content that was seen last; `None` if the file was not readable or was gone.
     pub(super) const fn seen(&self) -> Option<u64> {
         self.seen
     }
@@ -191,7 +191,7 @@ impl<D> FileState<D> {
         let again = digest.is_some() && digest == self.seen && self.applied;
         self.seen = digest;
         match seen {
-            // What was said of this content holds, and it has been still.
+            // The content is unchanged, so what was decided on it holds.
             Seen::Content(_) if again => Action::Nothing,
             Seen::Content(content) if self.is_emptied(&content) => {
                 let reason = match self.in_force.is_empty() {
@@ -307,7 +307,7 @@ impl<D> FileState<D> {
         }
     }
 
-    /// Lets a content count; what it lacks stays until `due`, or not at all.
+    /// Accepts a content. Objects that it lacks stay until `due`; without it, they are deleted now.
     fn accept(&mut self, due: Option<Instant>, content: Content<D>) -> Action<D> {
         self.applied = true;
         let Content { stamp, objects, doubt, documents, .. } = content;

@@ -277,8 +277,9 @@ impl Reader {
         self.files.insert(name, file);
     }
 
-    /// Forgets which files are open for writing, because their close may be missed. One that is
-    /// written to is found to be open again; others are read when they were still.
+    /// Forgets which files are open for writing, because their close may be missed. The next write
+    /// to one shows that it is still open; the others are read when they were unchanged for the
+    /// settle time.
     fn forget_writers(&mut self) {
         let until = Instant::now() + self.settings.settle;
         let open = self.files.iter_mut().filter(|(_, file)| file.open_since.is_some());
@@ -392,7 +393,7 @@ impl Reader {
                 return self.set_read_at(name, until);
             }
             if file.reading.is_some() {
-                // What that read finds is not to be mixed up with what this one would say.
+                // The result of that read must not be taken for the result of this one.
                 return self.set_read_at(name, now + self.settings.settle);
             }
             unreadable = Some(OPEN_FOR_WRITING.to_owned());
