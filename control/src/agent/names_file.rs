@@ -46,7 +46,7 @@ impl state_json::Content for NamesFile {
 }
 
 /// Whether JSON needs no escapes for a name. Names with escapes could make the file longer than
-/// [`Content::MAX`], and are not saved.
+/// [`state_json::Content::MAX`], and are not saved.
 fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
 }
