@@ -39,7 +39,7 @@ pub struct Status {
     /// Counters of each link, the host link's first; links that are gone are left out.
     #[serde(default)]
     pub links: Vec<LinkCounts>,
-    /// Flow records lost because a ring was full.
+    /// Events that became no flow record: a ring was full, or too many came at once.
     pub flow_records_lost: u64,
     /// Flows of the previous agent, at this one's start.
     #[serde(default)]
