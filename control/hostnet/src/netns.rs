@@ -72,7 +72,7 @@ fn enter(path: &Path) -> io::Result<()> {
     Ok(setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?)
 }
 
-/// How many times the limit of one piece of work another one waits for a free thread.
+/// Work waits for a free thread for at most this many times the time limit.
 const WAIT_FACTOR: u32 = 4;
 
 /// Threads that work in other network namespaces: a bounded number, each for a bounded time.

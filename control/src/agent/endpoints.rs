@@ -54,7 +54,7 @@ pub(super) struct Endpoints {
     completed: mpsc::Sender<Completed>,
     links_gone: u64,
     retries: Retries<String>,
-    /// Pods that are cut off because the programs' maps could not be written.
+    /// What could not be written to the programs' maps, one line each.
     unset: Vec<String>,
     /// Indices of links that the previous agent cut off and that could not be attached again, by
     /// name.

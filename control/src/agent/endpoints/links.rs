@@ -224,8 +224,9 @@ impl Links {
         Ok(ports)
     }
 
-    /// Sets MAC and IP addresses of the ready pods in the programs' maps. Returns why pods are cut
-    /// off because that failed; another call tries again.
+    /// Sets MAC and IP addresses of the ready pods in the programs' maps. Returns a line for each
+    /// failure: a pod that is cut off by it, or addresses of a deleted pod that are still in the
+    /// maps. Another call tries again.
     pub(in crate::agent) fn set_pods(&mut self, routes: &Arc<RouteTable>) -> Vec<String> {
         if self.set.as_ref() == Some(routes) && !self.redirect.has_left() {
             return Vec::new();

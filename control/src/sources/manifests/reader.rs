@@ -142,7 +142,7 @@ pub(super) struct Reader {
     damaged: Vec<String>,
     /// The status that was reported last.
     last_status: Option<(bool, Vec<String>)>,
-    /// How many manifests' last good objects were not on disk, as it was reported last.
+    /// The number of manifests without last good objects on disk that was reported last.
     said_unsaved: usize,
 }
 
@@ -256,7 +256,7 @@ impl Reader {
         if self.is_file { Arc::clone(&self.dir) } else { self.dir.join(name).into() }
     }
 
-    /// Where a file is to be read, which is not where it was if the directory was a file then.
+    /// Where a file is to be read. Its path is outdated if the directory was a single file before.
     fn path_to_read(&self, name: &OsString) -> Arc<Path> {
         match self.files.get(name) {
             Some(file) if self.is_file || file.path != self.dir => Arc::clone(&file.path),
