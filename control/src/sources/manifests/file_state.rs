@@ -83,7 +83,7 @@ pub(super) struct FileState<D> {
     was_whole: bool,
     /// Whether it may have held objects before the start that are no longer known.
     has_lost_objects: bool,
-    /// Whether the objects in force were handed on in this run.
+    /// Whether the objects in force were passed on in this run.
     applied: bool,
     /// Digest of the content that was seen last, if one was.
     seen: Option<u64>,
@@ -129,7 +129,7 @@ impl<D> FileState<D> {
         Self { applied: objects.is_empty(), in_force: objects, ..known }
     }
 
-    /// Whether the objects of the last good state are still to be handed on.
+    /// Whether the objects of the last good state are still to be passed on.
     pub(super) const fn needs_last_good(&self) -> bool {
         !self.applied
     }

@@ -605,7 +605,7 @@ impl Reader {
         Seen::Unreadable { reason, is_manifest: true }
     }
 
-    /// Hands on what is to be done with a file's objects, and has it written to disk.
+    /// Passes on what is to be done with a file's objects, and has it written to disk.
     fn apply_action(
         &mut self,
         name: &OsString,
