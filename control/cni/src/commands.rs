@@ -134,7 +134,7 @@ fn add_chained(call: &Call, netns: &Path, result: CniResult) -> Result<CniResult
         pod: call.pod()?.clone(),
         netns: Some(netns.into()),
         mac: None,
-        // None leaves the choice to the agent: by default the other plugin's MTU stays.
+        // `None` leaves the choice to the agent: by default the other plugin's MTU stays.
         mtu: call.config.mtu,
         assigned: result.addresses(),
     };

@@ -234,7 +234,7 @@ impl Endpoints {
         self.unset = unset;
     }
 
-    /// Whether the addresses of some pods could not be set, or those of some gone pods not removed.
+    /// Whether the addresses of some pods could not be set, or those of deleted pods not removed.
     pub(super) fn has_unset_pods(&self) -> bool {
         !self.unset.is_empty() || self.links.has_left()
     }

@@ -34,7 +34,7 @@ const PROGRAM_DROPS_PER_DRAIN: usize = RECORDS_PER_DRAIN / 8;
 /// take the core of a worker or of a pod, whose packets wait meanwhile.
 const EVENTS_AT_A_TIME: usize = 96;
 
-/// Events of a drain from which on there are many ([`Drained::Many`]).
+/// A drain that finds at least this many events is [`Drained::Many`].
 const MANY_EVENTS: usize = 12;
 
 /// Most DNS answers that wait for the flow thread; flows miss the names of further ones.

@@ -202,7 +202,7 @@ impl Agent {
         let mut dirty = mem::take(&mut self.reconciler.dirty);
         for link in mem::take(&mut dirty.endpoints) {
             if self.endpoints.is_running(&link) {
-                // When the operation ends, see `operation_ended`.
+                // It is reconciled when the operation ends, see `operation_ended`.
                 self.reconciler.dirty.endpoints.insert(link);
             } else {
                 self.endpoints.start_reconcile(&link, self.host.own());
