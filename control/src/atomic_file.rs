@@ -34,9 +34,9 @@ pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Resul
 }
 
 /// [`write()`] for many files of the directory `dir`, whose entries are written to disk once for
-/// all. Returns the result of each. As many files are open meanwhile.
+/// all files. Returns the result of each. All files are open at the same time.
 pub(crate) fn write_all(dir: &Path, files: &[(&Path, &[u8])]) -> Vec<io::Result<()>> {
-    // All are created before the first is on disk, so that the file system may join the work.
+    // All are created before the first is on disk, so that the file system may combine the writes.
     let created: Vec<_> = files.iter().map(|(path, bytes)| create(path, bytes, 0o600)).collect();
     let both = files.iter().zip(created);
     let mut written: Vec<_> = both.map(|((path, _), created)| finish(path, created)).collect();
@@ -92,7 +92,7 @@ fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(true).mode(mode);
     let mut file = options.open(temporary(path))?;
-    // Whatever the umask, and the mode of one that a crash left.
+    // Regardless of the umask, and of the mode of a file that a crash left.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     Ok(file)

@@ -32,7 +32,8 @@ struct CleanupReport {
 
 /// Detaches the pinned programs, restores pods' TX checksum offload, removes `pg-host` and `pg-xsk`
 /// with the routes through them, and the state directory; prints what was done. Failures are listed
-/// at the end, with exit code 1. It also prints what was lost with a state directory.
+/// at the end, with exit code 1. If the state directory is gone, it also prints what was lost with
+/// it.
 ///
 /// # Errors
 /// When an agent still runs, or nothing can be done at all.
@@ -103,7 +104,7 @@ impl CleanupReport {
         Ok(self.exit_code())
     }
 
-    /// Whether everything that is known of is removed.
+    /// Success if everything that is known of was removed.
     fn exit_code(&self) -> ExitCode {
         if self.remaining.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

@@ -24,7 +24,7 @@ const PLUGIN: &str = "podgate-cni";
 /// Names of the configuration. Runtimes use the first file by name: the second name is for
 /// directories where another plugin's comes before the first one.
 const FILES: [&str; 2] = ["05-podgate.conflist", "00-podgate.conflist"];
-/// How often the wanted facts are asked for again.
+/// Delay after which a configuration or Node object that is not there yet is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Installs the plugin, then its configuration.
@@ -91,7 +91,7 @@ fn own_plugin(args: &CniInstallArgs) -> Value {
 /// The other plugin's configuration, with podgate's appended.
 fn chained(args: &CniInstallArgs, mut other: Value) -> Result<Value> {
     if other.get("plugins").is_none() {
-        // A single plugin: its members that are the list's move up.
+        // A single plugin becomes a list: the members that belong to the list move to it.
         let mut list = json!({});
         for member in ["cniVersion", "name"] {
             if let Some(value) = other.get(member) {

@@ -430,7 +430,7 @@ mod tests {
                     resource=\"inspected\"} 3\n";
         assert!(text.contains(line), "{text}");
         assert!(!text.contains("resource=\"flows\""), "{text}");
-        // Samples are called as the type line says, counters too.
+        // Samples, those of counters too, have the name in the type line.
         let counter = "# TYPE podgate_links_gone_total counter\npodgate_links_gone_total 0\n";
         assert!(text.contains(counter), "{text}");
     }

@@ -111,7 +111,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 }
 
 /// Ends the program, as [`print()`] does, as soon as the reader of standard output has left, even
-/// if there is nothing to print for any time.
+/// while there is nothing to print.
 pub(crate) fn exit_with_reader() {
     std::thread::spawn(|| {
         let out = io::stdout().as_fd().try_clone_to_owned();
@@ -128,7 +128,7 @@ pub(crate) fn exit_with_reader() {
 fn wait_for_reader_to_leave(out: OwnedFd) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
-        // Nothing is written by this, so it may be in blocking mode.
+        // Nothing is written to this handle, so it may be in blocking mode.
         let out = pipe::Sender::from_owned_fd_unchecked(out)?;
         out.ready(Interest::ERROR).await.map(|_| ())
     })

@@ -36,10 +36,10 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Packets dropped, by reason; reasons with none are left out.
     pub drops: Vec<DropCount>,
-    /// What each link sent and lost, the host's first; without those that vanished.
+    /// Counters of each link, the host link's first; links that are gone are left out.
     #[serde(default)]
     pub links: Vec<LinkCounts>,
-    /// Flow records lost because a ring was full.
+    /// Events that became no flow record: a ring was full, or too many came at once.
     pub flow_records_lost: u64,
     /// Flows of the previous agent, at this one's start.
     #[serde(default)]
@@ -118,8 +118,8 @@ pub struct WorkerStatus {
     pub held_frames: u64,
 }
 
-/// Packets of a link, those lost before policy, and exceeded quotas: it shows links that send more
-/// than the node can process. Counted since the link was attached.
+/// Counters of a link since it was attached: packets received, packets lost before policy, exceeded
+/// quotas. They show links that send more than the node can process.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 pub struct LinkCounts {
     /// The host's end, or the workers' end of the link to the node.

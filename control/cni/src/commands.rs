@@ -50,7 +50,7 @@ fn add_alone(call: &Call, netns: &Path) -> Result<CniResult, CniError> {
     let host_name = host_name(call);
     let created = create(call, netns, ipam, &assigned, &host_name, &mut agent);
     if created.is_err() {
-        // What fails here is repeated by the runtime's DEL.
+        // If this fails, the runtime's DEL deletes the link.
         let _ = pod_link::delete(&host_name);
         let _ = agent::remove(&mut agent, &host_name);
         let _ = ipam::other(call, &ipam.plugin, "DEL");
@@ -72,7 +72,7 @@ fn create(
     let end =
         PodEnd { name: &call.interface, addresses: &addresses, routes: &routes, mtu: mtu.into() };
     let ends = pod_link::create(host_name, netns, &end)?;
-    // Under policy before the ends are up: no packet passes before.
+    // The link is under policy before its ends are up, so no packet passes without policy.
     let spec = EndpointSpec {
         link: host_name.to_owned(),
         pod: call.pod()?.clone(),
@@ -134,7 +134,7 @@ fn add_chained(call: &Call, netns: &Path, result: CniResult) -> Result<CniResult
         pod: call.pod()?.clone(),
         netns: Some(netns.into()),
         mac: None,
-        // Other pods' links of this network have the other plugin's MTU unless one is configured.
+        // `None` leaves the choice to the agent: by default the other plugin's MTU stays.
         mtu: call.config.mtu,
         assigned: result.addresses(),
     };

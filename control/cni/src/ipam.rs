@@ -25,7 +25,7 @@ fn run(call: &Call, plugin: &str, command: &str) -> Result<Vec<u8>, CniError> {
         .spawn()
         .map_err(|error| failed(&error))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read its configuration says why in its output.
+        // A plugin that does not read its configuration says why in its output.
         let _ = stdin.write_all(&call.stdin);
     }
     let output = child.wait_with_output().map_err(|error| failed(&error))?;

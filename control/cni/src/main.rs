@@ -11,9 +11,9 @@
 //! | [`pod_link`] | the veth pair of a pod |
 //! | [`commands`] | ADD, DEL, CHECK, STATUS, GC and VERSION |
 //!
-//! Without a `prevResult` the plugin creates the pod's link; chained after another plugin it takes
-//! over the link that this one created. In both cases ADD returns when policy is enforced on the
-//! pod's link, so that no packet of the pod's first process bypasses policy.
+//! Without a `prevResult` the plugin creates the pod's link; chained after another plugin, it takes
+//! over the link that the other one created. In both cases ADD returns when policy is enforced on
+//! the pod's link, so that no packet of the pod's first process bypasses policy.
 #![forbid(unsafe_code)]
 
 mod agent;

@@ -72,7 +72,7 @@ fn enter(path: &Path) -> io::Result<()> {
     Ok(setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?)
 }
 
-/// How many times the limit of one piece of work another one waits for a free thread.
+/// Work waits for a free thread for at most this many times the time limit.
 const WAIT_FACTOR: u32 = 4;
 
 /// Threads that work in other network namespaces: a bounded number, each for a bounded time.
@@ -102,7 +102,8 @@ impl NetnsThreads {
     ///
     /// # Errors
     /// [`NetnsError::Enter`], [`NetnsError::Busy`] when no thread gets free, and
-    /// [`NetnsError::TimedOut`] when the limit is exceeded, or was and that thread has not ended.
+    /// [`NetnsError::TimedOut`] when the limit is exceeded, or a thread that was abandoned at
+    /// `path` has not ended.
     ///
     /// # Panics
     /// Only if `work` does.

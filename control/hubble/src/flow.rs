@@ -40,7 +40,7 @@ const TO_STACK: i32 = 3;
 /// The name of the cluster, where objects name none.
 pub(crate) const CLUSTER: &str = "default";
 
-/// Hubble's word for DNS messages that were seen on the wire.
+/// Hubble's source of DNS messages that were inspected: Cilium inspects them in its proxy.
 const DNS_SOURCE: &str = "proxy";
 
 /// Makes flows of records.

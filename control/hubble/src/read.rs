@@ -211,7 +211,7 @@ impl Reader {
         let mut left = range.number;
         let mut skip = start.flows;
         for (index, observed) in past.iter().enumerate().skip(start.item) {
-            // Where the last flows are sent, gaps may follow them.
+            // Gaps after the last one are sent only if flows are counted from the newest on.
             if left == 0 && range.starts_at_oldest() {
                 break;
             }

@@ -102,7 +102,7 @@ impl Client {
         }
     }
 
-    /// Sends a request that has one result.
+    /// Sends a request whose answer is one result.
     ///
     /// # Errors
     /// When the agent denies it, or doesn't answer as it should.
@@ -116,7 +116,8 @@ impl Client {
         }
     }
 
-    /// Sends a request that has items; each goes to `each` until it breaks or the agent ends.
+    /// Sends a request whose answer has items; each goes to `each`, until that breaks or the agent
+    /// ends the answer.
     ///
     /// # Errors
     /// When the agent denies it, or doesn't answer as it should.
@@ -142,8 +143,8 @@ impl Client {
     }
 
     fn send(&mut self, request: &impl Command) {
-        // Errors don't matter: an agent with too many clients answers without reading, and else the
-        // answer will be missing.
+        // Errors don't matter: an agent with too many clients answers without reading, and after
+        // any other error no answer will come.
         let _ = self.stream.get_ref().set_write_timeout(Some(ANSWER_TIMEOUT));
         let _ = self.stream.get_mut().write_all(to_line(request).as_bytes());
     }
@@ -170,7 +171,7 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ClientError> {
     serde_json::from_value(value).map_err(|error| ClientError::Protocol(error.to_string()))
 }
 
-/// Timeout for the answer to `request`; `None` if there may be none for any time.
+/// Timeout for the answer to `request`; `None` if it may take any time.
 fn answer_timeout(request: &impl Command) -> Option<Duration> {
     match request.answering() {
         Answering::AtOnce | Answering::Follows(false) => Some(ANSWER_TIMEOUT),

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The places of a server that listens on one socket.
 ///
-/// While all are taken, a client whose address has fewer than another's gets the oldest one of the
-/// address that has the most. So no address keeps others out, however many connections it opens.
-/// `T` is dropped when its connection loses its place.
+/// While all are taken, a client gets the oldest one of the address that has the most, if its own
+/// address has at least two fewer. So no address keeps others out, however many connections it
+/// opens. `T` is dropped when its connection loses its place.
 #[derive(Debug)]
 pub struct Places<T> {
     max: usize,
@@ -39,8 +39,9 @@ impl<T> Places<T> {
         Arc::new(Self { max, taken: Mutex::new(taken) })
     }
 
-    /// A place for a connection from `source`, none for a unix socket. `None`: all are taken, and
-    /// the source has as many as any other.
+    /// A place for a connection from the address `source`, which is `None` for a unix socket.
+    /// Returns `None` if all places are taken and no other address has at least two more than the
+    /// source.
     #[must_use]
     pub fn take(self: &Arc<Self>, source: Option<IpAddr>, lost: T) -> Option<Place<T>> {
         let mut taken = self.lock();

@@ -112,7 +112,7 @@ impl Agent {
     }
 
     /// Passes copies to the client, and ends the capture when that is due. Returns whether copies
-    /// wait still, so that it is to be called again soon.
+    /// still wait: then it has to be called again soon.
     pub(super) fn pass_captured(&mut self) -> bool {
         let now = Instant::now();
         let dataplane = self.endpoints.links().dataplane();

@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn in_force_it_denies_other_namespaces_and_leaves_the_rest() {
-        // A filter is for good: this holds for one thread of the tests' process only.
+        // A filter can't be removed, so only one thread of the tests' process gets it.
         let denied = std::thread::spawn(|| {
             let eperm = SeccompAction::Errno(libc::EPERM.cast_unsigned());
             let filter = program(expected().unwrap(), eperm, SeccompAction::Allow).unwrap();

@@ -51,7 +51,7 @@ impl Agent {
         let addresses = endpoint.and_then(|endpoint| endpoint.addresses(self.plane.store()).ok());
         let addresses = addresses.unwrap_or_default().to_vec();
         self.host.after_routes(move |routes| {
-            // Without IPv6 on the node, for instance, a pod has its IPv4 address.
+            // One route suffices: without IPv6 on the node, for instance, a pod is reached by IPv4.
             let of_all: Option<Vec<_>> =
                 addresses.iter().map(|address| routes.failed.get(address)).collect();
             let answer = match of_all.and_then(|reasons| reasons.into_iter().next()) {

@@ -54,7 +54,7 @@ pub(super) struct Endpoints {
     completed: mpsc::Sender<Completed>,
     links_gone: u64,
     retries: Retries<String>,
-    /// Pods that are cut off because the programs' maps could not be written.
+    /// What could not be written to the programs' maps, one line each.
     unset: Vec<String>,
     /// Indices of links that the previous agent cut off and that could not be attached again, by
     /// name.
@@ -154,7 +154,7 @@ pub(super) enum AfterRestore {
 /// Whether an endpoint has to be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Admission {
-    /// It has.
+    /// It has to be.
     New,
     /// It is attached.
     Attached,
@@ -234,7 +234,7 @@ impl Endpoints {
         self.unset = unset;
     }
 
-    /// Whether they could not be set for all pods, or not removed for some that are gone.
+    /// Whether the addresses of some pods could not be set, or those of deleted pods not removed.
     pub(super) fn has_unset_pods(&self) -> bool {
         !self.unset.is_empty() || self.links.has_left()
     }
@@ -386,8 +386,8 @@ impl Endpoints {
         self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload });
     }
 
-    /// Takes the result of attaching the link of an endpoint again, which is another link unless it
-    /// could not be attached before. Returns whether the endpoint list changed.
+    /// Takes the result of attaching the link of an endpoint again. It is another link than before,
+    /// unless attaching that one failed. Returns whether the endpoint list changed.
     pub(super) fn reattached(
         &mut self,
         spec: &EndpointSpec,

@@ -135,7 +135,7 @@ impl FlowCounts {
     fn policy(&mut self, event: &Event, outcome: Outcome, tables: &Compiled) {
         for PolicyMatch { direction, allowed, matched } in policy_matches(event, tables) {
             let action = match outcome {
-                // By the other direction.
+                // It was dropped by the other direction.
                 Outcome::Dropped if allowed => "forwarded",
                 outcome => action(outcome),
             };

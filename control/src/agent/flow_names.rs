@@ -17,7 +17,7 @@ use podgate_tables::event::{Event, EventKind, QUERIED_NAME_MAX, RequestRecord};
 
 /// Most names of an address: the last ones.
 const NAMES_MAX: usize = 8;
-/// Half of the addresses with names, and of the queries, that are remembered at most.
+/// Half of the maximum number of addresses with names that are stored, and of queries.
 const HALF: usize = 1 << 12;
 /// Least time for which an address has a name: connections outlive the TTLs of names.
 const LEAST: Duration = Duration::from_secs(60 * 60);
@@ -121,7 +121,7 @@ impl FlowNames {
     }
 }
 
-/// A map that forgets those of its entries that were not added lately.
+/// A bounded map, from which entries are evicted that were not added again lately.
 #[derive(Debug)]
 struct Recent<K, V> {
     new: HashMap<K, V>,

@@ -119,7 +119,7 @@ impl FlowThread {
         Ok(Self { to: Some(to), thread: Some(thread), agent_events, counts })
     }
 
-    /// Passes a message; without room it comes back.
+    /// Sends a message; returns it if there is no room.
     pub(super) fn send(&self, message: Message) -> Result<(), Message> {
         match &self.to {
             Some(to) => to.try_send(message).map_err(mpsc::error::TrySendError::into_inner),

@@ -24,7 +24,7 @@ use super::policy_plane::PolicyPlane;
 /// How often the workers' progress is checked.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// A worker without a round for this long is dead: an idle one has ten a second.
+/// A worker without a round for this long is dead: an idle worker has ten rounds a second.
 const WORKER_DEAD: Duration = Duration::from_secs(3);
 
 /// Rejected objects that are named.
@@ -88,7 +88,8 @@ impl HealthWatch {
         self.take_rule_reports(plane, dataplane, now);
     }
 
-    /// Takes what the workers counted of rules, unless one is stuck, for which all would wait.
+    /// Takes what the workers counted of rules, unless a worker is stuck: the control thread would
+    /// wait for it.
     pub(super) fn take_rule_reports(
         &self,
         plane: &mut PolicyPlane,

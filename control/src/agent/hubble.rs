@@ -21,7 +21,7 @@ use super::socket_path::make_room;
 use crate::certificates;
 use crate::cli::{HUBBLE_SOCKET_NAME, HubbleArgs, RunArgs};
 
-/// Names in certificates end so, as those that Cilium's installation makes.
+/// Suffix of the names in certificates, as in those that Cilium's installation makes.
 const TLS_SUFFIX: &str = "default.hubble-grpc.cilium.io";
 
 /// The nodes that serve Hubble's API: this one, and the others that objects name, at the same port.

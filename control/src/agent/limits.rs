@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_high_enough_is_left_alone_and_one_that_is_not_is_raised() {
-        // On a thread of its own this would still be the whole process's: so only upwards.
+        // A limit is the whole process's, also on a thread of its own, so this only raises it.
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         raise_to(Resource::RLIMIT_NOFILE, soft - 1).unwrap();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (soft, hard));

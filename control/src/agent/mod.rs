@@ -138,7 +138,7 @@ struct Agent {
     /// The options of the command line, the environment and the configuration file.
     options: Vec<ConfigOption>,
     started: std::time::Instant,
-    /// The same, as seconds since the epoch of Unix.
+    /// The same, as seconds since the Unix epoch.
     started_s: u64,
     /// Dropped last, when the workers have stopped: it has the state directory's lock.
     files: StateFiles,

@@ -238,7 +238,7 @@ impl DnsNames {
         }
     }
 
-    /// Says which pod lost most, if any lost addresses since the last time.
+    /// Says which pod lost the most, if any lost addresses since the last time.
     fn log_evicted(&mut self) {
         let evicted = self.table.counts().evicted;
         let most = self.table.evicted().max_by_key(|(_, evicted)| *evicted);

@@ -45,8 +45,8 @@ impl state_json::Content for NamesFile {
     }
 }
 
-/// Whether a name is as long in a file as it is. Others could make the file larger than one that is
-/// read, and are not saved.
+/// Whether JSON needs no escapes for a name. Names with escapes could make the file longer than
+/// [`state_json::Content::MAX`], and are not saved.
 fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
 }

@@ -34,7 +34,7 @@ const PROGRAM_DROPS_PER_DRAIN: usize = RECORDS_PER_DRAIN / 8;
 /// take the core of a worker or of a pod, whose packets wait meanwhile.
 const EVENTS_AT_A_TIME: usize = 96;
 
-/// Events at a time from which many come.
+/// A drain that finds at least this many events is [`Drained::Many`].
 const MANY_EVENTS: usize = 12;
 
 /// Most DNS answers that wait for the flow thread; flows miss the names of further ones.
@@ -165,7 +165,8 @@ impl Observer {
         drained
     }
 
-    /// Of too many events, leaves each link its share, and drops theirs.
+    /// If there are too many events, keeps each link's share of them; drops have shares of their
+    /// own.
     fn thin(&mut self, events: &mut Vec<Event>) {
         if events.len() <= RECORDS_PER_DRAIN {
             return;

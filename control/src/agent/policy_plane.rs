@@ -242,7 +242,7 @@ impl PolicyPlane {
 
 /// Routes to the endpoints that are ready, and why the others are not, by link.
 ///
-/// An address of two endpoints gets no route: which of them owns it is unknown.
+/// Endpoints that claim the same address get no routes: which of them owns it is unknown.
 pub(super) fn route_table<'e>(
     endpoints: impl Iterator<Item = (&'e String, &'e Endpoint)>,
     store: &Store,

@@ -1,7 +1,7 @@
 //! Reconciliation with the kernel: links, addresses and routes that others change.
 //!
-//! A notification only says what has to be read again; what is read then counts. So neither the
-//! order of notifications matters nor the loss of some. Reads are debounced, because a pod may
+//! A notification only says what has to be read again; only what is then read counts. So neither
+//! the order of notifications matters nor the loss of some. Reads are debounced, because a pod may
 //! change its end of its link as often as it likes.
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ const GAP: Duration = Duration::from_millis(20);
 pub(super) struct Reconciler {
     debounce: Debounce,
     dirty: Dirty,
-    /// When the observation began that runs.
+    /// When the running observation began.
     observing: Option<Instant>,
 }
 
@@ -202,7 +202,7 @@ impl Agent {
         let mut dirty = mem::take(&mut self.reconciler.dirty);
         for link in mem::take(&mut dirty.endpoints) {
             if self.endpoints.is_running(&link) {
-                // When the operation ends, see `operation_ended`.
+                // It is reconciled when the operation ends, see `operation_ended`.
                 self.reconciler.dirty.endpoints.insert(link);
             } else {
                 self.endpoints.start_reconcile(&link, self.host.own());

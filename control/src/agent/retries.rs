@@ -78,8 +78,8 @@ impl<K: Clone + Ord> Retries<K> {
         self.0.is_empty()
     }
 
-    /// What failed with a reason, the reason, and after how many seconds it is tried again. What
-    /// that means, such as that what was read before stays in force, is for its user to say.
+    /// What failed with a reason, the reason, and after how many seconds it is tried again. The
+    /// caller adds what that means, for instance that the last state stays in force.
     pub(super) fn reasons(&self) -> impl Iterator<Item = (&K, &str, u64)> {
         let retries = self.0.iter();
         retries.filter_map(|(what, r)| Some((what, r.reason.as_deref()?, r.delay.as_secs())))
@@ -104,7 +104,7 @@ mod tests {
                 delay += 1;
             }
             delays.push(delay);
-            // It may be that nothing comes of it.
+            // The retry may end without a result.
             assert!(retries.due(now).is_empty());
         }
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60]);

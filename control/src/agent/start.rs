@@ -240,8 +240,8 @@ impl Agent {
     /// cut off stay so.
     ///
     /// # Errors
-    /// When a listed endpoint can't be attached. An endpoint of the previous agent that can't be is
-    /// gone.
+    /// When a listed endpoint can't be attached. An endpoint of the previous agent that can't be
+    /// attached is `gone`.
     async fn attach_at_start(
         &mut self,
         listed: Vec<EndpointSpec>,

@@ -80,7 +80,7 @@ impl ChecksumOffload {
 pub(crate) struct Remembered {
     /// The request.
     pub(crate) spec: EndpointSpec,
-    /// The pod's end.
+    /// TX checksum offload of the pod's end.
     pub(crate) offload: ChecksumOffload,
 }
 
@@ -125,8 +125,7 @@ impl SavedEndpoints {
 
 impl StateDir {
     /// Opens and locks the directory, which may be on a read-only file system; a missing one is
-    /// created with mode 0700. Programs are pinned
-    /// in `pins`, or on a bpffs in the directory.
+    /// created with mode 0700. Programs are pinned in `pins`, or else on a bpffs in the directory.
     ///
     /// # Errors
     /// When it can't be created, or another agent has the lock.

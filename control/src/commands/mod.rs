@@ -207,7 +207,8 @@ fn wait_for_status(args: &StatusArgs) -> Result<Status, ClientError> {
     }
 }
 
-/// Fails if the agent does not answer: records that are followed may not come for any time.
+/// Fails if the agent does not answer. The absence of new records would not show that: there may be
+/// none for any time.
 fn require_answer(socket: &Path) -> Result<(), ClientError> {
     let answer = Client::connect(socket)?.call::<serde_json::Value>(&Request::Config {});
     answer.map(|_| ())

@@ -94,7 +94,8 @@ fn run_explain(args: &ExplainArgs) -> Result<ExitCode> {
     Ok(if expected { ExitCode::SUCCESS } else { UNEXPECTED.into() })
 }
 
-/// A flow whose requests are inspected is open, but not everything on it passes: it is neither.
+/// A flow whose requests are inspected is open, but not everything on it passes: it counts as
+/// neither allowed nor denied.
 fn is_as_expected(expect: Expect, explanation: &Explanation) -> bool {
     match expect {
         Expect::Allow => explanation.verdict == Outcome::Allowed,
@@ -135,7 +136,7 @@ fn explain_offline(manifests: &[PathBuf], query: &Query, node: Option<&str>) -> 
     Ok(Explained { epoch: None, notes, explanation })
 }
 
-/// Pods in question that run on another node than the one that is taken for theirs.
+/// Pods of the query that run on another node than the one that counts as this node.
 fn elsewhere(this: &ThisNode, pods: &[PodName], store: &Store) -> Vec<String> {
     let nodes = pods.iter().filter_map(|pod| Some((pod, store.node_of(pod)?)));
     let others = nodes.filter(|(_, node)| **node != *this.name);

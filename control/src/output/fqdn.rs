@@ -4,8 +4,7 @@ use podgate_api::{FqdnEntry, FqdnSource};
 
 use super::{row, table};
 
-/// `podgate fqdn list`: one row for addresses of a name that count for the same reason equally
-/// long.
+/// `podgate fqdn list`: one row for the addresses of a name with the same source and expiry.
 #[must_use]
 pub(crate) fn fqdns(entries: &[FqdnEntry]) -> String {
     let heading = row(&["SOURCE", "FQDN", "TTL", "EXPIRATION", "IPS"]);

@@ -40,11 +40,11 @@ pub(crate) struct Access {
 pub(crate) enum Decision {
     /// It is answered.
     Answer,
-    /// It has the token in its URL: it is answered with this cookie, and sent to the page.
+    /// It has the token in its URL: it is answered with this cookie and a redirect to the page.
     Admit(String),
     /// It is not from the page, or malformed.
     Forbid(&'static str),
-    /// It has not the token of this process.
+    /// It doesn't have the token of this process.
     Unauthorized,
     /// It could change something.
     WrongMethod,

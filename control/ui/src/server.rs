@@ -171,8 +171,8 @@ async fn answer(shared: Arc<Shared>, question: Question, uri: Uri) -> Response {
     }
 }
 
-/// Does work that blocks once a permit is free, which it holds until it ends, even if its result is
-/// no longer awaited.
+/// Runs blocking work once a permit is free. The work holds the permit until it ends, even if its
+/// result is no longer awaited.
 async fn in_place<T: Send + 'static>(
     places: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<T, String> + Send + 'static,

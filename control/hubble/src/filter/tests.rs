@@ -116,7 +116,7 @@ fn fields_about_ends() {
         packet source_workload: [workload("ca", "Deployment"), workload("ca", ""), workload("", "Deployment")]; [workload("ca", "Job"), workload("db", "")];
         packet destination_workload: [workload("db", "")]; [workload("ca", "")];
     }
-    // An end that is nothing has no name.
+    // An end without fields has no name.
     let world = Flow { source: Some(Endpoint::default()), ..packet() };
     let any = FlowFilter { source_pod: strings(&["/x"]), ..FlowFilter::default() };
     assert!(!matches(any, &world));
@@ -157,7 +157,7 @@ fn fields_about_what_happened() {
         packet encrypted: [true]; [false];
         packet ip_version: [1]; [2];
     }
-    // What is not known is neither a reply nor none.
+    // A flow whose direction is unknown matches neither value.
     let unknown = Flow { is_reply: None, ..packet() };
     for reply in [true, false] {
         let filter = FlowFilter { reply: vec![reply], ..FlowFilter::default() };

@@ -33,7 +33,7 @@ impl Printer {
         (cells, Arrow::Lost)
     }
 
-    /// Nodes whose flows are missing; that others are connected is no news.
+    /// Nodes whose flows are missing; other states of nodes are not printed.
     pub(super) fn node_status(
         &mut self,
         status: &NodeStatusEvent,
@@ -74,7 +74,7 @@ impl Printer {
     }
 }
 
-/// Names with commas between them; those that are too much are counted.
+/// Names with commas between them; the number of those that don't fit follows.
 fn joined(names: &[String]) -> String {
     let mut length = 0;
     let fits = |name: &&String| {

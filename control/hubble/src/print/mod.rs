@@ -52,7 +52,7 @@ pub enum Ends {
     Numeric,
 }
 
-/// What is shown that usually isn't.
+/// Whether to show something that is not shown by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Shown {
     /// Not.

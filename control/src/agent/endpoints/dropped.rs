@@ -10,8 +10,8 @@ use podgate_xdp_redirect::{DroppedFrame, Redirect};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// How long after a record the counter of lost ones is read. Either the ring was full, or the limit
-/// of the link was reached, which is refilled sooner.
+/// How long after a record the counter of lost ones is read. Records are lost if the ring is full
+/// or a link's limit is reached, and the limit is refilled in less time than this.
 const LOSSES_AFTER: Duration = Duration::from_secs(1);
 
 /// The state of reading the records.

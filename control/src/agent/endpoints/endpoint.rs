@@ -18,7 +18,7 @@ pub(in crate::agent) struct Endpoint {
     pub(in crate::agent) spec: EndpointSpec,
     /// The attached link, or why it isn't attached.
     pub(in crate::agent) link: Result<Attached, String>,
-    /// The pod's end.
+    /// TX checksum offload of the pod's end.
     pub(in crate::agent) offload: ChecksumOffload,
 }
 

@@ -224,8 +224,9 @@ impl Links {
         Ok(ports)
     }
 
-    /// Sets MAC and IP addresses of the ready pods in the programs' maps. Returns why pods are cut
-    /// off because that failed; another call tries again.
+    /// Sets MAC and IP addresses of the ready pods in the programs' maps. Returns a line for each
+    /// failure: a pod that is cut off by it, or addresses of a deleted pod that are still in the
+    /// maps. Another call tries again.
     pub(in crate::agent) fn set_pods(&mut self, routes: &Arc<RouteTable>) -> Vec<String> {
         if self.set.as_ref() == Some(routes) && !self.redirect.has_left() {
             return Vec::new();
@@ -432,9 +433,9 @@ const IDLE_MIN: u32 = 32;
 const IDLE_MAX: u32 = 256;
 /// All links while idle share one in this many frames. (Beyond that, each has [`IDLE_MIN`].)
 const IDLE_SHARE: u32 = 3;
-/// As long as few links are attached, a new one may have its part of one in this many frames. In
-/// all, idle links hold less than two thirds: the rest is for packets in flight, and for those that
-/// flows hold.
+/// The idle level of a link while few are attached: one in this many frames, divided by their
+/// number. In all, idle links hold less than two thirds of the frames: the rest is for packets in
+/// flight, and for those that flows hold.
 const FIRST_SHARE: u32 = 16;
 /// Largest ring, descriptors: a larger one only adds latency.
 const RING_MAX: u32 = 2048;

@@ -34,7 +34,7 @@ pub(in crate::agent) struct Prepared {
 pub(in crate::agent) struct PodEnd {
     /// Address and MTU.
     pub(in crate::agent) interface: PodInterface,
-    /// Whether it was turned off now.
+    /// Whether its TX checksum offload was turned off now.
     pub(in crate::agent) offload: ChecksumOffload,
 }
 

@@ -189,7 +189,7 @@ mod tests {
         assert!(tunnels.set_ports(Ok(vec![4789]), at(130)), "it is gone");
         assert_eq!(ports(&tunnels), Ok(vec![4789]));
         assert!(!tunnels.set_ports(Ok(vec![4789]), at(131)));
-        // What was known before a failure is kept over it.
+        // Ports that were known before a failure are still known after it.
         assert!(tunnels.set_ports(Err("a failure".to_owned()), at(132)));
         assert!(tunnels.set_ports(Ok(vec![]), at(133)));
         assert_eq!(ports(&tunnels), Ok(vec![4789]));

@@ -2,8 +2,8 @@
 //! (cilium `hubble/cmd/observe/flows_filter.go`).
 //!
 //! A filter about either end makes two: one of the source (left), one of the destination (right),
-//! of which a flow must match one. `--not` counts for the filter after it only, so the order of the
-//! arguments matters, and clap is asked for their places.
+//! of which a flow must match one. `--not` inverts only the filter after it, so the order of the
+//! arguments matters, and their positions are read from clap.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use podgate_hubble::json::filter_from_json;
@@ -434,7 +434,8 @@ enum Added {
     OtherTopic,
 }
 
-/// Puts the pods and services of a filter into namespaces; without any, all pods of these.
+/// Puts the pods and services of a filter into namespaces; a filter without any gets all pods of
+/// the namespaces.
 fn in_namespaces(
     namespaces: &[String],
     [pods, services]: [&mut Vec<String>; 2],

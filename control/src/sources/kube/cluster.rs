@@ -194,9 +194,9 @@ impl Cluster {
 }
 
 /// Whether policy can be enforced without having read the kind once. A policy that refers to its
-/// objects then fails closed ([`Store::set_unread`]). Of the other kinds, each verdict may depend:
-/// pods, namespaces and nodes decide who an address is, services and their EndpointSlices where a
-/// packet to a cluster IP goes, if podgate decides that.
+/// objects then fails closed ([`Store::set_unread`]). Each verdict may depend on the other kinds:
+/// pods, namespaces and nodes determine the owner of an address, services and their EndpointSlices
+/// where a packet to a cluster IP goes, if podgate decides that.
 fn can_do_without(kind: Kind, translation: Translation) -> bool {
     match kind {
         Kind::CiliumCidrGroup => true,

@@ -106,7 +106,7 @@ pub(super) enum Write {
 }
 
 impl Write {
-    /// What it is, for messages: `the status`, `an Event`.
+    /// What it is, for messages: `statuses`, `Events`.
     pub(super) const fn what(&self) -> &'static str {
         match self {
             Self::Status { .. } => "statuses",

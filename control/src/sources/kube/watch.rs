@@ -36,7 +36,7 @@ const ERROR_MAX: usize = 64 << 10;
 const OBJECTS_MAX: usize = 1_000_000;
 /// Timeout for an answer to begin, and for the next part of a list.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// A server that is silent for this long within a streaming list has none.
+/// A server that is silent for this long within a streaming list counts as one without them.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent watch is opened again: the server ends it after 290 s.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(295);
@@ -184,8 +184,8 @@ impl Watcher {
     }
 
     /// Why the server serves no objects of a custom kind. A server that is starting answers 404
-    /// until it has read the definitions, and a proxy may, so only one that says that it has no
-    /// definition lacks the kind.
+    /// until it has read the definitions, and a proxy may answer 404, too. So the kind is absent
+    /// only if the server says that it has no definition of it.
     async fn absence(&mut self) -> Problem {
         let name = crds::name_of(self.kind);
         let problem = match self.read_definition(&name).await {
@@ -272,7 +272,8 @@ impl Watcher {
         self.send(News::End, Instant::now()).await
     }
 
-    /// Watches from the last version, or a streaming list and from there on. Returns why it ended.
+    /// Watches from the last version on, or, without one, from a streaming list on. Returns why it
+    /// ended.
     async fn watch(&mut self) -> Failure {
         match self.follow_watch().await {
             Ok(never) => match never {},

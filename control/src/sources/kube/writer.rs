@@ -107,8 +107,8 @@ impl Writer {
         Self { shared, task: Some(task) }
     }
 
-    /// Has `writes` sent after `delay`, instead of the statuses that still wait for the policy, and
-    /// of its Event unless there is no other one.
+    /// Has `writes` sent after `delay`. They replace the policy's statuses that still wait, and its
+    /// waiting Events if they have an Event.
     pub(super) fn submit(&self, key: &ObjectKey, mut writes: Vec<Write>, delay: Duration) {
         let mut queue = self.shared.queue();
         let mut due = Instant::now() + delay;
@@ -264,8 +264,8 @@ fn take_answer(
             queue.failure = Some((now, text));
         }
     }
-    // A later state of the policy replaces what is left of this one, except an Event: what was
-    // written of the status has been seen as a change, and that change has no Event.
+    // A later state of the policy replaces what is left of this one, except an Event: the written
+    // status itself came back as a change, and that change has no Event.
     match queue.jobs.get_mut(&key) {
         Some(later) => add_events(&mut later.writes, job.writes),
         None if job.writes.is_empty() => {}

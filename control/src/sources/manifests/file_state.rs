@@ -83,7 +83,7 @@ pub(super) struct FileState<D> {
     was_whole: bool,
     /// Whether it may have held objects before the start that are no longer known.
     has_lost_objects: bool,
-    /// Whether the objects in force were handed on in this run.
+    /// Whether the objects in force were passed on in this run.
     applied: bool,
     /// Digest of the content that was seen last, if one was.
     seen: Option<u64>,
@@ -96,11 +96,11 @@ enum Phase<D> {
     Whole,
     /// It lacks objects, which stay in force until `due`; these are in it.
     Lacking { due: Instant, objects: Vec<u64> },
-    /// It was cut short in place, and does not count until `due`.
+    /// It was cut short in place, and is not accepted until `due`.
     Shorter { due: Instant, content: Content<D> },
     /// It can't be read, or not all of it.
     Broken { reason: String, is_manifest: bool, unread: bool },
-    /// There is no such name, which counts at `due`.
+    /// There is no such name; the objects are deleted at `due`.
     Gone { due: Instant },
 }
 
@@ -129,7 +129,7 @@ impl<D> FileState<D> {
         Self { applied: objects.is_empty(), in_force: objects, ..known }
     }
 
-    /// Whether the objects of the last good state are still to be handed on.
+    /// Whether the objects of the last good state are still to be passed on.
     pub(super) const fn needs_last_good(&self) -> bool {
         !self.applied
     }
@@ -144,7 +144,7 @@ impl<D> FileState<D> {
         self.accepted
     }
 
-    /// Digest of the content that was seen last, if it was a content and counts as seen.
+    /// Digest of the content that was seen last; `None` if the file was not readable or was gone.
     pub(super) const fn seen(&self) -> Option<u64> {
         self.seen
     }
@@ -191,7 +191,7 @@ impl<D> FileState<D> {
         let again = digest.is_some() && digest == self.seen && self.applied;
         self.seen = digest;
         match seen {
-            // What was said of this content holds, and it has been still.
+            // The content is unchanged, so what was decided on it holds.
             Seen::Content(_) if again => Action::Nothing,
             Seen::Content(content) if self.is_emptied(&content) => {
                 let reason = match self.in_force.is_empty() {
@@ -307,7 +307,7 @@ impl<D> FileState<D> {
         }
     }
 
-    /// Lets a content count; what it lacks stays until `due`, or not at all.
+    /// Accepts a content. Objects that it lacks stay until `due`; without it, they are deleted now.
     fn accept(&mut self, due: Option<Instant>, content: Content<D>) -> Action<D> {
         self.applied = true;
         let Content { stamp, objects, doubt, documents, .. } = content;

@@ -186,8 +186,9 @@ fn act(store: &mut BTreeSet<u64>, action: Action<Vec<u64>>, state: &State) {
 }
 
 proptest! {
-    /// No object leaves before the file lacked it, readable and not empty or gone, throughout the
-    /// settle time; and what a whole file says is in force when it has been still for that long.
+    /// An object is deleted only after the file, readable and not empty, lacked it or was gone for
+    /// the whole settle time; and what a whole file contains is in force once it was unchanged for
+    /// that long.
     #[test]
     fn objects_leave_only_after_the_settle_time(steps in vec(step(), 1..40)) {
         let mut now = Instant::now();

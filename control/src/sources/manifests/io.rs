@@ -165,8 +165,8 @@ fn events() -> AddWatchFlags {
 
 type Names = (Vec<(OsString, bool)>, Option<(usize, OsString)>);
 
-/// The names of manifests, and whether they are links: those that are known, and the first others
-/// up to the bound; and what is beyond it.
+/// The names of manifests, and whether each is a symbolic link: the known ones, then others up to
+/// the bound; and what is beyond the bound.
 fn names(dir: &Path, known: &BTreeSet<OsString>) -> Result<Names, String> {
     let failed = |error: io::Error| format!("can't be listed: {error}");
     let (mut present, mut others, mut beyond) = (Vec::new(), BTreeSet::new(), 0);
@@ -244,7 +244,7 @@ fn observe_file(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
     Seen::Content(Content { stamp, objects, is_blank, doubt, documents: documents.into() })
 }
 
-/// Leaves out what the content says in the same words.
+/// Leaves out the documents that the content has unchanged.
 fn without_same(mut kept: Vec<Document>, seen: &Seen<Arc<[Document]>>) -> Vec<Document> {
     if let Seen::Content(content) = seen {
         let present = content.documents.iter().filter_map(|document| document.value.as_ref().ok());
@@ -266,7 +266,7 @@ pub(super) struct Pool {
 #[derive(Debug)]
 struct Thread {
     jobs: SyncSender<Job>,
-    /// Since when it is at work, and for which file if for one.
+    /// Since when it runs a job, and the job's file, if it has one.
     busy: Option<(Instant, Option<OsString>)>,
 }
 

@@ -215,7 +215,8 @@ pub(super) struct Writer {
     sizes: HashMap<PathBuf, u64>,
     /// Sum of the sizes.
     total: u64,
-    /// The directory as it was when all of these files were in it, if it was still then.
+    /// Inode and modification time of the directory when all of these files were in it; `None` if
+    /// it had changed just before.
     complete: Option<(u64, SystemTime)>,
 }
 
@@ -230,7 +231,7 @@ impl Writer {
         Self { place, sizes, total, complete: None }
     }
 
-    /// Files that went away since they were written, or since the last call.
+    /// Files that others removed since they were written, or since the last call.
     pub(super) fn take_removed(&mut self) -> BTreeSet<PathBuf> {
         let found = fs::metadata(&self.place.path).and_then(|m| Ok((m.ino(), m.modified()?))).ok();
         if self.sizes.is_empty() || found.is_some() && found == self.complete {

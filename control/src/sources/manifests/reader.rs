@@ -142,7 +142,7 @@ pub(super) struct Reader {
     damaged: Vec<String>,
     /// The status that was reported last.
     last_status: Option<(bool, Vec<String>)>,
-    /// How many manifests' last good objects were not on disk, as it was reported last.
+    /// The number of manifests without last good objects on disk that was reported last.
     said_unsaved: usize,
 }
 
@@ -256,7 +256,7 @@ impl Reader {
         if self.is_file { Arc::clone(&self.dir) } else { self.dir.join(name).into() }
     }
 
-    /// Where a file is to be read, which is not where it was if the directory was a file then.
+    /// Where a file is to be read. Its path is outdated if the directory was a single file before.
     fn path_to_read(&self, name: &OsString) -> Arc<Path> {
         match self.files.get(name) {
             Some(file) if self.is_file || file.path != self.dir => Arc::clone(&file.path),
@@ -277,8 +277,9 @@ impl Reader {
         self.files.insert(name, file);
     }
 
-    /// Forgets which files are open for writing, because their close may be missed. One that is
-    /// written to is found to be open again; others are read when they were still.
+    /// Forgets which files are open for writing, because their close may be missed. The next write
+    /// to one shows that it is still open; the others are read when they were unchanged for the
+    /// settle time.
     fn forget_writers(&mut self) {
         let until = Instant::now() + self.settings.settle;
         let open = self.files.iter_mut().filter(|(_, file)| file.open_since.is_some());
@@ -392,7 +393,7 @@ impl Reader {
                 return self.set_read_at(name, until);
             }
             if file.reading.is_some() {
-                // What that read finds is not to be mixed up with what this one would say.
+                // The result of that read must not be taken for the result of this one.
                 return self.set_read_at(name, now + self.settings.settle);
             }
             unreadable = Some(OPEN_FOR_WRITING.to_owned());
@@ -604,7 +605,7 @@ impl Reader {
         Seen::Unreadable { reason, is_manifest: true }
     }
 
-    /// Hands on what is to be done with a file's objects, and has it written to disk.
+    /// Passes on what is to be done with a file's objects, and has it written to disk.
     fn apply_action(
         &mut self,
         name: &OsString,

@@ -17,7 +17,7 @@ const WAITING_MAX: usize = 10_000;
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How often it is checked whether the files are still there.
 const CHECK_PERIOD: Duration = Duration::from_millis(500);
-/// How long to wait before what did not fail is tried again.
+/// Delay before a state is written that was put off without a failure.
 pub(super) const RETRY_SOON: Duration = Duration::from_millis(200);
 /// How long to wait before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -226,7 +226,8 @@ fn some_of(first: &OsString, count: usize) -> String {
     }
 }
 
-/// Adds what waits to a batch, which has each manifest once. Returns what was taken too much.
+/// Adds what waits to a batch, which has each manifest once. Returns one that was taken and doesn't
+/// fit.
 fn fill(batch: &mut Vec<Save>, to_save: &Receiver<(Save, u64)>) -> Option<(Save, u64)> {
     while batch.len() < BATCH {
         let (save, len) = to_save.try_recv().ok()?;

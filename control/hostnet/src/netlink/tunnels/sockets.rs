@@ -4,8 +4,8 @@
 //! A device that is moved into another namespace leaves its socket behind. The kernel lists UDP
 //! sockets (sock_diag(7)) without saying which are tunnels', but every tunnel sets its socket up by
 //! `setup_udp_tunnel_sock` (`net/ipv4/udp_tunnel_core.c`), which turns `IP_MULTICAST_LOOP` off, and
-//! that it does say. Programs rarely turn the option off; their sockets are taken for tunnels',
-//! too.
+//! sock_diag reports that option. Programs rarely turn it off; the sockets of those that do are
+//! taken for tunnels', too.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -135,7 +135,7 @@ impl Reader {
         let replaced = self.identity != Some(listing.identity);
         let in_force = self.files.values().any(|file| !file.state.in_force().is_empty());
         if self.watch != listing.watch {
-            // Of the writers of files in another directory, no close will be heard of.
+            // No event will report when writers of files in the former directory close them.
             self.forget_writers();
         }
         self.watch = listing.watch;
@@ -174,7 +174,8 @@ impl Reader {
             };
             let changed = file.metadata != metadata || !file.observed;
             file.metadata = metadata;
-            // What was open for writing when events were lost is read when it was still.
+            // A file that was open for writing when events were lost is read when it was unchanged
+            // for the settle time.
             if changed && file.open_since.is_none() && file.read_at.is_none() {
                 self.read_at(&name, now);
             }
