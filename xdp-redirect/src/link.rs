@@ -101,8 +101,9 @@ struct Object {
     flags: u32,
 }
 
-/// An attached program. It detaches some time after the last of these, its pins and the copies
-/// that children of this process inherit is gone; [`HookLink::detach`] detaches at once.
+/// An attached program. The kernel detaches it some time after the last reference is gone: this
+/// descriptor, its pins, and the copies that children of this process inherit. [`HookLink::detach`]
+/// detaches it at once.
 pub(crate) struct HookLink(OwnedFd);
 
 impl HookLink {

@@ -30,7 +30,7 @@
 //! A request that offers an upgrade is decided like any other, and so is `CONNECT`, whose path is
 //! empty. Until it has been answered, nothing more of the request stream passes. After a 101
 //! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque. After
-//! one to `h2c`, it is HTTP/2's ([`Http1::take_upgrade`]). To any other protocol, a 101 response
+//! one to `h2c`, it is HTTP/2's ([`Http1::take_upgrade`]). A 101 response to any other protocol
 //! resets both ends, and so does one to `h2c` within a chunked body. Where the server declines, the
 //! connection continues as HTTP/1.
 
@@ -84,7 +84,8 @@ pub struct Http1 {
     outstanding: VecDeque<Outstanding>,
     /// What the last request offered, while it is not answered.
     offer: Option<Offered>,
-    /// The server has accepted HTTP/2. Boxed, because few connections have it, and for a moment.
+    /// The server has accepted HTTP/2. Boxed, because few connections have it, and only for a
+    /// moment.
     upgrade: Option<Box<Http2Upgrade>>,
 }
 
@@ -337,8 +338,8 @@ impl Http1 {
         Step { op: Op::Skip(step.taken), event }
     }
 
-    /// The server's stream can't be followed any more. Our response that waits, or an upgrade whose
-    /// answer can't be recognized, ends the connection.
+    /// The server's stream can't be followed any more. If a response of ours waits, or the answer
+    /// to an upgrade can't be recognized, the connection ends.
     fn lose_track(&mut self) -> Step {
         self.responses.lose_track();
         let waits = self.offer.is_some()

@@ -3,8 +3,8 @@
 //! 1. **Parse** into a [`View`], once; check that its sender may use its source address.
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
 //!    verdict holds; count, track TCP's state, forward. Nearly every packet ends here, most of them
-//!    on the [fast path](super::fast_path), which reads only a few header fields in step 1.
-//!    A pod's packet to a cluster IP is translated before, see [`super::services`].
+//!    on the [fast path](super::fast_path), which reads only a few header fields in step 1. A pod's
+//!    packet to a cluster IP is translated first, see [`super::services`].
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
 //!    destination's ingress table, a verdict and its cause. Costs about ten times a flow table hit,
 //!    once per flow and epoch; less if the decision is cached ([`super::decisions`]).
@@ -29,9 +29,9 @@
 //! - *L7 rules without an inspector.* HTTP, Kafka and TLS are inspected over TCP, DNS over TCP and
 //!   UDP. A flow that needs another inspector is denied.
 //! - *DNS over UDP* is inspected from any datagram on, so a plain flow becomes an inspected one at
-//!   the client's next datagram when a new policy says so; the server's are dropped until then. A
-//!   datagram of a DNS server opens no flow towards a client whose queries are inspected: it would
-//!   let them pass as replies.
+//!   the client's next datagram when a new policy says so; the server's datagrams are dropped until
+//!   then. A datagram of a DNS server opens no flow towards a client whose queries are inspected:
+//!   it would let them pass as replies.
 //! - *TTL.* podgate is one router hop between two pods (TTL minus one) and transparent between a
 //!   pod and its node (TTL unchanged: the kernel routes and decrements).
 //! - *Multicast and broadcast*, of IP or of Ethernet, are never forwarded. A subnet's broadcast
@@ -55,9 +55,9 @@
 //! - *A full flow table* evicts flows in a stated order ([`crate::flow`]), counted as evictions: a
 //!   new flow of an opener (a pod's link, or a group of outside sources) that has used up its share
 //!   evicts a flow of the same opener, or is denied. The same holds for inspected flows.
-//! - *A detached flow* is an inspected one of which nothing is left to inspect (a WebSocket, say).
-//!   It is plain, without an inspector; but a new policy may require its inspection if its rules
-//!   are of the same protocol, and a SYN on its tuple begins a new flow, which is inspected.
+//! - *A detached flow* was inspected and has nothing left to inspect (a WebSocket, for example). It
+//!   is plain, without an inspector; but a new policy may require its inspection if its rules are
+//!   of the same protocol, and a SYN on its tuple begins a new flow, which is inspected.
 //! - *An inspected connection that podgate closes* is removed as soon as the client has the
 //!   response and has closed its side, and the server is closed, too; where both ends were reset,
 //!   it may be evicted at once and is removed after a second.
@@ -70,8 +70,8 @@
 //!   this node. A program at the host link's egress hook marks such packets by their Ethernet
 //!   source ([`HostFrame::Hairpin`]). Any other such packet, from outside, from pods that are not
 //!   attached, or from the node itself, is dropped as spoofed.
-//! - *This node's address as the source* of a packet from the host link is the node only if the
-//!   node itself sent the packet, whole: the same program marks such packets
+//! - *This node's address as the source* of a packet from the host link counts as the node only if
+//!   the node itself sent the packet, unfragmented: the same program marks such packets
 //!   ([`HostFrame::Local`]). Other such packets are masqueraded, forged or fragments, and belong to
 //!   `world`. A flow keeps the sender of its first packet. If a pod's segment picks up a TCP
 //!   connection, the node at the other end counts as `world`, too.

@@ -14,8 +14,8 @@ use podgate_tables::ids::LinkId;
 
 use super::BATCH;
 
-/// Credit that a link gets at a time, nanoseconds: a batch of plain packets, or some dozen new
-/// flows.
+/// Credit that a link gets at a time, nanoseconds: a batch of plain packets, or a few new flows
+/// ([`NEW_FLOW`]).
 const QUANTUM: i64 = 50_000;
 
 /// Largest debt of a link, nanoseconds. Rounds are bounded by packets, and may take longer than

@@ -11,7 +11,7 @@
 //!
 //! # Rules
 //! - *Who.* TCP, UDP and SCTP of pods. Packets from the host link are not translated: the kernel
-//!   has translated them, or has not for a reason. Other protocols to a cluster IP are not
+//!   has already translated those that it should. Other protocols to a cluster IP are not
 //!   translated either; policy sees the cluster IP, which is an address of `world`.
 //! - *Which backend.* [`ServicePort::choose`], which depends on the client's address, its port
 //!   without affinity, and the backends. Without affinity, the worker prefers backends whose flow
@@ -74,7 +74,7 @@ use super::targets::Targets;
 fn cluster_ip<'s>(cx: &PacketCtx<'s>, link: LinkId, tuple: &Tuple) -> Option<&'s ClusterIp> {
     let snapshot = cx.snapshot;
     let found = snapshot.policy.services.at(tuple.dst)?;
-    // An address of a pod or a node is theirs, whatever a Service says.
+    // The address of a pod or node is not a cluster IP, whatever a Service says.
     let is_ours = is_translated(tuple.protocol)
         && !snapshot.routes.is_host(link)
         && snapshot.policy.addresses.get(tuple.dst).is_none();
@@ -306,7 +306,7 @@ impl Pipeline {
     }
 
     /// The translation of a new flow, or the flow of a new translation, if it is in this table and
-    /// is of no use without the new one. (A datagram makes again what it lacks.)
+    /// is of no use without the new one. (A datagram creates what is missing.)
     pub(super) fn other_half(&self, flow: &Flow) -> Option<FlowIx> {
         let tuple = flow.tuple();
         let other = match flow.is_translation() {
@@ -324,7 +324,7 @@ impl Pipeline {
         Some(FlowNotice { link, tuple, frontend, confirmed })
     }
 
-    /// Tells a translation of its flow.
+    /// Sends a notice of a flow to its translation.
     pub(super) fn tell_translation(&mut self, cx: &mut PacketCtx<'_>, notice: Option<FlowNotice>) {
         let Some(notice) = notice else { return };
         match steer(&notice.translation(), self.workers) {
@@ -337,7 +337,7 @@ impl Pipeline {
         let FlowNotice { link, tuple, confirmed, .. } = notice;
         let Some((index, _)) = self.flows.lookup(&notice.translation()) else { return };
         let flow = self.flows.get(index);
-        // There may be another one by now.
+        // The tuple may belong to another translation by now.
         let is_its = flow.is_translation()
             && flow.link(FlowDirection::Original) == *link
             && self.targets.of(flow) == Some(destination(tuple));
@@ -346,7 +346,7 @@ impl Pipeline {
         }
     }
 
-    /// Applies a message of another worker.
+    /// Applies a notice of another worker.
     pub(super) fn learn(&mut self, egress: &mut Egress, notice: Notice, now: Nanos) {
         match notice {
             Notice::Affinity(record) => {
@@ -371,7 +371,7 @@ impl Pipeline {
         }
     }
 
-    /// Opens a flow from a pod to itself by a service.
+    /// Opens a flow from a pod to itself through a service.
     pub(super) fn open_loop(
         &mut self,
         cx: &mut PacketCtx<'_>,

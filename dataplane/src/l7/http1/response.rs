@@ -132,7 +132,7 @@ impl Responses {
         self.unit.shrink_to_fit();
     }
 
-    /// The same after `bytes` more came, at most.
+    /// Upper bound of [`Self::heap`] after `bytes` more came.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
         grown(self.unit.capacity(), self.unit.len() + bytes)
     }

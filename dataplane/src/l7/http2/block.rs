@@ -178,7 +178,7 @@ pub(super) struct FieldList {
 }
 
 impl FieldList {
-    /// Decodes a block. The list is that of the block afterwards.
+    /// Decodes a block. Afterwards the list has the fields of the block.
     ///
     /// # Errors
     /// [`HpackError`]: the decoder can't be used any more.
@@ -233,9 +233,9 @@ impl FieldList {
         self.spans.iter().map(|span| self.field(span))
     }
 
-    /// The fields as a request in HTTP/1 has them: a client may have cut its cookie into several
-    /// fields, which are one where the first of them stands (RFC 9113 §8.2.3). It is put together
-    /// in `joined`.
+    /// The fields as a request in HTTP/1 has them: a client may have split its cookie into several
+    /// fields, which become one in the place of the first (RFC 9113 §8.2.3). Their values are
+    /// joined in `joined`.
     pub(super) fn fields_with_one_cookie<'a>(
         &'a self,
         joined: &'a mut Vec<u8>,

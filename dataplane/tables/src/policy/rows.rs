@@ -127,7 +127,7 @@ pub enum AddressScope {
     /// Addresses of neither pods nor nodes: Cilium's CIDR rules, and DNS names.
     #[default]
     World,
-    /// Those, and addresses of nodes.
+    /// Addresses of [`Self::World`] and of nodes.
     WorldAndNodes,
     /// All addresses: `ipBlock` of `NetworkPolicy`, networks of `ClusterNetworkPolicy`.
     All,
