@@ -2,9 +2,9 @@
 //!
 //! # Requests
 //! A request is decided when all topics that it names are known, and no byte of it passes before
-//! that. One Produce may be large, as topics stand between records: with the name of its last topic
-//! the rest passes unread. A request that is not decided after 32 KiB is buffered, up to 2 MiB,
-//! beyond which it is denied.
+//! that. One Produce may be large, as topics stand between records: once the name of its last topic
+//! is known, the rest passes unread. A request that is not decided after 32 KiB is buffered, up to
+//! 2 MiB, beyond which it is denied.
 //!
 //! # Denials
 //! A denied request is answered as by a broker that does not authorize it, after the responses to
@@ -122,8 +122,7 @@ impl Inspector for Kafka {
         }
     }
 
-    /// What is stored of outstanding requests is not counted: 16 KiB, if there are as
-    /// many as there may be.
+    /// What is stored of outstanding requests is not counted: it takes 16 KiB at most.
     fn heap(&self) -> usize {
         self.answers + self.requests.heap() + self.responses.heap()
     }

@@ -229,7 +229,7 @@ proptest! {
                 containers(value, &format!("/{root}"), &mut places);
             }
         }
-        // Keys of labels are anyone's, and nothing is known of what an unknown peer holds.
+        // Labels may have any keys, and nothing is known of what an unknown peer holds.
         places.retain(|place| {
             policy.pointer(place).unwrap().is_object()
                 && !place.ends_with("matchLabels")
