@@ -12,7 +12,7 @@
 //!
 //! - **Rules.** N rules that the measured flow doesn't match (each names another source address and
 //!   port) and then the one that it does; what no rule names is dropped. nftables gets them as a
-//!   sequence of rules, as agents write that translate policies one by one.
+//!   sequence of rules, as from agents that translate policies one by one.
 //! - **State.** NetworkPolicy allows replies. podgate tracks flows for that, and so does Open
 //!   vSwitch's cache in effect. The kernel's bridge family can't (CONFIG_NF_CONNTRACK_BRIDGE is off
 //!   in many kernels): its rules are stateless, which is *less* work. [`Filter::Stateful`] is the
