@@ -138,7 +138,7 @@ pub enum Expect {
     Reject,
 }
 
-/// Fields of a table beside those of [`CHANGES`].
+/// Fields of a table besides those of [`CHANGES`].
 const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
 /// Fields of a step, which the table itself may have too.
 const CHANGES: &[&str] = &["apply", "reject", "delete", "learned", "host", "node", "mode", "rows"];

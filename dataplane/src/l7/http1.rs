@@ -8,7 +8,7 @@
 //!
 //! # Strictness
 //! Whatever two parsers could read in two ways is rejected: bare CR or LF, folded lines, space
-//! around a field's name, `Content-Length` that is repeated, signed or beside
+//! around a field's name, `Content-Length` that is repeated, signed or together with
 //! `Transfer-Encoding`, any transfer coding but `chunked`, chunks that a reader with 32 bits would
 //! count otherwise, trailers, a body of a `GET` that begins like a request, a missing or repeated
 //! `Host`, and so on (RFC 9112 §11 gives the reasons). What remains has one reading, which every

@@ -75,7 +75,7 @@ pub enum AfterInjection {
     Close,
 }
 
-/// What an inspector needs to know beside the bytes.
+/// What an inspector needs to know besides the bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectCtx<'a> {
     /// The time.

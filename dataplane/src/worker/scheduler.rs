@@ -32,8 +32,8 @@ const FIRST_ESTIMATE: i64 = 500;
 const AVERAGED: i64 = 8;
 
 /// Additional charge for each flow that a link's packet opens, nanoseconds. So a flood of new flows
-/// yields to established ones: while the worker is fully loaded, a link opens at most about 50,000
-/// flows per second.
+/// yields to established ones: while another link always has packets, a link opens fewer than
+/// 100,000 flows per second.
 pub(super) const NEW_FLOW: u64 = 10_000;
 
 #[derive(Clone, Copy, Debug)]

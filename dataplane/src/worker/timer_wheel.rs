@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// Visits in a second of rounds, one each millisecond, in which one timer is due every 20 ms,
-    /// beside `idle` flows whose timers were visited before.
+    /// besides `idle` flows whose timers were visited before.
     fn visits_in_a_second(idle: u32) -> u64 {
         let mut wheel = TimerWheel::new();
         for slot in 1..=idle {

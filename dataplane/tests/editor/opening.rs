@@ -1,4 +1,4 @@
-//! How following begins: handshakes, honest and not.
+//! How the editor begins to follow a connection: genuine and forged handshakes.
 
 use super::*;
 

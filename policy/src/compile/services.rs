@@ -41,7 +41,7 @@ enum NoRow {
 pub(super) struct Services {
     /// Addresses whose first service has no row.
     without_row: BTreeMap<IpAddr, NoRow>,
-    /// How many services beside the first one claim an address, if some do.
+    /// How many services besides the first one claim an address, if some do.
     contested: BTreeMap<IpAddr, usize>,
     /// Cluster IPs of each service.
     addresses: BTreeMap<Name, Vec<IpAddr>>,

@@ -44,8 +44,8 @@ impl Default for TcpEnd {
 }
 
 impl TcpEnd {
-    /// From a SYN. The window scale is returned beside it, because it counts only if both ends have
-    /// it.
+    /// From a SYN. The window scale is returned separately, because it counts only if both ends
+    /// have it.
     pub(super) fn of_syn(segment: &TcpSegment, io: &impl FlowIo) -> (Self, Option<u8>) {
         let options = segment.options(io.umem());
         let mss = options.max_segment_size().unwrap_or(MSS_DEFAULT).max(MSS_MIN);

@@ -19,7 +19,7 @@ pub const LIST_MAX: usize = 60 * 1024;
 /// The name of the field that may be cut.
 const COOKIE: &[u8] = b"cookie";
 
-/// What a field counts beside its name and its value, bytes (RFC 9113 §6.5.2).
+/// What a field counts in addition to its name and its value, bytes (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 /// Buffers that every header block needs, and no block keeps.
@@ -148,7 +148,7 @@ impl TableSizes {
     }
 }
 
-/// What a header block does beside its fields.
+/// What a header block does besides its fields.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Decoded {
     /// It adds entries to the dynamic table.

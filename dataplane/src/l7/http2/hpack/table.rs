@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// What an entry counts beside its name and its value, bytes (RFC 7541 §4.1).
+/// What an entry counts in addition to its name and its value, bytes (RFC 7541 §4.1).
 const ENTRY_OVERHEAD: usize = 32;
 
 /// An entry of the dynamic table, whose name and value follow each other in the bytes.

@@ -2,8 +2,8 @@
 //! malformed.
 //!
 //! A message is malformed if it ends early or has bytes after its last record, or if one of its
-//! names has a reserved label type, more than 255 bytes, or a compression pointer that points into
-//! the header or not before the name itself. So no name loops.
+//! names has a reserved label type, more than 255 bytes, or a compression pointer that does not
+//! point to a place between the header and the name itself. So no name loops.
 //!
 //! A [`Query`] has exactly one question, and no records but additional ones. A [`Response`] has at
 //! most one question.
