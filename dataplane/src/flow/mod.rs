@@ -7,8 +7,8 @@
 //! # TCP without a SYN
 //! A segment that is not a SYN and belongs to no flow may open one, so that connections survive a
 //! restart of the agent; such a flow is [`Flow::picked_up`]. Its opener is unknown, and an
-//! inspector can't follow a stream whose beginning it has not seen. So it must be denied unless
-//! policy allows it plainly in both directions.
+//! inspector can't follow a stream whose beginning it has not seen. So such a flow must be denied
+//! unless policy allows it without inspection, whichever end is its opener.
 
 mod class;
 mod index;

@@ -11,8 +11,8 @@
 //! around a field's name, `Content-Length` that is repeated, signed or together with
 //! `Transfer-Encoding`, any transfer coding but `chunked`, chunks that a reader with 32 bits would
 //! count otherwise, trailers, a body of a `GET` that begins like a request, a missing or repeated
-//! `Host`, and so on (RFC 9112 §11 gives the reasons). What remains has one reading, which every
-//! server that keeps to the RFC shares, however lenient it is beyond.
+//! `Host`, and so on (RFC 9112 §11 gives the reasons). What remains has one reading, which is that
+//! of every server that conforms to the RFC, however lenient the server is otherwise.
 //!
 //! # Denials
 //! A denied request is answered by us, after the responses to earlier requests, and its bytes are
@@ -22,7 +22,7 @@
 //!
 //! # Responses
 //! The server's stream passes whatever it contains, and is followed only to know where a response
-//! of ours may stand. It is read as leniently as clients read it. Where its framing is lost,
+//! of ours may be inserted. It is read as leniently as clients read it. Where its framing is lost,
 //! requests still pass, and the first denial resets both ends. After a response that ends with the
 //! connection, no request is answered any more.
 //!

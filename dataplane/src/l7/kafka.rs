@@ -9,13 +9,13 @@
 //! # Denials
 //! A denied request is answered as by a broker that does not authorize it, after the responses to
 //! earlier requests, and its bytes are dropped. A producer that waits for no response (`acks=0`)
-//! gets none. Both ends are reset for what is malformed, and for a denied request of an API or
-//! version whose layout is not known.
+//! gets none. Both ends are reset for malformed data, and for a denied request of an API or version
+//! whose layout is not known.
 //!
 //! # Responses
 //! They pass as they are, and are followed by their lengths and correlation ids; the first error
-//! code of each is reported. One is edited: from the response to ApiVersions, versions are removed
-//! whose layout is not known, or that name topics by id only, so that clients name topics.
+//! code of each is reported. One is edited: versions whose layout is not known, or that name topics
+//! by id only, are removed from the response to ApiVersions, so that clients name topics.
 
 mod request;
 mod response;

@@ -8,11 +8,11 @@
 //! ([`Notice`](super::notice::Notice)): at once if the backend is another one, and else at most
 //! [`PUBLISH_MILLIS`] later.
 //!
-//! When there are [`RECORDS`], a new one replaces the least recently used record of the link with
-//! the most records; of the client's link, if no other one has more. So a link that records more
-//! than others replaces its own, and none loses a record while it has fewer than an equal share. A
-//! record is not sent if the ring is full, or the link's share of it is used up. The client then
-//! gets the backend that is chosen without a record.
+//! When there are [`RECORDS`] records, a new one replaces the least recently used record of the
+//! link with the most records; of the client's link, if no other one has more. So a link that
+//! records more than others replaces its own, and none loses a record while it has fewer than an
+//! equal share. A record is not sent if the ring is full, or the link's share of it is used up. The
+//! client then gets the backend that is chosen without a record.
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -15,13 +15,13 @@
 //!
 //! # Rules
 //! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
-//!   flow plainly in both orientations: its opener is unknown, and a server's segment must not turn
-//!   an inspected or revoked connection into a plain one. If policy would allow or inspect the flow
-//!   as opened by one of its ends, the segment is dropped and its sender is reset (RFC 9293
-//!   §3.10.7.1), so that an end whose flow was lost in a restart learns that at once; so is its
-//!   receiver, if policy denies neither orientation. A segment that is denied in both orientations
-//!   is dropped silently. Resets are rate limited per link, and per source outside of the node, and
-//!   counted, and no reset is sent in reply to a reset.
+//!   flow without inspection in both orientations (as opened by either end): its opener is unknown,
+//!   and a server's segment must not turn an inspected or revoked connection into a plain one. If
+//!   policy would allow or inspect the flow as opened by one of its ends, the segment is dropped
+//!   and its sender is reset (RFC 9293 §3.10.7.1), so that an end whose flow was lost in a restart
+//!   learns that at once; so is its receiver, if policy denies neither orientation. A segment that
+//!   is denied in both orientations is dropped silently. Resets are rate limited per link, and per
+//!   source outside of the node, and counted, and no reset is sent in reply to a reset.
 //! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a
 //!   plain one is removed, and the rule above applies to later segments. A plain flow that a new
 //!   policy requires to be inspected is denied too, because the beginning of its stream was not
@@ -38,8 +38,8 @@
 //!   address can't be recognized, since pod addresses have no subnet: policy applies to it, and it
 //!   goes to the node, whose kernel doesn't forward it by default (`bc_forwarding`).
 //! - *Fragments* wait until their datagram is complete, and are decided as one packet; see
-//!   [`super::reassembly`]. It is fragmented again on transmit, into fragments no larger than the
-//!   largest one received.
+//!   [`super::reassembly`]. The packet is fragmented again on transmit, into fragments no larger
+//!   than the largest one received.
 //! - *Packets larger than the MTU* are fragmented if IPv4 allows it, else an ICMP error is sent, as
 //!   for packets whose TTL is used up; see [`super::forward`] and [`super::icmp_reply`].
 //! - *TCP connections* respect the path MTU of both links: the MSS of SYNs is clamped

@@ -2,8 +2,8 @@
 //! and Varghese, 1995).
 //!
 //! A link has credit, in nanoseconds of the worker's time. Charged to it are the worker's time for
-//! its packets, and the time of the kernel to transmit packets that were received from it, which is
-//! most of it. A link without credit waits while another one with credit has packets; then all
+//! its packets, and the kernel's time to transmit packets that were received from it, which is the
+//! larger part. A link without credit waits while another one with credit has packets; then all
 //! links get the same credit. So links that always have packets get equal time, whatever their
 //! packets cost, and what one link doesn't use is available to the others.
 //!

@@ -19,26 +19,27 @@
 //!   that it had last ([`super::affinity`]) until the service's timeout after its last new flow.
 //! - *No backend, or no such port*: the packet is dropped, and its sender is notified: of TCP by a
 //!   reset, of UDP and SCTP by "port unreachable". With backends on other nodes only, and
-//!   `internalTrafficPolicy: Local`, it is dropped silently, as kube-proxy does.
+//!   `internalTrafficPolicy: Local`, it is dropped silently, as by kube-proxy.
 //! - *A backend that is gone*: TCP and SCTP connections continue until they end. A UDP flow and a
 //!   SYN get another backend with the next packet.
 //! - *A pod that reaches itself*: the pod must not see its own address as the source, so the source
 //!   is replaced, too, by the service's address. The pod's replies are sent to that address and
 //!   find the flow. Such a flow is exempt from policy, as a pod may always reach itself.
 //! - *Conflicts.* A client may use one port for a service and for its backend directly, or for two
-//!   services with one backend. The flows then have the same tuple, and replies can't be
-//!   told apart. Segments of the second TCP connection are dropped while the first one is open; a
-//!   UDP flow ends when the client sends the other way.
+//!   services with one backend. The flows then have the same tuple, and replies can't be told
+//!   apart. Segments of the second TCP connection are dropped while the first one is open; a UDP
+//!   flow ends when the client sends to the other destination.
 //! - *Existing flows to an address that becomes a cluster IP*: TCP connections continue as they
 //!   are, others are translated.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
-//!   order of eviction of a flow. One that is evicted is made again from the same choice. Neither
-//!   of the two entries of a connection is evicted for the other one: if nothing else can be, a new
-//!   connection is dropped. Since only the opener's packets have the translation's tuple, and an
-//!   ACK of the opener proves nothing, the worker that has the flow reports when the other end has
-//!   answered, and when it has reset the connection ([`Notice`]). Until then the entry counts as
-//!   half-open: it expires soon, and is evicted first. If the ring is full, or the flow had been
-//!   answered before the translation was made again, the worker asks at the second packet.
+//!   order of eviction of a flow. One that is evicted is created again with the same choice.
+//!   Neither of the two entries of a connection is evicted for the other one: if nothing else can
+//!   be evicted, the new connection is dropped. Since only the opener's packets have the
+//!   translation's tuple, and an ACK of the opener proves nothing, the worker that has the flow
+//!   reports when the other end has answered, and when it has reset the connection ([`Notice`]).
+//!   Until then the entry counts as half-open: it expires soon, and is evicted first. If the ring
+//!   is full, or the flow had been answered before the translation was created again, the worker
+//!   asks at the second packet.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;

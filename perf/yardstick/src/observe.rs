@@ -1,5 +1,5 @@
 //! Cost of observers on the packet path: a client that follows all flows, and scrapes of the
-//! metrics, against none. Flow records are made of new flows in both cases.
+//! metrics, against none. Flow records are made for new flows in both cases.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

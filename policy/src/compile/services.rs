@@ -1,6 +1,6 @@
 //! Services, from their objects and EndpointSlices to the table of cluster IPs.
 //!
-//! A service is translated once there is an EndpointSlice of it, be it an empty one: without any,
+//! A service is translated once there is an EndpointSlice of it, even an empty one: without any,
 //! nothing is known of its backends, and its packets are left to the node's kernel. A change of a
 //! service or of one of its slices costs as much as that service.
 

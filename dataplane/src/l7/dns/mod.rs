@@ -17,8 +17,9 @@
 //! # Release
 //! A response with addresses is held until the control thread has published tables that admit them
 //! ([`learned`]), so that the client's first packet to such an address passes. If that takes longer
-//! than [`HOLD_MS`], the response is dropped, and the client queries again. One that was released
-//! under the same tables lately is not held ([`Admitted`]).
+//! than [`HOLD_MS`], the response is dropped, and the client queries again. A response is not held
+//! if one with the same name and addresses was recently released for the same link under the same
+//! tables ([`Admitted`]).
 
 mod admitted;
 mod exchange;

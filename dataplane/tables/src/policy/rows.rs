@@ -1,8 +1,8 @@
 //! Copy-on-write tables.
 //!
-//! A snapshot is a copy of the compiler's tables. Copies share their rows: a copy is one reference
-//! count, and changing a row of a table that has copies copies the row's chunk or shard and the
-//! list of chunks or shards, but not the whole table.
+//! A snapshot is a copy of the compiler's tables. Copies share their rows: making a copy increments
+//! one reference count, and changing a row of a table that has copies copies the row's chunk or
+//! shard and the list of chunks or shards, but not the whole table.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;

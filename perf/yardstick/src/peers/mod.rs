@@ -24,8 +24,8 @@
 //! - **Links.** All are veth pairs with one queue. TX checksum offload is off in the pods behind
 //!   AF_XDP, as AF_XDP on a veth needs it (podgate turns it off itself). Pods have the MTU that
 //!   serves their forwarder best: 65,000 bytes with podgate, which has no TSO but large packets;
-//!   1,500 with the bridge, whose TSO makes 64 kB of it, and with Open vSwitch, whose AF_XDP ports
-//!   take no packet larger than a page.
+//!   1,500 with the bridge, which forwards TSO packets of 64 kB, and with Open vSwitch, whose
+//!   AF_XDP ports take no packet larger than a page.
 //! - **Check.** Before a peer is measured, [`PeerPath::check`] checks that it forwards and drops
 //!   what it must.
 //! - **One at a time.** All pods exist for the whole run. Forwarders that spin are suspended
