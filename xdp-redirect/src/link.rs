@@ -2,7 +2,7 @@
 //!
 //! aya has these too, but falls back to netlink where the kernel rejects a link, hides which netdev
 //! a link belongs to, and can't detach at once: the kernel detaches some time after a pin is
-//! removed, and until then the next attach fails with EBUSY. So this module calls the six commands
+//! removed, and until then the next attach fails with EBUSY. So this module calls the five commands
 //! of bpf(2) itself.
 
 use std::ffi::CString;
