@@ -119,9 +119,9 @@ struct {
 
 // The same for frames to a pod.
 struct to_pod_times {
-	__u64 reply; // a unicast reply
-	__u64 of_node; // another frame that this node sends itself
-	__u64 other;
+	__u64 reply; // a unicast reply from another link
+	__u64 of_node; // any frame that this node sends itself
+	__u64 other; // any other frame from another link
 };
 
 // As NEIGHBOUR_TIMES. Links without a slot share the times of pg-host, which gets none of these
