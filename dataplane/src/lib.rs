@@ -2,7 +2,7 @@
 //!
 //! This crate knows packets; the tables that it looks up are `podgate_tables`.
 //!
-//! The path of a packet is in `worker/pipeline.rs`; [`worker`] is the ring loop around it.
+//! The path of a packet is in `worker/pipeline.rs`; [`worker`] has the poll loop around it.
 
 pub mod event_ring;
 pub mod flow;

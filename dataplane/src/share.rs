@@ -32,7 +32,7 @@ impl FairShare {
         self.take_all(link, free, 1)
     }
 
-    /// Takes `entries` of `free` entries, if the share allows to take them one after the other.
+    /// Takes `entries` of `free` entries, if the share allows taking them one after the other.
     fn take_all(&mut self, link: LinkId, free: usize, entries: usize) -> bool {
         let period = self.period;
         if self.taken.len() <= link.index() {
@@ -42,7 +42,8 @@ impl FairShare {
         if taken.period != period {
             *taken = Taken { period, entries: 0 };
         }
-        // Each of those before the last one makes the share used larger, and the rest smaller.
+        // Each entry before the last one adds to what the link has taken, and subtracts from what
+        // is free.
         let allowed = taken.entries as usize + 2 * (entries.max(1) - 1) < free;
         if allowed {
             taken.entries += entries as u32;
@@ -105,7 +106,7 @@ impl Quota {
         self.used -= units;
     }
 
-    /// Charges `units` of link `from` to link `to`, whatever the share of `to`.
+    /// Charges `units` of link `from` to link `to`, even beyond the share of `to`.
     pub fn transfer(&mut self, from: LinkId, to: LinkId, units: usize) {
         *self.of(from) -= units;
         *self.of(to) += units;

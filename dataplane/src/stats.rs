@@ -79,7 +79,7 @@ impl Deref for DropCounters {
     }
 }
 
-/// How often a link was refused a shared resource because its fair share was used up.
+/// How often a link was denied a shared resource because its fair share was used up.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct OverQuota {
     /// Entries of the flow table.

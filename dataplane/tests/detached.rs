@@ -1,4 +1,4 @@
-//! Inspected connections of which nothing is left to inspect: they go on as plain flows.
+//! Inspected connections that have nothing left to inspect: they continue as plain flows.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 

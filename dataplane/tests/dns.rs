@@ -265,7 +265,7 @@ fn for_any_peer(rules: &RuleTable) -> RuleTable {
 /// Entries of the ring of DNS answers to the control thread.
 const RING: u64 = 512;
 
-/// What the control thread was not given at once, because `link` had used up its share.
+/// Answers that the control thread was not given at once, because `link` had used up its share.
 fn answers_over_quota(rig: &Rig, link: LinkId) -> u64 {
     let links = rig.workers[0].link_statistics();
     links.iter().find(|of| of.link == link).unwrap().over_quota.dns_answers

@@ -66,7 +66,8 @@ fn a_malformed_packet_has_an_event_with_what_is_known_of_it() {
     let mut tagged = whole.clone();
     tagged.splice(12..12, [0x81, 0, 0, 5]);
     assert_eq!(unparsed(&tagged), (DropReason::VlanTagged, of_a, false, of_link));
-    // An IP header with a wrong checksum still says who, and so does one before half an UDP header.
+    // An IP header with a wrong checksum still names the ends, and so does one before half a UDP
+    // header.
     let known = a_to_b([4000, 53], proto::UDP);
     let mut wrong_checksum = whole.clone();
     wrong_checksum[24] ^= 1;
@@ -103,7 +104,7 @@ fn a_flood_of_malformed_packets_is_bounded_and_leaves_events_to_others() {
         rig.send(A, &query(1)[..20]);
     }
     let flood = rig.dropped(DropReason::TruncatedHeader);
-    // Those of the same pod's denials, too.
+    // Also to the denials of the same pod.
     for link in [A, HOST] {
         let from = if link == A { ADDRESSES[1] } else { OUTSIDE };
         for port in 1..=100 {
@@ -223,7 +224,7 @@ fn a_segment_that_the_editor_drops_has_an_event() {
     let tuple = a_to_b([4000, 80], proto::TCP);
     let expected = [DropReason::BadChecksum, DropReason::Malformed, DropReason::L7Limit];
     assert_eq!(drops(&rig), expected.map(|reason| (A, reason, tuple)));
-    // One of the server is the server's.
+    // A segment of the server is reported on the server's link.
     let flags = "P";
     let mut wrong = tcp(B, &TcpPacket { seq: 901, flags, payload: b"HTTP", ..answer });
     let last = wrong.len() - 1;

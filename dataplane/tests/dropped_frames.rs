@@ -98,7 +98,8 @@ fn a_frame_to_a_pod_came_by_the_kernel() {
     let ethernet = Some(Ethernet { source: link_mac(B), destination: pod_mac(B) });
     let expected = Told { link: HOST, tuple, ethernet, has_addresses: true };
     assert_eq!(told(&on(B, FrameDropReason::ToPodNoHostLink, &frame)), expected);
-    // To another's address, to a group's, without an IP header: the pod of the link is all.
+    // To another pod's address, to a multicast group, without an IP header: only the pod of the
+    // link is known.
     let mut other = frame.clone();
     other[30..34].copy_from_slice(&[224, 0, 0, 1]);
     let mut not_ip = frame.clone();

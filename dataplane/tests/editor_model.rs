@@ -243,7 +243,7 @@ impl World {
         }
         for (from, direction) in DIRECTIONS.into_iter().enumerate() {
             for frame in self.ends[from].take_sent() {
-                // Address resolution passes beside us.
+                // Address resolution bypasses the editor.
                 match is_tcp(&frame) {
                     false => self.ends[1 - from].receive([frame]),
                     true => {

@@ -218,7 +218,7 @@ fn a_denied_produce_without_acknowledgement_gets_no_answer() {
     let kafka = run(&requests.concat(), usize::MAX, &policy);
     assert_eq!(kafka.verdicts(), [false, true, false]);
     assert_eq!(kafka.requests.received, requests[1]);
-    // No response is owed for the one that passed either, so the last denial is answered now.
+    // The request that passed has no response either, so the last denial is answered now.
     assert_eq!(kafka.responses.received[4..8], [0, 0, 0, 3]);
 }
 

@@ -34,7 +34,7 @@ fn segment(from: LinkId, port: u16, seq: u32, ack: Option<u32>, payload: &[u8]) 
     tcp(from, &TcpPacket { src, dst, ports, seq, ack, flags, payload })
 }
 
-/// A connection with one request and its response, in two pieces each, in disorder.
+/// A connection with one request and its response, in two pieces each, out of order.
 fn exchange(rig: &mut Rig, port: u16) {
     rig.send(A, &segment(A, port, 0, None, b""));
     rig.send(B, &segment(B, port, 0, Some(1), b""));

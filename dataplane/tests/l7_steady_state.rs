@@ -1,4 +1,4 @@
-//! Judging requests and inspecting an open connection allocates nothing.
+//! Deciding requests and inspecting an open connection allocate nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 

@@ -127,7 +127,7 @@ fn a_restored_flow_has_the_sender_that_it_had() {
 
 #[test]
 fn a_flow_of_a_pod_to_itself_is_restored_whatever_its_policy() {
-    // By a service whose backend is the pod, without masquerading.
+    // Through a service whose backend is the pod, without masquerading.
     let links = FlowLinks::new(HOST, B);
     let (src, dst) = (Address::v4(ADDRESSES[2]), Address::v4(ADDRESSES[2]));
     let mut flow = saved(&connected()).remove(0);
@@ -135,7 +135,7 @@ fn a_flow_of_a_pod_to_itself_is_restored_whatever_its_policy() {
     let closed = || snapshot(1, IngressOfB::Closed);
     let (mut rig, restored) = restarted(1, std::slice::from_ref(&flow), closed());
     assert_eq!(restored, 1);
-    // It opens no way for others: the source alone proves nothing.
+    // Other packets don't pass because of it: the source alone proves nothing.
     let [src, dst] = [ADDRESSES[2]; 2];
     let ports = [CLIENT, 80];
     let segment = TcpPacket { src, dst, ports, seq: 101, ack: Some(901), flags: "P", payload: b"" };

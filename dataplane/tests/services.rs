@@ -774,8 +774,8 @@ fn flows(rig: &Rig) -> usize {
     rig.workers.iter().map(Worker::flows).sum()
 }
 
-/// An ACK alone, of which the other end may know nothing, takes no entry for long, and none from
-/// connections. Only the worker that has the flow knows that the other end has answered.
+/// ACKs alone, which the other end may never have seen, occupy no entry for long and evict no
+/// connection. Only the worker that has the flow knows that the other end has answered.
 #[test]
 fn acks_alone_leave_the_entries_of_connections() {
     for (workers, family) in [(1, V4), (2, V4), (2, V6)] {

@@ -402,7 +402,8 @@ fn a_pod_reaches_itself_through_a_translating_service_and_no_other_pod_does() {
     assert_eq!(rig.send(B, &reply)[0].0, HOST);
 }
 
-/// The kernel may have removed headers, after which another pod's address stood.
+/// The kernel may have decapsulated the packet, and the inner header may have another pod's
+/// address.
 #[test]
 fn a_pod_sends_nothing_through_the_kernel_with_the_address_of_another_pod() {
     let mut rig = Rig::with(IngressOfB::Open);

@@ -118,7 +118,7 @@ fn stream<'a>(queries: impl IntoIterator<Item = &'a [u8]>, responses: &[u8]) -> 
     let reset = connection.reset;
     let received = match reset {
         None => connection.responses.received,
-        // Whether an answer goes before a reset is a matter of time.
+        // Whether an answer is sent before a reset depends on timing.
         Some(_) => Vec::new(),
     };
     Outcome { forwarded: connection.requests.received, verdicts, reset, received }

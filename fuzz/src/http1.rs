@@ -57,7 +57,7 @@ pub(crate) fn inspect<'a>(
     }
     let outcome = Outcome {
         forwarded: connection.requests.received.clone(),
-        // Whether an answer goes before a reset is a matter of time.
+        // Whether an answer is sent before a reset depends on timing.
         answered: match connection.reset {
             None => connection.responses.received.clone(),
             Some(_) => Vec::new(),

@@ -31,7 +31,8 @@ fn outcome(sent: &[(FlowDirection, &[u8])], size: usize) -> Option<Outcome> {
             let other = connection.inspector.heap_with(direction.reverse(), 1 << 16);
             let room = connection.inspector.heap_with(*direction, waiting + piece.len());
             connection.send(*direction, piece, &policy);
-            // Memory is announced for one step, as a byte is without a pause before it.
+            // `heap_with` bounds the memory after one step. A piece is certainly one step only if
+            // it is a single byte, and nothing stalled before it.
             let heap = connection.inspector.heap();
             let has_steps = is_first || is_stalled || size > 1;
             let is_announced = has_steps || heap <= room.max(other);

@@ -53,7 +53,7 @@ pub fn kafka(data: &[u8]) {
     for size in [1, size] {
         let mut pieces = outcome(requests, responses, size);
         if whole.3.is_some() {
-            // Whether an answer goes before a reset is a matter of time.
+            // Whether an answer is sent before a reset depends on timing.
             (whole.1, pieces.1) = (Vec::new(), Vec::new());
         }
         assert_eq!(pieces, whole, "in pieces of {size}");

@@ -52,7 +52,7 @@ fn publish(rig: &mut Rig, epoch: &mut u64, choice: u8) {
         4 => IngressOfB::FromAnyone(rules()),
         5 => IngressOfB::FromAOver(proto::UDP, rules()),
         6 => IngressOfB::FromA(Some(rules())),
-        // As before, and no tables at the start.
+        // The tables stay as they are; there are none at the start.
         _ => return,
     };
     rig.shared.publish(snapshot(*epoch, ingress));

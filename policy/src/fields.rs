@@ -235,7 +235,7 @@ impl<'a> Field<'a> {
         match self.value {
             Value::String(text) => Some(text),
             Value::Number(number) => {
-                // Of a fraction, digits may be gone.
+                // A fraction may have lost digits.
                 let text = number.as_i64().map(|number| number.to_string());
                 self.needs_quotes("a number", text);
                 None

@@ -54,7 +54,7 @@ pub fn line(
     fix: Option<&str>,
 ) -> String {
     let source = source.unwrap_or_default();
-    // What is no object is called by its file, which the source names already.
+    // A part of a file that is no object has the file's name, which the source has already.
     let object = if source.starts_with(object) { "" } else { object };
     let place: String = [source, object, field]
         .iter()

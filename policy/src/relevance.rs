@@ -11,7 +11,7 @@ pub(crate) enum Relevance {
     Policy,
     /// They depend on it, or may depend on it.
     Other,
-    /// Nothing.
+    /// No verdict depends on it.
     None,
 }
 

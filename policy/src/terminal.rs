@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 /// Text in which every character is visible: a control character becomes `^[` and the like, as `cat
 /// -v` writes it, and any other that does not print by itself its code, `\u{202e}`.
 ///
-/// Escaped are, by Unicode's general categories, controls (Cc), format characters (Cf: direction
-/// overrides and isolates, zero-width characters, tags), line and paragraph separators (Zl, Zp),
-/// spaces but the usual one (Zs), private, unassigned and surrogate codes (Co, Cn, Cs), and marks
-/// that change the character before them (Mn, Me); and the letters and symbols that are blank.
+/// These are escaped, by Unicode's general categories: controls (Cc), format characters (Cf:
+/// direction overrides and isolates, zero-width characters, tags), line and paragraph separators
+/// (Zl, Zp), spaces other than U+0020 (Zs), private, unassigned and surrogate codes (Co, Cn, Cs),
+/// and marks that change the character before them (Mn, Me); and the letters and symbols that are
+/// blank.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());

@@ -92,7 +92,7 @@ pub struct Row {
     pub local: LocalEnds,
     /// The request, if the row has one.
     pub request: Option<OracleRequest>,
-    /// The required outcome; `None` is the same for all executors.
+    /// The required outcome; `None` if the executors only have to agree.
     pub expect: Option<Expect>,
     /// What must decide at the source's egress.
     pub egress: Option<String>,
@@ -138,7 +138,7 @@ pub enum Expect {
     Reject,
 }
 
-/// Fields of a table beside those of [`CHANGES`].
+/// Fields of a table besides those of [`CHANGES`].
 const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
 /// Fields of a step, which the table itself may have too.
 const CHANGES: &[&str] = &["apply", "reject", "delete", "learned", "host", "node", "mode", "rows"];
@@ -414,7 +414,7 @@ impl TruthTable {
         self.pod(end).is_some_and(|pod| !pod.host_network && !is_remote())
     }
 
-    /// The same of the pod with this address, if there is one.
+    /// The same for the pod with this address, if there is one.
     fn is_local_address(&self, address: IpAddr) -> bool {
         let mut pods = self.store.pods().filter(|(_, pod)| pod.addresses().contains(&address));
         pods.any(|(name, _)| self.is_local(&name.to_string()))

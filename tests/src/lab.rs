@@ -338,7 +338,7 @@ impl Lab {
     }
 
     /// Gives the node an address and forwarding. The reverse path filter is off: it would drop ARP
-    /// requests of pods, whose route is by `pg-host` and not by their veth.
+    /// requests of pods, whose route is through `pg-host` and not through their veth.
     fn set_up_node(&self) -> Result<()> {
         self.node.netns.sysctl(&[
             ("ipv4/conf/all/rp_filter", "0"),

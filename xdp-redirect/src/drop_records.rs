@@ -12,7 +12,7 @@ use podgate_tables::drop_reason::FrameDropReason;
 pub struct DroppedFrame<'a> {
     /// Why.
     pub reason: FrameDropReason,
-    /// Time since then.
+    /// Time since the drop.
     pub age: Duration,
     /// The slot that its link had then; 0, that of the host link, if it had none.
     pub slot: u16,
@@ -100,7 +100,8 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
-/// Reads a record at the time `now` of `CLOCK_MONOTONIC`. `None`: the programs write no such.
+/// Reads a record at the time `now` of `CLOCK_MONOTONIC`. `None` if the programs write no such
+/// record.
 fn parse(
     bytes: &[u8],
     now: Duration,
@@ -163,7 +164,7 @@ mod tests {
         let destination = 0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f;
         let seen = Seen::Datagram { source: (source, 0x2021), destination: (destination, 0x2223) };
         assert_eq!(read(&datagram, now).map(|frame| frame.seen), Some(seen));
-        // Older than the clock says, which a step of it can't cause.
+        // A record from later than `now` has age zero.
         assert_eq!(read(&frame, Duration::ZERO).map(|frame| frame.age), Some(Duration::ZERO));
     }
 

@@ -5,7 +5,7 @@
 // A record has the reason and the beginning of the frame. So that a flood neither fills the ring
 // nor costs time, a link has at most RECORD_RATE records a second, and RECORD_BURST in a burst, of
 // frames from its pod, and as many of frames to it. Drops without a record are counted: those
-// beyond that rate, and those for which the ring has no room, as while there is no agent.
+// beyond that rate, and those for which the ring has no room, for example while no agent runs.
 
 #pragma once
 
@@ -18,7 +18,7 @@
 
 #include "rate_limit.bpf.h"
 
-// Of linux/socket.h.
+// From linux/socket.h.
 #define AF_INET 2
 
 #define RECORD_RATE 100ULL
@@ -105,8 +105,8 @@ struct record_times {
 	__u64 to_pod;
 };
 
-// slot of the link -> its times. The loader sets the size. All links without a slot share that of
-// pg-host.
+// slot of the link -> its times. The loader sets the size. All links without a slot share the times
+// of pg-host.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -141,8 +141,9 @@ static __always_inline void count_lost(void)
 		++*lost;
 }
 
-// Begins a record, by the times of the link in this slot; NULL if it is lost. Several processors
-// may transmit on a link at once; one that overwrites the time of another has a record more.
+// Begins a record; NULL if the rate limit of `time` is exceeded or the ring is full, which is
+// counted. Several CPUs may transmit on a link at once; one that overwrites the time of another
+// gets one more record.
 static __always_inline struct drop_record *begin_record(enum drop_reason reason, __u32 slot,
 							__u64 *time)
 {
@@ -160,14 +161,14 @@ static __always_inline struct drop_record *begin_record(enum drop_reason reason,
 	return record;
 }
 
-// Bytes of a frame that its record has. With 64 bits clang extends no copy of it, whose bounds the
-// verifier would not relate to it.
+// Bytes of a frame that its record has. The result has 64 bits, or clang would extend a copy of it,
+// whose bounds the verifier does not relate to the original.
 static __always_inline __u64 captured_of(__u64 length)
 {
 	return length < RECORD_DATA ? length : RECORD_DATA;
 }
 
-// The action for a frame from a pod that is dropped.
+// Counts and records a frame from a pod that is dropped. Returns the action.
 static __noinline int drop_from_pod(struct xdp_md *ctx, enum drop_reason reason, __u32 slot)
 {
 	struct record_times *times = bpf_map_lookup_elem(&RECORD_TIMES, &slot);
@@ -187,7 +188,7 @@ static __noinline int drop_from_pod(struct xdp_md *ctx, enum drop_reason reason,
 	return XDP_DROP;
 }
 
-// The action for a frame to a pod that is dropped.
+// Counts and records a frame to a pod that is dropped. Returns the action.
 static __noinline int drop_to_pod(struct __sk_buff *skb, enum drop_reason reason)
 {
 	__u32 slot = slot_of(skb->ifindex);
@@ -216,8 +217,8 @@ static __always_inline void map_v4_word(struct in6_addr *mapped, __be32 v4)
 	mapped->in6_u.u6_addr32[3] = v4;
 }
 
-// The verdict for a packet from a pod to a socket of the node that is dropped. Neither its link nor
-// its length is known here.
+// Counts and records a packet from a pod to a socket of the node that is dropped. Returns the
+// verdict. Neither the packet's link nor its length is known here.
 static __noinline int drop_to_node(struct bpf_sk_lookup *ctx, enum drop_reason reason)
 {
 	__u32 slot = 0;

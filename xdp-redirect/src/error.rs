@@ -62,7 +62,7 @@ pub enum Error {
         cause: io::Error,
     },
 
-    /// The path holds the pinned link of another netdev that is alive.
+    /// The path holds the pinned link of another netdev that still exists.
     #[error(
         "pinned link {path} belongs to netdev {found}, not to {wanted}; run `podgate cleanup` or \
          remove the other link first"

@@ -64,7 +64,7 @@ struct {
 	__type(value, __u32);
 } HOST_LINK SEC(".maps");
 
-// Cookie of the node's network namespace; 0 if the kernel tells the programs no packet's.
+// Cookie of the node's network namespace; 0 if the kernel gives programs at tcx hooks no cookies.
 const volatile __u64 node_netns;
 
 static __always_inline bool set_source_mac(struct __sk_buff *skb, const __u8 *mac)

@@ -11,10 +11,10 @@ pub const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 /// packets to the backend, and one worker translates them and owns their flow.
 ///
 /// `src` and `dst` are addresses as 128-bit numbers, IPv4 as IPv4-mapped IPv6 (RFC 4291 §2.5.5.2).
-/// Ports are L4 ports in host byte order. The program gives `protocol` and ports only to TCP, UDP
-/// and SCTP that is no fragment, or an "atomic" one, and stands after at most eight extension
-/// headers other than ESP; everything else, ICMP and first fragments included, is hashed with all
-/// three zero.
+/// Ports are L4 ports in host byte order. The program sets `protocol` and ports only for TCP, UDP
+/// and SCTP, in a packet that is no fragment, or an "atomic" one, and after at most eight extension
+/// headers other than ESP. For everything else, ICMP and first fragments included, all three are
+/// zero.
 #[must_use]
 pub const fn flow_hash(src: u128, dst: u128, protocol: u8, sport: u16, dport: u16) -> u32 {
     let ends = match (sport >= FIRST_EPHEMERAL_PORT, dport >= FIRST_EPHEMERAL_PORT) {

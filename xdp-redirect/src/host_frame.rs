@@ -1,6 +1,6 @@
-//! Ethernet sources on the host link. Nothing else uses the address there, so it says who sent a
-//! packet: to the kernel, the link that the workers received it on; to the workers, where the
-//! kernel got it from.
+//! Ethernet sources on the host link. Nothing else uses the address there, so it says where a
+//! packet came from: it tells the kernel on which link the workers received the packet, and the
+//! workers where the kernel got it from.
 
 use std::num::NonZeroU16;
 
@@ -18,8 +18,8 @@ pub enum HostFrame {
     Local,
 }
 
-// `guard.bpf.h` has the same numbers. They are locally administered (IEEE 802), and followed by the
-// slot of the sender and the kind.
+// `guard.bpf.h` has the same numbers. An address is locally administered (IEEE 802): the prefix,
+// the slot of the sender, and the kind.
 const PREFIX: [u8; 3] = [0x02, b'p', b'g'];
 const FOREIGN: u8 = 0;
 const HAIRPIN: u8 = 1;

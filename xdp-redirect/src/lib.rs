@@ -3,11 +3,12 @@
 //! The XDP program, attached in native mode to every link, redirects each IP packet to the AF_XDP
 //! socket of the worker that owns its flow ([`Redirect`]). A symmetric hash of the flow selects the
 //! worker; userspace can compute the same hash ([`flow_hash`], [`worker_of`]). A pinned link drops
-//! IP traffic after the process has ended, until [`unpin`]. Two programs at the egress hook
-//! redirect to the workers what the kernel sends to pods ([`Redirect::guard`]), and mark on the
-//! host link who sent a packet ([`Redirect::mark`], [`HostFrame`]). One at the node's socket lookup
-//! drops packets from pods to tunnels of the node ([`Redirect::set_tunnel_ports`]). All count what
-//! they drop, and record it for the agent ([`Redirect::take_dropped`]).
+//! IP traffic after the process has ended, until [`unpin`]. Programs at tcx hooks redirect to the
+//! workers what the kernel sends to pods ([`Redirect::guard`]), and mark on the host link where the
+//! kernel got a packet from ([`Redirect::mark`], [`HostFrame`]). One at the node's socket lookup
+//! drops packets from pods to tunnels of the node ([`Redirect::set_tunnel_ports`]). All but those
+//! that mark packets count what they drop, and record it for the agent
+//! ([`Redirect::take_dropped`]).
 //!
 //! This crate knows flows, but no policy.
 

@@ -2,7 +2,7 @@
 //!
 //! aya has these too, but falls back to netlink where the kernel rejects a link, hides which netdev
 //! a link belongs to, and can't detach at once: the kernel detaches some time after a pin is
-//! removed, and until then the next attach fails with EBUSY. So this module calls the six commands
+//! removed, and until then the next attach fails with EBUSY. So this module calls the five commands
 //! of bpf(2) itself.
 
 use std::ffi::CString;
@@ -101,8 +101,9 @@ struct Object {
     flags: u32,
 }
 
-/// An attached program. It detaches some time after the last of these, its pins and the copies
-/// that children of this process inherit is gone; [`HookLink::detach`] detaches at once.
+/// An attached program. The kernel detaches it some time after the last reference is gone: this
+/// descriptor, its pins, and the copies that children of this process inherit. [`HookLink::detach`]
+/// detaches it at once.
 pub(crate) struct HookLink(OwnedFd);
 
 impl HookLink {

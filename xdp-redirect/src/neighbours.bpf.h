@@ -20,14 +20,14 @@
 //   - An IPv6 destination with more than link scope has sent ND to this pod before. Otherwise a
 //     node that forwards IPv6 might forward the message.
 //   - At most NEIGHBOUR_RATE frames a second, and NEIGHBOUR_BURST in a burst; of unicast replies
-//     REPLY_RATE. They have a limit of their own, because others decide how many a pod sends:
-//     whoever asks a pod for its address must use up neither its own requests nor its replies to
-//     others.
+//     REPLY_RATE. Unicast replies have a limit of their own, because other hosts decide how many a
+//     pod sends: a host that asks a pod for its address must use up neither the limit of the pod's
+//     own requests nor that of its replies to others.
 //
-// For frames to a pod there is one: at most REPLY_RATE a second, and REPLY_BURST in a burst. What
-// this node sends itself, and requests and unicast replies that it received from other links (a
-// bridge's), have separate limits: whoever floods a pod must use up neither the answers that it
-// waits for nor the requests and replies of its node.
+// For frames to a pod there is one: at most REPLY_RATE a second, and REPLY_BURST in a burst. There
+// are three such limits: for what this node sends itself, and for the requests and the unicast
+// replies that it received from other links (a bridge's). So a flood to a pod uses up neither the
+// limit of the replies that the pod waits for nor that of its node.
 //
 // IPv6 that is not ND by this format is redirected to the workers like other IPv6.
 
@@ -118,14 +118,15 @@ struct {
 	__type(value, struct neighbour_times);
 } NEIGHBOUR_TIMES SEC(".maps");
 
-// The same of frames to a pod.
+// The same for frames to a pod.
 struct to_pod_times {
-	__u64 reply; // a unicast reply
-	__u64 of_node; // another frame that this node sends itself
-	__u64 other;
+	__u64 reply; // a unicast reply from another link
+	__u64 of_node; // any frame that this node sends itself
+	__u64 other; // any other frame from another link
 };
 
-// As NEIGHBOUR_TIMES. Links without a slot share that of pg-host, which gets none of these frames.
+// As NEIGHBOUR_TIMES. Links without a slot share the times of pg-host, which gets none of these
+// frames.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -370,8 +371,8 @@ static __always_inline void learn_nd_sender(__u32 ifindex, const struct neigh_ms
 	bpf_map_update_elem(&ND_SENDERS, &key, &one, BPF_ANY);
 }
 
-// Accounts for one frame of the link in this slot; false if it exceeds the rate. One processor at a
-// time receives the packets of a link, so reading and writing the times needs no atomic operation.
+// Accounts for one frame of the link in this slot; false if it exceeds the rate. One CPU at a time
+// receives the packets of a link, so reading and writing the times needs no atomic operation.
 static __always_inline bool ratelimit_allows(__u32 slot, bool is_unicast_reply)
 {
 	struct neighbour_times *times = bpf_map_lookup_elem(&NEIGHBOUR_TIMES, &slot);
@@ -383,8 +384,8 @@ static __always_inline bool ratelimit_allows(__u32 slot, bool is_unicast_reply)
 	return is_within(&times->other, NEIGHBOUR_RATE, NEIGHBOUR_BURST);
 }
 
-// The same for one frame to the pod of the link in this slot. Several processors may transmit on a
-// link at once; one that overwrites the time of another lets one more frame pass.
+// The same for one frame to the pod of the link in this slot. Several CPUs may transmit on a link
+// at once; one that overwrites the time of another lets one more frame pass.
 static __always_inline bool ratelimit_allows_to_pod(__u32 slot, bool is_unicast_reply,
 						    bool is_of_node)
 {
@@ -392,7 +393,7 @@ static __always_inline bool ratelimit_allows_to_pod(__u32 slot, bool is_unicast_
 
 	if (!times)
 		return false;
-	// First, so that replies of other pods don't use up what the node's replies may have.
+	// First, so that replies of other pods don't use up the limit of the node's replies.
 	if (is_of_node)
 		return is_within(&times->of_node, REPLY_RATE, REPLY_BURST);
 	return is_within(is_unicast_reply ? &times->reply : &times->other, REPLY_RATE, REPLY_BURST);

@@ -44,7 +44,7 @@ impl LeftEntries {
         self.0.insert(ifindex, entries);
     }
 
-    /// Those of a netdev that is attached again.
+    /// Takes the entries of a netdev that is attached again.
     pub(crate) fn take(&mut self, ifindex: u32) -> PodEntries {
         self.0.remove(&ifindex).unwrap_or_default()
     }
@@ -87,8 +87,8 @@ impl Pods {
         Self { macs, addresses }
     }
 
-    /// Makes `now` the pod of a netdev, of which the maps have `entries`. If that fails, the netdev
-    /// has no pod afterwards; what can't be removed either stays in `entries`.
+    /// Makes `now` the pod of a netdev; `entries` is what the maps have of it. If that fails, the
+    /// netdev has no pod afterwards; what can't be removed either stays in `entries`.
     pub(crate) fn replace(
         &mut self,
         ifindex: u32,

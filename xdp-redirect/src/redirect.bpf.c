@@ -33,7 +33,7 @@
 // Ports from this one on are ephemeral. The same constant as in hash.rs.
 #define FIRST_EPHEMERAL_PORT 32768
 
-// As IPV4_FRAGMENT: of an IPv6 fragment header, RFC 8200 section 4.5.
+// "M flag" and the 13 bits of fragment offset of an IPv6 fragment header, RFC 8200 section 4.5.
 #define IPV6_FRAGMENT 0xfff9
 
 // Set by the loader, a constant to the verifier.
@@ -59,7 +59,7 @@ struct vlan_tag {
 
 struct extension_header {
 	__u8 next;
-	__u8 length; // in units of 8 bytes, the first 8 not counted; of AH: of 4, without 8
+	__u8 length; // in units of 8 bytes, without the first 8; AH: units of 4, without 8
 };
 
 struct fragment_header {

@@ -88,7 +88,7 @@ struct Attached {
     xdp: AttachedProgram,
     /// [`Redirect::guard`]'s or [`Redirect::mark`]'s.
     egress: Option<AttachedProgram>,
-    /// The host link's, beside [`Redirect::mark`]'s.
+    /// The host link's second program of [`Redirect::mark`].
     ingress: Option<AttachedProgram>,
     pod: PodEntries,
 }
@@ -217,7 +217,7 @@ impl Redirect {
     ///
     /// Both programs are pinned beside the XDP program if that is, and adopted likewise. What comes
     /// by the host link reaches no tunnel in the calling thread's network namespace
-    /// ([`Self::set_tunnel_ports`]), which no pin is needed for.
+    /// ([`Self::set_tunnel_ports`]); this needs no pin.
     ///
     /// # Errors
     /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
@@ -239,8 +239,8 @@ impl Redirect {
         self.host_link.set(0, ifindex, 0).map_err(|cause| Error::Map { map: "HOST_LINK", cause })
     }
 
-    /// Sets the UDP ports that tunnels of this node receive on; `None`: any port may be one, which
-    /// holds until this is called.
+    /// Sets the UDP ports that tunnels of this node receive on; `None` if it may be any port, as is
+    /// assumed until the first call.
     ///
     /// # Errors
     /// [`Error::Map`] if a part of the map can't be written.
@@ -269,8 +269,8 @@ impl Redirect {
         self.adopt_or_create(ifindex, hook, program, pin.as_deref())
     }
 
-    /// Sets the pod behind the link in `slot`; `None` if it is unknown or not ready. Only with a
-    /// pod do frames pass to it, and ARP and neighbour discovery from it.
+    /// Sets the pod behind the link in `slot`; `None` if it is unknown or not ready. Without a pod,
+    /// no frame passes to the link, and no ARP or neighbour discovery from it.
     ///
     /// # Errors
     /// [`Error::Slot`] if there is no such link; [`Error::Map`] when there are too many addresses:
@@ -287,7 +287,7 @@ impl Redirect {
     }
 
     /// Removes addresses of pods that could not be removed when their links were detached. Returns
-    /// the ifindex and the error of each netdev of which some stay.
+    /// the ifindex and the error of each netdev that still has some.
     pub fn remove_left(&mut self) -> Vec<(u32, Error)> {
         self.pods.remove_left(&mut self.left)
     }
@@ -303,8 +303,9 @@ impl Redirect {
 
     /// Takes the oldest frames that the programs dropped, at most `max`.
     ///
-    /// A link has at most 100 a second from its pod, in bursts of 50, and as many to it. The others
-    /// are only counted ([`Self::drops_unrecorded`]), as are those for which the ring has no room.
+    /// There are at most 100 of these a second from the pod of a link, in bursts of 50, and as many
+    /// to it. Other drops are only counted ([`Self::drops_unrecorded`]), as are those for which the
+    /// ring has no room.
     pub fn take_dropped(&mut self, max: usize, take: impl FnMut(&DroppedFrame<'_>)) {
         let Self { drop_records, attached, .. } = self;
         let is_attached =
@@ -348,7 +349,7 @@ impl Redirect {
         self.take(slot)?.1
     }
 
-    /// Takes a link out of all maps, with the first error of that.
+    /// Removes a link from all maps. Returns it with the first error, if any.
     fn take(&mut self, slot: u16) -> Result<(Attached, Result<(), Error>), Error> {
         let no_pod = self.set_pod(slot, None);
         let mut attached = self.attached.remove(&slot).ok_or(Error::Slot { slot, taken: false })?;
@@ -558,7 +559,7 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
 /// For processes without a [`Redirect`], to clean up after one that has ended.
 ///
 /// # Errors
-/// [`Error::Pin`] if `path` is something else than a pinned XDP or tcx link, [`Error::Detach`].
+/// [`Error::Pin`] if `path` is not a pinned XDP or tcx link, [`Error::Detach`].
 pub fn unpin(path: &Path) -> Result<(), Error> {
     let beside = |suffix| unpin_one(&pin_beside(path, suffix));
     unpin_one(path).and(beside(EGRESS_PIN)).and(beside(INGRESS_PIN))

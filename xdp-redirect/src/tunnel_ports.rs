@@ -13,7 +13,7 @@ pub(crate) struct TunnelPorts {
 }
 
 impl TunnelPorts {
-    /// With every port, since none is known not to be a tunnel's.
+    /// With every port: any of them may be a tunnel's.
     pub(crate) fn new(map: Array<MapData, u64>) -> Result<Self, MapError> {
         let mut ports = Self { map, words: vec![0; WORDS] };
         ports.set(None)?;

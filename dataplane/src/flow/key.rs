@@ -148,7 +148,7 @@ impl FlowKeyV4 {
     }
 }
 
-/// The order of a tuple and its reverse.
+/// A number by which a tuple and its reverse are ordered.
 const fn order(addresses: u64, ports: u32) -> u128 {
     (addresses as u128) << 64 | ports as u128
 }
@@ -188,7 +188,7 @@ impl HashKey {
         if flow.is_v4() { self.hash_words(&words[3..]) } else { self.hash_words(words) }
     }
 
-    /// The same of an IPv4 key.
+    /// The same for an IPv4 key.
     #[inline]
     pub(super) fn hash_v4(&self, FlowKeyV4(words): &FlowKeyV4) -> u64 {
         self.hash_words(words)

@@ -7,8 +7,8 @@
 //! # TCP without a SYN
 //! A segment that is not a SYN and belongs to no flow may open one, so that connections survive a
 //! restart of the agent; such a flow is [`Flow::picked_up`]. Its opener is unknown, and an
-//! inspector can't follow a stream whose beginning it has not seen. So it must be denied unless
-//! policy allows it plainly in both directions.
+//! inspector can't follow a stream whose beginning it has not seen. So such a flow must be denied
+//! unless policy allows it without inspection, whichever end is its opener.
 
 mod class;
 mod index;
@@ -59,12 +59,12 @@ pub enum Permission {
     Revoked,
 }
 
-/// Where the flow is that the packets of a translation belong to, as far as it is known.
+/// Where the flow is to which the packets of a translation belong, as far as it is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlowPlace {
     /// Not known.
     Unknown,
-    /// In the same table. It may have been removed, and another one be in its place.
+    /// In the same table. It may have been removed, and another flow may be in its place.
     Here(FlowIx),
     /// In the table of another worker.
     Worker(u16),
@@ -121,7 +121,7 @@ const _: () = {
 
 /// [`Flow::inspector`] of a flow that never had one.
 const NO_INSPECTOR: u32 = u32::MAX;
-/// The same of detached flows: less the position of the protocol in [`L7Protocol::ALL`].
+/// The same for detached flows, minus the position of the protocol in [`L7Protocol::ALL`].
 const DETACHED: u32 = NO_INSPECTOR - 1;
 /// Larger numbers are no slots.
 const LAST_SLOT: u32 = DETACHED - L7Protocol::ALL.len() as u32;
@@ -493,15 +493,15 @@ impl Flow {
         self.epoch == epoch && self.fast_path >> direction as u8 & 1 != 0
     }
 
-    /// The same of a flow whose opener's packets are translated already, and replies are translated
-    /// when they are forwarded.
+    /// The same for a flow whose opener's packets are translated already, and replies are
+    /// translated when they are forwarded.
     #[must_use]
     #[inline]
     pub fn is_translated_fast_path(&self, direction: FlowDirection, epoch: ShortEpoch) -> bool {
         self.epoch == epoch && self.fast_path >> (TRANSLATED_SHIFT + direction as u8) & 1 != 0
     }
 
-    /// The same of a translation, for packets that are to be translated.
+    /// The same for a translation: its packets are still to be translated.
     #[must_use]
     #[inline]
     pub fn is_translation_fast_path(&self, epoch: ShortEpoch) -> bool {

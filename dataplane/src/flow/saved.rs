@@ -83,7 +83,7 @@ impl SavedFlow {
             flags: if self.picked_up { PICKED_UP } else { 0 },
             owner: Owner::pod(self.links.opener),
             rules: [0; 2],
-            // The agent before has counted them.
+            // The previous agent has counted them.
             counted: self.bytes[0] + self.bytes[1],
             key,
             packets: self.packets,

@@ -4,17 +4,17 @@
 //! are.
 //!
 //! # Expiry
-//! Each owner ([`super::owner`]) has a queue for each class, which are flows with the same timeout,
-//! in the order of their last check. Packets don't touch the queues; only a change of class moves a
-//! flow. A sweep visits the owners that have flows round robin. It checks the head of a queue a
-//! quarter of the timeout after the last check, and either reports it as expired or moves it to the
-//! tail. So a flow is removed at most a quarter of its timeout and one sweep late, and a sweep
-//! reads only flows that are due.
+//! Each owner ([`super::owner`]) has a queue for each class of flows with the same timeout, in the
+//! order of their last check. Packets don't touch the queues; only a change of class moves a flow.
+//! A sweep visits the owners that have flows round robin. It checks the head of a queue a quarter
+//! of the timeout after the last check, and either reports it as expired or moves it to the tail.
+//! So a flow is removed at most a quarter of its timeout and one sweep late, and a sweep reads only
+//! flows that are due.
 //!
 //! # Eviction
 //! A new flow whose owner has used up its share ([`FlowTable::must_evict`]) is denied unless
 //! another flow of the same owner can be evicted ([`FlowTable::victim`]). No flow is ever evicted
-//! for another owner's. In this order:
+//! for another owner's flow. Flows are evicted in this order:
 //! 1. an expired one that was not swept yet;
 //! 2. TCP that was reset, is in time-wait, or is half-open;
 //! 3. UDP without a reply, and ICMP;
@@ -364,7 +364,7 @@ impl FlowTable {
         self.slots.get(index.0 as usize)?.flow.as_ref()
     }
 
-    /// As [`Self::in_slots`], to change what their keys don't depend on.
+    /// As [`Self::in_slots`], to change fields that the keys don't depend on.
     pub(crate) fn in_slots_mut(
         &mut self,
         first: u32,
@@ -491,8 +491,8 @@ impl FlowTable {
         self.change(index, now, Flow::set_requested);
     }
 
-    /// Makes an inspected flow plain whose inspector, of this protocol's rules, has nothing more to
-    /// do.
+    /// Turns an inspected flow into a plain one: its inspector, for rules of this protocol, has
+    /// nothing more to do.
     ///
     /// # Panics
     /// As [`Self::get`].

@@ -68,7 +68,7 @@ pub struct DatagramStep {
     pub replaced: bool,
 }
 
-/// What a decision depends on beside the datagram.
+/// What a decision depends on besides the datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct DatagramCtx<'a> {
     /// The time.

@@ -8,11 +8,11 @@
 //!
 //! # Strictness
 //! Whatever two parsers could read in two ways is rejected: bare CR or LF, folded lines, space
-//! around a field's name, `Content-Length` that is repeated, signed or beside
+//! around a field's name, `Content-Length` that is repeated, signed or together with
 //! `Transfer-Encoding`, any transfer coding but `chunked`, chunks that a reader with 32 bits would
 //! count otherwise, trailers, a body of a `GET` that begins like a request, a missing or repeated
-//! `Host`, and so on (RFC 9112 §11 gives the reasons). What remains has one reading, which every
-//! server that keeps to the RFC shares, however lenient it is beyond.
+//! `Host`, and so on (RFC 9112 §11 gives the reasons). What remains has one reading, which is that
+//! of every server that conforms to the RFC, however lenient the server is otherwise.
 //!
 //! # Denials
 //! A denied request is answered by us, after the responses to earlier requests, and its bytes are
@@ -22,7 +22,7 @@
 //!
 //! # Responses
 //! The server's stream passes whatever it contains, and is followed only to know where a response
-//! of ours may stand. It is read as leniently as clients read it. Where its framing is lost,
+//! of ours may be inserted. It is read as leniently as clients read it. Where its framing is lost,
 //! requests still pass, and the first denial resets both ends. After a response that ends with the
 //! connection, no request is answered any more.
 //!
@@ -30,7 +30,7 @@
 //! A request that offers an upgrade is decided like any other, and so is `CONNECT`, whose path is
 //! empty. Until it has been answered, nothing more of the request stream passes. After a 101
 //! response to `websocket`, and after a 2xx response to `CONNECT`, the connection is opaque. After
-//! one to `h2c`, it is HTTP/2's ([`Http1::take_upgrade`]). To any other protocol, a 101 response
+//! one to `h2c`, it is HTTP/2's ([`Http1::take_upgrade`]). A 101 response to any other protocol
 //! resets both ends, and so does one to `h2c` within a chunked body. Where the server declines, the
 //! connection continues as HTTP/1.
 
@@ -84,7 +84,8 @@ pub struct Http1 {
     outstanding: VecDeque<Outstanding>,
     /// What the last request offered, while it is not answered.
     offer: Option<Offered>,
-    /// The server has accepted HTTP/2. Boxed, because few connections have it, and for a moment.
+    /// The server has accepted HTTP/2. Boxed, because few connections have it, and only for a
+    /// moment.
     upgrade: Option<Box<Http2Upgrade>>,
 }
 
@@ -337,8 +338,8 @@ impl Http1 {
         Step { op: Op::Skip(step.taken), event }
     }
 
-    /// The server's stream can't be followed any more. Our response that waits, or an upgrade whose
-    /// answer can't be recognized, ends the connection.
+    /// The server's stream can't be followed any more. If a response of ours waits, or the answer
+    /// to an upgrade can't be recognized, the connection ends.
     fn lose_track(&mut self) -> Step {
         self.responses.lose_track();
         let waits = self.offer.is_some()

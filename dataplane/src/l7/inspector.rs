@@ -57,7 +57,7 @@ impl From<Op> for Step {
     }
 }
 
-/// Bytes of the inspector's own, to be inserted into a direction where it stands.
+/// Bytes of the inspector's own, to be inserted into a direction at the point that it has reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Injection<'a> {
     /// The bytes.
@@ -75,7 +75,7 @@ pub enum AfterInjection {
     Close,
 }
 
-/// What an inspector needs to know beside the bytes.
+/// What an inspector needs to know besides the bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectCtx<'a> {
     /// The time.
@@ -119,7 +119,7 @@ pub trait Inspector: Default {
     /// Bytes on the heap that depend on the streams.
     fn heap(&self) -> usize;
 
-    /// The same after [`Self::inspect`] has seen `bytes` more of a direction, at most.
+    /// Upper bound of [`Self::heap`] after [`Self::inspect`] has seen `bytes` more of a direction.
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize;
 
     /// Releases unused capacity: the connection is idle.

@@ -2,20 +2,20 @@
 //!
 //! # Requests
 //! A request is decided when all topics that it names are known, and no byte of it passes before
-//! that. One Produce may be large, as topics stand between records: with the name of its last topic
-//! the rest passes unread. A request that is not decided after 32 KiB is buffered, up to 2 MiB,
-//! beyond which it is denied.
+//! that. One Produce may be large, as topics stand between records: once the name of its last topic
+//! is known, the rest passes unread. A request that is not decided after 32 KiB is buffered, up to
+//! 2 MiB, beyond which it is denied.
 //!
 //! # Denials
 //! A denied request is answered as by a broker that does not authorize it, after the responses to
 //! earlier requests, and its bytes are dropped. A producer that waits for no response (`acks=0`)
-//! gets none. Both ends are reset for what is malformed, and for a denied request of an API or
-//! version whose layout is not known.
+//! gets none. Both ends are reset for malformed data, and for a denied request of an API or version
+//! whose layout is not known.
 //!
 //! # Responses
 //! They pass as they are, and are followed by their lengths and correlation ids; the first error
-//! code of each is reported. One is edited: from the response to ApiVersions, versions are removed
-//! whose layout is not known, or that name topics by id only, so that clients name topics.
+//! code of each is reported. One is edited: versions whose layout is not known, or that name topics
+//! by id only, are removed from the response to ApiVersions, so that clients name topics.
 
 mod request;
 mod response;
@@ -122,8 +122,7 @@ impl Inspector for Kafka {
         }
     }
 
-    /// What is stored of outstanding requests is not counted: 16 KiB, if there are as
-    /// many as there may be.
+    /// What is stored of outstanding requests is not counted: it takes 16 KiB at most.
     fn heap(&self) -> usize {
         self.answers + self.requests.heap() + self.responses.heap()
     }

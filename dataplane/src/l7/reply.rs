@@ -1,9 +1,9 @@
 //! Segments of our own: answers, resets, acknowledgements.
 //!
-//! A segment is made to look as the end that it speaks for would have sent it. The Ethernet header
-//! is that of the opener's SYN, VLAN tags included, with the two MAC addresses swapped for segments
-//! that speak for the server. That is only a plausible start: the worker writes both addresses
-//! again for the link that the packet leaves by, as for any packet.
+//! A segment looks as if the end that it speaks for had sent it. The Ethernet header is that of the
+//! opener's SYN, VLAN tags included, with the two MAC addresses swapped for segments that speak for
+//! the server. That is only a plausible start: the worker writes both addresses again for the link
+//! that the packet leaves by, as for any packet.
 
 use podgate_tables::tuple::{FlowDirection, Tuple};
 use smoltcp::phy::ChecksumCapabilities;

@@ -27,7 +27,7 @@ const HOT_BYTES_MAX: u32 = 128;
 /// apart, so with one offset all of these packets would compete for a few sets of the L1 cache.
 const HOT_OFFSETS: u32 = 32;
 const CACHE_LINE: u32 = 64;
-/// Refills that a worker counts by itself, before it writes to what all workers read.
+/// Refills that a worker counts by itself before it adds them to the count of all workers.
 const REFILLS_COUNTED: u32 = 1024;
 /// Prefetch distance of the copy, in packets: received data is in another core's cache.
 const AHEAD: usize = 16;

@@ -229,7 +229,7 @@ impl Umem {
     }
 
     /// Free frames that busy links may use beyond what each link needs: those in no worker's pool,
-    /// but for the ones that are left to packets in flight and to other links.
+    /// except the ones that are left to packets in flight and to other links.
     #[must_use]
     pub fn spare_frames(&self) -> u32 {
         let free = u32::try_from(self.free.len()).unwrap_or(u32::MAX);

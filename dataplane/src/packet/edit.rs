@@ -143,7 +143,7 @@ fn complete_crc32c<'a>(
     true
 }
 
-/// Edits the header of an SCTP packet by `edit`, and makes its CRC32c again. A partial one stays
+/// Edits the header of an SCTP packet by `edit`, and recomputes its CRC32c. A partial one stays
 /// partial, and a wrong one wrong. The packet is given as for [`complete_checksum`].
 pub(super) fn with_crc32c<'a>(
     (head, tail): (&mut [u8], impl Iterator<Item = &'a [u8]>),

@@ -158,7 +158,7 @@ pub struct EndV4 {
 }
 
 impl EndV4 {
-    /// In host byte order. `None` for an IPv6 address.
+    /// From an address and a port in host byte order. `None` for an IPv6 address.
     #[must_use]
     #[inline]
     pub fn new(address: Address, port: u16) -> Option<Self> {
@@ -275,7 +275,8 @@ impl TtlProtoChecksum {
         (self.0.get() >> 8) as u8
     }
 
-    /// The same after a change of an address, whose sums these are.
+    /// The same after an address was changed, from one with the sum `from` to one with the sum
+    /// `to`.
     #[inline]
     const fn translated(self, from: u16, to: u16) -> Self {
         let third = self.0.get();

@@ -169,8 +169,8 @@ fn set_fields_v6(header: &mut [u8], position: Position, id: u32) {
     fragment_header[4..8].copy_from_slice(&id.to_be_bytes());
 }
 
-/// Removes the fragment header from a first IPv6 fragment, whose `view` ends its headers with it.
-/// The headers before it move, and with them the start of the packet.
+/// Removes the fragment header from a first IPv6 fragment; `view` has it as the last IP header. The
+/// headers before it move, and with them the start of the packet.
 pub fn remove_fragment_header(umem: &Umem, frame: &mut Frame, view: &View) {
     const REMOVED: usize = ipv6::FRAGMENT_HEADER_LEN;
     let headers = &mut umem.data_mut(frame)[..usize::from(view.l4)];

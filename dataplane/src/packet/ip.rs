@@ -25,8 +25,8 @@ const MAX_EXTENSIONS: usize = 8;
 pub(super) struct Ip {
     pub(super) src: Address,
     pub(super) dst: Address,
-    /// That of the first header which is not an IPv6 extension; of a later IPv6 fragment: that of
-    /// its fragment header.
+    /// Number of the first header that is not an IPv6 extension header; of a later IPv6 fragment,
+    /// the number in its fragment header.
     pub(super) protocol: u8,
     /// TTL or hop limit.
     pub(super) ttl: u8,
@@ -257,8 +257,9 @@ pub(super) fn v6_unlink_fragment_header(headers: &mut [u8]) {
     }
 }
 
-/// Inserts the number of a fragment header, which is to follow them, into the chain of the headers
-/// that a fragment begins with. Returns the number of what followed them.
+/// Inserts the number of a fragment header into the chain of the headers that a fragment begins
+/// with: the fragment header is to follow them. Returns the number of the header that followed them
+/// before.
 pub(super) fn v6_link_fragment_header(headers: &mut [u8]) -> u8 {
     let last = v6_extensions(headers).map(|header| header.at).last();
     std::mem::replace(&mut headers[last.unwrap_or(ipv6::NEXT_HEADER)], extension::FRAGMENT)

@@ -272,13 +272,14 @@ proptest! {
         right_sum in any::<bool>(),
     ) {
         let mut bytes = sample.bytes;
-        // Payload says nothing; mutate what does.
+        // The payload is not parsed, so only headers are mutated.
         let headers = usize::from(sample.view.payload);
         for (at, value) in flips {
             bytes[12 + at.index(headers - 12)] = value;
         }
         if right_sum && sample.view.is_v4() {
-            // Past the header checksum, as a sender who computes it for the mutated header is.
+            // The header checksum is right, as from a sender who computes it for the mutated
+            // header.
             write_header_checksum(&mut bytes, usize::from(sample.view.l3));
         }
         for cut in 0..=bytes.len() {

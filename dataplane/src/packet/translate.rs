@@ -350,7 +350,7 @@ mod tests {
             prop_assert_eq!(quoted(&bytes, &view), Some(from));
             let mut expected = error(&from);
             if from.protocol == proto::SCTP {
-                // Most of the packet is not quoted, so its CRC32c can't be made again.
+                // Most of the packet is not quoted, so its CRC32c can't be recomputed.
                 let at = usize::from(view.payload) + if view.is_v4() { 20 } else { 40 };
                 let crc = at + sctp::CHECKSUM..at + sctp::CHECKSUM + 4;
                 for bytes in [&mut bytes, &mut expected] {

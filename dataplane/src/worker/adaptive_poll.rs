@@ -6,13 +6,13 @@
 //! so workers measure it: from time to time a worker extends its busy polling, or stops extending
 //! it, for a trial ([`TRIAL`]). If it processes clearly more packets while extended, because one
 //! end waits for the other, it stays extended. If packets arrive at their own pace, or their
-//! senders need the core, it does not. Nor does it after it had to share the core with another
-//! thread.
+//! senders need the core, it does not. It does not stay extended either if it had to share the core
+//! with another thread.
 
 use podgate_tables::time::Nanos;
 
-/// Busy polling time in any case, nanoseconds. Twice as much slows down bulk streams whose ends
-/// share the core, and requests gain nothing.
+/// Shortest busy polling time, nanoseconds. Twice as much slows down bulk streams whose ends share
+/// the core, and requests gain nothing.
 const SHORT: u64 = 10_000;
 /// Extended busy polling time, nanoseconds: longer than a response that wakes two pods.
 const EXTENDED: u64 = 100_000;

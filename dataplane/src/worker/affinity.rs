@@ -8,10 +8,10 @@
 //! ([`Notice`](super::notice::Notice)): at once if the backend is another one, and else at most
 //! [`PUBLISH_MILLIS`] later.
 //!
-//! When there are [`RECORDS`], a new one replaces the record that was used least recently, of the
-//! link with the most records: that of the client, if no other has more. So a link that records
-//! more than others replaces its own, and none loses a record while it has fewer than an equal
-//! share. A record is not sent if the ring is full, or the link's share of it is used up. The
+//! When there are [`RECORDS`] records, a new one replaces the least recently used record of the
+//! link with the most records; of the client's link, if no other one has more. So a link that
+//! records more than others replaces its own, and none loses a record while it has fewer than an
+//! equal share. A record is not sent if the ring is full, or the link's share of it is used up. The
 //! client then gets the backend that is chosen without a record.
 
 use std::hash::{BuildHasher, RandomState};
@@ -66,7 +66,7 @@ impl AffinityRecord {
 pub(super) struct Recorded {
     /// Whether to notify the other workers.
     pub(super) publish: bool,
-    /// The link that lost a valid record for it.
+    /// The link that lost a valid record to make room for it.
     pub(super) lost: Option<LinkId>,
 }
 
@@ -139,7 +139,7 @@ impl Affinities {
     }
 
     /// Stores a record of another worker, unless ours is newer. Returns the link that lost a valid
-    /// one for it.
+    /// record to make room for it.
     pub(super) fn learn(&mut self, record: AffinityRecord, now: Nanos) -> Option<LinkId> {
         let own = self.find(&record.key).map(|at| self.entries[at as usize].record);
         match own.is_some_and(|own| own.used > record.used) {
@@ -148,8 +148,8 @@ impl Affinities {
         }
     }
 
-    /// Stores a record in place of the former one of its key, or else in a free entry or that of
-    /// another one. Returns the link of that one if it was valid.
+    /// Stores a record in place of the former one of its key, or else in a free entry, or else in
+    /// place of another record. Returns the link of this other record if it was valid.
     fn store(&mut self, record: AffinityRecord, published: Nanos, now: Nanos) -> Option<LinkId> {
         let entry = Entry { record, published, before: NONE, after: NONE };
         if let Some(at) = self.find(&record.key) {

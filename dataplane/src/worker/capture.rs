@@ -41,7 +41,7 @@ pub struct CapturedPod {
 /// Which packets of the pods are captured: those that match all of what is set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CaptureFilter {
-    /// The protocol; that of ICMP is also ICMPv6.
+    /// The protocol; ICMP selects ICMPv6, too.
     pub protocol: Option<u8>,
     /// A port of either end.
     pub port: Option<u16>,
@@ -101,7 +101,7 @@ pub enum Fate {
     /// It was handed off to the worker that owns its flow.
     HandedOff,
     /// It waits for the rest of its datagram or request, or its payload was taken over. If it is
-    /// dropped later, that is a copy of its own.
+    /// dropped later, there is another copy for that.
     Held,
 }
 
@@ -243,7 +243,7 @@ pub(super) struct Capturing {
     /// Packets that wait, by their first frame. The tuple tells them from packets that were made in
     /// the same frame since.
     held: HashMap<u32, HeldPacket>,
-    /// The one of them, with its first frame, that was transmitted last.
+    /// The one of these packets that was transmitted last, with its first frame.
     transmitted: Option<(u32, HeldPacket)>,
 }
 
@@ -334,7 +334,7 @@ impl Capturing {
         }
     }
 
-    /// If a packet waits: what is known of it. It does not wait any more.
+    /// Takes a packet out of those that wait. `None` if it is not one of them.
     fn take_held(&mut self, umem: &Umem, packet: &Packet) -> Option<HeldPacket> {
         let held = self.held.remove(&packet.head.index())?;
         (held.1 == tuple_of(umem, packet)).then_some(held)

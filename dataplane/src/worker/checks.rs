@@ -11,7 +11,7 @@ use crate::packet::{HostFrame, L4, View, icmp};
 
 use super::ctx::OpenerLink;
 
-/// (1) Checks that a packet from `link` may have its addresses, and was sent from `src`.
+/// (1) Checks that a packet from `link` may be sent from `src` to its destination.
 #[inline]
 pub(super) fn check_addresses(
     snapshot: &Snapshot,
@@ -25,8 +25,9 @@ pub(super) fn check_addresses(
         return Err(DropReason::Multicast);
     }
     if routes.is_host(link) {
-        // What a pod sent through the kernel has its own address, or one that the kernel gave it:
-        // the kernel may have removed headers, after which another pod's address stood.
+        // A pod's packet that comes back from the kernel has the pod's address, or one that the
+        // kernel translated it to. It must not have another pod's address: the kernel may have
+        // decapsulated it.
         let accepted = match (routes.local_link(src), HostFrame::of(view.eth_src)) {
             (None, _) | (Some(_), HostFrame::Hairpin { sender: None }) => true,
             (Some(link), HostFrame::Hairpin { sender: Some(slot) }) => link == LinkId(slot.get()),
@@ -49,8 +50,8 @@ pub(super) fn is_link_scope_icmp(view: &View) -> bool {
     }
 }
 
-/// Whether a pod's packets of this flow are sent to a node that would decapsulate them. Of a flow
-/// from the host link these are the replies.
+/// Whether a pod's packets of this flow are sent to a node that would decapsulate them. For a flow
+/// from the host link, these are the replies.
 pub(super) fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, opener: OpenerLink) -> bool {
     let by_pod = match opener {
         OpenerLink::Host => tuple.reversed(),
@@ -61,8 +62,7 @@ pub(super) fn is_tunnel_to_node(snapshot: &Snapshot, tuple: &Tuple, opener: Open
         && (snapshot.policy.is_node(by_pod.dst) || tunnels.is_local(by_pod.dst))
 }
 
-/// Whether a flow is detached from an inspector of the protocol that a decision requires it
-/// inspected by.
+/// Whether a flow is detached from an inspector of the same L7 protocol that a decision requires.
 pub(super) fn is_detached_from(detached: Option<L7Protocol>, decision: &Decision) -> bool {
     detached.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == detached)
 }

@@ -38,7 +38,7 @@ impl OpenerLink {
         if snapshot.routes.is_host(link) { Self::Host } else { Self::Pod }
     }
 
-    /// Whether a flow is of a local pod's packets that the kernel sent back.
+    /// Whether a flow consists of a local pod's packets that the kernel sent back.
     #[inline]
     pub(super) const fn is_hairpin(self, ends: Ends) -> bool {
         matches!(self, Self::Host) && ends.src.is_some()
@@ -75,8 +75,8 @@ impl PacketCtx<'_> {
         (opener != responder).then_some(FlowLinks { opener, responder })
     }
 
-    /// Takes a reply of our own to a packet of `sender` from the link `from` from a rate limit.
-    /// Returns whether it may be sent.
+    /// Takes a token of a rate limit for a reply of our own to a packet that `sender` sent and that
+    /// was received from the link `from`. Returns whether there was one.
     pub(super) fn may_reply(
         &mut self,
         from: LinkId,

@@ -22,8 +22,9 @@ use super::shared::ANSWERS_PER_WORKER;
 /// Answers that wait for their release, at most; one link may use half of them.
 const WAITING_MAX: usize = 1024;
 
-/// Connections that are noted as waiting for a release, at most. Each has offered an answer, so one
-/// link's share of the ring to the control thread bounds its part of them.
+/// Connections that are noted as waiting for a release, at most: as many as the ring to the control
+/// thread has entries, and as many whose answers were taken from it. Each has offered an answer, so
+/// one link's share of the ring to the control thread bounds its part of them.
 const STALLED_MAX: usize = 2 * ANSWERS_PER_WORKER;
 
 /// A flow of datagrams.
@@ -63,7 +64,7 @@ pub(super) struct Datagrams {
     /// Without a ticket, in the order of their arrival: they wait for room on the ring to the
     /// control thread.
     unoffered: VecDeque<HeldDatagram>,
-    /// At most so many entries of that ring were free when one of them did not get any.
+    /// Free entries of that ring, at most, when one of these answers got none.
     unoffered_at: usize,
     /// Places in both, by the link of the flow's opener.
     pub(super) places: Quota,
@@ -130,8 +131,7 @@ impl Datagrams {
     }
 
     /// The connection of `slot` waits for the release of an answer, which it has just offered. If
-    /// too many do, it is resumed by its timer: as many as the ring has entries may wait there, and
-    /// as many for their release.
+    /// more than [`STALLED_MAX`] wait, its timer resumes it.
     pub(super) fn mark_stalled(&mut self, slot: u32, ticket: u64) {
         if self.stalled.len() < STALLED_MAX {
             self.stalled.push_back(Stalled { ticket, slot });
@@ -143,8 +143,8 @@ impl Datagrams {
         self.stalled.pop_front_if(|stalled| stalled.ticket <= in_force).map(|stalled| stalled.slot)
     }
 
-    /// Has an answer wait, which has a place: for its release, or first for room on the ring to the
-    /// control thread, within its link's share. Returns whether it got room.
+    /// Queues an answer that has a place: it waits for its release, or first for room on the ring
+    /// to the control thread, within its link's share. Returns whether it got room.
     pub(super) fn wait(&mut self, egress: &mut Egress, mut answer: HeldDatagram) -> bool {
         let offered = self.offer(egress, &mut answer);
         if offered {
@@ -169,8 +169,8 @@ impl Datagrams {
         free
     }
 
-    /// Offers the answers that wait for room, if there is more than there was. An empty ring always
-    /// has: the control thread may have emptied it since the share was taken.
+    /// Offers the answers that wait for room again, if the ring has more of it than before, or is
+    /// empty: the control thread may have emptied it since the share was taken.
     pub(super) fn offer_again(&mut self, egress: &mut Egress) {
         let (waiting, free) = self.dns.answers.waiting_and_free();
         if self.unoffered.is_empty() || (waiting > 0 && free <= self.unoffered_at) {

@@ -1,4 +1,4 @@
-//! Events of frames that nobody has parsed: what is known of their ends.
+//! Events of frames that were not parsed: what is known of their ends.
 
 use podgate_tables::address::Address;
 use podgate_tables::event::{Event, EventKind};

@@ -387,8 +387,8 @@ impl Egress {
         counter.count(1, bytes);
     }
 
-    /// Whether the transmit ring of `link` takes `packets`, flushed if it has to be: some of them
-    /// are of no use without the others.
+    /// Checks that the transmit ring of `link` has room for all of `packets`, which are of no use
+    /// without each other. Flushes the ring if it has to.
     ///
     /// # Errors
     /// The reason to drop them.
@@ -431,7 +431,7 @@ impl Egress {
     }
 
     /// Flushes the transmit rings that were used in this round. Calls `charge` with each source
-    /// link and its part of the time that took, in nanoseconds.
+    /// link and its part of the time that this took, in nanoseconds.
     pub(super) fn flush(
         &mut self,
         clock: &impl Fn() -> Nanos,
@@ -579,7 +579,7 @@ impl Egress {
         }
     }
 
-    /// Counts a record of session affinity that was lost, if there is one: its link's.
+    /// Counts a lost record of session affinity for its link, if one was lost.
     pub(super) fn count_lost_affinity(&mut self, lost: Option<LinkId>) {
         let Some(link) = lost else { return };
         self.stats().affinity_lost.add(1);

@@ -239,7 +239,7 @@ impl FastPath {
 }
 
 /// Matches a packet to a service, or a reply of one, and counts it in its translation and flow.
-/// `None` if it is none, or has to take the slow path.
+/// `None` if it is neither, or has to take the slow path.
 #[inline(never)]
 fn match_translated(
     (flows, targets): (&mut FlowTable, &Targets),
@@ -295,7 +295,7 @@ fn match_translated(
             let to = other.link(FlowDirection::Reply);
             let action = action(cx, ingress, to, packet, csum_partial)?;
             other.count(direction, ip_len, cx.now);
-            // Not moved since.
+            // Its slot is the same as before.
             let (flow, _) = looked_up!(flows, key)?;
             flow.count(direction, ip_len, cx.now);
             (action, None)

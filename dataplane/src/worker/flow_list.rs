@@ -137,7 +137,7 @@ impl FlowListScan {
             }
             FlowAction::Flush => {
                 for index in pipeline.flows.indices_in(slots.clone()) {
-                    // Another one's end may have removed it.
+                    // It may have been removed when another flow ended.
                     let Some(flow) = pipeline.flows.get_if(index) else { continue };
                     if filter.matches(flow, pipeline.targets.of(flow)) {
                         matched.fetch_add(1, Ordering::Relaxed);

@@ -20,7 +20,7 @@ use super::service_tuples::untranslated;
 
 /// Smallest MTU of an IPv4 host, bytes (RFC 791 §3.1): smaller fragments are merged up to this.
 const MTU_MIN_V4: u32 = 576;
-/// The same of IPv6 (RFC 8200 §5).
+/// The same for IPv6 (RFC 8200 §5).
 const MTU_MIN_V6: u32 = 1280;
 
 /// The links between which a packet is forwarded.
@@ -229,7 +229,7 @@ fn transmit_fragments(
         }
     };
     match failed {
-        // Some of them are of no use to the receiver.
+        // A part of the fragments is of no use to the receiver.
         Some(reason) => {
             made.drain(..).for_each(|fragment| cx.egress.free_packet(fragment));
             cx.drop_with_event(path.from, view.tuple, packet, reason);

@@ -79,7 +79,7 @@ impl Pipeline {
         self.inspectors.set_timer(slot);
     }
 
-    /// Makes a flow plain whose inspector has nothing more to do.
+    /// Turns a flow whose inspector has nothing more to do into a plain one.
     fn detach(&mut self, cx: &mut PacketCtx<'_>, slot: u32, index: FlowIx) {
         let Some(inspected) = self.inspectors.take(slot) else { return };
         let Inspected { editor, .. } = *inspected;
@@ -212,7 +212,7 @@ impl Pipeline {
     }
 }
 
-/// Gives the DNS answer that a connection waits with to the control thread, if there is one and its
+/// Offers the DNS answer that a connection holds to the control thread, if there is one and its
 /// link's share of the ring has room, and notes which release the connection waits for. Returns
 /// false if there is no room.
 fn offer_answer(

@@ -107,7 +107,7 @@ impl Inspectors {
             let inspected = self.slots[slot as usize].as_ref();
             match inspected.and_then(|inspected| inspected.editor.deadline()) {
                 Some(deadline) if deadline <= now => return Some(slot),
-                // It has been moved on since it was set.
+                // The deadline was moved to a later time since the timer was set.
                 Some(deadline) => self.timers.set(slot, deadline),
                 None => {}
             }

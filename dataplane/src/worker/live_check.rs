@@ -17,7 +17,7 @@ const SLOTS: u32 = 256;
 pub struct LiveCheck {
     /// Sorted.
     addresses: Vec<Address>,
-    /// In step with the addresses.
+    /// One for each address, in the same order.
     live: Vec<AtomicBool>,
     /// Workers that have not read all of their flows yet.
     waiting: AtomicU16,

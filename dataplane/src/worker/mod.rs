@@ -105,7 +105,7 @@ pub struct Worker {
     scheduler: LinkScheduler,
     /// Checks of live flows that this worker has not answered yet.
     scans: Vec<LiveScan>,
-    /// The same of requests about flows.
+    /// The same for requests about flows.
     flow_scans: Vec<FlowListScan>,
     flow_bytes: FlowBytesScan,
 }

@@ -157,8 +157,8 @@ impl Pipeline {
     ) -> Result<(FlowIx, Option<u32>), DropReason> {
         let inspected = verdict == Verdict::Inspect;
         let opener = self.flows.opener(flow.link(FlowDirection::Original), flow.tuple().src);
-        // Nothing is evicted unless there is room then. An inspected flow leaves an entry of the
-        // table, too.
+        // A flow is evicted only if this makes room for the new one. Evicting an inspected flow
+        // also frees an entry of the table.
         let free = self.free_inspectors();
         if inspected && self.flows.must_evict_inspected(&opener, free) {
             let victim = self.flows.inspected_victim(&opener, cx.now);

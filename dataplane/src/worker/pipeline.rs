@@ -3,8 +3,8 @@
 //! 1. **Parse** into a [`View`], once; check that its sender may use its source address.
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
 //!    verdict holds; count, track TCP's state, forward. Nearly every packet ends here, most of them
-//!    on the [fast path](super::fast_path), which reads only a few header fields in step 1.
-//!    A pod's packet to a cluster IP is translated before, see [`super::services`].
+//!    on the [fast path](super::fast_path), which reads only a few header fields in step 1. A pod's
+//!    packet to a cluster IP is translated first, see [`super::services`].
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
 //!    destination's ingress table, a verdict and its cause. Costs about ten times a flow table hit,
 //!    once per flow and epoch; less if the decision is cached ([`super::decisions`]).
@@ -15,13 +15,13 @@
 //!
 //! # Rules
 //! - *TCP without a SYN.* A segment that belongs to no flow opens one only if policy allows the
-//!   flow plainly in both orientations: its opener is unknown, and a server's segment must not turn
-//!   an inspected or revoked connection into a plain one. If policy would allow or inspect the flow
-//!   as opened by one of its ends, the segment is dropped and its sender is reset (RFC 9293
-//!   §3.10.7.1), so that an end whose flow was lost in a restart learns that at once; so is its
-//!   receiver, if policy denies neither orientation. A segment that is denied in both orientations
-//!   is dropped silently. Resets are rate limited per link, and per source outside of the node, and
-//!   counted, and no reset is sent in reply to a reset.
+//!   flow without inspection in both orientations (as opened by either end): its opener is unknown,
+//!   and a server's segment must not turn an inspected or revoked connection into a plain one. If
+//!   policy would allow or inspect the flow as opened by one of its ends, the segment is dropped
+//!   and its sender is reset (RFC 9293 §3.10.7.1), so that an end whose flow was lost in a restart
+//!   learns that at once; so is its receiver, if policy denies neither orientation. A segment that
+//!   is denied in both orientations is dropped silently. Resets are rate limited per link, and per
+//!   source outside of the node, and counted, and no reset is sent in reply to a reset.
 //! - *A verdict that changes to deny* ends the flow: an inspected one is reset at both ends, a
 //!   plain one is removed, and the rule above applies to later segments. A plain flow that a new
 //!   policy requires to be inspected is denied too, because the beginning of its stream was not
@@ -29,17 +29,17 @@
 //! - *L7 rules without an inspector.* HTTP, Kafka and TLS are inspected over TCP, DNS over TCP and
 //!   UDP. A flow that needs another inspector is denied.
 //! - *DNS over UDP* is inspected from any datagram on, so a plain flow becomes an inspected one at
-//!   the client's next datagram when a new policy says so; the server's are dropped until then. A
-//!   datagram of a DNS server opens no flow towards a client whose queries are inspected: it would
-//!   let them pass as replies.
+//!   the client's next datagram when a new policy says so; the server's datagrams are dropped until
+//!   then. A datagram of a DNS server opens no flow towards a client whose queries are inspected:
+//!   it would let them pass as replies.
 //! - *TTL.* podgate is one router hop between two pods (TTL minus one) and transparent between a
 //!   pod and its node (TTL unchanged: the kernel routes and decrements).
 //! - *Multicast and broadcast*, of IP or of Ethernet, are never forwarded. A subnet's broadcast
 //!   address can't be recognized, since pod addresses have no subnet: policy applies to it, and it
 //!   goes to the node, whose kernel doesn't forward it by default (`bc_forwarding`).
 //! - *Fragments* wait until their datagram is complete, and are decided as one packet; see
-//!   [`super::reassembly`]. It is fragmented again on transmit, into fragments no larger than the
-//!   largest one received.
+//!   [`super::reassembly`]. The packet is fragmented again on transmit, into fragments no larger
+//!   than the largest one received.
 //! - *Packets larger than the MTU* are fragmented if IPv4 allows it, else an ICMP error is sent, as
 //!   for packets whose TTL is used up; see [`super::forward`] and [`super::icmp_reply`].
 //! - *TCP connections* respect the path MTU of both links: the MSS of SYNs is clamped
@@ -55,9 +55,9 @@
 //! - *A full flow table* evicts flows in a stated order ([`crate::flow`]), counted as evictions: a
 //!   new flow of an opener (a pod's link, or a group of outside sources) that has used up its share
 //!   evicts a flow of the same opener, or is denied. The same holds for inspected flows.
-//! - *A detached flow* is an inspected one of which nothing is left to inspect (a WebSocket, say).
-//!   It is plain, without an inspector; but a new policy may require its inspection if its rules
-//!   are of the same protocol, and a SYN on its tuple begins a new flow, which is inspected.
+//! - *A detached flow* was inspected and has nothing left to inspect (a WebSocket, for example). It
+//!   is plain, without an inspector; but a new policy may require its inspection if its rules are
+//!   of the same protocol, and a SYN on its tuple begins a new flow, which is inspected.
 //! - *An inspected connection that podgate closes* is removed as soon as the client has the
 //!   response and has closed its side, and the server is closed, too; where both ends were reset,
 //!   it may be evicted at once and is removed after a second.
@@ -70,8 +70,8 @@
 //!   this node. A program at the host link's egress hook marks such packets by their Ethernet
 //!   source ([`HostFrame::Hairpin`]). Any other such packet, from outside, from pods that are not
 //!   attached, or from the node itself, is dropped as spoofed.
-//! - *This node's address as the source* of a packet from the host link is the node only if the
-//!   node itself sent the packet, whole: the same program marks such packets
+//! - *This node's address as the source* of a packet from the host link counts as the node only if
+//!   the node itself sent the packet, unfragmented: the same program marks such packets
 //!   ([`HostFrame::Local`]). Other such packets are masqueraded, forged or fragments, and belong to
 //!   `world`. A flow keeps the sender of its first packet. If a pod's segment picks up a TCP
 //!   connection, the node at the other end counts as `world`, too.

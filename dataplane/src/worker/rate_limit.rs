@@ -9,8 +9,9 @@ use crate::flow::{HashKey, SOURCES, source_group};
 
 /// Rate limit of one kind of replies or events: a token bucket for each link that causes them, and
 /// for each group of sources outside of the node, which have one link (RFC 1812 §4.3.2.8, RFC 4443
-/// §2.4 (f)). Events about dropped packets are limited by link only. There is no limit for all
-/// together, which some could use up: the time that they take is charged to their links.
+/// §2.4 (f)). Events about dropped packets are limited by link only. There is no common limit,
+/// which a few links could use up: the time that replies and events take is charged to the links
+/// that cause them.
 #[derive(Debug)]
 pub(super) struct RateLimit {
     rate: Rate,
@@ -33,9 +34,9 @@ impl RateLimit {
         Self::new(Rate::per_second(1000, 500))
     }
 
-    /// For events about dropped packets of which the headers have to be read again: about 25 for
-    /// each link in each drain (25 ms). What is dropped for lack of room is dropped by the
-    /// millions, and each event takes some time.
+    /// For events about dropped packets whose headers have to be read again: about 25 for each link
+    /// in each drain (25 ms). Packets that are dropped for lack of room may be millions, and each
+    /// event takes some time.
     pub(super) fn drop_events() -> Self {
         Self::new(Rate::per_second(1000, 1000))
     }

@@ -163,7 +163,7 @@ struct Usage {
 }
 
 /// Frames of waiting fragments of each of `workers` workers, at most: with many workers, still
-/// enough for two of the largest datagrams, of which one link may use the half.
+/// enough for two of the largest datagrams; one link may use half of it.
 fn frames_max(umem_frames: u32, workers: u16) -> usize {
     let share = umem_frames as usize / FRAMES_SHARE / usize::from(workers.max(1));
     share.max(2 * PARTS_MAX)

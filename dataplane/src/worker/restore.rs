@@ -84,8 +84,8 @@ impl Pipeline {
         let tables = &cx.snapshot.policy;
         let port = tables.services.port(frontend, saved.tuple.protocol);
         let has_backend = port.is_some_and(|port| port.has(destination(&saved.tuple)));
-        // As for a packet: an address of a pod or a node is theirs, and without the backend a UDP
-        // flow gets another one.
+        // As for a packet: the address of a pod or node is not a cluster IP, and a UDP flow whose
+        // backend is gone gets another one.
         if tables.addresses.get(frontend.address).is_some()
             || saved.tuple.protocol == proto::UDP && !has_backend
         {

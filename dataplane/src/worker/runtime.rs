@@ -60,7 +60,7 @@ pub struct Config {
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// The same while DNS answers wait, for their timeout.
 const SLEEP_ANSWERS: Duration = Duration::from_millis(20);
-/// The same while the kernel has not transmitted all packets, or frames for a fill ring lack.
+/// The same while the kernel has not transmitted all packets, or a fill ring lacks frames.
 const SLEEP_UNSENT: Duration = Duration::from_millis(1);
 /// How long to wait for a worker's reply to a command. Commands run between two rounds, so this is
 /// ample.

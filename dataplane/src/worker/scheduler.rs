@@ -2,8 +2,8 @@
 //! and Varghese, 1995).
 //!
 //! A link has credit, in nanoseconds of the worker's time. Charged to it are the worker's time for
-//! its packets, and the time of the kernel to transmit packets that were received from it, which is
-//! most of it. A link without credit waits while another one with credit has packets; then all
+//! its packets, and the kernel's time to transmit packets that were received from it, which is the
+//! larger part. A link without credit waits while another one with credit has packets; then all
 //! links get the same credit. So links that always have packets get equal time, whatever their
 //! packets cost, and what one link doesn't use is available to the others.
 //!
@@ -14,8 +14,8 @@ use podgate_tables::ids::LinkId;
 
 use super::BATCH;
 
-/// Credit that a link gets at a time, nanoseconds: a batch of plain packets, or some dozen new
-/// flows.
+/// Credit that a link gets at a time, nanoseconds: a batch of plain packets, or a few new flows
+/// ([`NEW_FLOW`]).
 const QUANTUM: i64 = 50_000;
 
 /// Largest debt of a link, nanoseconds. Rounds are bounded by packets, and may take longer than
@@ -32,8 +32,8 @@ const FIRST_ESTIMATE: i64 = 500;
 const AVERAGED: i64 = 8;
 
 /// Additional charge for each flow that a link's packet opens, nanoseconds. So a flood of new flows
-/// yields to established ones: while the worker is fully loaded, a link opens at most about 50,000
-/// flows per second.
+/// yields to established ones: while another link always has packets, a link opens fewer than
+/// 100,000 flows per second.
 pub(super) const NEW_FLOW: u64 = 10_000;
 
 #[derive(Clone, Copy, Debug)]

@@ -10,11 +10,11 @@ use crate::packet::translate::translate_error;
 /// How a packet relates to the flow that has its tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Relation {
-    /// It belongs to it.
+    /// It belongs to that flow.
     Same,
-    /// It opens another flow in its place.
+    /// It opens another flow, which replaces that flow.
     Replaces,
-    /// The tuple is taken.
+    /// It belongs to another flow, so the tuple is taken.
     Conflict,
 }
 

@@ -11,7 +11,7 @@
 //!
 //! # Rules
 //! - *Who.* TCP, UDP and SCTP of pods. Packets from the host link are not translated: the kernel
-//!   has translated them, or has not for a reason. Other protocols to a cluster IP are not
+//!   has already translated those that it should. Other protocols to a cluster IP are not
 //!   translated either; policy sees the cluster IP, which is an address of `world`.
 //! - *Which backend.* [`ServicePort::choose`], which depends on the client's address, its port
 //!   without affinity, and the backends. Without affinity, the worker prefers backends whose flow
@@ -19,26 +19,27 @@
 //!   that it had last ([`super::affinity`]) until the service's timeout after its last new flow.
 //! - *No backend, or no such port*: the packet is dropped, and its sender is notified: of TCP by a
 //!   reset, of UDP and SCTP by "port unreachable". With backends on other nodes only, and
-//!   `internalTrafficPolicy: Local`, it is dropped silently, as kube-proxy does.
+//!   `internalTrafficPolicy: Local`, it is dropped silently, as by kube-proxy.
 //! - *A backend that is gone*: TCP and SCTP connections continue until they end. A UDP flow and a
 //!   SYN get another backend with the next packet.
 //! - *A pod that reaches itself*: the pod must not see its own address as the source, so the source
 //!   is replaced, too, by the service's address. The pod's replies are sent to that address and
 //!   find the flow. Such a flow is exempt from policy, as a pod may always reach itself.
 //! - *Conflicts.* A client may use one port for a service and for its backend directly, or for two
-//!   services with one backend. The flows then have the same tuple, and replies can't be
-//!   told apart. Segments of the second TCP connection are dropped while the first one is open; a
-//!   UDP flow ends when the client sends the other way.
+//!   services with one backend. The flows then have the same tuple, and replies can't be told
+//!   apart. Segments of the second TCP connection are dropped while the first one is open; a UDP
+//!   flow ends when the client sends to the other destination.
 //! - *Existing flows to an address that becomes a cluster IP*: TCP connections continue as they
 //!   are, others are translated.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
-//!   order of eviction of a flow. One that is evicted is made again from the same choice. Neither
-//!   of the two entries of a connection is evicted for the other one: if nothing else can be, a new
-//!   connection is dropped. Since only the opener's packets have the translation's tuple, and an
-//!   ACK of the opener proves nothing, the worker that has the flow reports when the other end has
-//!   answered, and when it has reset the connection ([`Notice`]). Until then the entry counts as
-//!   half-open: it expires soon, and is evicted first. If the ring is full, or the flow had been
-//!   answered before the translation was made again, the worker asks at the second packet.
+//!   order of eviction of a flow. One that is evicted is created again with the same choice.
+//!   Neither of the two entries of a connection is evicted for the other one: if nothing else can
+//!   be evicted, the new connection is dropped. Since only the opener's packets have the
+//!   translation's tuple, and an ACK of the opener proves nothing, the worker that has the flow
+//!   reports when the other end has answered, and when it has reset the connection ([`Notice`]).
+//!   Until then the entry counts as half-open: it expires soon, and is evicted first. If the ring
+//!   is full, or the flow had been answered before the translation was created again, the worker
+//!   asks at the second packet.
 
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
@@ -74,7 +75,7 @@ use super::targets::Targets;
 fn cluster_ip<'s>(cx: &PacketCtx<'s>, link: LinkId, tuple: &Tuple) -> Option<&'s ClusterIp> {
     let snapshot = cx.snapshot;
     let found = snapshot.policy.services.at(tuple.dst)?;
-    // An address of a pod or a node is theirs, whatever a Service says.
+    // The address of a pod or node is not a cluster IP, whatever a Service says.
     let is_ours = is_translated(tuple.protocol)
         && !snapshot.routes.is_host(link)
         && snapshot.policy.addresses.get(tuple.dst).is_none();
@@ -306,7 +307,7 @@ impl Pipeline {
     }
 
     /// The translation of a new flow, or the flow of a new translation, if it is in this table and
-    /// is of no use without the new one. (A datagram makes again what it lacks.)
+    /// is of no use without the new one. (A datagram creates what is missing.)
     pub(super) fn other_half(&self, flow: &Flow) -> Option<FlowIx> {
         let tuple = flow.tuple();
         let other = match flow.is_translation() {
@@ -324,7 +325,7 @@ impl Pipeline {
         Some(FlowNotice { link, tuple, frontend, confirmed })
     }
 
-    /// Tells a translation of its flow.
+    /// Sends a notice of a flow to its translation.
     pub(super) fn tell_translation(&mut self, cx: &mut PacketCtx<'_>, notice: Option<FlowNotice>) {
         let Some(notice) = notice else { return };
         match steer(&notice.translation(), self.workers) {
@@ -337,7 +338,7 @@ impl Pipeline {
         let FlowNotice { link, tuple, confirmed, .. } = notice;
         let Some((index, _)) = self.flows.lookup(&notice.translation()) else { return };
         let flow = self.flows.get(index);
-        // There may be another one by now.
+        // The tuple may belong to another translation by now.
         let is_its = flow.is_translation()
             && flow.link(FlowDirection::Original) == *link
             && self.targets.of(flow) == Some(destination(tuple));
@@ -346,7 +347,7 @@ impl Pipeline {
         }
     }
 
-    /// Applies a message of another worker.
+    /// Applies a notice of another worker.
     pub(super) fn learn(&mut self, egress: &mut Egress, notice: Notice, now: Nanos) {
         match notice {
             Notice::Affinity(record) => {
@@ -371,7 +372,7 @@ impl Pipeline {
         }
     }
 
-    /// Opens a flow from a pod to itself by a service.
+    /// Opens a flow from a pod to itself through a service.
     pub(super) fn open_loop(
         &mut self,
         cx: &mut PacketCtx<'_>,

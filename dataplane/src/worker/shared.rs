@@ -27,8 +27,8 @@ const HANDOFFS_TO_ONE: usize = 2048;
 /// Smallest capacity of one ring, packets.
 const HANDOFFS_MIN: usize = 64;
 
-/// Notices that may wait for one worker, divided equally among its rings. Beyond half of one it is
-/// woken.
+/// Notices that may wait for one worker, divided equally among its rings. A worker is woken when
+/// one of its rings is more than half full.
 const NOTICES_TO_ONE: usize = 1024;
 /// Smallest capacity of one ring, notices.
 const NOTICES_MIN: usize = 16;
@@ -88,7 +88,7 @@ pub struct Shared {
     pub answers: Answers,
     /// Packets that workers hand off to each other.
     pub(super) handoffs: PairRings<Handoff>,
-    /// Messages between workers.
+    /// Notices between workers.
     pub(super) notices: PairRings<Notice>,
     pub(super) sleepers: Vec<CachePadded<Sleeper>>,
     pub(super) rounds: Vec<CachePadded<Rounds>>,
@@ -149,7 +149,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells worker `to`. Returns false if the ring is full.
+    /// Sends a notice to worker `to`. Returns false if the ring is full.
     pub(super) fn tell(&self, from: u16, to: u16, notice: Notice) -> bool {
         let (ring, sleeper) = (self.notices.ring(from, to), &self.sleepers[usize::from(to)]);
         let told = ring.push(notice).is_ok();

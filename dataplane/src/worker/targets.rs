@@ -97,7 +97,7 @@ impl Targets {
         }
     }
 
-    /// A flow's opener is at another link now, whatever the share of that one.
+    /// A flow's opener is at another link now. That link's share is not checked.
     pub(super) fn transfer(&mut self, from: LinkId, to: LinkId, number: u16) {
         self.refer(to, number);
         self.release(from, number);

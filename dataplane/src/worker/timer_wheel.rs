@@ -1,5 +1,5 @@
-//! A hashed timer wheel (Varghese and Lauck, 1987): many timers, of which only those are visited
-//! that are due.
+//! A hashed timer wheel (Varghese and Lauck, 1987): however many timers there are, only those that
+//! are due are visited.
 //!
 //! A timer is named by a small number, a slot. Setting one takes constant time and, once the slot
 //! was used, no memory. A timer that is moved to a later time stays where it is and is
@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// Visits in a second of rounds, one each millisecond, in which one timer is due every 20 ms,
-    /// beside `idle` flows whose timers were visited before.
+    /// besides `idle` flows whose timers were visited before.
     fn visits_in_a_second(idle: u32) -> u64 {
         let mut wheel = TimerWheel::new();
         for slot in 1..=idle {

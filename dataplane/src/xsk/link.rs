@@ -23,8 +23,8 @@ use crate::mem::{Claim, FrameOwnership, FramePool, Registrant, Umem};
 pub struct RingSizes {
     /// Frames to receive into, shared by the link's workers.
     pub fill: u32,
-    /// Of them while the link is idle: no ring, so any number. The fill ring is kept full if this
-    /// is not less than `fill`.
+    /// Those of them that are filled while the link is idle; this may be any number. The fill ring
+    /// is kept full if it is not less than `fill`.
     pub idle: u32,
     /// Transmitted frames that are not reclaimed yet, shared by the link's workers.
     pub completion: u32,
@@ -110,7 +110,7 @@ impl XskLink {
         Some(Serviced { false_completions, starved })
     }
 
-    /// Keeps workers from servicing the link, as one that does so keeps the others.
+    /// Keeps workers from servicing the link, as a worker that services it keeps the others.
     #[cfg(test)]
     pub(super) fn lock_rings(&self) -> impl Sized {
         self.rings.lock().unwrap()

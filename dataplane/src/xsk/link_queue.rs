@@ -38,8 +38,8 @@ pub struct LinkQueue {
     assembler: Assembler,
     /// Whether the kernel may have left published entries on the transmit ring.
     unsent: bool,
-    /// Whether the kernel has left more frames on the ring than a link may keep that doesn't take
-    /// them.
+    /// Whether the kernel has left more frames on the ring than a link that doesn't take them may
+    /// keep.
     stalled: bool,
     /// Whether the fill ring may lack frames.
     needs_refill: bool,

@@ -1,6 +1,6 @@
 //! A worker's two AF_XDP sockets on a link: one receives, one transmits.
 //!
-//! A worker sleeps on the first. If it transmitted by the same one, the kernel would walk the
+//! A worker sleeps on the first. If it also transmitted through this one, the kernel would walk the
 //! socket's wait queue, under a lock, for each transmitted packet (`sock_wfree`,
 //! `net/core/sock.c`).
 

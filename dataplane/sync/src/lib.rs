@@ -1,14 +1,14 @@
-//! How threads of the dataplane synchronize, apart from what they exchange.
+//! How threads of the dataplane synchronize, without the data that they exchange.
 //!
-//! They are a crate so that [loom](https://docs.rs/loom) can check every interleaving of them
-//! without building the dataplane:
+//! This is a crate of its own so that [loom](https://docs.rs/loom) can check every interleaving of
+//! the threads without building the dataplane:
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test -p podgate-sync --lib loom
 //! ```
 //!
-//! The queues are crossbeam's, which its authors model themselves; under loom a simple bounded
-//! queue stands in for them.
+//! The queues are crossbeam's, whose authors check them; under loom a simple bounded queue stands
+//! in for them.
 #![forbid(unsafe_code)]
 
 mod atomic;

@@ -61,8 +61,8 @@ drop_reasons! {
     L7Limit = ("l7_limit", 198),
     /// A request head was not complete in time.
     L7Timeout = ("l7_timeout", 134),
-    /// A DNS response that answers no query of its flow, or the datagram of a DNS server that no
-    /// query was sent to.
+    /// A DNS response that answers no query of its flow, or a datagram from a DNS server to which
+    /// no query was sent.
     DnsUnsolicited = ("dns_unsolicited", 134),
     /// A DNS response whose addresses the control thread has not admitted in time.
     DnsUnreleased = ("dns_unreleased", 134),
@@ -107,10 +107,11 @@ drop_reasons! {
     ServiceNoBackend = ("service_no_backend", 158),
     /// A packet to a cluster IP, at a port that its service does not have.
     ServiceNoPort = ("service_no_port", 158),
-    /// A packet whose tuple, or that which its translation would have, is that of another flow to
-    /// or from a service.
+    /// A packet whose tuple, before or after translation, already belongs to another flow to or
+    /// from a service.
     ServiceConflict = ("service_conflict", 134),
-    /// The worker translates to as many distinct addresses and ports as it can.
+    /// The worker has no room for another target of translations (address and port), or the link
+    /// has used up its share of them.
     ServiceFull = ("service_full", 155),
     /// TTL or hop limit exceeded in transit.
     TtlExceeded = ("ttl_exceeded", 196),
@@ -172,7 +173,7 @@ drop_reasons! {
 }
 
 impl FrameDropReason {
-    /// Whether it is a reason to drop frames to a pod, not from one.
+    /// Whether it is a reason to drop frames that are sent to a pod.
     #[must_use]
     pub const fn is_to_pod(self) -> bool {
         match self {

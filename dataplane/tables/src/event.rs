@@ -76,7 +76,8 @@ pub enum EventKind<R = RequestRecord> {
         reason: FrameDropReason,
         /// The Ethernet addresses, as in [`Self::Unparsed`]; `None` where the program sees none.
         ethernet: Option<Ethernet>,
-        /// As in [`Self::Unparsed`]. If not, and the frame is to a pod, that is the destination.
+        /// As in [`Self::Unparsed`]; for a frame to a pod, the endpoint of the link is the
+        /// destination.
         has_addresses: bool,
     },
     /// An L7 request was allowed or denied.

@@ -36,8 +36,8 @@ impl Epoch {
 /// The lower half of an epoch. A flow stores it with its verdict: 4 bytes in place of 8.
 ///
 /// Epochs that are 2³² publications apart are equal here. With 10,000 publications a second, that
-/// takes five days; a flow without a packet times out in two hours, and a packet under another
-/// epoch has the flow decided again.
+/// takes five days; a flow without a packet times out in two hours, and a flow whose packet finds
+/// another epoch is decided again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShortEpoch(u32);
 

@@ -70,8 +70,8 @@ pub enum Affinity {
     /// By the flow's tuple.
     #[default]
     None,
-    /// By the client's address: a client gets the backend that it had last, as long as that is
-    /// still one (`sessionAffinity: ClientIP`).
+    /// By the client's address: a client gets the backend that it had last, as long as the port
+    /// still has that backend (`sessionAffinity: ClientIP`).
     ClientIp {
         /// How long after a client's last flow, seconds.
         seconds: u32,
@@ -206,8 +206,8 @@ pub const fn is_translated(protocol: u8) -> bool {
     matches!(protocol, proto::TCP | proto::UDP | proto::SCTP)
 }
 
-/// Chooses among backends. The choice depends only on the arguments, so every worker and every
-/// restart of the agent makes the same one, and state that is lost is made again.
+/// Chooses among backends. The choice depends only on the arguments, so every worker makes the same
+/// one, also after a restart of the agent: a choice that was lost is made again.
 impl ServicePort {
     /// Whether this is one of the backends.
     #[must_use]
@@ -219,8 +219,9 @@ impl ServicePort {
     /// is none.
     ///
     /// With affinity it is the one with the highest hash of client and backend (rendezvous
-    /// hashing): when backends come and go, only clients of those change. Without, it is the first
-    /// of [`CANDIDATES`] chosen by the hash of client and port that is `preferred`, or the first.
+    /// hashing): when backends come and go, only clients of those change. Without affinity, the
+    /// hash of client and port chooses up to [`CANDIDATES`] backends; it is the first of them that
+    /// is `preferred`, or else the first.
     #[must_use]
     pub fn choose(&self, client: L4Addr, preferred: impl Fn(L4Addr) -> bool) -> Option<L4Addr> {
         let address = client.address.bits();
@@ -323,7 +324,7 @@ mod tests {
         let odd = |backend: L4Addr| backend.address.bits() % 2 == 1;
         let chosen: Vec<_> = (0..1000).map(|n| port.choose(client(n), odd).unwrap()).collect();
         let preferred = chosen.iter().filter(|backend| odd(**backend)).count();
-        // Four candidates, each odd with even odds.
+        // Four candidates, each with an odd number with probability 1/2.
         assert!(preferred > 880, "{preferred}");
         assert_eq!(chosen.into_iter().collect::<HashSet<_>>().len(), 4);
     }

@@ -22,7 +22,7 @@ impl Rate {
 /// A bucket, which is full at first. Its [`Rate`] is an argument, so that it takes eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct TokenBucket {
-    /// When it will be full; it is, if that is in the past.
+    /// When it will be full again; it is full if this is in the past.
     full_at: Nanos,
 }
 

@@ -1,4 +1,4 @@
-//! Ports over real AF_XDP sockets: pods in namespaces, veths, the XDP program, and a minimal loop
+//! Links over real AF_XDP sockets: pods in namespaces, veths, the XDP program, and a minimal loop
 //! that forwards packets from one link to the other. Needs root and Linux 6.6.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -192,7 +192,7 @@ fn a_flush_transmits_the_whole_ring_without_needless_system_calls() {
     let mut pool = umem.pool();
     let queue = first_queue(&mut node, LinkId(0));
     // The pod's side drops packets while its CPU is busy with other tests, and a drop ends the
-    // call. Without one, a call sends everything, before Linux 6.17 everything of 32 packets.
+    // call. Without one, a call sends everything; before Linux 6.17, at most 32 packets.
     let sent_at_once = (0..100).any(|_| {
         let before = queue.statistics().wakeups;
         for _ in 0..200 {

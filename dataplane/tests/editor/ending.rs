@@ -12,7 +12,8 @@ fn a_blind_reset_neither_passes_nor_ends_the_inspection() {
     let from_server = lab.server.next().wrapping_sub(2);
     lab.send(SERVER, from_server, 0, RST, b"");
     assert!(lab.io.sent.is_empty());
-    // In the window, but not exact: the server challenges it, and lives.
+    // In the window, but not exact: the server sends a challenge ACK, and its connection stays
+    // open.
     lab.send(CLIENT, seq.wrapping_add(5), 0, RST, b"");
     lab.exchange();
     assert!(!lab.server.was_reset && !lab.client.was_reset);
@@ -82,7 +83,8 @@ fn closing_resets_both_ends_wherever_they_are() {
 fn resets_that_miss_are_corrected_by_the_challenge() {
     let mut lab = lab();
     lab.serves = false;
-    // A lost packet of a body: the server expects less than we sent on.
+    // A lost packet of a body: the server expects an earlier byte than the one after those we
+    // forwarded.
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n";
     lab.request(head);
     let at = head.len() as u32;

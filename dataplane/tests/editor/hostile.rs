@@ -137,7 +137,7 @@ fn trick() -> impl Strategy<Value = Trick> {
         })
 }
 
-/// Bytes that may be kept: few enough to meet the bound, or as many as one likes.
+/// Bytes that may be buffered: few enough that the bound is reached, or without a bound.
 fn buffered_max() -> impl Strategy<Value = usize> {
     prop_oneof![0..2_000_usize, Just(usize::MAX)]
 }
@@ -200,7 +200,7 @@ proptest! {
         cuts.sort_unstable();
         cuts.dedup();
         let pieces: Vec<_> = cuts.windows(2).map(|pair| (pair[0], pair[1] - pair[0])).collect();
-        // First in a random order with repetitions, at last as a client that resends.
+        // First in a random order with repetitions, then as from a client that retransmits.
         let piece = |index: &prop::sample::Index| pieces[index.index(pieces.len())];
         let mut sent: Vec<_> = order.iter().map(piece).collect();
         sent.extend(&pieces);

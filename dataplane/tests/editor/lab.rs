@@ -65,7 +65,7 @@ impl End {
         self.isn.wrapping_add(1 + self.sent)
     }
 
-    /// PAWS (RFC 7323 §5.3). What we make or put off must not fail it.
+    /// PAWS (RFC 7323 §5.3). Segments that we build or delay must pass it.
     fn takes_timestamp(&mut self, packet: &Outgoing) -> bool {
         let (value, _) = packet.timestamps().expect("timestamps go on");
         let recent = self.peer_timestamp.unwrap_or(value);
@@ -164,7 +164,7 @@ pub(super) struct Lab {
     answered: usize,
     /// Ends acknowledge what they take.
     pub(super) acks: bool,
-    /// Everything that was delivered, for a look.
+    /// Everything that was delivered, for tests to look at.
     pub(super) log: Vec<Outgoing>,
 }
 

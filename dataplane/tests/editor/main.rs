@@ -28,7 +28,7 @@ fn lab() -> Lab {
     Lab::open(Options::default())
 }
 
-/// Every kind of wire that the editor has to write to.
+/// Every combination of headers and frame sizes that the editor has to edit.
 fn all_wires() -> impl Iterator<Item = Options> {
     (0..16).map(|bits| Options {
         v6: bits & 1 != 0,

@@ -1,4 +1,4 @@
-//! How following begins: handshakes, honest and not.
+//! How the editor begins to follow a connection: genuine and forged handshakes.
 
 use podgate_dataplane::packet::tcp_options::NO_OPERATION;
 
@@ -94,7 +94,7 @@ fn repeated_syns_change_nothing() {
     lab.request(DOCS);
     lab.syn();
     lab.send(SERVER, isn, ack, SYN | ACK, b"");
-    // Another number for an open connection is a lie or a stray.
+    // A SYN-ACK with another number on an open connection is forged or late.
     lab.send(SERVER, isn.wrapping_add(9), ack, SYN | ACK, b"");
     assert_eq!(lab.io.dropped, [DropReason::Malformed]);
     lab.exchange();

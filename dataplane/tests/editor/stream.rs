@@ -54,7 +54,7 @@ fn the_corpus_has_one_outcome_for_every_segmentation() {
         for (name, stream) in corpus(folder) {
             let run = |pieces: &[(usize, usize)]| {
                 let (server, client) = run_pieces(&stream, pieces, Options::default());
-                // Whether the server answers before a reset is a matter of time.
+                // Whether the server answers before a reset depends on timing.
                 let depends = matches!(folder, "not-http1" | "broken-body");
                 (server, if depends { Vec::new() } else { client })
             };
@@ -128,7 +128,7 @@ fn bytes_that_we_acknowledged_are_delivered_though_packets_are_lost() {
     lab.client_sends(10, &DOCS[10..], PSH);
     lab.exchange_with(|packet| packet.direction == SERVER);
     assert!(lab.server.received.is_empty());
-    // The client sends again only what nobody acknowledged.
+    // The client retransmits only what was not acknowledged.
     lab.client_sends(10, &DOCS[10..], PSH);
     lab.exchange();
     assert!(lab.server.received.is_empty());
@@ -346,7 +346,7 @@ fn responses_may_lose_body_bytes_before_us() {
     lab.response(head);
     let at = head.len() as u32;
     lab.server_sends(at + 1000, &[b'b'; 2000], 0);
-    // What comes after bytes that frame must wait for them.
+    // What comes after bytes that determine framing must wait for them.
     lab.server_sends(at, &[b'a'; 1000], 0);
     lab.exchange();
     assert_eq!(lab.client.received.len(), head.len() + 3000);
@@ -413,7 +413,7 @@ fn only_bytes_that_we_can_send_again_are_acknowledged() {
     lab.serves = false;
     let head = b"POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n";
     lab.request(head);
-    // The body is lost after us, and after it a head begins.
+    // The body is lost between the editor and the server, and after it a head begins.
     let at = head.len() as u32;
     lab.client_sends(at, &[b"body", &DOCS[..9]].concat(), 0);
     lab.exchange_with(|packet| packet.direction == SERVER);

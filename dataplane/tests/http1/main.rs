@@ -32,7 +32,7 @@ fn run<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Http {
 
 /// What the server gets, what the client gets from us, each verdict, and how it ended.
 fn outcome(http: &Http) -> (Vec<u8>, Vec<u8>, Vec<bool>, Option<DropReason>, bool) {
-    // Whether an answer goes before a reset is a matter of time.
+    // Whether an answer is sent before a reset depends on timing.
     let is_reset = http.reset.is_some();
     let answered = if is_reset { Vec::new() } else { http.responses.received.clone() };
     (http.requests.received.clone(), answered, http.verdicts(), http.reset, http.closed)

@@ -148,7 +148,7 @@ impl Capture {
     /// Reads a capture in memory; `path` is for errors.
     ///
     /// # Errors
-    /// As of [`Self::read`].
+    /// As [`Self::read`].
     pub(super) fn parse(path: &Path, file: Vec<u8>) -> Result<Self, CaptureError> {
         let (format, mut records) = Records::read(&file)
             .map_err(|reason| CaptureError::NotACapture { path: path.into(), reason })?;

@@ -1,5 +1,5 @@
 //! Cost of observers on the packet path: a client that follows all flows, and scrapes of the
-//! metrics, against none. Flow records are made of new flows in both cases.
+//! metrics, against none. Flow records are made for new flows in both cases.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::peers::{PeerPath, on_forwarder_core, podgate};
 
 pub(crate) const OVERHEAD: &str = "observe.overhead";
 
-/// The rate that is left with everything on, of that with nothing.
+/// Minimum rate with all observers, relative to the rate without any.
 const BAR: f64 = 0.95;
 /// Policies for the server that don't match.
 const RULES: u32 = 10;

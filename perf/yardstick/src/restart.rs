@@ -1,5 +1,5 @@
-//! A clean restart of the real agent on a node with many pods: the length of the outage between two
-//! of them.
+//! A clean restart of the real agent on a node with many pods: the length of the outage between the
+//! old agent and the new one.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};

@@ -1,4 +1,4 @@
-//! TCP from pod to pod by a service's cluster IP, against the pod's own address.
+//! TCP from pod to pod through a service's cluster IP, against the pod's own address.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -26,7 +26,8 @@ pub(crate) const IDS: &[&str] = &[BULK, RR, BULK_2, RR_2, BULK_HANDED_OFF, RR_HA
 
 /// Number of rules before the one that matches.
 const RULES: u32 = 10;
-/// What is left of the bulk stream and of the requests per second to the pod itself.
+/// Minimum throughput of the bulk stream, and minimum requests per second, relative to those to the
+/// pod itself.
 const BULK_BAR: f64 = 0.8;
 const RR_BAR: f64 = 0.9;
 /// The first port of clients whose packets are handed off. A connection's port is not used again
@@ -38,7 +39,7 @@ const FIRST_PORT: u16 = 20_000;
 enum ClientPorts {
     /// Ephemeral ones, as the kernel chooses them: one worker has both tuples of a flow.
     Ephemeral,
-    /// Others, of which one worker translates the packets and hands them off to the other.
+    /// Others: one worker translates their packets and hands them off to the other.
     HandedOff,
 }
 

@@ -13,8 +13,8 @@ use serde_json::Value;
 const ID: &str = "pipeline.established.64";
 
 /// Maximum throughput of the slowed worker, relative to the normal one. The slowed worker wastes
-/// about a hundred nanoseconds on each packet, as many as this profile's build needs for it. The
-/// two runs are interleaved.
+/// about a hundred nanoseconds on each packet, about as long as this profile's build takes to
+/// process one. The two runs are interleaved.
 const SLOWED_MAX: f64 = 0.8;
 
 const FIELDS: [&str; 7] = ["baseline", "id", "max", "median", "min", "ratio", "unit"];

@@ -18,7 +18,7 @@ use crate::store::Store;
 pub(super) struct PodEntry {
     pub(super) identity: u32,
     pub(super) addresses: Vec<Address>,
-    /// Names of its ports, in step with the pod's ports.
+    /// Names of its ports, in the order of the pod's ports.
     pub(super) port_names: Vec<PortNameId>,
     pub(super) named_ports: Option<NamedPorts>,
     /// When the pod was created.
@@ -105,7 +105,7 @@ impl Claims {
     }
 
     /// Writes the row of an address. One that several pods claim belongs to the youngest of them
-    /// (the others are about to go); a node's address is never a pod's.
+    /// (the others are about to be removed); a node's address is never a pod's.
     pub(super) fn write_address(
         &self,
         address: Address,

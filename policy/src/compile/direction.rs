@@ -93,7 +93,7 @@ fn add_entries(
         let (ports, name) = match &element.ports.ports {
             PortNumbers::All => (ALL_PORTS, None),
             PortNumbers::Range(range) => (range.clone(), None),
-            // Which number the name has depends on the pod, so the entry is everywhere.
+            // The number of the name depends on the pod, so the entry covers all ports.
             PortNumbers::Named(name) => match port_name(name) {
                 Some(id) => (ALL_PORTS, Some(id)),
                 None => continue,

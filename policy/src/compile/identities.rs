@@ -64,8 +64,8 @@ struct Namespace {
     identities: Vec<u32>,
 }
 
-/// Labels and numbers of the reserved identities, in the order of `PolicyTables::WORLD_V4` and its
-/// neighbours. Cilium's numbers (cilium `pkg/identity/numericidentity.go`).
+/// Labels and numbers of the reserved identities, in the order of `PolicyTables::WORLD_V4` and the
+/// constants after it. Cilium's numbers (cilium `pkg/identity/numericidentity.go`).
 pub(super) const RESERVED: [(u32, &[&str]); PolicyTables::RESERVED as usize] = [
     (9, &["world", "world-ipv4"]),
     (10, &["world", "world-ipv6"]),

@@ -1,4 +1,4 @@
-//! Finding the selectors that match an identity without asking all of them.
+//! Finding the selectors that match an identity without evaluating all of them.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -39,8 +39,8 @@ impl Equivalent<ExactLabel> for LabelQuery<'_> {
 
 /// Selectors by a label that they require.
 ///
-/// Nearly every selector demands some exact label, and an identity has few labels: those of the
-/// identity find the selectors that can match it, and only these are evaluated. The others, which
+/// Nearly every selector demands some exact label, and an identity has few labels: by these labels
+/// the selectors that can match it are found, and only those are evaluated. The others, which
 /// demand no exact label, are evaluated for every identity.
 #[derive(Debug, Default)]
 pub(super) struct SelectorIndex {

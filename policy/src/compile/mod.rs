@@ -73,7 +73,7 @@ pub fn compile(store: &Store) -> Compiled {
 pub struct Compiler {
     /// How far this compiler has read the store's change log.
     cursor: Cursor,
-    /// The same of the log of DNS names.
+    /// The same for the log of DNS names.
     name_cursor: Cursor,
     builder: TableBuilder,
     program: Program,

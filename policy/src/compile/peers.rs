@@ -33,7 +33,7 @@ enum AddressSource {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     selectors: Interner<Selector>,
-    /// Selectors that ask of the namespace only.
+    /// Selectors with conditions on the namespace only.
     of_namespaces: SelectorIndex,
     /// The others.
     of_identities: SelectorIndex,
@@ -184,7 +184,7 @@ impl Peers {
         matching(&self.of_namespaces, label_context)
     }
 
-    /// Brings the patterns up to date that match one of the `names`; all names if that is `None`.
+    /// Brings up to date the patterns that match one of `names`; all patterns if `names` is `None`.
     pub(super) fn update_names(
         &mut self,
         names: Option<BTreeSet<Arc<str>>>,

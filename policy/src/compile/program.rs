@@ -17,7 +17,7 @@ pub(super) struct RuleSetEntry {
     rule_sets: Arc<[RuleSet]>,
     /// Which of the policy's rule sets this is.
     pub(super) index: usize,
-    /// Numbers of the rules and of their peers, in step with the rules.
+    /// Numbers of the rules and of their peers, in the order of the rules.
     pub(super) numbers: Vec<(RuleId, Vec<PeerMatch>)>,
 }
 

@@ -1,6 +1,6 @@
 //! Services, from their objects and EndpointSlices to the table of cluster IPs.
 //!
-//! A service is translated once there is an EndpointSlice of it, be it an empty one: without any,
+//! A service is translated once there is an EndpointSlice of it, even an empty one: without any,
 //! nothing is known of its backends, and its packets are left to the node's kernel. A change of a
 //! service or of one of its slices costs as much as that service.
 
@@ -41,7 +41,7 @@ enum NoRow {
 pub(super) struct Services {
     /// Addresses whose first service has no row.
     without_row: BTreeMap<IpAddr, NoRow>,
-    /// How many services beside the first one claim an address, if some do.
+    /// How many services besides the first one claim an address, if some do.
     contested: BTreeMap<IpAddr, usize>,
     /// Cluster IPs of each service.
     addresses: BTreeMap<Name, Vec<IpAddr>>,

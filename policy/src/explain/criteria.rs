@@ -51,7 +51,7 @@ const fn is_zero(number: &usize) -> bool {
 const REASONS_MAX: usize = 8;
 
 impl Failure {
-    /// Of reasons with how far each is from a match.
+    /// From reasons, each with its distance from a match.
     fn new(criterion: Criterion, mut reasons: Vec<(usize, String)>) -> Self {
         // Stable: what is equally far stays in the order of the policy.
         reasons.sort_by_key(|(distance, _)| *distance);
@@ -282,9 +282,10 @@ impl Case<'_> {
         format!(", which is {} at {who}", numbers.join(" and "))
     }
 
-    /// A request is denied if each matching element has L7 rules and none allows it, and if any of
-    /// them has rules for another L7 protocol: the flow's inspector would not understand it, so an
-    /// element without rules does not help ([`L7Policy::decide`](podgate_tables::l7::L7Policy)).
+    /// A request is denied if each matching element has L7 rules and none allows it, and also if
+    /// any of them has rules for another L7 protocol: the flow's inspector would not understand it,
+    /// so an element without rules does not help
+    /// ([`L7Policy::decide`](podgate_tables::l7::L7Policy)).
     fn match_request(&self, matching: &[&RulePorts]) -> Option<Failure> {
         let request = self.request?;
         let failure = |rules: &mut dyn Iterator<Item = &L7Rules>| {

@@ -183,7 +183,7 @@ pub enum Local<'a> {
 
 /// Explains what the tables say of a flow, and perhaps of a request on it.
 ///
-/// `compiled` must be of just this `store`.
+/// `compiled` must be compiled from `store` as it is now.
 ///
 /// # Errors
 /// When there is no such flow.

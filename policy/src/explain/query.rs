@@ -35,14 +35,14 @@ pub enum EndName {
     Address(IpAddr),
     /// A pod.
     Pod {
-        /// Its namespace; `None` is whichever has the pod.
+        /// Its namespace; `None` if it may be any.
         namespace: Option<String>,
         /// Its name.
         name: String,
     },
     /// A service.
     Service {
-        /// Its namespace; `None` is whichever has the service.
+        /// Its namespace; `None` if it may be any.
         namespace: Option<String>,
         /// Its name.
         name: String,
@@ -103,8 +103,8 @@ impl fmt::Display for EndName {
 pub struct Transport {
     /// IP protocol number.
     pub protocol: u8,
-    /// Destination port, or ICMP type. `None` for protocols without, and for an ICMP echo request
-    /// of the family that the addresses are of.
+    /// Destination port, or ICMP type. `None` for protocols without either, and for an ICMP echo
+    /// request of the family that the addresses are of.
     pub number: Option<u16>,
 }
 

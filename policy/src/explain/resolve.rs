@@ -223,7 +223,7 @@ fn unknown(namespace: Option<&str>, name: &str, store: &Store) -> QueryError {
         Some(_) => pod.to_string(),
         None => pod.name.to_string(),
     };
-    // Pods of a Deployment are called by its name and something behind it.
+    // Pods of a Deployment have its name and a suffix.
     let begins = |pod: &str| pod.strip_prefix(&asked).is_some_and(|rest| rest.starts_with('-'));
     let pods = || store.pods().map(|(pod, _)| (text(pod), pod));
     let mut similar: Vec<PodName> =
@@ -246,7 +246,7 @@ fn unknown(namespace: Option<&str>, name: &str, store: &Store) -> QueryError {
 }
 
 /// The pods of a query: its first end that is one. The other end, if that is a pod too, is no
-/// address of a node, so it needs not be known which node this is.
+/// address of a node, so it need not be known which node this is.
 #[must_use]
 pub fn pods_in_question(query: &Query, store: &Store) -> Vec<PodName> {
     let pod = |end: &EndName| match end {

@@ -33,7 +33,7 @@ pub struct SelectorInfo {
 
 /// All selectors of peers in the rules in force, in the order of their text.
 ///
-/// `compiled` must be of just this `store`.
+/// `compiled` must be compiled from `store` as it is now.
 #[must_use]
 pub fn selectors(store: &Store, compiled: &Compiled) -> Vec<SelectorInfo> {
     let users = Users::of(store);

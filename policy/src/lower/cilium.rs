@@ -29,7 +29,7 @@ pub(crate) fn lower_cilium(
     policy.specs.iter().map(|spec| scope.lower_spec(spec)).collect()
 }
 
-/// Where a policy stands.
+/// The namespace of a policy, and the objects that it may refer to.
 #[derive(Clone, Copy)]
 struct Scope<'a> {
     namespace: Option<&'a str>,
@@ -187,15 +187,16 @@ fn leave_out(network: IpNet, except: &[IpNet]) -> Option<PeerSelector> {
     Some(world(network, within.collect()))
 }
 
-/// A namespaced policy selects in its own namespace only: nothing, if it asks for another one.
+/// A namespaced policy selects in its own namespace only. It selects nothing if its selector asks
+/// for another one.
 fn lower_endpoint_selector(selector: &LabelSelector, namespace: Option<&str>) -> Selector {
     let mut conditions = requirements(selector, LabelKey::cilium);
     conditions.extend(namespace.map(in_namespace));
     Selector::new(conditions)
 }
 
-/// Peers by labels are pods of the policy's namespace, or pods of all for a cluster-wide policy,
-/// unless the selector itself has labels of namespaces or reserved labels.
+/// Peers by labels are pods of the policy's namespace, or of all namespaces for a cluster-wide
+/// policy, unless the selector itself has labels of namespaces or reserved labels.
 fn lower_endpoints(selector: &LabelSelector, namespace: Option<&str>) -> Selector {
     let mut conditions = requirements(selector, LabelKey::cilium);
     let names = |wanted: fn(&LabelKey) -> bool| {

@@ -59,7 +59,7 @@ fn entries(rules: &[&Rule]) -> u64 {
     rules.iter().map(|rule| peers(rule).saturating_mul(ranges_of(rule) as u64)).sum()
 }
 
-/// How many of the ranges that begin at `cuts` lie in a range that was cut out by them.
+/// How many of the ranges that begin at `cuts` lie in `range`, whose own bounds are among the cuts.
 fn ranges_in(cuts: &[u16], range: &RangeInclusive<u16>) -> usize {
     let (first, last) = (range.start(), range.end());
     cuts.partition_point(|cut| cut <= last) - cuts.partition_point(|cut| cut < first)

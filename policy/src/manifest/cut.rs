@@ -1,4 +1,4 @@
-//! Cutting a text into its documents, so that a broken one takes no other with it.
+//! Cutting a text into its documents, so that a broken one does not affect the others.
 
 use std::iter;
 
@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 
 use super::places::Position;
 
-/// What says at the start of a text, or of a document in it, how it is encoded.
+/// Marks the encoding, at the start of a text or of a document in it.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The text of one document.
@@ -15,7 +15,7 @@ pub(super) struct Cut<'a> {
     pub(super) text: &'a str,
     /// Bytes of the whole text before it.
     pub(super) offset: usize,
-    /// Where in the whole it begins.
+    /// Where it begins in the whole text.
     pub(super) start: Position,
 }
 
@@ -27,7 +27,7 @@ struct LineStart {
 }
 
 /// Cuts YAML into documents: after `...`, before `---` with the directives above it, and before a
-/// byte order mark (YAML 1.2.2 §9). The two markers are nothing else at the start of a line
+/// byte order mark (YAML 1.2.2 §9). The two markers have no other meaning at the start of a line
 /// (§9.1.2, `c-forbidden`). Files are joined without `...` between them, so directives begin a
 /// document without it too.
 pub(super) fn split_yaml(text: &str) -> Vec<Cut<'_>> {

@@ -1,7 +1,7 @@
 //! Reading objects from files: YAML or JSON, several documents a file, lists taken apart.
 //!
-//! What can't be read becomes a [`Rejection`] that names file and line; the others are not
-//! affected. Sizes, nesting and aliases are bounded, so that no file can hang or exhaust the
+//! An object that can't be read becomes a [`Rejection`] that names file and line; other objects are
+//! not affected. Sizes, nesting and aliases are bounded, so that no file can hang or exhaust the
 //! reader.
 
 mod cut;
@@ -67,7 +67,7 @@ struct Part {
     text: Box<str>,
     /// Position of its first character in the file.
     start: Position,
-    /// Found out with the first rejection.
+    /// Computed at the first rejection.
     places: OnceLock<Option<Places>>,
 }
 
@@ -102,7 +102,7 @@ impl Source {
         SourceLocation { file: Arc::clone(&self.location.file), line, column }
     }
 
-    /// The text of a number or a truth value, as it is written.
+    /// The text of a number or a boolean, as it is written.
     pub(crate) fn written(&self, field: &FieldPath) -> Option<&str> {
         let places = self.part.places.get_or_init(|| Places::of(&self.part.text)).as_ref();
         let Position { line, column } = places?.item(&self.items)?.value(field)?;
@@ -317,7 +317,7 @@ fn parse_json(part: &Cut<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
             flatten(value, Source::new(file, part.text, part.start, part.start), documents);
         }
         Err(error) => {
-            // The library counts bytes, and those that it has read.
+            // The library's column is the number of bytes that it has read.
             let line = part.text.split('\n').nth(error.line().saturating_sub(1));
             let before = line.unwrap_or_default().char_indices();
             let before = before.take_while(|(at, _)| at + 1 < error.column());
@@ -368,8 +368,8 @@ fn is_template_line(line: &str) -> bool {
     !line.starts_with('#') && (line.starts_with("{{") || value.starts_with("{{"))
 }
 
-/// What is wrong, without places: those of the library count from the start of the document,
-/// not with the file.
+/// What is wrong, without positions: those of the library count from the start of the document, not
+/// of the file.
 fn in_words(error: &serde_saphyr::Error) -> String {
     let formatter = UserMessageFormatter.with_localizer(&Placeless);
     error.render_with_options(serde_saphyr::render_options! {
@@ -444,8 +444,8 @@ fn flatten(mut value: Value, source: Source, documents: &mut Vec<Document>) {
     }
 }
 
-/// Kinds of answers of an API server that are not objects of the cluster: what a program saves that
-/// asked for objects and did not get them.
+/// Kinds of answers of an API server that are not objects of the cluster: what is saved if a
+/// program asked for objects and did not get them.
 const ANSWERS: [&str; 6] =
     ["Status", "Table", "APIResourceList", "APIGroup", "APIGroupList", "APIVersions"];
 
@@ -468,7 +468,7 @@ fn is_relevant(element: &str, version: Option<&str>) -> bool {
     element.is_empty() || !matches!(Relevance::of_kind(Some(element), version), Relevance::None)
 }
 
-/// Gives an element of a list of `kind` objects what it leaves to the list to say.
+/// Sets what an element of a list of `kind` objects leaves to the list: its kind and apiVersion.
 fn inherit(item: &mut Value, kind: &str, version: Option<&str>) {
     let Value::Object(item) = item else { return };
     if kind.is_empty() {

@@ -21,14 +21,14 @@ impl Position {
     /// Where a text begins.
     pub(super) const START: Self = Self { line: 1, column: 1 };
 
-    /// Where a text ends that begins here.
+    /// Where `text` ends if it begins here.
     pub(super) fn after(self, text: &str) -> Self {
         let lines = text.bytes().filter(|byte| *byte == b'\n').count() as u32;
         let last = text.rsplit('\n').next().unwrap_or_default().chars().count() as u32;
         self.then(Self { line: 1 + lines, column: 1 + last })
     }
 
-    /// The place in the whole of what is at `inner` in a part that begins here.
+    /// The position in the whole text of what is at `inner` in a part that begins here.
     pub(super) const fn then(self, inner: Self) -> Self {
         let column = if inner.line == 1 { self.column - 1 + inner.column } else { inner.column };
         Self { line: self.line - 1 + inner.line, column }

@@ -169,7 +169,8 @@ impl Service {
         let list = spec.take("clusterIPs");
         let list = list.iter().filter_map(|field| field.value().as_array()).flatten();
         let one = spec.take("clusterIP");
-        // An empty one is one to come, and `None` says that there is to be none.
+        // An empty text means that the address is still to be assigned, and `None` that there is
+        // none.
         service.cluster_ips = list.chain(one.iter().map(Field::value)).filter_map(text).collect();
         service.cluster_ips.sort_unstable();
         service.cluster_ips.dedup();
@@ -205,8 +206,8 @@ impl Service {
 pub struct EndpointSlice {
     /// Name of the service, from the label `kubernetes.io/service-name`; empty if there is none.
     pub service: String,
-    /// Addresses of all endpoints, sorted. Those that are not ready too: they may still end
-    /// connections.
+    /// Addresses of all endpoints, sorted. Also of endpoints that are not ready: they may still
+    /// have connections.
     pub addresses: Vec<IpAddr>,
     /// Ports of the endpoints. A named target port has its number here.
     pub ports: Vec<ServicePort>,
@@ -227,8 +228,8 @@ pub struct SliceEndpoint {
 }
 
 impl SliceEndpoint {
-    /// `None` if it takes no connections, or has no address that can be one's (API validation
-    /// rejects the same, `ValidateEndpointIP` in `pkg/apis/core/validation`).
+    /// `None` if it takes no connections, or has no address that an endpoint can have (API
+    /// validation rejects the same, `ValidateEndpointIP` in `pkg/apis/core/validation`).
     fn parse(value: &Value) -> Option<Self> {
         let address: IpAddr = value.get("addresses")?.get(0)?.as_str()?.parse().ok()?;
         let link_local = match address {

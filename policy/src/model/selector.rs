@@ -6,7 +6,8 @@ use super::metadata::{check_label_key, check_label_value};
 use crate::fields::{Field, Step, quote};
 use crate::labels::{Labels, split_source};
 
-/// A label selector: all `match_labels` and all `match_expressions` must hold; empty holds always.
+/// A label selector: all `match_labels` and all `match_expressions` must hold; an empty one always
+/// matches.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LabelSelector {
     /// Labels that must have exactly these values.
@@ -48,17 +49,16 @@ pub(super) enum KeySyntax {
     Cilium,
 }
 
-/// Sources of labels that Cilium gives to peers which have none of them here, and what says the
-/// same.
+/// Sources of labels that peers have in Cilium but not here, and what to write instead.
 const NOT_HERE: &[(&str, Option<&str>)] = &[
     ("cidr", Some("write fromCIDRSet or toCIDRSet")),
     ("cidrgroup", Some("write fromCIDRSet or toCIDRSet")),
     ("fqdn", Some("write toFQDNs")),
-    // No entity is nodes with certain labels.
+    // No entity stands for nodes with certain labels.
     ("node", None),
 ];
 
-/// Fields of NetworkPolicies that a Cilium selector says by its labels.
+/// Fields of NetworkPolicies that a Cilium selector expresses by labels.
 const OTHERS_FIELDS: &[(&str, &str)] = &[
     ("podSelector", "write its matchLabels and matchExpressions here"),
     (
@@ -70,7 +70,7 @@ const OTHERS_FIELDS: &[(&str, &str)] = &[
 ];
 
 impl KeySyntax {
-    /// Checks a key, and gives it in the one form that is used from here on.
+    /// Checks a key, and returns it in the one form that is used from here on.
     fn read(self, field: &Field<'_>, key: &str) -> String {
         if self == Self::Kubernetes {
             check_label_key(field, key);

@@ -17,13 +17,14 @@
 //! - 10,000 deferred places.
 //! - 65,536 addresses, and 131,072 places.
 //!
-//! At a bound of all pods together, the pod yields that has most places, or most deferred ones. It
-//! loses deferred places first, those that were alive the longest ago (never comes first) and then
-//! those deferred first, and then the live ones that expire first. A pod that has no more than its
-//! share, the bound divided by the number of pods with places, never loses any for others.
+//! At a bound that all pods share, the pod with the most places, or the most deferred ones, yields.
+//! It loses deferred places first, in the order in which they were last alive (never comes first)
+//! and then in which they were deferred; after them live places, in the order in which they expire.
+//! A pod that has no more than its share, the bound divided by the number of pods with places,
+//! never loses any for others.
 //!
-//! What a pod learned at one point in time is never removed for more of its own of the same time;
-//! if the first to go are all of that time, the new address is left out.
+//! An address is never removed for another one that the same pod learned at the same time; if all
+//! the first to go are of that time, the new address is left out.
 
 mod places;
 #[cfg(test)]
@@ -87,7 +88,8 @@ pub struct NameAddress {
 }
 
 /// DNS names and the addresses that they resolve to. Names are in lower case, without a dot at the
-/// end. Pods are `NAMESPACE/NAME`; the empty one stands for all who are no pods of the node.
+/// end. Pods are `NAMESPACE/NAME`; the empty name stands for all clients that are no pods of the
+/// node.
 #[derive(Debug, Default)]
 pub struct NameTable {
     limits: NameLimits,
@@ -189,8 +191,8 @@ impl NameTable {
         }
     }
 
-    /// Removes a place of the pod that would have most with one more of `pod`, which yields itself
-    /// if it would have as many. Returns whether there was one to remove.
+    /// Removes a place of the pod that would have the most places after `pod` got one more; of
+    /// `pod` itself if it would have as many. Returns whether there was one to remove.
     fn evict_for(&mut self, pod: &Arc<str>, now: Nanos) -> bool {
         let most = self.pods.iter_mut().max_by_key(|(of, places)| {
             let is_own = *of == pod;
@@ -223,8 +225,7 @@ impl NameTable {
         self.bound_deferred();
     }
 
-    /// Defers all that pods asked for which are not there any more, so that a TTL ends with its
-    /// pod.
+    /// Defers all places of pods that no longer exist, so that a TTL ends with its pod.
     pub fn end_pods(&mut self, is_there: impl Fn(&str) -> bool, now: Nanos) {
         let mut evicted = 0;
         for (pod, places) in &mut self.pods {
@@ -327,8 +328,7 @@ impl NameTable {
     }
 
     /// The pods that lost places because a bound was reached, sorted, with the number as in
-    /// [`NameCounts::evicted`]. What pods lost that are not there any more counts as the empty
-    /// one's.
+    /// [`NameCounts::evicted`]. The losses of pods that no longer exist count for the empty name.
     pub fn evicted(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
         let evicted = self.pods.iter().map(|(pod, places)| (pod, places.evicted));
         evicted.filter(|(_, evicted)| *evicted > 0)

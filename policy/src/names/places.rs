@@ -10,7 +10,7 @@ use podgate_tables::time::Nanos;
 /// may miss a connection that is opened while it runs.
 const CHECKS_MIN: u32 = 2;
 
-/// How many of the first to go are looked at for one that was not learned just now. More would let
+/// How many of the first to go are examined for one that was not learned just now. More would let
 /// an answer take as much time as the pod has addresses.
 const LOOKED_AT: usize = 64;
 

@@ -322,7 +322,7 @@ proptest! {
                 table.learn(POD, "n0", [(ip(0), 1)], now);
                 table.learn(POD, "n1", [(ip(1), 90_000)], now);
             }
-            // The empty one is those who are no pods of the node.
+            // The empty name stands for clients that are no pods of the node.
             let pod = ["", "x/a", "x/b", "x/c"][usize::from(pod.min(3))];
             match step {
                 Step::Learn(name, addresses) => {

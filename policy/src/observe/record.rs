@@ -36,7 +36,7 @@ pub struct FlowRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<String>,
     /// Of a denied request, the rules that restrict the flow's requests. Where both ends have some,
-    /// those of both are here, even if the request matches one of an end.
+    /// those of both are here, even if the request matches a rule of one end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub denied_by: Vec<Restriction>,
     /// The end that opened the flow.
@@ -271,8 +271,8 @@ pub struct DroppedFrame {
     /// Ethernet destination; likewise.
     pub destination: String,
     /// Whether the addresses of the record and its protocol are those of an IP header. If not, the
-    /// source is the endpoint of the link, if it has one, and what is not known is zero. Of a frame
-    /// that a BPF program dropped on its way to a pod, the destination is.
+    /// source is the endpoint of the link, if it has one, and what is not known is zero. If a BPF
+    /// program dropped the frame on its way to a pod, the destination is the endpoint instead.
     pub has_addresses: bool,
 }
 

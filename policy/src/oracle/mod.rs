@@ -76,7 +76,7 @@ impl<'s> OracleVerdict<'s> {
         let Self::Allowed(matches) = self else { return self.allows() };
         let allows = |rule: &Match<'_>, part: &OracleRequest| match rule.l7 {
             None => true,
-            // Of server names Cilium makes no wildcard (`pkg/policy/l4.go`, `ensureWildcard`).
+            // Cilium makes no wildcard for server names (`pkg/policy/l4.go`, `ensureWildcard`).
             Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => true,
             Some(rules) => requests::allow(rules, part),
         };

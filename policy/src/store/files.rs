@@ -46,7 +46,7 @@ struct Shadowed {
     /// [`Digests::read`] of it.
     digest: Option<u64>,
     location: SourceLocation,
-    /// Unless it is the same as the definition in force.
+    /// Empty if it is the same as the definition in force.
     rejections: Vec<Rejection>,
 }
 
@@ -506,7 +506,7 @@ impl std::ops::AddAssign for ObjectCounts {
     }
 }
 
-/// Whether a document can't be identified as an object.
+/// Whether one of the documents can't be identified as an object.
 fn is_doubtful(documents: &[&Document]) -> bool {
     documents
         .iter()

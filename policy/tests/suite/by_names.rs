@@ -1,5 +1,5 @@
-//! Tables with names in place of their numbers, to be compared: numbers depend on what was there
-//! before, and their addresses must not.
+//! Tables with names in place of their numbers, to be compared: numbers depend on earlier changes,
+//! and what the tables say must not.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;

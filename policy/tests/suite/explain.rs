@@ -173,14 +173,15 @@ fn assert_matching_agrees(direction: &DirectionExplanation) -> Result<(), TestCa
     match &direction.verdict.by {
         DecidedBy::Rule { rule, .. } | DecidedBy::Conflict { rule } => {
             let matches = direction.matching.iter().any(|matching| matching.rule == *rule);
-            // The rule that opens a flow needs not be the one that lets the request pass.
+            // The rule that opens a flow need not be the one that lets the request pass.
             let l7 = direction.request_allowed.is_some();
             prop_assert!(matches || l7, "{:?}", direction);
             if !is_tiered(rule) {
                 let conflict = matches!(direction.verdict.by, DecidedBy::Conflict { .. });
                 let denies_flow = denies() || conflict;
                 prop_assert_eq!(denies_flow, !direction.verdict.allowed, "{:?}", direction);
-                // A plain rule does not let pass what is not of the protocol that others ask for.
+                // A rule without L7 rules does not allow requests of another protocol than that of
+                // other rules.
                 let by_l7 = || matching().any(|matching| matching.l7);
                 prop_assert!(!request_denied || !by_l7(), "{:?}", direction);
             }

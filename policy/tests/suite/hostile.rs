@@ -64,7 +64,7 @@ fn containers(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Puts a value somewhere in another one, over an element or beside them.
+/// Puts a value somewhere in another one, in place of an element or in addition to them.
 fn damage(target: &mut Value, place: Index, element: Index, value: Value) {
     let mut places = Vec::new();
     containers(target, "", &mut places);
@@ -229,7 +229,7 @@ proptest! {
                 containers(value, &format!("/{root}"), &mut places);
             }
         }
-        // Keys of labels are anyone's, and nothing is known of what an unknown peer holds.
+        // Labels may have any keys, and nothing is known of what an unknown peer holds.
         places.retain(|place| {
             policy.pointer(place).unwrap().is_object()
                 && !place.ends_with("matchLabels")

@@ -31,7 +31,7 @@ use crate::support::Answer;
 
 const HOST: LinkId = LinkId(0);
 const RINGS: RingSizes = RingSizes { fill: 8, idle: 8, completion: 8, rx: 8, tx: 8 };
-/// Longer than any flow may be silent: what was asked before leaves no trace.
+/// Longer than any idle timeout, so that earlier questions leave no trace.
 const BETWEEN_QUESTIONS_SECS: u64 = 3 * 3600;
 
 const CLIENT_ISN: u32 = 1_000;
@@ -53,7 +53,7 @@ pub(crate) fn can_ask(row: &Row) -> bool {
         && !(is_icmp && alone)
 }
 
-/// A row's flow as its destination sees it: a pod that reaches itself by a service has the
+/// A row's flow as its destination sees it: a pod that reaches itself through a service has the
 /// service's address there.
 fn at_destination(row: &Row) -> Subject {
     let mut subject = row.subject;

@@ -52,7 +52,7 @@ pid nginx.pid;
 events { worker_connections 256; }
 ";
 
-/// Of `http`: nothing is written outside of the prefix.
+/// Part of `http`: nothing is written outside of the prefix.
 const PATHS: &str = "  access_log off;
   client_body_temp_path body;
   proxy_temp_path proxy;

@@ -18,7 +18,7 @@ use crate::tables::{A, B, HOST, IngressOfB, snapshot};
 /// Sizes of a rig.
 #[derive(Clone, Copy, Debug)]
 pub struct RigConfig {
-    /// Workers, each with a port on every link.
+    /// Workers, each with a queue on every link.
     pub workers: u16,
     /// Frames of the UMEM.
     pub frames: u32,
@@ -176,7 +176,7 @@ impl Rig {
         panic!("a flow, a held frame or a fragment outlives {limit} hours");
     }
 
-    /// Closes all ports and asserts that every frame is free.
+    /// Closes all queues and asserts that every frame is free.
     pub fn assert_no_frame_is_lost(mut self) {
         self.close();
         let mut pool = self.umem.pool();

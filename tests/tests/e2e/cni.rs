@@ -275,7 +275,7 @@ fn chained_behind_the_bridge_plugin_it_takes_over_the_pods_links() -> Result<()>
         assert_eq!(status_of(&lab, &fresh, "/docs", family)?, Some(200), "{family}");
         assert_eq!(status_of(&lab, &fresh, "/secret", family)?, Some(403), "{family}");
         assert_eq!(status_of(&lab, &stranger, "/docs", family)?, None, "{family}");
-        // Both are ports of one bridge, and their packets pass by podgate: a policy says so.
+        // Both are ports of one bridge, and their packets pass through podgate, as a policy shows.
         assert!(matches!(stranger.ping(&fresh, family)?, Outcome::Echo(_)), "{family}");
     }
     lab.write_manifest(

@@ -413,7 +413,7 @@ fn the_nodes_address_from_a_pod_that_is_not_attached_is_not_the_node() -> Result
     let source = stranger.mac("eth0")?;
     let addresses = Family::BOTH.map(|family| lab.node().addresses.of(family));
     let at_store = Capture::start(&lab, store)?;
-    // By the bridge; over IPv6 also by the node, which forwards such packets.
+    // Through the bridge; over IPv6 also through the node, which forwards such packets.
     let to_store = [source, store.mac("eth0")?];
     let by_bridge = addresses.map(|node| forged_syn(to_store, node, store));
     let by_node = forged_syn([source, lab.node().mac("cni0")?], addresses[1], store);
@@ -496,7 +496,7 @@ fn a_neighbour_on_the_bridge_gives_a_pod_no_route() -> Result<()> {
     let times = [0; 8];
     let step = ethernet()?.ipv6(link_local(7), user_v6, 255);
     step.icmpv6_raw(134, 0, advertisement).write(&mut frames[0], &times)?;
-    // To the office by the stranger, in the gateway's name (section 4.5; RFC 792).
+    // A redirect: to the office through the stranger, in the gateway's name (section 4.5; RFC 792).
     let redirect = [stranger.addresses.v6.octets(), office.addresses.v6.octets()].concat();
     let step = ethernet()?.ipv6(link_local(1), user_v6, 255);
     step.icmpv6_raw(137, 0, [0; 4]).write(&mut frames[1], &redirect)?;

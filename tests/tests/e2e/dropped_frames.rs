@@ -66,7 +66,7 @@ fn a_frame_that_a_program_drops_has_a_record_with_reason_and_pod() -> Result<()>
     // From the pod: the address of another one by ARP, and what is not IP.
     let spoofed = gratuitous_arp(own, stranger.addresses.v4.octets());
     inject(user, &[spoofed, frame(other, own, [0x88, 0xb5])])?;
-    // To the pod, by the kernel's bridge past podgate: not IP, and IP for everyone.
+    // To the pod, by the kernel's bridge, which bypasses podgate: not IP, and IP for everyone.
     let everyone = [0xff; 6];
     let mut broadcast = Vec::new();
     PacketBuilder::ethernet2(other, everyone)

@@ -1,5 +1,6 @@
-//! Packets that come from the kernel with a local source: a pod's address, of a caller of a service
-//! whose backend is on the same node, or spoofed; and the node's own, translated, spoofed or true.
+//! Packets that come from the kernel with a local source address: that of a pod, which called a
+//! service whose backend is on the same node, or spoofed; and that of the node: translated, spoofed
+//! or genuine.
 
 use std::io::Write;
 use std::process::Stdio;

@@ -91,7 +91,7 @@ fn a_load_of_denied_requests_breaks_no_connection() -> Result<()> {
 }
 
 /// The same with Linux's TCP on both sides, over a lossy link, with and without the options that
-/// have positions in them.
+/// contain sequence numbers or timestamps.
 #[test]
 fn a_lossy_link_loses_no_response() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;

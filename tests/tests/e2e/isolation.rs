@@ -1,4 +1,4 @@
-//! One pod can't take more than its share of what pods have in common.
+//! One pod can't take more than its share of the resources that pods share.
 
 use std::io::Write;
 use std::time::Duration;

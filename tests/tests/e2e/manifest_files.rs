@@ -86,7 +86,7 @@ fn a_briefly_truncated_or_missing_file_lifts_no_policy() -> Result<()> {
     fs::rename(&away, lab.manifests())?;
     wait_for_no_problem(&mut agent)?;
 
-    // Once it is removed for good, the policy is.
+    // Once the file is removed for good, so is its policy.
     lab.remove_manifest(FILE)?;
     let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
     agent.wait_until("the isolated pod to be reached", |_| {

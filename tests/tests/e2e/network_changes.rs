@@ -16,7 +16,7 @@ fn wait_for_echo(from: &Host, to: &Host, family: Family) -> Result<()> {
     })
 }
 
-/// The node's route to a pod by `pg-host`.
+/// The node's route to a pod through `pg-host`.
 fn our_route(lab: &Lab, pod: &Host, family: Family) -> Result<Option<Value>> {
     let version = if family == Family::V4 { "-4" } else { "-6" };
     let routes = lab.node().netns.ip_json(&[version, "route", "show", "dev", "pg-host"])?;

@@ -85,7 +85,7 @@ fn the_monitor_shows_verdicts_drops_and_requests_as_they_happen() -> Result<()> 
         "<- Response",
     ];
     monitor.wait_until("the lines", BOUND, |monitor| {
-        // Until it follows, it misses what happens.
+        // The monitor misses what happens before it follows the events.
         for (from, path) in [("admin/adminapp", "/docs"), ("admin/adminapp", "/secret")] {
             Get::path(path).fetch(lab.host(from)?, nginx, Family::V4)?;
         }

@@ -171,7 +171,7 @@ fn policy_and_http_rules_apply_to_the_backends_of_a_service() -> Result<()> {
     ensure!(get(client, "http://10.96.2.3/docs")?.2 == REFUSED);
     assert_eq!(lab.drops("service_no_backend")?, 1);
     assert_eq!(lab.drops("service_no_port")?, 2);
-    // A pod by a service that may lead to itself.
+    // A pod calls a service whose backends include the pod itself.
     let web = lab.host("shop/web-0")?;
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..40 {

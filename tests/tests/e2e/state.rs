@@ -56,7 +56,7 @@ fn with_both_endpoint_lists_damaged_pods_stay_cut_off_until_added_again() -> Res
     let from_node = Get::path("/docs").fetch(lab.node(), lab.host("backend/nginx")?, Family::V4)?;
     ensure!(matches!(from_node, Outcome::NoAnswer | Outcome::Failure(_)), "{from_node:?}");
     for pod in lab.pods() {
-        // Twice, as a CNI plugin may that got no answer.
+        // Twice, as by a CNI plugin that got no answer.
         lab.add_endpoint(pod)?;
         lab.add_endpoint(pod)?;
     }

@@ -152,7 +152,7 @@ fn clients_reach_allowed_names_and_are_reset_for_others() -> Result<()> {
     };
     ensure!(of_name(ALLOWED).iter().all(|verdict| verdict == "FORWARDED"));
     ensure!(of_name(DENIED).iter().all(|verdict| verdict == "DROPPED"));
-    // Clients that begin with X25519 say hello twice.
+    // Clients that begin with X25519 send two ClientHellos.
     let counts = [of_name(ALLOWED).len(), of_name(DENIED).len()];
     ensure!(counts[0] > 16 && counts[1] == 16, "{counts:?}");
     agent.stop()

@@ -51,7 +51,7 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        // Or the folder can't be removed. The links die with the last reference.
+        // Otherwise the folder can't be removed. The links are gone with their last reference.
         nix::mount::umount(self.0.path()).unwrap();
     }
 }

@@ -294,7 +294,7 @@ fn any_sent() -> impl Strategy<Value = Sent> {
     let v6 = (any::<u128>(), any::<u128>(), prop::collection::vec(header, 0..=9))
         .prop_map(|(src, dst, headers)| Ip::V6 { src, dst, hop_limit: 64, headers });
     let vlan = prop::collection::vec(prop::sample::select(vec![C_TAG, S_TAG]), 0..=2);
-    // ICMP, GRE, ESP and OSPF beside the three that have ports.
+    // ICMP, GRE, ESP and OSPF besides the three that have ports.
     let protocol = prop::sample::select(vec![TCP, TCP, UDP, SCTP, 1, 47, 50, ICMPV6, 89]);
     (vlan, prop_oneof![v4, v6], protocol, any::<u16>(), any::<u16>())
         .prop_map(|(vlan, ip, protocol, sport, dport)| Sent { vlan, ip, protocol, sport, dport })

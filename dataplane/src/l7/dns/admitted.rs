@@ -29,8 +29,8 @@ struct Place {
 }
 
 /// Keyed hash of an answer's name and addresses, and of the link of the client: the control thread
-/// has to know who asked. Without the key, a server can't find another
-/// answer that has the same.
+/// has to know who asked. Without the key of the hash, a server can't find another answer with the
+/// same hash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AnswerKey(u64);
 

@@ -225,7 +225,7 @@ impl Answered<'_> {
     }
 }
 
-/// How a message from the client is answered that rules can't decide.
+/// How a message from the client that rules can't decide is answered.
 fn undecidable(error: &QueryError, message: &[u8], reply: &mut Reply) -> (QueryOutcome, EventKind) {
     let drop = |reason| EventKind::Drop { reason };
     match error {

@@ -91,9 +91,9 @@ impl AnswerRing {
         (waiting, self.ring.capacity() - waiting)
     }
 
-    /// Gives all addresses of an answer to a client of link `client`, of which there are `count`,
-    /// to the control thread. Returns the ticket whose release releases the answer, or `None`, and
-    /// gives nothing, if the ring has no room. Only the worker may call this.
+    /// Gives the `count` addresses of an answer for a client of link `client` to the control
+    /// thread. Returns the ticket whose release releases the answer. If the ring has no room, gives
+    /// nothing and returns `None`. Only the worker may call this.
     #[must_use]
     pub fn offer(
         &self,
@@ -182,7 +182,7 @@ impl Answers {
             return Poll::Ready(());
         }
         self.control.register(cx.waker());
-        // One that came before the registration did not wake.
+        // An answer that came before the registration did not wake the task.
         if waits() { Poll::Ready(()) } else { Poll::Pending }
     }
 

@@ -17,8 +17,9 @@
 //! # Release
 //! A response with addresses is held until the control thread has published tables that admit them
 //! ([`learned`]), so that the client's first packet to such an address passes. If that takes longer
-//! than [`HOLD_MS`], the response is dropped, and the client queries again. One that was released
-//! under the same tables lately is not held ([`Admitted`]).
+//! than [`HOLD_MS`], the response is dropped, and the client queries again. A response is not held
+//! if one with the same name and addresses was recently released for the same link under the same
+//! tables ([`Admitted`]).
 
 mod admitted;
 mod exchange;
@@ -36,9 +37,9 @@ pub use exchange::{Answered, Exchange, OUTSTANDING_MAX, QUERY_MS, QueryOutcome};
 pub use reply::{REPLY_MAX, Reply};
 pub use stream::DnsStream;
 
-/// Longest time that a response is held, milliseconds; over UDP as long for room on the ring to the
-/// control thread, and as long for its release. Both are less than a client's timeout, which is
-/// five seconds in most resolvers' configurations.
+/// Longest time that a response is held, milliseconds; over UDP, this long for room on the ring to
+/// the control thread, and again this long for its release. Both are less than a client's timeout,
+/// which is five seconds in most resolvers' configurations.
 pub const HOLD_MS: u64 = 2_000;
 
 /// How the client of a query that rules deny is answered.
@@ -47,7 +48,7 @@ pub enum Denied {
     /// By REFUSED: most clients ask their next server.
     #[default]
     Refused,
-    /// By NXDOMAIN: clients take it that the name does not exist.
+    /// By NXDOMAIN: clients conclude that the name does not exist.
     NameError,
 }
 

@@ -23,7 +23,7 @@ const REPLIES_MAX: usize = 8;
 /// What a response waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wait {
-    /// So many entries of the ring to the control thread.
+    /// This many free entries of the ring to the control thread.
     Room(usize),
     /// To be read again: it has room now.
     Offer,
@@ -209,8 +209,7 @@ impl Inspector for DnsStream {
         self.replies.pop_front();
     }
 
-    /// What is known of queries, and replies that wait, are not counted: 6 KiB, if there are as
-    /// many as there may be.
+    /// Outstanding queries and replies that wait are not counted: they take 6 KiB at most.
     fn heap(&self) -> usize {
         0
     }

@@ -32,7 +32,7 @@ impl<I: Inspector> Editor<I> {
         let is_exact = at == half.decided || at == half.next;
         if let Stage::Closing { until, .. } = self.stage {
             match direction {
-                // The client shall read its answer.
+                // The client must still get its answer.
                 FlowDirection::Reply => self.stage = Stage::Closing { until, server_gone: true },
                 FlowDirection::Original if is_exact => {
                     self.aborted = true;
@@ -116,7 +116,8 @@ impl<I: Inspector> Editor<I> {
         io.drop_counted(segment.packet, DropReason::L7Closed);
     }
 
-    /// Drops what waits, of which an event of the connection's end tells.
+    /// Drops the queued segments without an event of their own: that of the connection's end
+    /// suffices.
     fn drop_queued(&mut self, reason: DropReason, io: &mut impl FlowIo) {
         for direction in DIRECTIONS {
             while let Some(segment) = self.halves[direction].queue.pop(io) {
@@ -139,7 +140,8 @@ impl<I: Inspector> Editor<I> {
         self.trim(io);
     }
 
-    /// Whether the server answered the SYN by a reset, or the client took the SYN back.
+    /// Whether the server answered the SYN by a reset, or the client reset the connection before it
+    /// was open.
     fn was_reset_by_server(&self) -> bool {
         self.aborted && matches!(self.stage, Stage::Opening)
     }

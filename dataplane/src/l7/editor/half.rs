@@ -44,8 +44,8 @@ impl Default for TcpEnd {
 }
 
 impl TcpEnd {
-    /// From a SYN. The window scale is returned beside it, because it counts only if both ends have
-    /// it.
+    /// From a SYN. The window scale is returned separately, because it counts only if both ends
+    /// have it.
     pub(super) fn of_syn(segment: &TcpSegment, io: &impl FlowIo) -> (Self, Option<u8>) {
         let options = segment.options(io.umem());
         let mss = options.max_segment_size().unwrap_or(MSS_DEFAULT).max(MSS_MIN);
@@ -121,7 +121,7 @@ pub(super) struct Half {
     pub(super) next: Seq,
     /// In: everything before was decided: forwarded or dropped.
     pub(super) decided: Seq,
-    /// In: we have acknowledged everything before ourselves, ahead of the receiver.
+    /// In: everything before was acknowledged by us, ahead of the receiver.
     pub(super) early_acked: Seq,
     /// In: the highest acknowledgement that the sender was sent.
     pub(super) acked_to_sender: Seq,
@@ -199,9 +199,10 @@ impl Half {
         self.splices.to_in(self.acked.later(self.isn.plus(1)))
     }
 
-    /// In: right edge of the window that the sender is advertised. It is the receiver's, but bytes
-    /// that have to be decided together need not fit into that. It never moves back, though there
-    /// is less room where we insert bytes: what the receiver has no room for, it drops.
+    /// In: right edge of the window that the sender is advertised. It is that of the receiver's
+    /// window, or further to the right, since bytes that have to be decided together need not fit
+    /// into that window. It never moves back, even where inserted bytes take up room: the receiver
+    /// drops what it has no room for.
     pub(super) fn edge_in(&self) -> Seq {
         let edge = self.splices.to_in(self.edge).later(self.advertised_edge);
         let is_ours = self.needs_more && self.undecided() > 0 && self.early_acked == self.next;
@@ -307,8 +308,8 @@ impl Half {
         self.history.heap() + self.inserted.heap()
     }
 
-    /// Advances over up to `count` bytes, which must be `next` or lie after a gap of skipped
-    /// bytes, in accord with `mode`. Returns how many.
+    /// Advances over up to `count` bytes, as `mode` allows. They must begin at `next`, or follow a
+    /// gap of skipped bytes. Returns how many.
     pub(super) fn advance(&mut self, count: u32) -> u32 {
         match &mut self.mode {
             Mode::Inspect => 0,

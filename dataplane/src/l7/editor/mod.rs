@@ -313,7 +313,7 @@ impl<I: Inspector> Editor<I> {
         };
         let inspected = matches!(self.stage, Stage::Open) && direction == FlowDirection::Original;
         if inspected && segment.tcp.has(tcp_flags::URG) {
-            // The urgent byte leaves the stream, or not, as the server's program likes.
+            // Whether the urgent byte is part of the stream depends on the server's program.
             io.drop_counted(segment.packet, DropReason::L7Unsupported);
             return self.reset_with_event(DropReason::L7Unsupported, io);
         }

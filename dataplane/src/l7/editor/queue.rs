@@ -32,7 +32,7 @@ pub(super) struct OutOfOrderQueue(Option<Box<Queued>>);
 struct Queued {
     segments: VecDeque<(Nanos, TcpSegment)>,
     frames: usize,
-    /// None came earlier.
+    /// No segment came earlier than this.
     oldest: Nanos,
     deferred: Option<Deferred>,
 }

@@ -109,7 +109,7 @@ impl<I: Inspector> Editor<I> {
         if is_beyond && !matches!(half.mode, Mode::Drop(_)) {
             return io.drop_packet(direction, segment.packet, DropReason::L7Limit);
         }
-        // What is acknowledged is not forwarded again, beside the one byte of a keep-alive probe.
+        // Acknowledged bytes are not forwarded again, except the one byte of a keep-alive probe.
         // The receiver would not acknowledge what we dropped or acknowledged early.
         let is_ours = !half.splices.is_identity() || half.early_acked.is_after(half.acked);
         let is_acked = segment.len() > 1 && !end.is_after(half.acked_in());
@@ -540,8 +540,8 @@ impl<I: Inspector> Editor<I> {
 }
 
 impl Half {
-    /// Executes an operation on the bytes from `decided` on. `fresh` are those of them that are not
-    /// in the history, which is all or none.
+    /// Executes an operation on the bytes from `decided` on. `fresh` are those of these bytes that
+    /// are not in the history: all or none.
     fn apply(&mut self, op: Op, fresh: &[u8]) {
         (self.stalled, self.needs_more) = (op == Op::Stall, op == Op::More);
         match op {
@@ -563,13 +563,13 @@ impl Half {
         }
     }
 
-    /// Whether undecided bytes are to be acknowledged by us, if they stay so. Only bytes in the
-    /// history can be retransmitted, so the receiver must have those before.
+    /// Whether undecided bytes are to be acknowledged by us, if they stay undecided. Only bytes in
+    /// the history can be retransmitted, so the receiver must have all bytes before them.
     fn must_acknowledge(&self) -> bool {
         self.early_acked != self.next && !self.acked.is_before(self.decided_out())
     }
 
-    /// [`Self::heap`] after `bytes` more are in the history, at most.
+    /// Upper bound of [`Self::heap`] after `bytes` more are in the history.
     fn heap_with(&self, bytes: usize) -> usize {
         let history = if bytes > 0 { self.history.heap_with(bytes) } else { self.history.heap() };
         history + self.inserted.heap()

@@ -29,8 +29,8 @@ impl Splice {
     }
 }
 
-/// The edits of one direction that are not after the acknowledged edge, in order, and the offset
-/// of all before them.
+/// The edits of one direction that the receiver has not acknowledged yet, in order, and the offset
+/// of all edits before them.
 #[derive(Debug, Default)]
 pub(super) struct Splices {
     /// A position in both spaces, after every edit that is not listed any more.

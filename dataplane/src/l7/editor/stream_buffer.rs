@@ -52,7 +52,7 @@ impl StreamBuffer {
         self.bytes.capacity() + self.ranges.capacity() * size_of::<Range>()
     }
 
-    /// The same after `bytes` more are appended, at most.
+    /// Upper bound of [`Self::heap`] after `bytes` more are appended.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
         let ranges = grown(self.ranges.capacity(), self.ranges.len() + 1);
         grown(self.bytes.capacity(), self.bytes.len() + bytes) + ranges * size_of::<Range>()
@@ -164,7 +164,7 @@ impl LazyStreamBuffer {
         self.0.as_ref().map_or(0, |buffer| size_of::<StreamBuffer>() + buffer.heap())
     }
 
-    /// The same after `bytes` more are appended, at most.
+    /// Upper bound of [`Self::heap`] after `bytes` more are appended.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
         size_of::<StreamBuffer>()
             + match &self.0 {

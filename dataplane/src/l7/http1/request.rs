@@ -119,7 +119,8 @@ impl RequestParser {
         match self.body {
             None => self.scan_head(bytes, limits),
             Some(Body::Length(left) | Body::Chunk(left)) => {
-                // The last byte of a body is a unit of its own, as more than its value may decide.
+                // The last byte of a body is a unit of its own: more than its value may decide
+                // whether it passes.
                 let shown = usize::try_from(left - 1).unwrap_or(usize::MAX).max(1);
                 self.body_start.take(&bytes[..shown.min(bytes.len())]).map(Some)
             }

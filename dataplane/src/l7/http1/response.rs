@@ -75,7 +75,7 @@ const UNIT_KEPT: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Responses {
     state: State,
-    /// The current line has something beside CRs.
+    /// The current line has something other than CRs.
     has_text: bool,
     /// The current unit, if its bytes come in pieces.
     unit: Vec<u8>,
@@ -132,7 +132,7 @@ impl Responses {
         self.unit.shrink_to_fit();
     }
 
-    /// The same after `bytes` more came, at most.
+    /// Upper bound of [`Self::heap`] after `bytes` more came.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
         grown(self.unit.capacity(), self.unit.len() + bytes)
     }
@@ -245,7 +245,7 @@ impl Responses {
     }
 }
 
-/// Whether a part of a line has something beside CRs.
+/// Whether a part of a line has something other than CRs.
 fn has_text(part: &[u8]) -> bool {
     part.iter().any(|byte| *byte != b'\r')
 }

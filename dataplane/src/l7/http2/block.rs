@@ -19,7 +19,7 @@ pub const LIST_MAX: usize = 60 * 1024;
 /// The name of the field that may be cut.
 const COOKIE: &[u8] = b"cookie";
 
-/// What a field counts beside its name and its value, bytes (RFC 9113 §6.5.2).
+/// What a field counts in addition to its name and its value, bytes (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 /// Buffers that every header block needs, and no block keeps.
@@ -148,7 +148,7 @@ impl TableSizes {
     }
 }
 
-/// What a header block does beside its fields.
+/// What a header block does besides its fields.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Decoded {
     /// It adds entries to the dynamic table.
@@ -178,7 +178,7 @@ pub(super) struct FieldList {
 }
 
 impl FieldList {
-    /// Decodes a block. The list is that of the block afterwards.
+    /// Decodes a block. Afterwards the list has the fields of the block.
     ///
     /// # Errors
     /// [`HpackError`]: the decoder can't be used any more.
@@ -233,9 +233,9 @@ impl FieldList {
         self.spans.iter().map(|span| self.field(span))
     }
 
-    /// The fields as a request in HTTP/1 has them: a client may have cut its cookie into several
-    /// fields, which are one where the first of them stands (RFC 9113 §8.2.3). It is put together
-    /// in `joined`.
+    /// The fields as a request in HTTP/1 has them: a client may have split its cookie into several
+    /// fields, which become one in the place of the first (RFC 9113 §8.2.3). Their values are
+    /// joined in `joined`.
     pub(super) fn fields_with_one_cookie<'a>(
         &'a self,
         joined: &'a mut Vec<u8>,

@@ -78,7 +78,7 @@ impl Client {
         Some(std::mem::take(&mut self.content)).filter(|content| *content > 0)
     }
 
-    /// Control frames may follow that are of use.
+    /// Adds tokens for useful control frames that may follow.
     pub(super) fn earn(&mut self, frames: u32) {
         self.control.earn(frames);
     }
@@ -357,7 +357,7 @@ impl Http2 {
         }
         let waiting = self.credit_at.and_then(|at| self.to_client[at..].first_chunk_mut::<4>());
         if let Some(increment) = waiting {
-            // The client's window, of which these are parts, is smaller than the largest increment.
+            // Both are parts of the client's window, which is smaller than the largest increment.
             *increment = (u32::from_be_bytes(*increment) + bytes).to_be_bytes();
             return;
         }

@@ -21,7 +21,7 @@ struct Allowed {
     length: Option<u64>,
 }
 
-/// Decides the request that a list of fields is.
+/// Decides the request that a list of fields describes.
 fn decide(
     list: &FieldList,
     cookies: &mut Vec<u8>,

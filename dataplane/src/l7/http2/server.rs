@@ -87,7 +87,7 @@ impl Server {
         self.payload.capacity() + self.decoder.as_ref().map_or(0, Decoder::heap)
     }
 
-    /// The same after `bytes` more came, at most.
+    /// Upper bound of the bytes on the heap after `bytes` more came.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
         let payload = grown(self.payload.capacity(), self.payload.len() + bytes);
         payload + self.decoder.as_ref().map_or(0, Decoder::heap_max)

@@ -22,7 +22,7 @@ pub(super) struct Stream {
     /// Bytes that the content must still have, or [`ANY_LENGTH`].
     left: u64,
     pub(super) is_grpc: bool,
-    /// The client sends no more than what ends a stream early.
+    /// The client has ended its side: only frames that end a stream early may follow.
     pub(super) client_ended: bool,
     pub(super) server_ended: bool,
     /// The server has reset it; frames of the client may be on their way.
@@ -126,7 +126,7 @@ impl Streams {
         self.list.capacity() * size_of::<Stream>()
     }
 
-    /// The same after one more was added, at most.
+    /// Upper bound of [`Self::heap`] after one more stream was added.
     pub(super) fn heap_with_one(&self) -> usize {
         grown(self.list.capacity(), self.list.len() + 1) * size_of::<Stream>()
     }

@@ -10,7 +10,7 @@ pub(super) struct Window {
     pub(super) initial: u32,
     /// Bytes that may be sent to the client.
     room: i64,
-    /// Bytes of ours that the client will return credit for, of which the server must not know.
+    /// Bytes of ours for which the client will return credit, which must not reach the server.
     hidden: u32,
 }
 

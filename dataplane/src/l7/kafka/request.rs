@@ -62,7 +62,7 @@ struct Current {
     base: usize,
     /// Topics that were decided.
     decided: usize,
-    /// One of them is a topic, and no other resource.
+    /// At least one of them is a topic, not another resource.
     has_topic: bool,
     /// What allowed the first.
     rule: Option<RuleId>,
@@ -120,7 +120,7 @@ impl RequestParser {
         self.client_id.capacity() + self.names.heap() + self.buffer.capacity()
     }
 
-    /// [`Self::heap`] and the answer after `bytes` were shown, at most.
+    /// Upper bound of [`Self::heap`] and the answer after `bytes` were shown.
     pub(super) fn heap_with(&self, bytes: usize) -> usize {
         grown(self.client_id.capacity(), bytes.min(HEADER_MAX))
             + self.names.heap_with(bytes)
@@ -149,7 +149,7 @@ impl RequestParser {
             Some(State::Undecided) => self.undecided(cx, bytes),
             Some(State::Buffered { since }) => self.buffered(cx, since, bytes),
             Some(State::Denied) => self.denied(bytes, None),
-            // Nothing passes it.
+            // Nothing may overtake it.
             Some(State::Released) | None => (Op::Stall.into(), None),
         }
     }
@@ -241,7 +241,7 @@ impl RequestParser {
         }
     }
 
-    /// Denies a buffered request: of the buffer, only what was not read is of use.
+    /// Denies a buffered request. Only the unread part of the buffer is still needed.
     fn deny_buffered(&mut self, reason: DropReason, drop: Op) -> (Step, Option<Outstanding>) {
         let Some(current) = &mut self.current else { return (Op::Stall.into(), None) };
         current.state = State::Denied;

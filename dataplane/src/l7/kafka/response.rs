@@ -138,7 +138,7 @@ impl Responses {
                 let event = is_complete.then(|| event(now, released, API_VERSIONS, 0));
                 Step { op, event }
             }
-            // Nothing passes it.
+            // Nothing may overtake it.
             Some(Current::Edited) => Op::Stall.into(),
             None => self.lose().into(),
         }

@@ -345,7 +345,7 @@ fn a_link_at_its_limit_drops_its_oldest_datagram() {
         fixture.now = fixture.now.plus_millis(1);
         fixture.insert(LINK, &v4(id, &cuts[0])).unwrap();
     }
-    // One in sixteen of 3072 frames; half of them is left.
+    // The limit is one in sixteen of 3072 frames; half of it is left to other links.
     assert_eq!(fixture.reassembly.held_frames(), 96);
     assert_eq!(fixture.dropped(DropReason::FragmentLimit), 904);
     assert!(fixture.insert(OTHER, &v4(1, &cuts[0])).unwrap().is_none());
@@ -415,8 +415,9 @@ fn a_congestion_mark_on_one_fragment_marks_the_datagram() {
     fixture.check();
 }
 
-/// What flows and fragments of up to 24 workers hold at most, and packets in flight, have room in
-/// what busy links leave free, beside links that are idle (half of the frames).
+/// The frames that busy links leave free, in addition to those of idle links (half of all frames),
+/// suffice for what flows and fragments of up to 24 workers hold at most, and for packets in
+/// flight.
 #[test]
 fn fragments_of_many_workers_leave_frames_to_others() {
     let frames = 16_384;

@@ -1,4 +1,4 @@
-//! Header lists of HTTP/2 requests: which are valid, and what rules match of them.
+//! Header lists of HTTP/2 requests: which are valid, and which parts of them rules match.
 //!
 //! A list is rejected where two servers could read two requests in it, or where a gateway could
 //! turn it into more than one HTTP/1 request (RFC 9113 §8.2 and §8.3, §10.3).

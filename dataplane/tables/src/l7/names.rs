@@ -55,7 +55,7 @@ impl NamePattern {
 
     /// A pattern of DNS names (`matchPattern`; cilium `pkg/fqdn/matchpattern/matchpattern.go`):
     ///
-    /// - only stars match every name, including the root;
+    /// - a pattern of stars only matches every name, including the root;
     /// - two or more stars as the first of several labels match one or more labels;
     /// - any other run of stars matches zero or more characters within a label.
     ///
@@ -131,7 +131,7 @@ impl fmt::Display for NamePattern {
     }
 }
 
-/// Checks what all kinds of patterns have in common, and returns it in lower case without a
+/// Checks what holds for all kinds of patterns. Returns the pattern in lower case, without a
 /// trailing dot.
 fn normalize(source: &str) -> Result<String, NameError> {
     if source.is_empty() {

@@ -96,8 +96,8 @@ impl LocalEnds {
     pub const BOTH: Self = Self { source: true, destination: true };
 }
 
-/// What is proven about the sender of a flow's first packet, beyond its source address. That can be
-/// an address of this node although the node did not send the packet: the kernel translates sources
+/// What is proven about the sender of a flow's first packet, beyond its source address. A packet
+/// from an address of this node was not necessarily sent by the node: the kernel translates sources
 /// (masquerading), and a source can be forged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -181,8 +181,8 @@ impl PolicyTables {
         Resolved { tables: self, address, identity_index, identity, named_ports: None }
     }
 
-    /// Decides a flow whose source address is believed: as if this node sent what has its address.
-    /// Policy of an end that is not `local` is enforced on that end's node.
+    /// Decides a flow whose source address is trusted: a packet from an address of this node counts
+    /// as sent by the node. Policy of an end that is not `local` is enforced on that end's node.
     ///
     /// Allocates only if the verdict is [`Verdict::Inspect`].
     #[must_use]
@@ -190,8 +190,8 @@ impl PolicyTables {
         self.decide_from(subject, local, ProvenSender::Node)
     }
 
-    /// Decides a flow, see [`Self::decide`]. An address of this node is this node only as that of
-    /// [`ProvenSender::Node`]; else its identity is `world`.
+    /// Decides a flow, see [`Self::decide`]. A source address of this node has the node's identity
+    /// only if `sender` is [`ProvenSender::Node`]; else its identity is `world`.
     #[must_use]
     pub fn decide_from(
         &self,

@@ -16,8 +16,8 @@
 //! policy isolates the identity; after the Baseline tier the flow is allowed.
 //!
 //! If an allow entry matches, all matching allow entries of its rank apply together. If one of them
-//! has L7 rules, the flow is inspected, and a request is allowed that any of them allows (an entry
-//! without L7 rules allows every request).
+//! has L7 rules, the flow is inspected, and a request is allowed if any of the entries allows it
+//! (an entry without L7 rules allows every request).
 //!
 //! # How peers are matched
 //! The compiler numbers each distinct peer selector, and an identity row has the sorted numbers of
@@ -82,7 +82,7 @@ pub enum Cause {
     /// This rule denied the flow.
     Denied(RuleId),
     /// This rule and another one that applies have L7 rules of different protocols. No flow can
-    /// speak both, so it is denied.
+    /// speak both, so the flow is denied.
     Conflicting(RuleId),
     /// These policies isolate the endpoint, and no rule matches.
     DefaultDeny(DenySetId),

@@ -1,8 +1,8 @@
 //! Copy-on-write tables.
 //!
-//! A snapshot is a copy of the compiler's tables. Copies share their rows: a copy is one reference
-//! count, and changing a row of a table that has copies copies the row's chunk or shard and the
-//! list of chunks or shards, but not the whole table.
+//! A snapshot is a copy of the compiler's tables. Copies share their rows: making a copy increments
+//! one reference count, and changing a row of a table that has copies copies the row's chunk or
+//! shard and the list of chunks or shards, but not the whole table.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -127,7 +127,7 @@ pub enum AddressScope {
     /// Addresses of neither pods nor nodes: Cilium's CIDR rules, and DNS names.
     #[default]
     World,
-    /// Those, and addresses of nodes.
+    /// Addresses of [`Self::World`] and of nodes.
     WorldAndNodes,
     /// All addresses: `ipBlock` of `NetworkPolicy`, networks of `ClusterNetworkPolicy`.
     All,

@@ -1,11 +1,11 @@
 //! The worker by itself, on memory links and one core, without a kernel and sockets.
 //!
 //! Whole rounds of the worker are timed ([`Worker::round`]): rings, parsing, flow table, policy,
-//! forwarding, and service of the fill and completion rings. The kernel's part, that is to copy
-//! packets into frames and out of them, happens between rounds and is not timed; so the packets'
-//! first bytes are as warm in the cache as after a copy on the same core. Each round has 512
-//! packets, 64 on each of eight links, and reads the clock twice. Events are on, and are read from
-//! their ring between rounds.
+//! forwarding, and service of the fill and completion rings. The kernel's part, copying packets
+//! into frames and out of them, happens between rounds and is not timed; so the packets' first
+//! bytes are as warm in the cache as after a copy on the same core. Each round has 512 packets, 64
+//! on each of eight links, and reads the clock twice. Events are on, and are read from their ring
+//! between rounds.
 //!
 //! [`Worker::round`]: podgate_dataplane::worker::Worker::round
 

@@ -1,7 +1,7 @@
 //! New flows on a node of a large cluster.
 //!
 //! Pods of the node open TCP and UDP flows to each other. Each packet opens a flow; apart from the
-//! source ports, the flows repeat. A note has the rate with far more different ones. Policy allows
+//! source ports, the flows repeat. A note has the rate with far more distinct flows. Policy allows
 //! most of them; only flows that were opened are counted, so denied ones only cost time. In each
 //! round eight links have a full batch, all links in turn, to destinations at any link.
 //!

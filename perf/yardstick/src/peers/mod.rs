@@ -12,7 +12,7 @@
 //!
 //! - **Rules.** N rules that the measured flow doesn't match (each names another source address and
 //!   port) and then the one that it does; what no rule names is dropped. nftables gets them as a
-//!   sequence of rules, as agents write that translate policies one by one.
+//!   sequence of rules, as from agents that translate policies one by one.
 //! - **State.** NetworkPolicy allows replies. podgate tracks flows for that, and so does Open
 //!   vSwitch's cache in effect. The kernel's bridge family can't (CONFIG_NF_CONNTRACK_BRIDGE is off
 //!   in many kernels): its rules are stateless, which is *less* work. [`Filter::Stateful`] is the
@@ -24,8 +24,8 @@
 //! - **Links.** All are veth pairs with one queue. TX checksum offload is off in the pods behind
 //!   AF_XDP, as AF_XDP on a veth needs it (podgate turns it off itself). Pods have the MTU that
 //!   serves their forwarder best: 65,000 bytes with podgate, which has no TSO but large packets;
-//!   1,500 with the bridge, whose TSO makes 64 kB of it, and with Open vSwitch, whose AF_XDP ports
-//!   take no packet larger than a page.
+//!   1,500 with the bridge, which forwards TSO packets of 64 kB, and with Open vSwitch, whose
+//!   AF_XDP ports take no packet larger than a page.
 //! - **Check.** Before a peer is measured, [`PeerPath::check`] checks that it forwards and drops
 //!   what it must.
 //! - **One at a time.** All pods exist for the whole run. Forwarders that spin are suspended

@@ -23,7 +23,7 @@ use super::control::rejected;
 use super::policy::load;
 use super::swaps;
 
-/// Policies with `toFQDNs`, beside those of the cluster.
+/// Policies with `toFQDNs`, in addition to those of the cluster.
 const POLICIES: u32 = 1000;
 /// Names that are known from the start.
 const NAMES: u32 = 10_000;

@@ -15,7 +15,7 @@ const ENDPOINTS: u32 = 10;
 /// The path of pods at the server.
 pub(super) const PODS: &str = "/api/v1/pods";
 
-/// Numbers of objects that [`Cluster`] has no number of.
+/// Numbers of the objects that [`Cluster`] does not count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct More {
     /// Nodes. Pods are on the first [`Cluster::nodes`] of them.

@@ -153,7 +153,7 @@ fn parse_header_match(field: &Field<'_>) -> Option<HeaderMatch> {
     object.finish();
     let mismatch = match mismatch {
         Some(field) if field.value() == "LOG" => Mismatch::Log,
-        // Cilium takes no text for the default, that the rule does not match.
+        // Cilium takes an empty text for the default: the rule does not match.
         Some(field) if field.value() != "" => {
             field.reject(
                 "is not enforced: requests pass or are denied as they are, and are never changed",

@@ -154,7 +154,7 @@ const INGRESS_REJECTED: &[(&str, &str)] =
 const EGRESS_REJECTED: &[(&str, &str)] =
     &[("toNodes", NOT_NODES), ("toGroups", NOT_GROUPS), ("toRequires", NOT_REQUIRES)];
 
-/// Parses the field for peers. More than one that is not empty is rejected, as Cilium does.
+/// Parses the field for peers. More than one that is not empty is rejected, as by Cilium.
 pub(super) fn parse_peers(rule: &mut Object<'_>, section: RuleSection) -> Option<Vec<CiliumPeer>> {
     let (readers, rejected) = match section.direction() {
         TrafficDirection::Ingress => (INGRESS_PEERS, INGRESS_REJECTED),
@@ -209,7 +209,7 @@ fn parse_cidr_rule(field: &Field<'_>) -> Option<CiliumPeer> {
             field.reject("needs a cidr, a cidrGroupRef or a cidrGroupSelector");
         }
         (_, Some(extra), None) | (_, _, Some(extra)) if !is_alone => {
-            // Of the fields that are there, the last in the order of the API is called too many.
+            // Of the fields that are present, the last one in the order of the API is rejected.
             extra.reject_with_fix(
                 "can't be combined in one element with another of cidr, cidrGroupRef and \
                  cidrGroupSelector",

@@ -238,7 +238,7 @@ fn kafka_rules() -> impl Strategy<Value = Value> {
     vec(rule, 1..3).prop_map(|rules| json!({"kafka": rules}))
 }
 
-/// What the elements of a rule have beside ports. Elements of one rule have L7 rules of one
+/// What the elements of a rule have besides ports. Elements of one rule have L7 rules of one
 /// protocol.
 #[derive(Clone, Copy, Debug)]
 enum Inspection {

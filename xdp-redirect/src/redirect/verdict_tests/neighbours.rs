@@ -159,7 +159,7 @@ fn arp_that_is_more_or_other_than_arp_is_dropped() {
         with_tail(arp(), &[0, 0, 0, 1]),
         // Longer than the least frame.
         with_tail(arp(), &[0; 19]),
-        // Of another link, of another protocol, of longer addresses, reverse.
+        // Another hardware type, another protocol, longer addresses, RARP.
         with(arp(), 15, &[6]),
         with(arp(), 16, &[0x86, 0xdd]),
         with(arp(), 18, &[8]),
@@ -184,7 +184,7 @@ fn discovery_that_breaks_the_rule_is_ip_like_any_other() {
         with_tail(s().frame(), &[0]),
         payload.frame(),
         Nd { options: vec![1, 1, 2], ..s() }.frame(),
-        // Of no length, of two units, of another kind, three of them, two that differ.
+        // Options: of no length, of two units, of another kind, three of them, two that differ.
         Nd { options: vec![1, 0, 0, 0, 0, 0, 0, 0], ..s() }.frame(),
         Nd { options: [&[14, 2][..], &[0; 14]].concat(), ..s() }.frame(),
         Nd { options: vec![5, 1, 0, 0, 0, 0, 5, 220], ..s() }.frame(),
@@ -259,7 +259,7 @@ fn a_pod_may_send_so_many_of_them_and_no_more() {
     for frame in [arp(), solicitation().frame()] {
         assert_eq!(probe.action(&frame, Some(NO_SOCKETS)), PASS);
         let passed = (0..4 * BURST).filter(|_| probe.run(&frame) == PASS).count();
-        // While this runs it gains some: one for each 10 ms.
+        // While this runs, one more may pass every 10 ms.
         assert!((BURST - 1..2 * BURST).contains(&passed), "{passed}");
         assert!(probe.dropped_for("arp_nd_rate_limit") > 0);
         // Another link has its own.

@@ -66,7 +66,7 @@ impl Decoder {
         self.table.shrink_to_fit();
     }
 
-    /// The same after any block, at most.
+    /// Upper bound of [`Self::heap`] after any block.
     #[must_use]
     pub fn heap_max(&self) -> usize {
         self.heap().max(3 * (self.limit as usize).max(self.table.size_max()))

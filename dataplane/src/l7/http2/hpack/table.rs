@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// What an entry counts beside its name and its value, bytes (RFC 7541 §4.1).
+/// What an entry counts in addition to its name and its value, bytes (RFC 7541 §4.1).
 const ENTRY_OVERHEAD: usize = 32;
 
 /// An entry of the dynamic table, whose name and value follow each other in the bytes.
@@ -145,8 +145,8 @@ impl DynamicTable {
         }
     }
 
-    /// Makes room for `added` bytes, of which a table's size is the largest number. Twice that size
-    /// is enough for all bytes, so that what evicted entries left is removed once in a while only.
+    /// Makes room for `added` bytes, which are no more than the table's size. The capacity is up to
+    /// twice that size, so that the bytes of evicted entries are removed only once in a while.
     fn reserve(&mut self, added: usize) {
         let wanted = self.bytes.len() + added;
         if wanted <= self.bytes.capacity() {

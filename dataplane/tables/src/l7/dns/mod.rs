@@ -1,9 +1,9 @@
 //! DNS messages (RFC 1035 §4), read strictly: a message that two parsers could read in two ways is
 //! malformed.
 //!
-//! Malformed are: a message that ends early or has bytes after its last record, a name with a
-//! reserved label type or of more than 255 bytes, a compression pointer that does not point before
-//! the name that it is in, or points into the header. So no name loops.
+//! A message is malformed if it ends early or has bytes after its last record, or if one of its
+//! names has a reserved label type, more than 255 bytes, or a compression pointer that does not
+//! point to a place between the header and the name itself. So no name loops.
 //!
 //! A [`Query`] has exactly one question, and no records but additional ones. A [`Response`] has at
 //! most one question.

@@ -34,7 +34,7 @@ impl Record {
     }
 }
 
-/// `count` records from `at` on, the first ones that are not well formed excluded.
+/// The next `left` records of a message, from the offset `at` on.
 #[derive(Clone, Debug)]
 pub(super) struct Records<'a> {
     pub(super) message: &'a [u8],
@@ -43,7 +43,7 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// The next record, or `None` after the last one.
+    /// The next record, or `None` after the last one. An error if it is not well formed.
     pub(super) fn next(&mut self) -> Result<Option<Record>, Malformed> {
         if self.left == 0 {
             return Ok(None);

@@ -176,7 +176,7 @@ impl<'a> Framing<'a> {
         Ok(())
     }
 
-    /// A WebSocket counts before h2c, and h2c before anything else.
+    /// WebSocket takes precedence over h2c, and h2c over all others.
     fn add_offer(&mut self, protocols: &[u8]) {
         for protocol in list(protocols) {
             if protocol.eq_ignore_ascii_case(b"websocket") {

@@ -67,7 +67,7 @@ pub enum Flaw {
     Host,
     /// `Content-Length` or `Transfer-Encoding`.
     BodyLength,
-    /// A body that a server which reads none would take for a request.
+    /// A body that would be taken for a request by a server that does not read the body.
     BodyLikeRequest,
     /// The line with the size of a chunk.
     ChunkSize,

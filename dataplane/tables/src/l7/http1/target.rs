@@ -6,13 +6,13 @@
 //!
 //! - it has no empty segment (`//`), except at the end, and no segment `.` or `..`, not even with
 //!   parameters (`..;x` or `..%3Bx`, as Java containers remove parameters before they resolve dot
-//!   segments), nor with characters that compatibility normalization (NFKC) makes to dots
+//!   segments), nor with characters that compatibility normalization (NFKC) turns into dots
 //!   (`%EF%BC%8E`, the full-width one);
 //! - it has visible ASCII characters only, and neither a backslash nor `#`;
 //! - each `%` begins a percent-encoding, and none encodes an unreserved character (`%2e`), a slash,
 //!   a backslash, a control character, a full-width slash or backslash, or a part of an overlong
 //!   UTF-8 sequence (`%c0%ae`, `%e0%80%ae`);
-//! - a percent sign that is encoded (`%25`) counts as one, so `%252e` is what `%2e` is.
+//! - an encoded percent sign (`%25`) counts as a percent sign, so `%252e` is treated as `%2e`.
 //!
 //! The query, after the first `?`, may have anything but `#`: servers do not resolve queries.
 

@@ -142,7 +142,8 @@ impl Encoder<'_> {
         self.out.extend_from_slice(&value.to_be_bytes()[8 - len.min(8)..]);
     }
 
-    /// Whether the elements of a list have an error code here, or elements of theirs.
+    /// Whether the error can be given in the elements of a list, or deeper. With several keys, the
+    /// elements of a list of keys must have an error code of their own.
     fn can_tell(&self, list: List, fields: &[Field]) -> bool {
         let has_error = |field: &Field| field.role == Role::Error && field.is_in(self.version);
         list != List::Keys || self.names.keys().len() == 1 || fields.iter().any(has_error)
@@ -151,7 +152,7 @@ impl Encoder<'_> {
     /// Elements that a list gets here.
     fn elements(&self, list: List, place: Place) -> usize {
         match list {
-            // It is not known whose of several keys a topic is.
+            // With several keys, it is not known to which of them a topic belongs.
             List::Topics if self.names.keys().len() > 1 && place.key.is_some() => 0,
             List::Topics => self.names.len(),
             List::Partitions => {

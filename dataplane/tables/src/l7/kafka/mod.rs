@@ -3,8 +3,8 @@
 //!
 //! [`schema`] has the layout of every API and version that clients of Kafka 4 and before send,
 //! apart from those of share groups. Topic names within other data are not read: subscriptions and
-//! assignments in the metadata of JoinGroup and SyncGroup, positions that a request for
-//! descriptions resumes at, topics that a fetch session forgets.
+//! assignments in the metadata of JoinGroup and SyncGroup, positions at which a describe request
+//! resumes, topics that a fetch session forgets.
 
 mod answer;
 mod names;
@@ -20,8 +20,8 @@ use schema::Api;
 
 /// Length of the length in front of a frame, bytes.
 pub const PREFIX: usize = 4;
-/// Longest frame, bytes: a broker's default (`socket.request.max.bytes`). TLS and HTTP read as
-/// longer ones.
+/// Longest frame, bytes: a broker's default (`socket.request.max.bytes`). The first bytes of TLS
+/// and HTTP, read as a length, exceed it.
 pub const FRAME_MAX: usize = 100 * 1024 * 1024;
 /// Longest client id, bytes.
 const CLIENT_ID_MAX: usize = 4096;
@@ -51,10 +51,10 @@ pub struct Header<'a> {
 /// bytes are needed.
 ///
 /// # Errors
-/// [`Malformed`] if no frame has it, as soon as that is known.
+/// [`Malformed`] if no frame can have this length, as soon as that is known.
 pub fn frame_len(stream: &[u8]) -> Result<Option<usize>, Malformed> {
     match stream {
-        // Already the first byte of TLS, HTTP and other text is too large.
+        // The first byte of TLS, HTTP and other text is already too large.
         [first, ..] if usize::from(*first) > FRAME_MAX >> 24 => Err(Malformed),
         _ => match stream.first_chunk::<PREFIX>() {
             None => Ok(None),
@@ -69,7 +69,7 @@ pub fn frame_len(stream: &[u8]) -> Result<Option<usize>, Malformed> {
 /// Reads the header of the request at the front of a stream; `None` if more bytes are needed.
 ///
 /// # Errors
-/// [`Malformed`] if it is none.
+/// [`Malformed`] if it is not a request.
 pub fn header(stream: &[u8]) -> Result<Option<Header<'_>>, Malformed> {
     let Some(frame) = frame_len(stream)? else { return Ok(None) };
     if frame < PREFIX + 8 {

@@ -198,7 +198,8 @@ impl RequestNames {
             + self.keys.capacity() * size_of::<Range>()
     }
 
-    /// The same after names in `bytes` more were added, at most.
+    /// Upper bound of [`Self::heap`] after the names in `bytes` more bytes of the request are
+    /// added.
     #[must_use]
     pub fn heap_with(&self, bytes: usize) -> usize {
         // An element has at least one byte.
@@ -209,8 +210,8 @@ impl RequestNames {
     }
 }
 
-/// Bytes of a vector that gets this many elements more, up to a bound: at most twice of what it
-/// needs.
+/// Bytes that a vector takes with `more` more elements, but at most `max` in all: at most twice
+/// what it needs.
 fn grown<T>(vec: &Vec<T>, more: usize, max: usize) -> usize {
     let len = (vec.len() + more).min(max);
     let capacity = if len <= vec.capacity() { vec.capacity() } else { 2 * len.max(8) };

@@ -115,7 +115,7 @@ fn a_damaged_request_is_never_read_beyond_its_end() {
     }
 }
 
-/// What kio and kafka-python read in these answers was compared with what they should say.
+/// What kio and kafka-python read in these answers was compared with what the answers should say.
 #[test]
 fn denials_have_the_layout_of_their_responses() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/corpora/kafka/answers.txt");

@@ -10,7 +10,7 @@ const UNSUPPORTED_VERSION: [u8; 2] = [0, 35];
 /// First version with compact lengths and tagged fields.
 const FLEXIBLE: i16 = 3;
 
-/// The last version of each API that names topics, and not only their ids.
+/// Of each API, the last version whose requests have the names of topics, and not only their ids.
 const WITH_NAMES: [(i16, i16); 4] = [(0, 12), (1, 12), (8, 9), (9, 9)];
 
 /// Lowers the last version of each API in a response (a whole frame) to one whose layout is known

@@ -1,9 +1,9 @@
-//! Reads a message field by field, with what has arrived of it.
+//! Reads a message field by field, as its bytes arrive.
 
 use super::Malformed;
 use super::schema::{Field, Kind, List, Role};
 
-/// Structures inside of each other, at most, the message included.
+/// Deepest nesting of structures, the message included.
 pub(super) const DEPTH_MAX: usize = 6;
 /// Longest value that is read as a whole, bytes. Names of topics have 249 at most.
 const VALUE_MAX: usize = 1024;

@@ -1,4 +1,4 @@
-//! A list of HTTP rules, of which one must match.
+//! A list of HTTP rules: a request must match one of them.
 
 use std::fmt;
 use std::ops::Deref;

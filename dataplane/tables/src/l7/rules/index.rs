@@ -9,9 +9,10 @@
 //! It narrows down which rules are tried, and allows nothing by itself.
 //!
 //! # Bounds
-//! Time and memory of building it are proportional to the number of rules ([`Budget`]). Where the
-//! budget ends, a set of rules isn't divided further, and all of it are tried. That happens if
-//! hundreds of patterns begin with `.*`, so that none of them is out before the value ends.
+//! Time and memory of building it are proportional to the number of rules ([`Budget`]). When the
+//! budget is spent, a set of rules isn't divided further, and all rules of the set are tried. That
+//! happens if hundreds of patterns begin with `.*`, so that none of them is ruled out before the
+//! value ends.
 
 use std::collections::HashMap;
 
@@ -52,7 +53,7 @@ impl Part {
     }
 }
 
-/// What follows a state on a symbol: another state, or a list of rules.
+/// The transition from a state on a symbol: to another state, or to a list of rules.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Next(u32);
 
@@ -82,7 +83,8 @@ pub(super) struct Index {
 /// Work and memory that are left for building an automaton.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
-    /// Steps of a pattern's DFA by one symbol. A rule's DFA has cost more of them.
+    /// Steps of a pattern's DFA by one symbol: per rule, fewer than it took to build the rule's
+    /// DFA.
     steps: usize,
     /// Entries of [`Index::states`], of four bytes.
     entries: usize,
@@ -90,7 +92,7 @@ struct Budget {
     listed: usize,
 }
 
-/// What a list costs beside its entries.
+/// What a list costs in addition to its entries.
 const LIST_HEAD: usize = 8;
 
 impl Budget {
@@ -157,7 +159,7 @@ impl Index {
     }
 }
 
-/// Symbols for the bytes, and a byte of each.
+/// The symbol of each byte, and one byte for each symbol.
 fn divide(rules: &[HttpRule], parts: &[Part]) -> ([u8; 256], Vec<u8>) {
     // Classes of a pattern are ranges of bytes.
     let mut is_first = [false; 256];
@@ -202,7 +204,7 @@ impl Builder<'_> {
         let all = (0..self.rules.len() as u32).filter_map(|rule| self.open(0, rule)).collect();
         self.index.start = self.next(0, all);
         let mut done = 0;
-        // Breadth first: what a short beginning of the path divides comes before the rest.
+        // Breadth first: sets that a short prefix of the path divides come before the rest.
         while let Some((part, open)) = self.queue.get(done).cloned() {
             for symbol in 0..self.bytes.len() {
                 let byte = self.bytes[symbol];

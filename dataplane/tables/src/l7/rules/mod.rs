@@ -144,7 +144,8 @@ impl<'a> L7Request<'a> {
         }
     }
 
-    /// Whether all servers read the request alike, as far as its parser has not checked that.
+    /// Whether all servers read the request alike. Checks only what the request's parser has not
+    /// checked.
     pub(super) fn is_valid(&self) -> bool {
         match self {
             Self::ServerName(Some(name)) => is_server_name(name),

@@ -24,8 +24,8 @@ const BUILD_MAX: usize = 4 * 1024 * 1024;
 
 /// Remaining budget for the patterns of one policy, bytes.
 ///
-/// A pattern costs the size of its DFA, and the work to build it, as a small DFA may take long to
-/// build: that grows with the transitions of the DFA times the states of the NFA.
+/// A pattern costs the size of its DFA and the work to build it, since a small DFA may take long to
+/// build. The work grows with the transitions of the DFA times the states of the NFA.
 #[derive(Clone, Debug)]
 pub struct PatternBudget(usize);
 
@@ -70,7 +70,7 @@ impl Pattern {
             return Err(field.error(format!("the pattern is longer than {PATTERN_MAX} bytes")));
         }
         let hir = re2::parse(source).map_err(|error| field.error(error.to_string()))?;
-        // A pattern that exceeds a limit costs the work to find that out.
+        // A pattern that exceeds a limit costs the work of finding that out.
         let mut too_large = || {
             budget.spend(BUILD_MAX);
             field.error("the pattern needs too many states; simplify it")
@@ -117,7 +117,7 @@ impl Pattern {
         (!self.0.is_dead_state(state)).then_some(state)
     }
 
-    /// The state after one more byte. [`None`] if no value that begins so matches.
+    /// The state after one more byte. [`None`] if no value that begins with these bytes matches.
     #[inline]
     pub(super) fn next(&self, state: StateID, byte: u8) -> Option<StateID> {
         let state = self.0.next_state(state, byte);
@@ -130,7 +130,7 @@ impl Pattern {
         self.0.is_match_state(self.0.next_eoi_state(state))
     }
 
-    /// Whether some state differs between a byte and the byte before it, which exists.
+    /// Whether the DFA distinguishes `byte` from `byte - 1`. `byte` is not zero.
     pub(super) fn tells_from_byte_before(&self, byte: u8) -> bool {
         let classes = self.0.byte_classes();
         classes.get(byte) != classes.get(byte - 1)
@@ -194,7 +194,8 @@ mod tests {
         }
     }
 
-    /// RE2 encodes surrogates, and takes a class of all characters beyond ASCII loosely.
+    /// RE2 encodes surrogates, and its class of all characters beyond ASCII matches some invalid
+    /// UTF-8.
     #[test]
     fn values_that_are_not_utf_8_match_as_in_re2() {
         for (pattern, value, expected) in [

@@ -7,7 +7,7 @@ const SERVER_NAME: u16 = 0;
 /// `NameType` of a host name.
 const HOST_NAME: u8 = 0;
 
-/// The ClientHello is malformed, or names the server in no single way.
+/// The ClientHello is malformed, or it is ambiguous which server it names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("is malformed or ambiguous")]
 pub struct NameError;

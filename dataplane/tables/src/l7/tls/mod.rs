@@ -4,9 +4,9 @@
 //! # Strictness
 //! What two TLS libraries could read in two ways is rejected: a ClientHello that does not end with
 //! its record, handshake records with other records between them or without content, several
-//! `server_name` extensions, a list of names that has not exactly one entry. A name is a host name
-//! of ASCII letters, digits, hyphens and underscores, in any case, without a trailing dot, and no
-//! IP address (RFC 6066 §3); see [`is_server_name`].
+//! `server_name` extensions, a list of names that does not have exactly one entry. A name is a host
+//! name of ASCII letters, digits, hyphens and underscores, in any case, without a trailing dot, and
+//! no IP address (RFC 6066 §3); see [`is_server_name`].
 //!
 //! With Encrypted ClientHello, the name is that of the outer hello, which is the one on the wire.
 
@@ -40,7 +40,7 @@ const RETRY_RANDOM: [u8; 32] = [
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// Why a stream is not one whose server name can be decided.
+/// Why the server name of a stream can't be decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Invalid {
     /// It is no TLS, or SSL 2.0.
@@ -76,7 +76,7 @@ impl ClientHello<'_> {
     /// The server name; `None` if the client names none.
     ///
     /// # Errors
-    /// [`NameError`] if the ClientHello is malformed, or names the server in no single way.
+    /// [`NameError`] if the ClientHello is malformed, or if it is ambiguous which server it names.
     pub fn server_name(&self) -> Result<Option<&[u8]>, NameError> {
         hello::server_name(&self.body)
     }
@@ -100,18 +100,17 @@ pub fn client_hello(stream: &[u8]) -> Result<Option<ClientHello<'_>>, Invalid> {
 pub enum ServerMessage {
     /// A ServerHello: the client's next messages follow the handshake that it chose.
     Hello,
-    /// A HelloRetryRequest (RFC 8446 §4.1.4): the client sends another ClientHello. It takes up so
-    /// many bytes of the stream.
+    /// A HelloRetryRequest (RFC 8446 §4.1.4): the client sends another ClientHello.
     RetryRequest {
-        /// Bytes, record headers included.
+        /// Bytes of the stream that it takes up, record headers included.
         len: usize,
     },
     /// A record that is no handshake message: an alert or a change of cipher specification.
     Other(Record),
 }
 
-/// Reads the message at the front of a server's stream, up to where it is known what it is; `None`
-/// if more bytes are needed.
+/// Reads as much of the message at the front of a server's stream as shows which message it is;
+/// `None` if more bytes are needed.
 ///
 /// # Errors
 /// [`Invalid`], as soon as it is known.

@@ -9,7 +9,7 @@ mod groups;
 mod records;
 mod transactions;
 
-/// As the last version of a field: it is still in use.
+/// [`Field::until`] of a field that is still in use.
 pub const MAX: i16 = i16::MAX;
 
 /// One API.
@@ -29,7 +29,7 @@ pub struct Api {
     pub response: &'static [Field],
 }
 
-/// What a client lacks the right to.
+/// What a client is not authorized for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Denial {
     /// A topic.

@@ -23,7 +23,7 @@ fn one_by_one(rules: &[HttpRule], request: &HttpRequest<'_>) -> Vec<u32> {
     (0..rules.len() as u32).filter(matches).collect()
 }
 
-/// Those that match of the candidates, which are ascending.
+/// The candidates that match. Candidates are ascending.
 fn by_index(index: &Index, rules: &[HttpRule], request: &HttpRequest<'_>) -> Vec<u32> {
     let candidates = index.candidates(request);
     assert!(candidates.is_sorted());

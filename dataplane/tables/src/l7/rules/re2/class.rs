@@ -57,8 +57,8 @@ fn code_point(cursor: &mut Cursor<'_>, class: usize) -> Result<u32, PatternError
     }
 }
 
-/// Reads `[:name:]` or `[:^name:]`, if one of them is next. A name without an end is none, and its
-/// bracket is a character.
+/// Reads `[:name:]` or `[:^name:]`, if one of them is next. Without `:]` it is not a class name,
+/// and its bracket is a character.
 fn posix_class(cursor: &mut Cursor<'_>, case: Case) -> Result<Option<CodePoints>, PatternError> {
     let from = cursor.offset();
     if !cursor.rest().strip_prefix("[:").is_some_and(|rest| rest.contains(":]")) {

@@ -71,8 +71,8 @@ impl<'a> Cursor<'a> {
         found
     }
 
-    /// Consumes all up to and with `end`, and returns what is before `end`. Consumes nothing if
-    /// there is no `end`.
+    /// Consumes everything up to and including `end`, and returns what is before `end`. Consumes
+    /// nothing if there is no `end`.
     pub(super) fn take_until(&mut self, end: &str) -> Option<&'a str> {
         let (before, _) = self.rest().split_once(end)?;
         self.offset += before.len() + end.len();

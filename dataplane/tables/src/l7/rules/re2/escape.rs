@@ -87,7 +87,7 @@ pub(super) fn code_point(cursor: &mut Cursor<'_>) -> Result<u32, PatternError> {
     };
     let point = match escaped {
         '0' => Some(octal(cursor, 0)),
-        // One digit alone would be a reference to a group, which RE2 has not.
+        // One digit alone would be a reference to a group, which RE2 does not support.
         '1'..='7' if cursor.rest().starts_with(|c| matches!(c, '0'..='7')) => {
             Some(octal(cursor, u32::from(escaped) - u32::from('0')))
         }

@@ -2,10 +2,9 @@
 //!
 //! Envoy, and so Cilium, gives the patterns of HTTP rules to RE2 with its default options
 //! (<https://github.com/google/re2/wiki/Syntax>, `re2/parse.cc`). Each pattern is accepted or
-//! rejected as RE2 does, and an accepted one matches the same bytes. Three kinds of patterns are
+//! rejected as by RE2, and an accepted one matches the same bytes. Three kinds of patterns are
 //! rejected although RE2 accepts them: those that are nested too deeply, those that need too many
-//! states (`pattern.rs`), and those that RE2 extends by a character by itself
-//! ([`node::alternate`]).
+//! states (`pattern.rs`), and those to which RE2 itself adds a character ([`node::alternate`]).
 //!
 //! Values are bytes. A character of the pattern stands for its UTF-8 encoding, and RE2's encoder
 //! is less strict than UTF-8 is: see [`hir`].
@@ -13,7 +12,7 @@
 //! - [`mod@parse`] reads the pattern: groups, flags, repetitions.
 //! - [`escape`] reads what follows a backslash, [`class`] what is in brackets.
 //! - [`node`] is the syntax tree, [`hir`] its translation.
-//! - [`code_points`] and [`unicode`] are sets of characters, and the named ones of them.
+//! - [`code_points`] has sets of characters, [`unicode`] those that have names.
 
 mod class;
 mod code_points;

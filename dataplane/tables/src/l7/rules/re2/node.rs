@@ -5,7 +5,7 @@ use regex_syntax::hir::Look;
 use super::code_points::CodePoints;
 use super::cursor::PatternError;
 
-/// Deepest nesting of a pattern. It bounds the recursion of what reads the tree.
+/// Deepest nesting of a pattern. It bounds the recursion of functions that walk the tree.
 const NESTING_MAX: usize = 250;
 
 /// A part of a pattern. Whether a repetition is greedy makes no difference to whether a whole

@@ -13,7 +13,7 @@ use super::code_points::{CodePoints, MAX};
 /// The version of Unicode that RE2 has had since 2023 (`re2/unicode_groups.cc`).
 const AGE: &str = "15.1";
 
-/// Characters that have another category since [`AGE`]: the older and the newer one.
+/// Characters whose category changed after [`AGE`]: the older and the newer category.
 const RECATEGORIZED: [(u32, &str, &str); 1] = [(0x1171e, "Mn", "Mc")];
 
 const SURROGATES: (u32, u32) = (0xd800, 0xdfff);
@@ -101,7 +101,7 @@ pub(super) fn case_folds() -> &'static [(u32, u32)] {
         let points = known.ranges().iter().flat_map(|(first, last)| *first..=*last);
         for c in points.filter_map(char::from_u32) {
             let mut cases = ClassUnicode::new([ClassUnicodeRange::new(c, c)]);
-            // It fails where regex-syntax was built without Unicode's tables only.
+            // It fails only where regex-syntax was built without Unicode's tables.
             cases.try_case_fold_simple().unwrap_or_default();
             let others = cases.iter().flat_map(|r| u32::from(r.start())..=u32::from(r.end()));
             let others = others.filter(|other| *other != u32::from(c) && known.contains(*other));
