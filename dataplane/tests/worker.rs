@@ -400,6 +400,18 @@ fn a_pod_reaches_itself_through_a_translating_service_and_no_other_pod_does() {
     }
     let reply = udp(B, ADDRESSES[2], ADDRESSES[0], [80, 9], b"a");
     assert_eq!(rig.send(B, &reply)[0].0, HOST);
+    // The pods have exchanged their addresses: B's is no longer the sender's.
+    let mut exchanged = snapshot(3, IngressOfB::Closed);
+    let routes = &exchanged.routes;
+    let mut endpoints = [A, B].map(|link| routes.endpoint_on(link).unwrap().clone());
+    let [of_a, of_b] = &mut endpoints;
+    std::mem::swap(&mut of_a.addresses, &mut of_b.addresses);
+    let host = routes.next_hop(HOST).copied();
+    exchanged.routes = Arc::new(RouteTable::new(endpoints, host).unwrap().with_node(routes.node()));
+    rig.shared.publish(exchanged);
+    for frame in node_to_b(9) {
+        assert!(rig.send(HOST, &marked(&frame, by(B).mac())).is_empty());
+    }
 }
 
 /// The kernel may have decapsulated the packet, and the inner header may have another pod's

@@ -126,9 +126,16 @@ int guard(struct __sk_buff *skb)
 	    eth.h_proto == bpf_htons(ETH_P_8021AD))
 		return drop_to_pod(skb, DROP_TO_POD_TAGGED);
 	if (is_neighbour(skb, eth.h_proto, &msg)) {
+		__u32 ifindex = skb->ifindex;
+		struct pod *pod = bpf_map_lookup_elem(&PODS, &ifindex);
+
+		// A bridge floods frames to an unknown MAC address, to other pods too.
+		if (pod && !(eth.h_dest[0] & 1) && !same_mac(eth.h_dest, pod->mac))
+			return drop_to_pod(skb, DROP_TO_POD_OTHER_MAC);
 		if (!is_within_rate(skb, &eth, &msg))
 			return drop_to_pod(skb, DROP_TO_POD_NEIGHBOUR_RATE);
-		learn_nd_sender(skb->ifindex, &msg);
+		if (pod)
+			learn_neighbour(ifindex, pod, &msg);
 		return TC_ACT_UNSPEC;
 	}
 	if (eth.h_proto != bpf_htons(ETH_P_IP) && eth.h_proto != bpf_htons(ETH_P_IPV6))

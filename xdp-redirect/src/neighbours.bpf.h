@@ -11,14 +11,19 @@
 //        link-layer address, or a nonce (RFC 7527). Nothing after them. A multicast destination
 //        has link scope.
 //
-// For frames from a pod there are three more conditions:
+// For frames from a pod there are five more conditions:
 //   - The sender's MAC and IP addresses are the pod's, so that a pod can't enter another host's
 //     address into a neighbour table. The link-local IPv6 address is the one made of the MAC
 //     address (RFC 4291 appendix A). In an ARP probe, which comes from 0.0.0.0 (RFC 5227), and in
 //     duplicate address detection, which comes from `::` (RFC 4862 section 5.4), the target is the
 //     pod's: whoever has that address, or is about to, takes the message for a claim to it.
+//   - Fields that the receiver ignores have no other values than Linux gives them, so that pods
+//     can't exchange data in them: the target MAC of ARP, traffic class and flow label, the
+//     reserved bits of ND, the checksum, the Ethernet destination of multicast. A nonce is only in
+//     duplicate address detection.
 //   - An IPv6 destination with more than link scope has sent ND to this pod before. Otherwise a
 //     node that forwards IPv6 might forward the message.
+//   - A unicast reply answers a request for an address of the pod, each request once.
 //   - At most NEIGHBOUR_RATE frames a second, and NEIGHBOUR_BURST in a burst; of unicast replies
 //     REPLY_RATE. Unicast replies have a limit of their own, because other hosts decide how many a
 //     pod sends: a host that asks a pod for its address must use up neither the limit of the pod's
@@ -95,14 +100,18 @@ struct {
 	__type(value, __u8);
 } ADDRESSES SEC(".maps");
 
-// IPv6 addresses that sent ND to a pod. When the map is full, the least recently used are evicted:
-// their pods then send a solicitation by multicast.
+// Requests of one address for a pod's that may wait for replies; further ones count as answered.
+#define REQUESTS_MAX 16
+
+// Addresses that sent ARP or ND to a pod, and how many of their requests for an address of the pod
+// it has not answered yet. When the map is full, the least recently used are evicted: they request
+// again, and their pods then send a solicitation by multicast.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 8192);
 	__type(key, struct link_address);
-	__type(value, __u8);
-} ND_SENDERS SEC(".maps");
+	__type(value, __u32);
+} NEIGHBOURS SEC(".maps");
 
 // Theoretical arrival times of a link's next frames, ns, for the rate limits.
 struct neighbour_times {
@@ -173,14 +182,20 @@ struct neigh_msg {
 	// or if they have none, the target, except of router solicitations; the source of ARP replies;
 	// the target of advertisements.
 	__u8 claimed[16];
-	// ND only.
+	// Of ARP the sender's and the target's.
 	__u8 source[16];
 	__u8 destination[16];
+	// The address that is requested or advertised; none of router solicitations.
+	__u8 target[16];
 	// The link-layer address in the message; all zeros if there is none.
 	__u8 mac[ETH_ALEN];
 	bool is_nd;
 	// An ARP reply or a neighbour advertisement.
 	bool is_reply;
+	// To one host.
+	bool is_unicast;
+	// A field that the receiver ignores has another value than Linux gives it.
+	bool has_data;
 } __attribute__((aligned(8)));
 
 static __always_inline bool same_mac(const __u8 *one, const __u8 *other)
@@ -226,9 +241,19 @@ static __always_inline bool has_link_scope(const __u8 *address)
 	return is_link_local(address) || (is_multicast(address) && (address[1] & 0x0f) == 0x02);
 }
 
+static __always_inline bool is_broadcast(const __u8 *mac)
+{
+	__u8 all = 0xff;
+
+	for (int i = 0; i < ETH_ALEN; i++)
+		all &= mac[i];
+	return all == 0xff;
+}
+
 // Parses the frame at `data`. False: not ARP of the format above.
 static __always_inline bool parse_arp(void *data, void *end, struct neigh_msg *msg)
 {
+	struct ethhdr *eth = data;
 	struct arp *arp = data + sizeof(struct ethhdr);
 	__u8 *rest = (__u8 *)(arp + 1);
 
@@ -246,6 +271,14 @@ static __always_inline bool parse_arp(void *data, void *end, struct neigh_msg *m
 	}
 	msg->is_nd = false;
 	msg->is_reply = arp->op == bpf_htons(ARP_REPLY);
+	msg->is_unicast = !(eth->h_dest[0] & 1);
+	// A request has none, an announcement of iputils' arping the sender's or broadcast.
+	msg->has_data = !is_zero(arp->target_mac, ETH_ALEN) && !is_broadcast(arp->target_mac) &&
+			!same_mac(arp->target_mac, arp->sender_mac) &&
+			!same_mac(arp->target_mac, eth->h_dest);
+	map_v4(msg->source, arp->sender_ip);
+	map_v4(msg->destination, arp->target_ip);
+	map_v4(msg->target, arp->target_ip);
 	map_v4(msg->claimed, !msg->is_reply && is_zero(arp->sender_ip, 4) ? arp->target_ip :
 									    arp->sender_ip);
 	__builtin_memcpy(msg->mac, arp->sender_mac, ETH_ALEN);
@@ -267,12 +300,59 @@ static __always_inline bool parse_nd_options(void *at, void *end, struct neigh_m
 			if (!is_zero(msg->mac, ETH_ALEN) && !same_mac(msg->mac, option->mac))
 				return false;
 			__builtin_memcpy(msg->mac, option->mac, ETH_ALEN);
-		} else if (option->type != ND_NONCE) {
+		} else if (option->type == ND_NONCE) {
+			msg->has_data |= !is_zero(msg->source, 16);
+		} else {
 			return false;
 		}
 		at = option + 1;
 	}
 	return at == end;
+}
+
+// Whether the ICMPv6 checksum is right (RFC 4443 section 2.3), of at most NEIGHBOUR_MAX bytes.
+static __always_inline bool is_checksum_right(const struct ipv6hdr *ip, const void *end)
+{
+	const __be16 *addresses = (const __be16 *)&ip->saddr;
+	const __be16 *message = (const __be16 *)(ip + 1);
+	__u32 sum = bpf_ntohs(ip->payload_len) + IPPROTO_ICMPV6;
+
+	for (__u32 i = 0; i < 16; i++)
+		sum += bpf_ntohs(addresses[i]);
+	// All messages have an even length.
+	for (__u32 i = 0; i < (NEIGHBOUR_MAX - ND_MIN) / 2; i++) {
+		if ((const void *)(message + i + 1) > end)
+			break;
+		sum += bpf_ntohs(message[i]);
+	}
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
+}
+
+// Whether a field that the receiver ignores has another value than Linux gives it; the options are
+// checked elsewhere.
+static __always_inline bool has_data(const struct ethhdr *eth, const struct ipv6hdr *ip,
+				     const struct nd *nd, const void *end)
+{
+	__be32 first = *(const __be32 *)ip;
+	__be32 reserved = nd->flags;
+	const __u8 *group = ip->daddr.s6_addr;
+
+	// Router, solicited, override.
+	if (nd->type == ND_NEIGHBOUR_ADVERTISEMENT)
+		reserved &= ~bpf_htonl(0xe0000000);
+	// Version 6, traffic class 0 or that of network control (RFC 2474 section 4.2.2.2), flow
+	// label 0.
+	if (reserved || (first != bpf_htonl(0x60000000) && first != bpf_htonl(0x6c000000)))
+		return true;
+	// RFC 2464 section 7.
+	if (is_multicast(group))
+		return eth->h_dest[0] != 0x33 || eth->h_dest[1] != 0x33 ||
+		       eth->h_dest[2] != group[12] || eth->h_dest[3] != group[13] ||
+		       eth->h_dest[4] != group[14] || eth->h_dest[5] != group[15] ||
+		       !is_checksum_right(ip, end);
+	return (eth->h_dest[0] & 1) || !is_checksum_right(ip, end);
 }
 
 // Parses the frame at `data`, of Ethernet type IPv6. False: not ND of the format above.
@@ -292,6 +372,9 @@ static __always_inline bool parse_nd(void *data, void *end, struct neigh_msg *ms
 	__builtin_memset(msg->mac, 0, ETH_ALEN);
 	msg->is_nd = true;
 	msg->is_reply = nd->type == ND_NEIGHBOUR_ADVERTISEMENT;
+	msg->is_unicast = !is_multicast(msg->destination);
+	msg->has_data = has_data(data, ip, nd, end);
+	__builtin_memset(msg->target, 0, 16);
 	if (is_multicast(msg->destination) && !has_link_scope(msg->destination))
 		return false;
 	if (nd->type == ND_ROUTER_SOLICITATION) {
@@ -307,6 +390,7 @@ static __always_inline bool parse_nd(void *data, void *end, struct neigh_msg *ms
 		__builtin_memcpy(msg->claimed, nd->target, 16);
 	else
 		return false;
+	__builtin_memcpy(msg->target, nd->target, 16);
 	return parse_nd_options(options, end, msg);
 }
 
@@ -354,21 +438,45 @@ static __always_inline bool is_link_scoped(__u32 ifindex, const struct neigh_msg
 	if (!msg->is_nd || has_link_scope(msg->destination))
 		return true;
 	__builtin_memcpy(key.address, msg->destination, 16);
-	return bpf_map_lookup_elem(&ND_SENDERS, &key);
+	return bpf_map_lookup_elem(&NEIGHBOURS, &key);
 }
 
-// Records the sender of ND to a pod if its address has more than link scope, so that the pod may
-// send ND to it.
-static __always_inline void learn_nd_sender(__u32 ifindex, const struct neigh_msg *msg)
+// Records the sender of ARP or ND to a pod, so that the pod may send ND to it, and may answer its
+// request if that is for an address of the pod.
+static __always_inline void learn_neighbour(__u32 ifindex, const struct pod *pod,
+					    const struct neigh_msg *msg)
 {
 	struct link_address key = { .ifindex = ifindex };
-	__u8 one = 1;
+	bool is_request = !msg->is_reply && is_own(ifindex, pod, msg->target);
+	__u32 *requests, one = is_request;
 
-	if (!msg->is_nd || is_zero(msg->source, 16) || has_link_scope(msg->claimed) ||
-	    is_multicast(msg->claimed))
+	if (msg->is_nd && is_zero(msg->source, 16))
 		return;
-	__builtin_memcpy(key.address, msg->claimed, 16);
-	bpf_map_update_elem(&ND_SENDERS, &key, &one, BPF_ANY);
+	// Others get no ND from the pod for what they sent, or by link scope.
+	if (!is_request && (!msg->is_nd || has_link_scope(msg->source)))
+		return;
+	__builtin_memcpy(key.address, msg->source, 16);
+	requests = bpf_map_lookup_elem(&NEIGHBOURS, &key);
+	if (!requests)
+		bpf_map_update_elem(&NEIGHBOURS, &key, &one, BPF_ANY);
+	else if (is_request && *requests < REQUESTS_MAX)
+		*requests += 1;
+}
+
+// Whether a pod's message is not a unicast reply, or answers a request; then that is answered.
+static __always_inline bool is_requested(__u32 ifindex, const struct neigh_msg *msg)
+{
+	struct link_address key = { .ifindex = ifindex };
+	__u32 *requests;
+
+	if (!msg->is_reply || !msg->is_unicast)
+		return true;
+	__builtin_memcpy(key.address, msg->destination, 16);
+	requests = bpf_map_lookup_elem(&NEIGHBOURS, &key);
+	if (!requests || !*requests)
+		return false;
+	*requests -= 1;
+	return true;
 }
 
 // Accounts for one frame of the link in this slot; false if it exceeds the rate. One CPU at a time

@@ -235,9 +235,9 @@ static __always_inline enum frame_kind classify(struct cursor *c, struct neigh_m
 	if (!eth)
 		return FRAME_OTHER;
 	ethertype = eth->h_proto;
-	if (ethertype == bpf_htons(ETH_P_ARP) && parse_arp(frame, c->end, msg))
+	if (ethertype == bpf_htons(ETH_P_ARP) && parse_arp(frame, c->end, msg) && !msg->has_data)
 		return FRAME_NEIGHBOUR;
-	if (ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(frame, c->end, msg))
+	if (ethertype == bpf_htons(ETH_P_IPV6) && parse_nd(frame, c->end, msg) && !msg->has_data)
 		return FRAME_NEIGHBOUR;
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
 		struct vlan_tag *tag;
@@ -282,7 +282,7 @@ static __always_inline int neighbour(struct xdp_md *ctx, __u32 slot, const struc
 		return drop_from_pod(ctx, DROP_NEIGHBOUR_NOT_READY, slot);
 	if (!is_sender_valid(ifindex, pod, eth->h_source, msg))
 		return drop_from_pod(ctx, DROP_NEIGHBOUR_SPOOFED, slot);
-	if (!ratelimit_allows(slot, msg->is_reply && !(eth->h_dest[0] & 1)))
+	if (!is_requested(ifindex, msg) || !ratelimit_allows(slot, msg->is_reply && msg->is_unicast))
 		return drop_from_pod(ctx, DROP_NEIGHBOUR_RATE, slot);
 	return XDP_PASS;
 }

@@ -7,14 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_util::{Stream, stream};
 use podgate_api::limits::{ACCEPT_PAUSE, PING_TIMEOUT, ServerLimits};
-use podgate_api::places::{Place, Places};
+use podgate_api::places::{Place, Places, Requested};
 use podgate_api::socket_file::{SocketFile, file_id};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -298,23 +297,18 @@ struct Connection<T> {
     stream: T,
     /// Until when the first request has to come; none once it has.
     deadline: Option<Pin<Box<Sleep>>>,
-    requested: Requested,
     /// Ends when the connection loses its place.
     loses_place: oneshot::Receiver<Infallible>,
-    _place: Place<HasPlace>,
+    place: Place<HasPlace>,
 }
 
 /// Dropped when a connection loses its place.
 type HasPlace = oneshot::Sender<Infallible>;
 
-/// Whether a request came by a connection.
-#[derive(Clone, Debug, Default)]
-struct Requested(Arc<AtomicBool>);
-
-/// Notes that a request came by its connection.
+/// Records that a request came on its connection.
 fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
-    if let Some(Requested(requested)) = request.extensions().get() {
-        requested.store(true, Relaxed);
+    if let Some(requested) = request.extensions().get::<Requested>() {
+        requested.set();
     }
     Ok(request)
 }
@@ -350,8 +344,7 @@ impl<T> Connection<T> {
         let (has_place, loses_place) = oneshot::channel();
         let place = places.take(source, has_place)?;
         let deadline = Some(Box::pin(sleep(LIMITS.request)));
-        let requested = Requested::default();
-        Some(Self { stream, deadline, requested, loses_place, _place: place })
+        Some(Self { stream, deadline, loses_place, place })
     }
 
     /// Fails once the place is lost; wakes the caller then.
@@ -367,7 +360,7 @@ impl<T> Connected for Connection<T> {
     type ConnectInfo = Requested;
 
     fn connect_info(&self) -> Requested {
-        self.requested.clone()
+        self.place.requested().clone()
     }
 }
 
@@ -377,7 +370,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.deadline.is_some() && self.requested.0.load(Relaxed) {
+        if self.deadline.is_some() && self.place.requested().get() {
             self.deadline = None;
         }
         if let Some(deadline) = &mut self.deadline

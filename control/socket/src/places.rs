@@ -1,14 +1,23 @@
 //! Places of a server's connections, shared fairly by where they come from.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Time in which a client sends its first request, if others wait for a place.
+const REQUEST_TIME: Duration = Duration::from_millis(200);
 
 /// The places of a server that listens on one socket.
 ///
-/// While all are taken, a client gets the oldest one of the address that has the most, if its own
-/// address has at least two fewer. So no address keeps others out, however many connections it
-/// opens. `T` is dropped when its connection loses its place.
+/// They are shared by source: an IPv4 address or an IPv6 /64. While all are taken, a client gets
+/// - the oldest place of the source that has the most, if its own source has at least two fewer; or
+/// - if its own source has none, the oldest place whose client has not sent a request in
+///   [`REQUEST_TIME`].
+///
+/// So no source keeps others out, however many connections it opens, nor do many sources whose
+/// connections stay silent. `T` is dropped when its connection loses its place.
 #[derive(Debug)]
 pub struct Places<T> {
     max: usize,
@@ -20,15 +29,43 @@ struct Taken<T> {
     /// The number of the next place; an older place has a smaller one.
     next: u64,
     places: usize,
-    by_source: BTreeMap<Option<IpAddr>, BTreeMap<u64, T>>,
+    by_source: BTreeMap<Source, BTreeMap<u64, Entry<T>>>,
+}
+
+/// `None` for a unix socket.
+type Source = Option<IpAddr>;
+
+#[derive(Debug)]
+struct Entry<T> {
+    since: Instant,
+    requested: Requested,
+    _lost: T,
 }
 
 /// The place of a connection, free again when this is dropped.
 #[derive(Debug)]
 pub struct Place<T> {
     places: Arc<Places<T>>,
-    source: Option<IpAddr>,
+    source: Source,
     number: u64,
+    requested: Requested,
+}
+
+/// Whether a request came on a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Requested(Arc<AtomicBool>);
+
+impl Requested {
+    /// Records that one came.
+    pub fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    /// Whether one came.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.load(Relaxed)
+    }
 }
 
 impl<T> Places<T> {
@@ -39,26 +76,27 @@ impl<T> Places<T> {
         Arc::new(Self { max, taken: Mutex::new(taken) })
     }
 
-    /// A place for a connection from the address `source`, which is `None` for a unix socket.
-    /// Returns `None` if all places are taken and no other address has at least two more than the
-    /// source.
+    /// A place for a connection from the address `from`, which is `None` for a unix socket.
+    /// Returns `None` if all places are taken, and none of them is given to it.
     #[must_use]
-    pub fn take(self: &Arc<Self>, source: Option<IpAddr>, lost: T) -> Option<Place<T>> {
+    pub fn take(self: &Arc<Self>, from: Option<IpAddr>, lost: T) -> Option<Place<T>> {
+        self.take_at(Instant::now(), from, lost)
+    }
+
+    fn take_at(self: &Arc<Self>, now: Instant, from: Option<IpAddr>, lost: T) -> Option<Place<T>> {
+        let source = from.map(network);
         let mut taken = self.lock();
         if taken.places >= self.max {
-            let own = taken.by_source.get(&source).map_or(0, BTreeMap::len);
-            let most = taken.by_source.values_mut().max_by_key(|places| places.len())?;
-            if most.len() <= own + 1 {
-                return None;
-            }
-            most.pop_first();
-            taken.places -= 1;
+            let (of, number) = taken.to_yield(now, source)?;
+            taken.remove(of, number);
         }
         let number = taken.next;
+        let requested = Requested::default();
+        let entry = Entry { since: now, requested: requested.clone(), _lost: lost };
         taken.next += 1;
         taken.places += 1;
-        taken.by_source.entry(source).or_default().insert(number, lost);
-        Some(Place { places: Arc::clone(self), source, number })
+        taken.by_source.entry(source).or_default().insert(number, entry);
+        Some(Place { places: Arc::clone(self), source, number, requested })
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken<T>> {
@@ -66,15 +104,54 @@ impl<T> Places<T> {
     }
 }
 
+impl<T> Taken<T> {
+    /// The place that a new connection from `source` is given, if there is one.
+    fn to_yield(&self, now: Instant, source: Source) -> Option<(Source, u64)> {
+        let own = self.by_source.get(&source).map_or(0, BTreeMap::len);
+        let (most, places) = self.by_source.iter().max_by_key(|(_, places)| places.len())?;
+        if places.len() > own + 1 {
+            return Some((*most, *places.first_key_value()?.0));
+        }
+        let is_silent = |entry: &Entry<T>| {
+            !entry.requested.get() && now.saturating_duration_since(entry.since) >= REQUEST_TIME
+        };
+        let all = self.by_source.iter().flat_map(|(source, places)| {
+            places.iter().map(move |(number, entry)| (*source, *number, entry))
+        });
+        let silent = all.filter(|(.., entry)| own == 0 && is_silent(entry));
+        silent.map(|(source, number, _)| (source, number)).min_by_key(|(_, number)| *number)
+    }
+
+    /// Removes a place, unless its connection has lost it.
+    fn remove(&mut self, source: Source, number: u64) {
+        let Some(of_source) = self.by_source.get_mut(&source) else { return };
+        let had_place = of_source.remove(&number).is_some();
+        if of_source.is_empty() {
+            self.by_source.remove(&source);
+        }
+        self.places -= usize::from(had_place);
+    }
+}
+
+impl<T> Place<T> {
+    /// Whether a request came on the connection, to be set by whoever reads it.
+    #[must_use]
+    pub const fn requested(&self) -> &Requested {
+        &self.requested
+    }
+}
+
 impl<T> Drop for Place<T> {
     fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        let Some(of_source) = taken.by_source.get_mut(&self.source) else { return };
-        let had_place = of_source.remove(&self.number).is_some();
-        if of_source.is_empty() {
-            taken.by_source.remove(&self.source);
-        }
-        taken.places -= usize::from(had_place);
+        self.places.lock().remove(self.source, self.number);
+    }
+}
+
+/// The IPv6 /64 of an address, from which a host may use all addresses, or the IPv4 address.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -108,6 +185,37 @@ mod tests {
         drop((second, third, more));
         let taken = places.lock();
         assert_eq!((taken.places, taken.by_source.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_source() {
+        let places = Places::new(2);
+        let take = |text: &str| places.take(Some(text.parse().unwrap()), ());
+        let _first = take("fd00::1").unwrap();
+        let _second = take("fd00::2").unwrap();
+        assert!(take("fd00::3").is_none(), "it has them all");
+        let _other = take("fd00:0:0:1::1").unwrap();
+        assert_eq!(places.lock().by_source.len(), 2);
+        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), source(1).unwrap());
+    }
+
+    #[test]
+    fn many_silent_sources_keep_nobody_out() {
+        let places = Places::new(3);
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let busy = places.take_at(at(0), source(1), ()).unwrap();
+        busy.requested().set();
+        let _silent = places.take_at(at(1), source(2), ()).unwrap();
+        let _younger = places.take_at(at(2), source(3), ()).unwrap();
+        assert!(places.take_at(at(200), source(4), ()).is_none(), "they may still ask");
+        assert!(places.take_at(at(201), source(2), ()).is_none(), "it has one already");
+        let newcomer = places.take_at(at(201), source(4), ()).unwrap();
+        newcomer.requested().set();
+        let sources: Vec<_> = places.lock().by_source.keys().copied().collect();
+        assert_eq!(sources, [1, 3, 4].map(source));
+        let _another = places.take_at(at(202), source(5), ()).unwrap();
+        assert!(places.take_at(at(400), source(6), ()).is_none(), "the others have requested");
     }
 
     #[test]

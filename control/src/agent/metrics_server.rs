@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use podgate_api::Request;
 use podgate_api::limits::{ACCEPT_PAUSE, ServerLimits};
-use podgate_api::places::Places;
+use podgate_api::places::{Places, Requested};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -125,9 +125,8 @@ async fn serve(listener: TcpListener, service: Arc<Service>) {
         };
         let service = Arc::clone(&service);
         tokio::spawn(async move {
-            let _place = place;
             tokio::select! {
-                () = answer(stream, &service) => {}
+                () = answer(stream, place.requested(), &service) => {}
                 _ = loses_place => {
                     service.counts.rejected.fetch_add(1, Relaxed);
                 }
@@ -137,11 +136,12 @@ async fn serve(listener: TcpListener, service: Arc<Service>) {
 }
 
 /// Answers one request, and closes the connection.
-async fn answer(mut stream: TcpStream, service: &Service) {
+async fn answer(mut stream: TcpStream, requested: &Requested, service: &Service) {
     let Ok(Some(asked)) = timeout(LIMITS.request, read_request(&mut stream)).await else {
         service.counts.failed.fetch_add(1, Relaxed);
         return;
     };
+    requested.set();
     let response = match asked {
         Asked::Metrics(method) => match service.collect().await {
             Ok(text) => {

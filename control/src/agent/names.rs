@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use podgate_api::{FqdnEntry, FqdnSource};
 use podgate_dataplane::l7::dns::learned::DnsAnswer;
-use podgate_dataplane::worker::LiveCheck;
+use podgate_dataplane::worker::{Destination, LinkError, LiveCheck};
 use podgate_policy::{NameCounts, NameLimits, NameTable};
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::NamePattern;
@@ -63,7 +63,7 @@ pub(super) struct DnsNames {
     saving: Option<JoinHandle<io::Result<()>>>,
     /// What is wrong with the file now, and what was at the start.
     problems: [Option<String>; 2],
-    check: Option<Arc<LiveCheck>>,
+    check: Option<PendingCheck>,
     check_due: Nanos,
     /// Whether the table may have names that no rule matches.
     policies_changed: bool,
@@ -204,11 +204,7 @@ impl DnsNames {
     /// Ends what has expired, and has connections to deferred addresses checked.
     fn end_places(&mut self, plane: &PolicyPlane, endpoints: &Endpoints, now: Nanos) {
         self.table.expire(now);
-        let result = self.check.as_ref().and_then(|check| {
-            let result = check.result()?.map(|(address, live)| (address.ip(), live));
-            Some(result.collect::<BTreeMap<IpAddr, bool>>())
-        });
-        if let Some(result) = result {
+        if let Some(result) = self.check.as_ref().and_then(PendingCheck::result) {
             self.check = None;
             let before = self.table.counts();
             self.table.end_check(&result, now);
@@ -231,8 +227,7 @@ impl DnsNames {
         if deferred.is_empty() || self.check.is_some() {
             return;
         }
-        let dataplane = endpoints.links().dataplane();
-        match dataplane.check_live(deferred.into_iter().map(Into::into).collect()) {
+        match PendingCheck::start(deferred, endpoints) {
             Ok(check) => self.check = Some(check),
             Err(error) => warn!("can't check connections to deferred addresses: {error}"),
         }
@@ -310,6 +305,56 @@ impl DnsNames {
             self.saved(written);
         }
         self.problems[0].clone().map_or(Ok(()), Err)
+    }
+}
+
+/// A check of connections to deferred addresses that the workers have not answered yet.
+struct PendingCheck {
+    check: Arc<LiveCheck>,
+    /// The destinations of each pod. A pod that is no longer there has none.
+    destinations: BTreeMap<Arc<str>, Vec<Destination>>,
+    /// All addresses of each pod that are checked.
+    deferred: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+}
+
+impl PendingCheck {
+    /// Asks the workers for connections of each pod to its own addresses: what other pods do must
+    /// not keep them in its policy. Of clients that are no pods of the node, any connection counts.
+    fn start(
+        deferred: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+        endpoints: &Endpoints,
+    ) -> Result<Self, LinkError> {
+        let attached = endpoints.iter().filter_map(|(_, endpoint)| {
+            Some((endpoint.spec.pod.to_string(), endpoint.link.as_ref().ok()?.slot))
+        });
+        let links: BTreeMap<String, LinkId> = attached.collect();
+        let of_pod = |(pod, addresses): (&Arc<str>, &BTreeSet<IpAddr>)| {
+            let link = links.get(&**pod).copied();
+            let is_known = link.is_some() || pod.is_empty();
+            let addresses = addresses.iter().filter(|_| is_known);
+            let destinations = addresses.map(|address| ((*address).into(), link)).collect();
+            (Arc::clone(pod), destinations)
+        };
+        let destinations: BTreeMap<Arc<str>, Vec<Destination>> =
+            deferred.iter().map(of_pod).collect();
+        let all = destinations.values().flatten().copied().collect();
+        let check = endpoints.links().dataplane().check_live(all)?;
+        Ok(Self { check, destinations, deferred })
+    }
+
+    /// For each address of a pod whether a connection is alive; `None` until all workers have
+    /// answered.
+    fn result(&self) -> Option<BTreeMap<Arc<str>, BTreeMap<IpAddr, bool>>> {
+        let live: BTreeMap<Destination, bool> = self.check.result()?.collect();
+        let of_pod = |(pod, destinations): (&Arc<str>, &Vec<Destination>)| {
+            let destinations = destinations.iter();
+            let alive = destinations.filter(|at| live.get(at).is_some_and(|live| *live));
+            let alive: BTreeSet<IpAddr> = alive.map(|(address, _)| address.ip()).collect();
+            let addresses = self.deferred.get(pod).into_iter().flatten();
+            let checked = addresses.map(|address| (*address, alive.contains(address)));
+            (Arc::clone(pod), checked.collect())
+        };
+        Some(self.destinations.iter().map(of_pod).collect())
     }
 }
 

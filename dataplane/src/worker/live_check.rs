@@ -1,23 +1,28 @@
-//! Which addresses are destinations of live flows: asked by the control thread, answered by each
-//! worker from its own flow table, some slots between two rounds.
+//! Which addresses are destinations of live flows, and whose: asked by the control thread, answered
+//! by each worker from its own flow table, some slots between two rounds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use podgate_tables::address::Address;
+use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
+use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::FlowTable;
 
 /// Slots of the flow table that are read between two rounds.
 const SLOTS: u32 = 256;
 
-/// A question about addresses, and the answers of all workers together.
+/// A destination, and the link from which flows to it are opened; `None` for any.
+pub type Destination = (Address, Option<LinkId>);
+
+/// A question about destinations, and the answers of all workers together.
 #[derive(Debug)]
 pub struct LiveCheck {
     /// Sorted.
-    addresses: Vec<Address>,
-    /// One for each address, in the same order.
+    destinations: Vec<Destination>,
+    /// One for each destination, in the same order.
     live: Vec<AtomicBool>,
     /// Workers that have not read all of their flows yet.
     waiting: AtomicU16,
@@ -25,20 +30,20 @@ pub struct LiveCheck {
 
 impl LiveCheck {
     /// Asks `workers` workers.
-    pub(super) fn new(mut addresses: Vec<Address>, workers: u16) -> Self {
-        addresses.sort_unstable();
-        addresses.dedup();
-        let live = addresses.iter().map(|_| AtomicBool::new(false)).collect();
-        Self { addresses, live, waiting: AtomicU16::new(workers) }
+    pub(super) fn new(mut destinations: Vec<Destination>, workers: u16) -> Self {
+        destinations.sort_unstable();
+        destinations.dedup();
+        let live = destinations.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { destinations, live, waiting: AtomicU16::new(workers) }
     }
 
-    /// The addresses, each with whether it is the destination of a live flow; `None` until all
-    /// workers have answered.
+    /// The destinations, each with whether a live flow leads to it; `None` until all workers have
+    /// answered.
     #[must_use]
-    pub fn result(&self) -> Option<impl Iterator<Item = (Address, bool)>> {
+    pub fn result(&self) -> Option<impl Iterator<Item = (Destination, bool)>> {
         let is_done = self.waiting.load(Ordering::Acquire) == 0;
         let live = self.live.iter().map(|live| live.load(Ordering::Relaxed));
-        is_done.then(|| self.addresses.iter().copied().zip(live))
+        is_done.then(|| self.destinations.iter().copied().zip(live))
     }
 }
 
@@ -57,13 +62,15 @@ impl LiveScan {
 
     /// Reads some more flows. Returns whether that was all; then the answer is complete.
     pub(super) fn advance(&mut self, flows: &FlowTable, now: Nanos) -> bool {
-        let LiveCheck { addresses, live, waiting } = &*self.check;
+        let LiveCheck { destinations, live, waiting } = &*self.check;
         for flow in flows.in_slots(self.next, SLOTS) {
-            if let Ok(at) = addresses.binary_search(&flow.tuple().dst)
-                && !flow.revoked()
-                && !flow.is_expired(now)
-            {
-                live[at].store(true, Ordering::Relaxed);
+            if flow.revoked() || flow.is_expired(now) {
+                continue;
+            }
+            for link in [None, Some(flow.link(FlowDirection::Original))] {
+                if let Ok(at) = destinations.binary_search(&(flow.tuple().dst, link)) {
+                    live[at].store(true, Ordering::Relaxed);
+                }
             }
         }
         self.next += SLOTS;
@@ -123,8 +130,10 @@ mod tests {
         add(&mut tables[1], 1, address(4), 0);
         let (index, _) = tables[1].iter().find(|(_, f)| f.tuple().dst == address(4)).unwrap();
         tables[1].get_mut(index).set_permission(Epoch(2), Permission::Revoked);
-        let asked = [2, 1, 3, 4, 5].map(address);
-        let check = Arc::new(LiveCheck::new(asked.to_vec(), 2));
+        let asked = [2, 1, 3, 4, 5].map(|last| (address(last), Some(LinkId(1))));
+        // Opened from another link, and from any.
+        let others = [(address(1), Some(LinkId(2))), (address(1), None), (address(5), None)];
+        let check = Arc::new(LiveCheck::new([&asked[..], &others].concat(), 2));
         for flows in &tables {
             assert!(check.result().is_none());
             let mut scan = LiveScan::new(Arc::clone(&check));
@@ -132,15 +141,25 @@ mod tests {
             assert_eq!(steps, flows.slots().div_ceil(SLOTS).max(1));
         }
         let live: Vec<_> = check.result().unwrap().collect();
-        let expected = [(1, true), (2, true), (3, false), (4, false), (5, false)];
-        assert_eq!(live, expected.map(|(last, live)| (address(last), live)));
+        let one = Some(LinkId(1));
+        let expected = [
+            (1, None, true),
+            (1, one, true),
+            (1, Some(LinkId(2)), false),
+            (2, one, true),
+            (3, one, false),
+            (4, one, false),
+            (5, None, false),
+            (5, one, false),
+        ];
+        assert_eq!(live, expected.map(|(last, link, live)| ((address(last), link), live)));
     }
 
     #[test]
     fn a_worker_without_flows_answers_at_once() {
-        let check = Arc::new(LiveCheck::new(vec![address(1)], 1));
+        let check = Arc::new(LiveCheck::new(vec![(address(1), None)], 1));
         let mut scan = LiveScan::new(Arc::clone(&check));
         assert!(scan.advance(&FlowTable::new(16), NOW));
-        assert_eq!(check.result().unwrap().collect::<Vec<_>>(), [(address(1), false)]);
+        assert_eq!(check.result().unwrap().collect::<Vec<_>>(), [((address(1), None), false)]);
     }
 }

@@ -78,7 +78,7 @@
 //! - *A pod that reaches itself through a service* is masqueraded by the kernel. The mark of a
 //!   hairpin names the link of the pod that sent the packet; if that is the destination's link, the
 //!   flow is exempt from policy whatever its source is
-//!   ([`ProvenSender::Destination`](podgate_tables::policy::ProvenSender::Destination)).
+//!   ([`ProvenSender::Destination`]).
 //! - *ICMP of link scope* (neighbour and router discovery, redirects) never crosses links: the
 //!   kernels at both ends of a link exchange it past the workers.
 //! - *Tunnels* ([`podgate_tables::tunnel`]): a pod's packet that a node's kernel would decapsulate
@@ -91,7 +91,7 @@ use std::sync::Arc;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, Traffic};
 use podgate_tables::ids::LinkId;
-use podgate_tables::policy::{Decision, Subject, Verdict};
+use podgate_tables::policy::{Decision, ProvenSender, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::service::L4Addr;
 use podgate_tables::time::Nanos;
@@ -495,7 +495,11 @@ impl Pipeline {
         let opener = flow.link(FlowDirection::Original);
         let opener_link = OpenerLink::of(cx.snapshot, opener);
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, opener_link);
-        let (Some(links), true) = (cx.links(ends, opener_link), allowed && !is_tunnel) else {
+        // A pod that reached itself by this address; another pod may have the address now.
+        let is_other_pod = flow.sender() == ProvenSender::Destination
+            && cx.snapshot.routes.local_link(tuple.dst) != Some(flow.link(FlowDirection::Reply));
+        let allowed = allowed && !is_tunnel && !is_other_pod;
+        let (Some(links), true) = (cx.links(ends, opener_link), allowed) else {
             let denied = Decision { verdict: Verdict::Deny, ..decision };
             cx.emit_verdict(opener, &subject, &denied, (0, frontend), Evaluation::Again, 0);
             return Permission::Revoked;

@@ -13,7 +13,6 @@ use crossbeam::channel;
 use crossbeam::queue::ArrayQueue;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use podgate_tables::address::Address;
 use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::Snapshot;
@@ -24,8 +23,8 @@ use super::reassembly::frames_beyond_share;
 use super::service_tuples::untranslated;
 use super::steering::steer;
 use super::{
-    Capture, FlowAction, FlowFilter, FlowListing, LiveCheck, RuleReport, Shared, SharedConfig,
-    Worker,
+    Capture, Destination, FlowAction, FlowFilter, FlowListing, LiveCheck, RuleReport, Shared,
+    SharedConfig, Worker,
 };
 use crate::flow::SavedFlow;
 use crate::l7::dns::learned::DnsAnswer;
@@ -393,13 +392,13 @@ impl Dataplane {
         result
     }
 
-    /// Asks the workers which of the addresses are destinations of live flows. Returns at once; the
+    /// Asks the workers to which of the destinations live flows lead. Returns at once; the
     /// answer is in [`LiveCheck::result`] later.
     ///
     /// # Errors
     /// When a worker takes no commands. The check never ends then.
-    pub fn check_live(&self, addresses: Vec<Address>) -> Result<Arc<LiveCheck>, LinkError> {
-        let check = Arc::new(LiveCheck::new(addresses, self.shared.config.workers));
+    pub fn check_live(&self, destinations: Vec<Destination>) -> Result<Arc<LiveCheck>, LinkError> {
+        let check = Arc::new(LiveCheck::new(destinations, self.shared.config.workers));
         for (index, queue) in self.commands.iter().enumerate() {
             let command = Command::CheckLive(Arc::clone(&check));
             queue.push(command).map_err(|_| LinkError::Unresponsive(index))?;

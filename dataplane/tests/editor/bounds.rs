@@ -7,6 +7,28 @@ use super::*;
 /// A denied request as short as can be.
 const SHORT: &[u8] = b"GET / HTTP/1.1\r\nHost:a\r\n\r\n";
 
+#[test]
+fn a_connection_that_stays_stalled_is_retried_less_and_less_often() {
+    let mut lab = lab();
+    lab.serves = false;
+    let upgrade = b"GET /docs HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n";
+    lab.request(&[&upgrade[..], DOCS].concat());
+    assert_eq!(lab.verdicts(), [true], "nothing passes before the answer to the offer");
+    let end = lab.now.plus_secs(60);
+    let mut ticks = 0;
+    while let Some(deadline) = lab.editor.deadline().filter(|deadline| *deadline < end) {
+        lab.now = lab.now.max(deadline);
+        lab.editor.tick(lab.now, &lab.policy, &mut lab.io);
+        lab.exchange();
+        ticks += 1;
+    }
+    // At first every 20 ms, later every 640 ms.
+    assert!((60..120).contains(&ticks), "{ticks}");
+    // The answer ends the wait at once.
+    lab.response(RESPONSE);
+    assert_eq!(lab.verdicts(), [true, true]);
+}
+
 /// As many requests as wait for their responses at once, and as many answers as wait for their
 /// acknowledgement (16 KiB); the next ones are decided as the client acknowledges.
 #[test]

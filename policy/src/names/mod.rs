@@ -12,6 +12,8 @@
 //! address is usable, by every pod, as long as one pod has a place for it. So what a pod asked for
 //! stays, whatever becomes of the places of others.
 //!
+//! A connection counts for the pod that opened it: it keeps no address of another pod.
+//!
 //! # Bounds
 //! - 1,000 live places of one pod for one name: those beyond that expire first are deferred.
 //! - 10,000 deferred places.
@@ -242,19 +244,21 @@ impl NameTable {
         self.bound_deferred();
     }
 
-    /// The deferred addresses, sorted, for a check.
+    /// The deferred addresses of each pod, for a check.
     #[must_use]
-    pub fn deferred(&self) -> Vec<IpAddr> {
-        let deferred = self.pods.values().flat_map(Places::deferred);
-        let addresses: BTreeSet<IpAddr> = deferred.map(|(_, address)| *address).collect();
-        addresses.into_iter().collect()
+    pub fn deferred(&self) -> BTreeMap<Arc<str>, BTreeSet<IpAddr>> {
+        let deferred = self.pods.iter().map(|(pod, places)| {
+            (Arc::clone(pod), places.deferred().map(|(_, address)| *address).collect())
+        });
+        deferred.filter(|(_, addresses): &(_, BTreeSet<_>)| !addresses.is_empty()).collect()
     }
 
-    /// Takes the result of a check: for each address, whether a connection to it is alive.
-    pub fn end_check(&mut self, checked: &BTreeMap<IpAddr, bool>, now: Nanos) {
-        let ended = self.pods.iter_mut().map(|(pod, places)| {
-            let unused = places.end_check(checked, now);
-            (Arc::clone(pod), unused)
+    /// Takes the result of a check: for each address of a pod, whether a connection of that pod to
+    /// it is alive.
+    pub fn end_check(&mut self, checked: &BTreeMap<Arc<str>, BTreeMap<IpAddr, bool>>, now: Nanos) {
+        let ended = self.pods.iter_mut().filter_map(|(pod, places)| {
+            let unused = places.end_check(checked.get(pod)?, now);
+            Some((Arc::clone(pod), unused))
         });
         for (pod, unused) in ended.collect::<Vec<_>>() {
             unused.iter().for_each(|key| self.remove(&pod, key));

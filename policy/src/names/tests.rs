@@ -1,5 +1,7 @@
 //! The name table, on a clock of its own.
 
+use std::collections::BTreeSet;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -35,10 +37,13 @@ fn shown(table: &NameTable) -> Vec<String> {
     entries.collect()
 }
 
-/// A check that finds connections to `alive` only.
+/// A check that finds connections of all pods to `alive` only.
 fn check(table: &mut NameTable, alive: &[u8], now: Nanos) {
+    let is_alive = |address| alive.iter().any(|last| ip(*last) == address);
     let asked = table.deferred().into_iter();
-    let checked = asked.map(|address| (address, alive.iter().any(|last| ip(*last) == address)));
+    let checked = asked.map(|(pod, addresses)| {
+        (pod, addresses.into_iter().map(|address| (address, is_alive(address))).collect())
+    });
     table.end_check(&checked.collect(), now);
 }
 
@@ -100,9 +105,28 @@ fn an_address_that_was_not_asked_about_stays() {
     table.learn(POD, "a", [(ip(1), 1)], at(0));
     table.expire(at(60));
     for second in 0..5 {
-        table.end_check(&BTreeMap::from([(ip(9), false)]), at(60 + second));
+        let others = BTreeMap::from([(ip(9), false)]);
+        table.end_check(&BTreeMap::from([(POD.into(), others)]), at(60 + second));
     }
     assert_eq!(shown(&table), ["a 1-"]);
+}
+
+#[test]
+fn connections_of_one_pod_keep_no_address_of_another() {
+    const OTHER: &str = "other/pod";
+    let mut table = NameTable::default();
+    table.learn(POD, "a", [(ip(1), 1), (ip(2), 1)], at(0));
+    table.learn(OTHER, "a", [(ip(1), 1), (ip(3), 1)], at(0));
+    table.expire(at(60));
+    assert_eq!(table.deferred()[OTHER], BTreeSet::from([ip(1), ip(3)]));
+    for minute in 1..3 {
+        let of_pod = BTreeMap::from([(ip(1), false), (ip(2), true)]);
+        let of_other = BTreeMap::from([(ip(1), true), (ip(3), false)]);
+        let checked = BTreeMap::from([(POD.into(), of_pod), (OTHER.into(), of_other)]);
+        table.end_check(&checked, at(60 * minute));
+    }
+    assert_eq!(shown(&table), ["a 1-", "a 2-"]);
+    assert_eq!(table.pods_of("a", ip(1)), [OTHER.into()]);
 }
 
 #[test]

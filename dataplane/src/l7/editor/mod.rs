@@ -133,8 +133,12 @@ pub struct Editor<I> {
 
 /// Time without a segment after which memory that is not in use is released.
 const IDLE_MS: u64 = 1_000;
-/// Time until the next attempt of what lacked memory, or of what the inspector has stalled.
+/// Time until the next attempt of what lacked memory, or of what the inspector has stalled: at least
+/// [`RETRY_MS`], then as long as no segment came, so that connections that stay stalled cost little.
+/// A segment that ends the wait is not delayed: each runs an attempt.
 const RETRY_MS: u64 = 20;
+/// Upper bound of that time.
+const RETRY_MAX_MS: u64 = 640;
 
 impl<I: Inspector> Editor<I> {
     /// An editor that waits for the opener's SYN.
@@ -280,7 +284,10 @@ impl<I: Inspector> Editor<I> {
         let waits = self.out_of_memory || self.halves.original.stalled || self.halves.reply.stalled;
         self.retry = match (self.unfinished, waits) {
             (true, _) => Some(now),
-            (false, true) => Some(now.plus_millis(RETRY_MS)),
+            (false, true) => {
+                let idle_ms = now.since(self.active) / 1_000_000;
+                Some(now.plus_millis(idle_ms.clamp(RETRY_MS, RETRY_MAX_MS)))
+            }
             (false, false) => None,
         };
         (self.unfinished, self.out_of_memory) = (false, false);

@@ -31,6 +31,9 @@ const GATEWAY_LINK_LOCAL: u128 = 0xfe80 << 112 | 1;
 const ALL_NODES: u128 = 0xff02 << 112 | 1;
 const STRANGER_V6: u128 = 0xfd << 120 | 2;
 
+/// Requests that may wait for replies, as in `neighbours.bpf.h`.
+const REQUESTS_MAX: usize = 16;
+
 const SOLICIT_ROUTER: u8 = 133;
 const SOLICIT: u8 = 135;
 const ADVERTISE: u8 = 136;
@@ -86,9 +89,27 @@ impl Nd {
         message
     }
 
+    /// RFC 4443 §2.3.
+    fn checksum(&self, message: &[u8]) -> u16 {
+        let pseudo = [self.source.to_be_bytes(), self.destination.to_be_bytes()].concat();
+        let words = [&pseudo, message].into_iter().flat_map(|part| part.chunks(2));
+        let word = |word: &[u8]| u32::from(word[0]) << 8 | word.get(1).map_or(0, |b| u32::from(*b));
+        let mut sum: u32 = words.map(word).sum::<u32>() + message.len() as u32 + u32::from(ICMPV6);
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
     fn frame(&self) -> Vec<u8> {
-        let message = self.message();
+        let mut message = self.message();
+        let checksum = self.checksum(&message);
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
         let mut frame = ethernet(&[], IPV6);
+        let group = self.destination.to_be_bytes();
+        if group[0] == 0xff {
+            frame[..6].copy_from_slice(&[&[0x33, 0x33], &group[12..]].concat());
+        }
         frame.extend([0x60, 0, 0, 0, 0, message.len() as u8, ICMPV6, self.hop_limit]);
         frame.extend(self.source.to_be_bytes());
         frame.extend(self.destination.to_be_bytes());
@@ -108,6 +129,23 @@ fn with_tail(mut frame: Vec<u8>, tail: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// An ARP reply of the pod to 10.0.0.2.
+fn arp_reply() -> Vec<u8> {
+    with(arp(), 21, &[2])
+}
+
+/// An ARP request of 10.0.0.2 for the pod's address.
+fn arp_request_to_pod() -> Vec<u8> {
+    let request = with(with(arp(), 22, &GATEWAY_MAC), 28, &[10, 0, 0, 2]);
+    to_pod(with(request, 38, &POD_V4.to_be_bytes()))
+}
+
+/// A solicitation of the pod's address, from `source`.
+fn solicitation_to_pod(source: u128) -> Vec<u8> {
+    let options = [&[1, 1][..], &GATEWAY_MAC].concat();
+    to_pod(Nd { source, target: POD_V6, options, ..solicitation() }.frame())
+}
+
 /// An ARP probe for an address (RFC 5227 §1.1).
 fn arp_probe(target: u32) -> Vec<u8> {
     with(with(arp(), 28, &[0; 4]), 38, &target.to_be_bytes())
@@ -120,14 +158,11 @@ fn detection(target: u128) -> Nd {
 }
 
 fn well_formed() -> Vec<Vec<u8>> {
-    let nonce = detection(POD_V6).options;
-    let both = Nd { options: [solicitation().options, nonce].concat(), ..solicitation() };
     let router = Nd { kind: SOLICIT_ROUTER, ..solicitation() };
     vec![
         arp(),
         with_tail(arp(), &[0; 18]),
-        // A reply.
-        with(arp(), 21, &[2]),
+        arp_reply(),
         arp_probe(POD_V4),
         solicitation().frame(),
         Nd { options: vec![], ..solicitation() }.frame(),
@@ -135,7 +170,6 @@ fn well_formed() -> Vec<Vec<u8>> {
         Nd { source: POD_LINK_LOCAL, destination: GATEWAY_LINK_LOCAL, ..solicitation() }.frame(),
         detection(POD_V6).frame(),
         detection(POD_LINK_LOCAL).frame(),
-        both.frame(),
         Nd { source: 0, options: vec![], ..router.clone() }.frame(),
         router.frame(),
         advertisement().frame(),
@@ -147,8 +181,66 @@ fn well_formed() -> Vec<Vec<u8>> {
 fn what_a_pod_says_of_itself_by_the_rule_passes() {
     let mut probe = Probe::new();
     for (nth, frame) in well_formed().iter().enumerate() {
-        assert_eq!(probe.verdict(frame), Verdict::Kernel, "{nth}");
+        assert_eq!(probe.verdict_on_request(frame), Verdict::Kernel, "{nth}");
     }
+}
+
+#[test]
+fn a_pod_sends_no_data_in_fields_that_receivers_ignore() {
+    let mut probe = Probe::new();
+    let nonce = [&[14, 1][..], &[7; 6]].concat();
+    let with_nonce = Nd { options: nonce, ..solicitation() };
+    for (nth, frame) in
+        [with(arp(), 32, b"secret"), with(arp_reply(), 32, b"secret")].iter().enumerate()
+    {
+        assert_eq!(probe.verdict_on_request(frame), Verdict::Dropped, "{nth}");
+    }
+    // The target MAC of a request is zero or broadcast, that of a reply the receiver's.
+    for allowed in [with(arp(), 32, &[0xff; 6]), with(arp_reply(), 32, &GATEWAY_MAC)] {
+        assert_eq!(probe.verdict_on_request(&allowed), Verdict::Kernel);
+    }
+    let nd = [
+        with_nonce.frame(),
+        // Flow label, reserved bits, checksum, a group's Ethernet address.
+        with(solicitation().frame(), 17, &[7]),
+        with(solicitation().frame(), 58, &[7]),
+        with(advertisement().frame(), 58, &[0x1f]),
+        with(solicitation().frame(), 56, &[7, 7]),
+        with(solicitation().frame(), 5, &[7]),
+        with(solicitation().frame(), 0, &GATEWAY_MAC),
+        with(advertisement().frame(), 0, &[0xff; 6]),
+    ];
+    for (nth, frame) in nd.iter().enumerate() {
+        assert!(matches!(probe.verdict_on_request(frame), Verdict::Worker(_)), "{nth}");
+    }
+}
+
+#[test]
+fn a_pod_replies_once_to_each_request_for_its_own_address() {
+    let mut probe = Probe::new();
+    let to_stranger = Nd { destination: 0xfe80 << 112 | 9, ..advertisement() }.frame();
+    let replies = [arp_reply(), advertisement().frame()];
+    for reply in &replies {
+        assert_eq!(probe.verdict(reply), Verdict::Dropped, "nobody requested it");
+    }
+    // A request for another address.
+    probe.run_egress("guard", &to_pod(with(arp_request_to_pod(), 38, &[10, 0, 0, 9])), 7);
+    assert_eq!(probe.verdict(&replies[0]), Verdict::Dropped);
+    for _ in 0..3 {
+        probe.request_to_pod();
+        probe.request_to_pod();
+        for reply in &replies {
+            assert_eq!([0; 3].map(|_| probe.run(reply)), [PASS, PASS, DROP]);
+        }
+        assert_eq!(probe.verdict(&to_stranger), Verdict::Dropped);
+    }
+    // An ARP probe is answered to no address.
+    let probed = with(with(arp_request_to_pod(), 28, &[0; 4]), 38, &POD_V4.to_be_bytes());
+    let answer = with(arp_reply(), 38, &[0; 4]);
+    assert_eq!(probe.run(&answer), DROP);
+    probe.run_egress("guard", &probed, 7);
+    assert_eq!(probe.run(&answer), PASS);
+    assert!(probe.dropped_for("arp_nd_rate_limit") > 0);
 }
 
 #[test]
@@ -223,7 +315,7 @@ fn a_pod_that_claims_another_pods_address_is_not_heard() {
         with(arp(), 22, &other_mac),
         with(arp(), 28, &[10, 0, 0, 9]),
         // A reply from no address.
-        with(with(arp(), 21, &[2]), 28, &[0; 4]),
+        with(arp_reply(), 28, &[0; 4]),
         // Whoever has the address, or is about to, would take these for a claim to it.
         arp_probe(0x0a00_0009),
         detection(STRANGER_V6).frame(),
@@ -271,17 +363,27 @@ fn a_pod_may_send_so_many_of_them_and_no_more() {
 fn requests_for_a_pod_use_up_neither_its_own_requests_nor_its_replies() {
     const BURST: usize = 5000;
     let mut probe = Probe::new();
-    let pairs = [(arp(), with(arp(), 21, &[2])), (solicitation().frame(), advertisement().frame())];
-    for (request, reply) in pairs {
+    let to_many = Nd { destination: ALL_NODES, ..advertisement() }.frame();
+    let messages = [
+        (arp(), arp_reply(), with(arp_reply(), 0, &[0xff; 6])),
+        (solicitation().frame(), advertisement().frame(), to_many),
+    ];
+    for (request, reply, to_many) in messages {
+        probe.request_to_pod();
         assert_eq!(probe.action(&reply, Some(NO_SOCKETS)), PASS);
-        let passed = (0..4 * BURST).filter(|_| probe.run(&reply) == PASS).count();
+        let replies = (0..4 * BURST).filter(|_| {
+            probe.request_to_pod();
+            probe.run(&reply) == PASS
+        });
+        let passed = replies.count();
         assert!((BURST - 1..2 * BURST).contains(&passed), "{passed}");
         assert_eq!(probe.run(&request), PASS);
         // A reply to many is no answer to a request.
+        probe.request_to_pod();
         assert_eq!(probe.action(&reply, Some(NO_SOCKETS)), PASS);
-        let to_many = with(reply.clone(), 0, &[0xff; 6]);
         let passed = (0..1000).filter(|_| probe.run(&to_many) == PASS).count();
         assert!(passed < 400, "{passed}");
+        probe.request_to_pod();
         assert_eq!(probe.run(&reply), PASS);
     }
 }
@@ -292,6 +394,21 @@ impl Probe {
         let map = self.ebpf.map_mut("TO_POD_TIMES").unwrap();
         let mut times = Array::<_, [u64; 3]>::try_from(map).unwrap();
         times.set(slot, [0; 3], 0).unwrap();
+    }
+
+    /// Sends requests for the pod's addresses to it, from 10.0.0.2 and the gateway.
+    fn request_to_pod(&mut self) {
+        let slot = self.redirect.links.get(&LOOPBACK, 0).unwrap_or(0);
+        self.refill_to_pod(slot);
+        for request in [arp_request_to_pod(), solicitation_to_pod(GATEWAY_LINK_LOCAL)] {
+            assert_eq!(self.run_egress("guard", &request, 7).return_value, NEXT);
+        }
+    }
+
+    /// The verdict on a frame that may be a reply, and is requested often enough.
+    fn verdict_on_request(&mut self, frame: &[u8]) -> Verdict {
+        (0..REQUESTS_MAX).for_each(|_| self.request_to_pod());
+        self.verdict(frame)
     }
 
     /// Runs one of the programs at the egress hook for a frame that the kernel had from the netdev
@@ -404,8 +521,10 @@ fn a_pod_may_answer_whom_discovery_came_from_whatever_the_scope() {
     for frame in [&answer, &again] {
         assert!(matches!(probe.verdict(frame), Verdict::Worker(_)));
     }
-    let asked = Nd { source: STRANGER_V6, ..solicitation() }.frame();
-    assert_eq!(probe.run_egress("guard", &to_pod(asked), 0).return_value, NEXT);
+    let asked = solicitation_to_pod(STRANGER_V6);
+    for _ in 0..REQUESTS_MAX {
+        assert_eq!(probe.run_egress("guard", &asked, 0).return_value, NEXT);
+    }
     for frame in [&answer, &again] {
         assert_eq!(probe.verdict(frame), Verdict::Kernel);
     }

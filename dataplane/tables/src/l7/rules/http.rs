@@ -197,15 +197,26 @@ impl HeaderRule {
     }
 
     /// A header field that occurs more than once has no exact value, since some servers join its
-    /// values and others use one of them (RFC 9110 §5.3).
+    /// values and others use one of them (RFC 9110 §5.3). A name that differs by underscores counts
+    /// as the same there: gateways of CGI give programs both as one (RFC 3875 §4.1.18).
     fn matches(&self, headers: &[httparse::Header<'_>]) -> bool {
         let mut same = headers.iter().filter(|h| h.name.eq_ignore_ascii_case(&self.name));
         match (same.next(), &self.value) {
             (None, _) => false,
             (Some(_), None) => true,
-            (Some(one), Some(value)) => equal(one.value, value.as_bytes()) && same.next().is_none(),
+            (Some(one), Some(value)) => {
+                let like = headers.iter().filter(|h| is_one_for_cgi(h.name, &self.name));
+                equal(one.value, value.as_bytes()) && like.count() == 1
+            }
         }
     }
+}
+
+/// Whether two field names are one environment variable for CGI: upper case, underscores for
+/// hyphens.
+fn is_one_for_cgi(a: &str, b: &str) -> bool {
+    let variable = |byte: u8| if byte == b'-' { b'_' } else { byte.to_ascii_uppercase() };
+    a.len() == b.len() && a.bytes().map(variable).eq(b.bytes().map(variable))
 }
 
 /// Whether two values are equal, in constant time: the time does not reveal how many bytes of a
@@ -402,6 +413,9 @@ mod tests {
         assert!(!with(&[header("x-role", "admin"), header("X-Role", "user")]));
         assert!(!with(&[header("x-role", "user"), header("X-Role", "admin")]));
         assert!(!with(&[header("x_role", "admin")]));
+        // Of one name for CGI.
+        assert!(!with(&[header("X-Role", "admin"), header("x_role", "user")]));
+        assert!(with(&[header("X-Role", "admin"), header("x.role", "user")]));
     }
 
     #[test]
