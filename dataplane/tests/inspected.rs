@@ -55,7 +55,7 @@ fn payload(frame: &[u8]) -> &[u8] {
         .unwrap()
 }
 
-fn http_requests(rig: &Rig) -> Vec<bool> {
+fn requests(rig: &Rig) -> Vec<bool> {
     let of = |event: Event| match event.kind {
         EventKind::Request { allowed, .. } => Some(allowed),
         _ => None,
@@ -69,7 +69,7 @@ fn an_allowed_request_reaches_the_server_unchanged() {
     let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &request("/docs")));
     assert_eq!(left.len(), 1);
     assert_eq!((left[0].0, payload(&left[0].1)), (B, &request("/docs")[..]));
-    assert_eq!(http_requests(&rig), [true]);
+    assert_eq!(requests(&rig), [true]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -84,7 +84,7 @@ fn a_denied_request_is_answered_403_and_never_reaches_the_server() {
     for (_, frame) in left.iter().filter(|(link, _)| *link == B) {
         assert!(!is_reset(frame) && payload(frame).is_empty(), "no byte, and no end either");
     }
-    assert_eq!(http_requests(&rig), [false]);
+    assert_eq!(requests(&rig), [false]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -111,7 +111,7 @@ fn a_request_in_ip_fragments_is_inspected_like_an_unfragmented_one() {
         };
         assert!(left.iter().any(answered));
         assert!(left.iter().all(|(link, frame)| *link == A || payload(frame).is_empty()));
-        assert_eq!(http_requests(&rig), [false]);
+        assert_eq!(requests(&rig), [false]);
         rig.assert_no_frame_is_lost();
     }
 }
@@ -126,7 +126,7 @@ fn a_request_in_two_segments_is_denied_as_a_whole() {
     let next = CLIENT_SEQ + first.len() as u32;
     let left = rig.send(A, &segment(A, next, Some(SERVER_SEQ), "P", second));
     assert!(left.iter().all(|(link, frame)| *link == A || payload(frame).is_empty()));
-    assert_eq!(http_requests(&rig), [false]);
+    assert_eq!(requests(&rig), [false]);
     rig.assert_no_frame_is_lost();
 }
 
@@ -157,8 +157,52 @@ fn a_changed_rule_applies_from_the_next_request_on() {
     let ack = SERVER_SEQ + answer.len() as u32;
     let left = rig.send(A, &segment(A, seq, Some(ack), "P", &request("/secret")));
     assert!(left.iter().any(|(link, f)| *link == A && payload(f).starts_with(b"HTTP/1.1 403")));
-    assert_eq!(http_requests(&rig), [true, false]);
+    assert_eq!(requests(&rig), [true, false]);
     rig.assert_no_frame_is_lost();
+}
+
+/// Kafka rules for these topics.
+fn topics(topics: &[&str]) -> IngressOfB {
+    let rule = |topic: &&str| {
+        let spec = KafkaRuleSpec { topic: Some((*topic).into()), ..KafkaRuleSpec::default() };
+        KafkaRule::new(spec).unwrap()
+    };
+    IngressOfB::FromA(Some(L7Rules::Kafka(topics.iter().map(rule).collect())))
+}
+
+/// A Kafka message in its frame.
+fn kafka_frame(parts: &[&[u8]]) -> Vec<u8> {
+    let message = parts.concat();
+    [&(message.len() as u32).to_be_bytes()[..], &message].concat()
+}
+
+/// Fetch, version 7, that continues session 7.
+fn next_fetch() -> Vec<u8> {
+    let header = [0, 1, 0, 7, 0, 0, 0, 2, 0xff, 0xff];
+    let session = [0, 0, 0, 7, 0, 0, 0, 1];
+    kafka_frame(&[&header, &[0; 17], &session, &[0; 8]])
+}
+
+#[test]
+fn a_kafka_fetch_session_lasts_as_long_as_its_rules() {
+    for (rules, lasts) in [(["a", "b"], true), (["b", "a"], false), (["a", "c"], false)] {
+        let mut rig = connected(topics(&["a", "b"]));
+        let first = kafka_request((1, 7), 1, None, &["a"]);
+        let left = rig.send(A, &segment(A, CLIENT_SEQ, Some(SERVER_SEQ), "P", &first));
+        assert_eq!(payload(&left[0].1), first);
+        let seq = CLIENT_SEQ + first.len() as u32;
+        // No error, session 7, no topic.
+        let answer = kafka_frame(&[&[0, 0, 0, 1], &[0; 6], &[0, 0, 0, 7], &[0; 4]]);
+        rig.send(B, &segment(B, SERVER_SEQ, Some(seq), "P", &answer));
+        rig.shared.publish(snapshot(2, topics(&rules)));
+        let ack = SERVER_SEQ + answer.len() as u32;
+        let left = rig.send(A, &segment(A, seq, Some(ack), "P", &next_fetch()));
+        let lost = kafka_frame(&[&[0, 0, 0, 2], &[0; 4], &[0, 70], &[0; 8]]);
+        let sent = if lasts { (B, next_fetch()) } else { (A, lost) };
+        assert!(left.iter().any(|(link, frame)| (*link, payload(frame)) == (sent.0, &sent.1)));
+        assert_eq!(requests(&rig), [true, lasts], "{rules:?}");
+        rig.assert_no_frame_is_lost();
+    }
 }
 
 #[test]
@@ -230,7 +274,7 @@ fn a_server_name_that_no_rule_allows_resets_both_ends() {
         assert_eq!(passed, allowed, "{name}");
         let reset = [A, B].map(|end| left.iter().any(|(at, f)| *at == end && is_reset(f)));
         assert_eq!(reset, [!allowed; 2], "{name}");
-        assert_eq!(http_requests(&rig), [allowed]);
+        assert_eq!(requests(&rig), [allowed]);
         rig.assert_no_frame_is_lost();
     }
 }

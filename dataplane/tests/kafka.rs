@@ -69,6 +69,54 @@ fn metadata(id: i32, topics: &[&str]) -> Vec<u8> {
     request(3, 1, id, &[&(topics.len() as u32).to_be_bytes()[..], &names].concat())
 }
 
+/// Fetch, version 7 or later, of a session with this id and epoch: one partition of each topic.
+fn fetch(version: i16, id: i32, (session, epoch): (i32, i32), topics: &[&str]) -> Vec<u8> {
+    let is_flexible = version >= 12;
+    let count = |count: usize| match is_flexible {
+        true => vec![count as u8 + 1],
+        false => (count as u32).to_be_bytes().to_vec(),
+    };
+    let tags: &[u8] = if is_flexible { &[0] } else { &[] };
+    let mut body = tags.to_vec();
+    if version <= 14 {
+        body.extend([0xff; 4]);
+    }
+    body.extend([[0, 0, 0, 100], [0, 0, 0, 1], [0, 1, 0, 0]].concat());
+    body.push(0);
+    body.extend([session, epoch].map(i32::to_be_bytes).concat());
+    body.extend(count(topics.len()));
+    for topic in topics {
+        body.extend(if is_flexible { count(topic.len()) } else { string(topic)[..2].to_vec() });
+        body.extend(topic.as_bytes());
+        body.extend(count(1));
+        body.extend([0; 4]);
+        let rest = [(9, 4), (0, 8), (12, 4), (5, 8), (0, 4)];
+        let rest = rest.iter().filter(|(since, _)| version >= *since);
+        body.extend(vec![0; rest.map(|(_, len)| len).sum()]);
+        body.extend([tags, tags].concat());
+    }
+    body.extend(count(0));
+    if version >= 11 {
+        body.extend(if is_flexible { &[1][..] } else { &[0, 0] });
+    }
+    body.extend(tags);
+    request(1, version, id, &body)
+}
+
+/// The response to [`fetch`], without records.
+fn fetched(version: i16, id: i32, error: i16, session: i32) -> Vec<u8> {
+    let is_flexible = version >= 12;
+    let header: &[u8] = if is_flexible { &[0] } else { &[] };
+    let topics: &[u8] = if is_flexible { &[1, 0] } else { &[0; 4] };
+    let body = [&[0; 4][..], &error.to_be_bytes(), &session.to_be_bytes(), topics];
+    response(id, &[header, &body.concat()].concat())
+}
+
+/// A broker that has lost a session (`FETCH_SESSION_ID_NOT_FOUND`).
+fn session_lost(version: i16, id: i32) -> Vec<u8> {
+    fetched(version, id, 70, 0)
+}
+
 /// A response of the broker with this body.
 fn response(id: i32, body: &[u8]) -> Vec<u8> {
     frame(&[&id.to_be_bytes()[..], body].concat())
@@ -104,9 +152,14 @@ fn allowed_requests_of_every_version_pass_unchanged() {
         let by_id = matches!((key, version), (0, 13) | (1, 13..) | (8..=9, 10));
         let policy = if by_id { topics(&[""]) } else { both.clone() };
         for size in [usize::MAX, 1, 9] {
-            let kafka = run(&request, size, &policy);
-            assert_eq!(kafka.requests.received, request, "API {key} version {version}");
-            assert_eq!((kafka.verdicts(), kafka.reset), (vec![true], None));
+            let mut kafka = match (key, version) {
+                // It continues a session.
+                (1, 7..=12) => with_session(version, 1, &policy),
+                _ => Conn::default(),
+            };
+            let allowed = (true, vec![]);
+            let what = format!("API {key} version {version}");
+            assert_eq!(ask(&mut kafka, &request, size, &policy), allowed, "{what}");
         }
     }
 }
@@ -355,6 +408,274 @@ fn an_event_has_what_was_asked_for_and_what_came_of_it() {
         panic!("{:?}", kafka.events)
     };
     assert_eq!(found, status);
+}
+
+const SESSION: i32 = 77;
+
+/// Sends a request in pieces. Whether it passed, and what the client got.
+fn ask(kafka: &mut Conn, request: &[u8], size: usize, policy: &L7Policy) -> (bool, Vec<u8>) {
+    request.chunks(size).for_each(|piece| kafka.send(Original, piece, policy));
+    let received = std::mem::take(&mut kafka.requests.received);
+    let passed = !received.is_empty();
+    assert!(!passed || received == request, "it passes as a whole, and unchanged");
+    assert_eq!((kafka.verdicts().last(), kafka.reset), (Some(&passed), None));
+    (passed, std::mem::take(&mut kafka.responses.received))
+}
+
+/// Sends a Fetch, which must pass, and its response with this error and session.
+fn exchange(kafka: &mut Conn, request: &[u8], (error, session): (i16, i32), policy: &L7Policy) {
+    assert_eq!(ask(kafka, request, usize::MAX, policy), (true, vec![]));
+    let (version, id) = (i16::from_be_bytes([request[6], request[7]]), i32::from(request[11]));
+    let response = fetched(version, id, error, session);
+    response.chunks(5).for_each(|piece| kafka.send(Reply, piece, policy));
+    assert_eq!(std::mem::take(&mut kafka.responses.received), response);
+}
+
+/// A connection whose Fetch of a topic of the policy passed, and opened this session.
+fn with_session(version: i16, session: i32, policy: &L7Policy) -> Conn {
+    let mut kafka = Conn::default();
+    let Some(L7Rules::Kafka(rules)) = policy.egress[0].rules.as_deref() else { panic!() };
+    let topic = rules[0].spec().topic.as_deref().unwrap();
+    exchange(&mut kafka, &fetch(version, 1, (0, 0), &[topic]), (0, session), policy);
+    kafka
+}
+
+/// Whether a Fetch that continues a session passes. If not, it must be answered as by a broker that
+/// has no such session.
+fn continues(kafka: &mut Conn, version: i16, session: i32, policy: &L7Policy) -> bool {
+    let (passed, answer) = ask(kafka, &fetch(version, 9, (session, 1), &[]), usize::MAX, policy);
+    match passed {
+        true => kafka.send(Reply, &fetched(version, 9, 0, session), policy),
+        false => assert_eq!(answer, session_lost(version, 9)),
+    }
+    kafka.responses.received.clear();
+    passed
+}
+
+#[test]
+fn a_fetch_continues_a_session_that_a_full_fetch_opened() {
+    let policy = topics(&["a", "b"]);
+    for version in 7..=12 {
+        for size in [usize::MAX, 1, 9] {
+            let mut kafka = with_session(version, SESSION, &policy);
+            for (epoch, names) in [(1, &[][..]), (2, &["b"]), (3, &[]), (i32::MAX, &["a", "b"])] {
+                let request = fetch(version, 9, (SESSION, epoch), names);
+                assert_eq!(ask(&mut kafka, &request, size, &policy), (true, vec![]));
+                kafka.send(Reply, &fetched(version, 9, 0, SESSION), &policy);
+                kafka.responses.received.clear();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_gets_no_topic_that_is_not_allowed() {
+    let policy = topics(&["a"]);
+    let mut kafka = with_session(7, SESSION, &policy);
+    let (passed, answer) = ask(&mut kafka, &fetch(7, 2, (SESSION, 1), &["x"]), 9, &policy);
+    let error_of_x = [&string("x")[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0, 29]].concat();
+    assert!(!passed && answer.windows(error_of_x.len()).any(|bytes| bytes == error_of_x));
+    assert!(continues(&mut kafka, 7, SESSION, &policy));
+}
+
+#[test]
+fn a_fetch_of_a_session_from_elsewhere_is_answered_as_by_a_broker_that_lost_it() {
+    let policy = topics(&["a", "b"]);
+    for version in (7..=12).chain([13, 15, 16, 18]) {
+        for (session, epoch) in [(SESSION, 1), (SESSION, -2), (0, 1), (-1, i32::MIN)] {
+            let names = [&[][..], &["a"], &["a", "b"]];
+            // Later versions name topics by id.
+            let names = &names[..if version > 12 { 1 } else { 3 }];
+            for (names, size) in names.iter().flat_map(|n| [(n, usize::MAX), (n, 1), (n, 9)]) {
+                let request = fetch(version, 5, (session, epoch), names);
+                let mut kafka = Conn::default();
+                let denied = (false, session_lost(version, 5));
+                assert_eq!(ask(&mut kafka, &request, size, &policy), denied, "version {version}");
+                assert!(!continues(&mut kafka, version, session, &policy));
+                exchange(&mut kafka, &fetch(12, 6, (0, 0), &["a"]), (0, SESSION), &policy);
+                assert!(continues(&mut kafka, 12, SESSION, &policy));
+            }
+        }
+    }
+    let mut owner = with_session(12, SESSION, &policy);
+    assert!(!continues(&mut Conn::default(), 12, SESSION, &policy));
+    assert!(continues(&mut owner, 12, SESSION, &policy));
+}
+
+#[test]
+fn a_session_ends_with_the_policy_that_allowed_it() {
+    let (before, after) = (topics(&["a", "b"]), topics(&["b"]));
+    for version in [7, 11, 12] {
+        let mut kafka = with_session(version, SESSION, &before);
+        assert!(continues(&mut kafka, version, SESSION, &before));
+        kafka.inspector.policy_changed();
+        for _ in 0..3 {
+            assert!(!continues(&mut kafka, version, SESSION, &after));
+        }
+        let (passed, answer) =
+            ask(&mut kafka, &fetch(version, 2, (0, 0), &["a"]), usize::MAX, &after);
+        assert!(!passed && answer.windows(2).any(|bytes| bytes == [0, 29]));
+        exchange(&mut kafka, &fetch(version, 3, (0, 0), &["b"]), (0, 78), &after);
+        assert!(continues(&mut kafka, version, 78, &after));
+        assert!(!continues(&mut kafka, version, SESSION, &after));
+    }
+}
+
+#[test]
+fn a_fetch_that_meets_a_change_of_policy_opens_no_session() {
+    let policy = topics(&["a"]);
+    let request = fetch(12, 1, (0, 0), &["a"]);
+    let response = fetched(12, 1, 0, SESSION);
+    let all = [&request[..], &response].concat();
+    for change in 1..all.len() {
+        let mut kafka = Conn::default();
+        for (at, byte) in all.iter().enumerate() {
+            if at == change {
+                kafka.inspector.policy_changed();
+            }
+            kafka.send(if at < request.len() { Original } else { Reply }, &[*byte], &policy);
+        }
+        assert_eq!(kafka.responses.received, response);
+        kafka.requests.received.clear();
+        kafka.responses.received.clear();
+        // Its header alone decides nothing.
+        let is_after = change < 17;
+        assert_eq!(continues(&mut kafka, 12, SESSION, &policy), is_after, "after {change} bytes");
+    }
+}
+
+#[test]
+fn where_all_topics_are_allowed_sessions_are_not_looked_at() {
+    let none = KafkaRuleSpec::default;
+    let text = |text: &str| Some(text.to_owned());
+    let rules = |specs: Vec<KafkaRuleSpec>| {
+        let rules = specs.into_iter().map(|spec| KafkaRule::new(spec).unwrap()).collect();
+        vec![L7Entry { rule: RuleId(7), rules: Some(Arc::new(L7Rules::Kafka(rules))) }]
+    };
+    let any = || rules(vec![KafkaRuleSpec { role: text("consume"), ..none() }]);
+    let one = || rules(vec![KafkaRuleSpec { topic: text("a"), ..none() }]);
+    let both = rules(vec![
+        KafkaRuleSpec { topic: text("a"), ..none() },
+        KafkaRuleSpec { api_key: text("fetch"), ..none() },
+    ]);
+    let plain = || vec![L7Entry { rule: RuleId(8), rules: None }];
+    for (egress, ingress, passes) in [
+        (any(), vec![], true),
+        (vec![], any(), true),
+        (any(), any(), true),
+        (both, any(), true),
+        ([one(), plain()].concat(), any(), true),
+        (vec![], vec![], true),
+        (any(), one(), false),
+        (one(), any(), false),
+        (vec![], one(), false),
+        (plain(), one(), false),
+    ] {
+        let policy = L7Policy { egress, ingress };
+        for version in [7, 11, 12, 15, 16] {
+            let mut kafka = Conn::default();
+            assert_eq!(continues(&mut kafka, version, SESSION, &policy), passes, "{policy:?}");
+            kafka.inspector.policy_changed();
+            assert_eq!(continues(&mut kafka, version, SESSION, &policy), passes);
+        }
+    }
+}
+
+#[test]
+fn without_any_rule_for_fetch_a_session_is_denied_as_before() {
+    let spec = KafkaRuleSpec { role: Some("produce".into()), ..KafkaRuleSpec::default() };
+    let rules = Some(Arc::new(L7Rules::Kafka(vec![KafkaRule::new(spec).unwrap()])));
+    let policy =
+        L7Policy { egress: vec![L7Entry { rule: RuleId(7), rules }], ..L7Policy::default() };
+    let mut kafka = Conn::default();
+    let denied = (false, fetched(12, 9, 29, 0));
+    let request = fetch(12, 9, (SESSION, 1), &[]);
+    assert_eq!(ask(&mut kafka, &request, usize::MAX, &policy), denied);
+}
+
+#[test]
+fn answers_about_sessions_keep_their_places() {
+    let policy = topics(&["a"]);
+    let full = |id| fetch(11, id, (0, 0), &["a"]);
+    let next = |id| fetch(11, id, (SESSION, 1), &[]);
+    let lost = |id| session_lost(11, id);
+    let (one, five) = (fetched(11, 1, 0, SESSION), fetched(11, 5, 0, SESSION + 1));
+    for size in [usize::MAX, 1, 40] {
+        // Nobody can know the session before the response.
+        let mut kafka = run(&[full(1), next(2), next(3)].concat(), size, &policy);
+        assert_eq!((kafka.verdicts(), kafka.reset), (vec![true, false, false], None));
+        assert!(kafka.responses.received.is_empty());
+        one.chunks(size).for_each(|piece| kafka.send(Reply, piece, &policy));
+        assert_eq!(kafka.responses.received, [&one[..], &lost(2), &lost(3)].concat());
+        kafka.responses.received.clear();
+        let behind = [next(4), full(5), fetch(11, 6, (1, 1), &[]), next(7)].concat();
+        behind.chunks(size).for_each(|piece| kafka.send(Original, piece, &policy));
+        assert_eq!(kafka.verdicts()[3..], [true, true, false, true]);
+        let (four, seven) = (fetched(11, 4, 0, SESSION), fetched(11, 7, 0, SESSION));
+        let responses = [&four[..], &five, &seven].concat();
+        responses.chunks(size).for_each(|piece| kafka.send(Reply, piece, &policy));
+        let expected = [&four[..], &five, &lost(6), &seven].concat();
+        assert_eq!((kafka.responses.received.clone(), kafka.reset), (expected, None));
+        kafka.requests.received.clear();
+        kafka.responses.received.clear();
+        assert!(continues(&mut kafka, 11, SESSION + 1, &policy));
+    }
+}
+
+#[test]
+fn a_fetch_that_fails_or_wants_no_session_opens_none() {
+    let policy = topics(&["a"]);
+    for version in [7, 11, 12] {
+        for (epoch, error, session) in [(0, 1, SESSION), (0, 71, SESSION), (0, 0, 0), (-1, 0, 77)] {
+            let mut kafka = Conn::default();
+            let request = fetch(version, 1, (0, epoch), &["a"]);
+            exchange(&mut kafka, &request, (error, session), &policy);
+            assert!(!continues(&mut kafka, version, session, &policy));
+        }
+        // Nor does the response to another request.
+        let mut kafka = Conn::default();
+        exchange(&mut kafka, &fetch(version, 1, (0, -1), &["a"]), (0, SESSION), &policy);
+        assert!(!continues(&mut kafka, version, SESSION, &policy));
+    }
+}
+
+#[test]
+fn few_sessions_are_known_and_a_full_fetch_closes_its_own() {
+    let policy = topics(&["a"]);
+    let mut kafka = Conn::default();
+    for session in 1..=5 {
+        exchange(&mut kafka, &fetch(12, 1, (0, 0), &["a"]), (0, session), &policy);
+    }
+    // One that is opened again counts once.
+    exchange(&mut kafka, &fetch(12, 1, (0, 0), &["a"]), (0, 4), &policy);
+    for session in 1..=6 {
+        let known = (2..=5).contains(&session);
+        assert_eq!(continues(&mut kafka, 12, session, &policy), known, "{session}");
+    }
+    exchange(&mut kafka, &fetch(12, 1, (3, 0), &["a"]), (0, 6), &policy);
+    exchange(&mut kafka, &fetch(12, 1, (4, -1), &["a"]), (0, 0), &policy);
+    for session in 1..=6 {
+        let known = [2, 5, 6].contains(&session);
+        assert_eq!(continues(&mut kafka, 12, session, &policy), known, "{session}");
+    }
+}
+
+#[test]
+fn a_large_denied_request_is_answered_although_nothing_follows() {
+    let names: Vec<String> = (0..200).map(|name| format!("{name:0>249}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let policy = topics(&names);
+    for size in [usize::MAX, 1400, 50_001, 99_999] {
+        let mut kafka = Conn::default();
+        let request = fetch(11, 3, (SESSION, 1), &names);
+        let denied = (false, session_lost(11, 3));
+        assert_eq!(ask(&mut kafka, &request, size, &policy), denied, "in pieces of {size}");
+        let denied_last = topics(&names[..199]);
+        let (passed, answer) = ask(&mut kafka, &metadata(4, &names), size, &denied_last);
+        assert!(!passed && answer[4..8] == [0, 0, 0, 4], "in pieces of {size}");
+        exchange(&mut kafka, &fetch(11, 5, (0, 0), &names), (0, SESSION), &policy);
+        assert!(continues(&mut kafka, 11, SESSION, &policy));
+    }
 }
 
 proptest! {

@@ -107,6 +107,9 @@ pub trait Inspector: Default {
     /// decided.
     fn end(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step;
 
+    /// Other rules apply from now on than those that earlier requests were decided by.
+    fn policy_changed(&mut self) {}
+
     /// A client's bytes have been undecided for too long.
     fn timed_out(&mut self) -> Step;
 

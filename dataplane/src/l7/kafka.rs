@@ -12,6 +12,13 @@
 //! gets none. Both ends are reset for malformed data, and for a denied request of an API or version
 //! whose layout is not known.
 //!
+//! # Fetch sessions (KIP-227)
+//! A Fetch that continues a session is also for topics that it does not name. It passes if rules
+//! allow all topics, or if the session was opened on this connection by a Fetch that named all
+//! topics and passed under the rules of now; which sessions these are is read from the responses.
+//! Otherwise it is answered as by a broker that has no such session, so that clients name their
+//! topics again.
+//!
 //! # Responses
 //! They pass as they are, and are followed by their lengths and correlation ids; the first error
 //! code of each is reported. One is edited: versions whose layout is not known, or that name topics
@@ -19,6 +26,7 @@
 
 mod request;
 mod response;
+mod sessions;
 
 use std::collections::VecDeque;
 
@@ -30,6 +38,7 @@ use podgate_tables::tuple::FlowDirection;
 use super::inspector::{AfterInjection, Injection, InspectCtx, Inspector, Op, Step};
 use request::RequestParser;
 use response::Responses;
+use sessions::Sessions;
 
 /// Requests that may wait for their responses at once; further ones are not read meanwhile.
 const OUTSTANDING_MAX: usize = 256;
@@ -54,6 +63,8 @@ struct Expected {
     correlation_id: i32,
     /// When the request passed.
     released: Nanos,
+    /// The request named all topics of the session that the response opens, and they are allowed.
+    opens_session: bool,
 }
 
 /// The state of one connection, both directions.
@@ -64,6 +75,7 @@ pub struct Kafka {
     outstanding: VecDeque<Outstanding>,
     /// Bytes of the answers in `outstanding`.
     answers: usize,
+    sessions: Sessions,
 }
 
 impl Inspector for Kafka {
@@ -92,6 +104,17 @@ impl Inspector for Kafka {
 
     fn timed_out(&mut self) -> Step {
         Step::reset(DropReason::L7Timeout)
+    }
+
+    fn policy_changed(&mut self) {
+        self.sessions.clear();
+        self.requests.policy_changed();
+        self.responses.ignore_session();
+        for outstanding in &mut self.outstanding {
+            if let Outstanding::Response(expected) = outstanding {
+                expected.opens_session = false;
+            }
+        }
     }
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
@@ -142,7 +165,7 @@ impl Kafka {
         if self.requests.is_between_frames() && must_wait {
             return Op::Stall.into();
         }
-        let (step, outstanding) = self.requests.inspect(cx, bytes);
+        let (step, outstanding) = self.requests.inspect(cx, &mut self.sessions, bytes);
         if self.responses.is_lost() && matches!(outstanding, Some(Outstanding::Answer(_))) {
             // There is no place for an answer.
             return Step { op: Op::Reset(DropReason::L7Denied), event: step.event };
@@ -156,7 +179,7 @@ impl Kafka {
 
     fn inspect_response(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
         if !self.responses.is_between_frames() {
-            return self.responses.read_on(cx.now, bytes);
+            return self.responses.read_on(cx.now, bytes, &mut self.sessions);
         }
         match self.outstanding.front() {
             // It comes before what has arrived.

@@ -165,6 +165,10 @@ impl Inspector for FlowInspector {
         dispatch!(self, Op::Pass(0).into(), inspector => inspector.end(cx, direction, undecided))
     }
 
+    fn policy_changed(&mut self) {
+        dispatch!(self, (), inspector => inspector.policy_changed());
+    }
+
     fn timed_out(&mut self) -> Step {
         self.give_up_version_2();
         dispatch!(self, Op::Reset(DropReason::L7Timeout).into(), inspector => inspector.timed_out())

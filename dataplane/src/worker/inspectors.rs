@@ -7,6 +7,7 @@ use podgate_tables::time::Nanos;
 use super::timer_wheel::TimerWheel;
 use crate::flow::FlowIx;
 use crate::l7::editor::Editor;
+use crate::l7::inspector::Inspector;
 use crate::l7::protocol::FlowInspector;
 
 /// State of an inspected flow in addition to its [`Flow`](crate::flow::Flow).
@@ -14,7 +15,18 @@ use crate::l7::protocol::FlowInspector;
 pub(super) struct Inspected {
     pub(super) flow: FlowIx,
     pub(super) editor: Editor<FlowInspector>,
+    /// Changed by [`Self::set_policy`].
     pub(super) policy: L7Policy,
+}
+
+impl Inspected {
+    /// Sets the rules of a new epoch.
+    pub(super) fn set_policy(&mut self, policy: L7Policy) {
+        if !self.policy.has_same_rules(&policy) {
+            self.editor.inspector_mut().policy_changed();
+        }
+        self.policy = policy;
+    }
 }
 
 // With its slot, its timer and the policy's list of rules, 1 KiB: the help of `--inspected` says

@@ -113,7 +113,7 @@ use super::egress::{Egress, Origin};
 use super::fast_path::{FastPath, Ingress};
 use super::flow_io::InspectedIo;
 use super::forward::{self, Path};
-use super::inspectors::{Inspected, Inspectors};
+use super::inspectors::Inspectors;
 use super::reassembly::Reassembly;
 use super::service_tuples::{Relation, is_loop, translate_error_back, tuple_of_ends, untranslated};
 use super::steering::{Steering, steer};
@@ -517,10 +517,10 @@ impl Pipeline {
         } else if let Some(slot) = inspector
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
-            let Inspected { editor, policy, .. } = inspected;
+            let editor = &inspected.editor;
             cx.egress.frame_quota().transfer(opener, links.opener, editor.held_frames());
             cx.egress.byte_quota().transfer(opener, links.opener, editor.buffered_bytes());
-            *policy = decision.l7;
+            inspected.set_policy(decision.l7);
         }
         Permission::Allowed
     }

@@ -4,10 +4,13 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, KafkaRecord, RequestRecord, Text};
 use podgate_tables::ids::RuleId;
 use podgate_tables::l7::kafka::schema::{Api, List, TOPIC_RESOURCE};
-use podgate_tables::l7::kafka::{self, ANSWER_HEAP, Found, Header, RequestNames, Walker};
+use podgate_tables::l7::kafka::{
+    self, ANSWER_HEAP, FetchSession, Found, Header, RequestNames, Walker,
+};
 use podgate_tables::l7::{KafkaRequest, L7Policy, L7Request, L7Verdict};
 use podgate_tables::time::Nanos;
 
+use super::sessions::Sessions;
 use super::{Expected, Outstanding};
 use crate::l7::heap::{self, grown};
 use crate::l7::inspector::{InspectCtx, Op, Step};
@@ -66,6 +69,10 @@ struct Current {
     has_topic: bool,
     /// What allowed the first.
     rule: Option<RuleId>,
+    /// Rules have changed since it began.
+    spans_policies: bool,
+    /// It is denied because it continues a fetch session that is not known.
+    lacks_session: bool,
     state: State,
 }
 
@@ -111,6 +118,13 @@ impl RequestParser {
         self.clear_buffer();
     }
 
+    /// Other rules apply from now on.
+    pub(super) const fn policy_changed(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.spans_policies = true;
+        }
+    }
+
     fn clear_buffer(&mut self) {
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_KEPT);
@@ -133,6 +147,7 @@ impl RequestParser {
     pub(super) fn inspect(
         &mut self,
         cx: &InspectCtx<'_>,
+        sessions: &mut Sessions,
         bytes: &[u8],
     ) -> (Step, Option<Outstanding>) {
         if self.current.is_none() {
@@ -146,8 +161,8 @@ impl RequestParser {
             }
         }
         match self.current.map(|current| current.state) {
-            Some(State::Undecided) => self.undecided(cx, bytes),
-            Some(State::Buffered { since }) => self.buffered(cx, since, bytes),
+            Some(State::Undecided) => self.undecided(cx, sessions, bytes),
+            Some(State::Buffered { since }) => self.buffered(cx, sessions, since, bytes),
             Some(State::Denied) => self.denied(bytes, None),
             // Nothing may overtake it.
             Some(State::Released) | None => (Op::Stall.into(), None),
@@ -175,18 +190,25 @@ impl RequestParser {
             decided: 0,
             has_topic: false,
             rule: None,
+            spans_policies: false,
+            lacks_session: false,
             state: State::Undecided,
         });
     }
 
-    fn undecided(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> (Step, Option<Outstanding>) {
-        match self.walk(cx.policy, &bytes[..bytes.len().min(HELD_MAX)]) {
+    fn undecided(
+        &mut self,
+        cx: &InspectCtx<'_>,
+        sessions: &mut Sessions,
+        bytes: &[u8],
+    ) -> (Step, Option<Outstanding>) {
+        match self.walk(cx.policy, sessions, &bytes[..bytes.len().min(HELD_MAX)]) {
             Verdict::Allowed => {
                 let Some(current) = self.current.take() else { return (Op::Stall.into(), None) };
                 let step = Step { op: Op::Pass(0), event: Some(self.event(&current, Ok(()))) };
                 let passed = current.walker.at().min(current.frame).min(bytes.len());
                 self.rest = (current.frame - passed) as u64;
-                let outstanding = self.expected(&current, cx.now);
+                let outstanding = self.expected(&current, sessions, cx.now);
                 (Step { op: Op::Pass(passed), ..step }, outstanding)
             }
             Verdict::Denied(reason) => self.deny(reason, bytes),
@@ -196,7 +218,7 @@ impl RequestParser {
                 if let Some(current) = &mut self.current {
                     current.state = State::Buffered { since: cx.now };
                 }
-                self.buffered(cx, cx.now, bytes)
+                self.buffered(cx, sessions, cx.now, bytes)
             }
         }
     }
@@ -206,6 +228,7 @@ impl RequestParser {
     fn buffered(
         &mut self,
         cx: &InspectCtx<'_>,
+        sessions: &mut Sessions,
         since: Nanos,
         bytes: &[u8],
     ) -> (Step, Option<Outstanding>) {
@@ -222,7 +245,7 @@ impl RequestParser {
         heap::append(&mut self.buffer, &bytes[..taken]);
         current.dropped += taken;
         let buffer = std::mem::take(&mut self.buffer);
-        let verdict = self.walk(cx.policy, &buffer);
+        let verdict = self.walk(cx.policy, sessions, &buffer);
         self.buffer = buffer;
         let is_full = self.buffer.len() >= BUFFER_MAX;
         let drop = Op::Drop(taken as u64);
@@ -232,7 +255,7 @@ impl RequestParser {
                 current.state = State::Released;
                 let current = *current;
                 let event = Some(self.event(&current, Ok(())));
-                (Step { op: drop, event }, self.expected(&current, cx.now))
+                (Step { op: drop, event }, self.expected(&current, sessions, cx.now))
             }
             Verdict::More if !is_full => (drop.into(), None),
             Verdict::Invalid(reason) => (Step::reset(reason), None),
@@ -249,7 +272,14 @@ impl RequestParser {
         self.buffer.drain(..read);
         current.base = read;
         let current = *current;
-        (Step { op: drop, event: Some(self.event(&current, Err(reason))) }, None)
+        let event = Some(self.event(&current, Err(reason)));
+        if current.dropped < current.frame {
+            return (Step { op: drop, event }, None);
+        }
+        // Nothing of it is left to arrive.
+        let (step, outstanding) = self.denied(&[], event);
+        let op = if matches!(step.op, Op::Drop(_)) { drop } else { step.op };
+        (Step { op, event }, outstanding)
     }
 
     /// Denies the request whose first bytes are shown.
@@ -310,8 +340,10 @@ impl RequestParser {
         if !self.names.wants_response() {
             return (step, None);
         }
-        let answer = current.api.and_then(|api| {
-            kafka::answer(api, current.api_version, current.correlation_id, &self.names)
+        let Current { api_version: version, correlation_id: id, .. } = current;
+        let answer = current.api.and_then(|api| match current.lacks_session {
+            true => kafka::session_not_found(api, version, id),
+            false => kafka::answer(api, version, id, &self.names),
         });
         match answer {
             Some(answer) => (step, Some(Outstanding::Answer(answer))),
@@ -320,7 +352,7 @@ impl RequestParser {
     }
 
     /// Reads an undecided request as far as it has arrived, and decides its topics.
-    fn walk(&mut self, policy: &L7Policy, bytes: &[u8]) -> Verdict {
+    fn walk(&mut self, policy: &L7Policy, sessions: &Sessions, bytes: &[u8]) -> Verdict {
         let Some(mut current) = self.current else { return Verdict::More };
         if current.api.is_none() || ALWAYS_ALLOWED.contains(&current.api_key) {
             return self.decide_unread(policy, &current);
@@ -344,6 +376,9 @@ impl RequestParser {
             let mut decided = self.decide_topics(policy, &mut current, complete);
             if is_last && decided.is_ok() && !current.has_topic {
                 decided = self.decide_without_topics(policy, &mut current);
+            }
+            if is_last && decided.is_ok() {
+                decided = self.decide_session(policy, sessions, &mut current);
             }
             if let Err(reason) = decided {
                 break Verdict::Denied(reason);
@@ -400,6 +435,24 @@ impl RequestParser {
         Ok(())
     }
 
+    /// Decides whether an allowed request may also be for the topics of the session that it
+    /// continues.
+    fn decide_session(
+        &self,
+        policy: &L7Policy,
+        sessions: &Sessions,
+        current: &mut Current,
+    ) -> Result<(), DropReason> {
+        match self.names.fetch_session() {
+            Some(FetchSession::Continued(id)) if !sessions.is_known(id) => {
+                let allowed = self.allowing_rule(policy, current, &[UNKNOWN_TOPIC]);
+                current.lacks_session = allowed.is_err();
+                allowed.map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn allowing_rule(
         &self,
         policy: &L7Policy,
@@ -422,9 +475,19 @@ impl RequestParser {
     }
 
     /// The response that is expected for a request that passed.
-    fn expected(&self, current: &Current, now: Nanos) -> Option<Outstanding> {
+    fn expected(
+        &self,
+        current: &Current,
+        sessions: &mut Sessions,
+        now: Nanos,
+    ) -> Option<Outstanding> {
         let Current { api, api_version: version, correlation_id, .. } = *current;
-        let expected = Expected { api, version, correlation_id, released: now };
+        let mut opens_session = false;
+        if let Some(FetchSession::Full { closed, opens }) = self.names.fetch_session() {
+            sessions.remove(closed);
+            opens_session = opens && !current.spans_policies;
+        }
+        let expected = Expected { api, version, correlation_id, released: now, opens_session };
         self.names.wants_response().then_some(Outstanding::Response(expected))
     }
 

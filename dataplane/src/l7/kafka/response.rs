@@ -6,6 +6,7 @@ use podgate_tables::l7::kafka::{Found, PREFIX, Walker, versions};
 use podgate_tables::time::Nanos;
 
 use super::Expected;
+use super::sessions::Sessions;
 use crate::l7::heap::{self, grown};
 use crate::l7::inspector::{Op, Step};
 
@@ -30,6 +31,8 @@ enum Current {
         passed: usize,
         /// When the request passed.
         released: Nanos,
+        /// A session that it names is opened by it.
+        opens_session: bool,
     },
     /// It is buffered, to be edited.
     Buffered {
@@ -84,6 +87,13 @@ impl Responses {
         Op::Skip(u64::MAX)
     }
 
+    /// The session that the current response opens is not to be used.
+    pub(super) const fn ignore_session(&mut self) {
+        if let Some(Current::Read { opens_session, .. }) = &mut self.current {
+            *opens_session = false;
+        }
+    }
+
     /// Begins with the response at the front of the stream; `None` if more bytes are needed.
     pub(super) fn begin(&mut self, expected: &Expected, bytes: &[u8]) -> Option<Op> {
         let &[l0, l1, l2, l3, c0, c1, c2, c3] = bytes.first_chunk::<HEADER>()?;
@@ -93,7 +103,7 @@ impl Responses {
         if frame < HEADER || i32::from_be_bytes([c0, c1, c2, c3]) != expected.correlation_id {
             return Some(self.lose());
         }
-        let Expected { api, version, released, .. } = *expected;
+        let Expected { api, version, released, opens_session, .. } = *expected;
         let Some(api) = api else { return Some(Op::Skip(frame as u64)) };
         if api.key == API_VERSIONS && frame <= EDITED_MAX {
             self.current = Some(Current::Buffered { frame, version, released });
@@ -108,17 +118,23 @@ impl Responses {
             return Some(Op::Skip(frame as u64));
         }
         let walker = Walker::new(api.flexible, version, api.response, body, frame);
+        let (api_key, passed) = (api.key, body);
         self.current =
-            Some(Current::Read { walker, api_key: api.key, frame, passed: body, released });
+            Some(Current::Read { walker, api_key, frame, passed, released, opens_session });
         Some(Op::Pass(body))
     }
 
-    /// Continues with the current response.
-    pub(super) fn read_on(&mut self, now: Nanos, bytes: &[u8]) -> Step {
+    /// Continues with the current response. A session that it opens is added to `sessions`.
+    pub(super) fn read_on(&mut self, now: Nanos, bytes: &[u8], sessions: &mut Sessions) -> Step {
         match &mut self.current {
-            Some(Current::Read { walker, api_key, frame, passed, released }) => {
+            Some(Current::Read { walker, api_key, frame, passed, released, opens_session }) => {
                 let (api_key, frame, released) = (*api_key, *frame, *released);
-                let Some(error) = first_error(walker, bytes, *passed) else {
+                let open = |id| {
+                    if *opens_session {
+                        sessions.add(id);
+                    }
+                };
+                let Some(error) = first_error(walker, bytes, *passed, open) else {
                     let count = walker.at() - *passed;
                     *passed = walker.at();
                     return match count {
@@ -156,8 +172,13 @@ impl Responses {
 }
 
 /// The first error code in a response; 0, if its end or what is not read comes before. `None` if
-/// more bytes are needed.
-fn first_error(walker: &mut Walker, bytes: &[u8], base: usize) -> Option<i16> {
+/// more bytes are needed. `session` gets the id of a fetch session, which no error precedes.
+fn first_error(
+    walker: &mut Walker,
+    bytes: &[u8],
+    base: usize,
+    mut session: impl FnMut(i32),
+) -> Option<i16> {
     loop {
         match walker.read(bytes, base) {
             Ok(None) => return None,
@@ -166,6 +187,9 @@ fn first_error(walker: &mut Walker, bytes: &[u8], base: usize) -> Option<i16> {
                     0 => {}
                     error => return Some(error),
                 }
+            }
+            Ok(Some(Found::Value(Role::SessionId, Some(&[a, b, c, d])))) => {
+                session(i32::from_be_bytes([a, b, c, d]));
             }
             Ok(Some(Found::End)) | Err(_) => return Some(0),
             Ok(Some(_)) => {}

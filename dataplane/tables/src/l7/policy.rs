@@ -84,6 +84,22 @@ impl L7Policy {
         Ok(first)
     }
 
+    /// Whether the entries of both have the same rules in the same order, so that both decide every
+    /// request alike. Other rules than those of Kafka are the same only if the policies share them:
+    /// nobody needs to know more, and their lists are long.
+    #[must_use]
+    pub fn has_same_rules(&self, other: &Self) -> bool {
+        let same = |one: &[L7Entry], other: &[L7Entry]| {
+            let rules = || one.iter().zip(other).map(|(one, other)| (&one.rules, &other.rules));
+            one.len() == other.len()
+                && rules().all(|pair| match pair {
+                    (Some(one), Some(other)) => Arc::ptr_eq(one, other) || are_same(one, other),
+                    (one, other) => one.is_none() && other.is_none(),
+                })
+        };
+        same(&self.egress, &other.egress) && same(&self.ingress, &other.ingress)
+    }
+
     /// Whether workers have an inspector for these rules over the IP protocol `protocol`. Without
     /// one they drop all packets of the flow.
     #[must_use]
@@ -111,6 +127,11 @@ impl L7Policy {
         };
         L7Verdict::Allow { rule: ingress.or(egress) }
     }
+}
+
+/// Whether these are the same Kafka rules.
+fn are_same(one: &L7Rules, other: &L7Rules) -> bool {
+    matches!((one, other), (L7Rules::Kafka(one), L7Rules::Kafka(other)) if one == other)
 }
 
 /// The verdict at the end that has these entries.
@@ -205,6 +226,30 @@ mod tests {
         assert_eq!(decide(&policy, 0, &["a", "b"]), allowed_by(3));
         assert_eq!(decide(&policy, 0, &["c"]), L7Verdict::Deny);
         assert_eq!(decide(&L7Policy::default(), 0, &["c"]), L7Verdict::Allow { rule: None });
+    }
+
+    #[test]
+    fn policies_have_the_same_rules_whichever_objects_they_come_from() {
+        let policy = |egress, ingress| L7Policy { egress, ingress };
+        let (a, b) = (|rule| kafka(rule, &[("", "a")]), |rule| kafka(rule, &[("", "b")]));
+        let both = policy(vec![a(1), plain(2)], vec![b(3)]);
+        assert!(both.has_same_rules(&both.clone()));
+        assert!(both.has_same_rules(&policy(vec![a(4), plain(5)], vec![b(6)])));
+        for other in [
+            policy(vec![a(1), plain(2)], vec![a(3)]),
+            policy(vec![a(1), plain(2)], vec![b(3), b(4)]),
+            policy(vec![plain(1), a(2)], vec![b(3)]),
+            policy(vec![a(1)], vec![b(3)]),
+            policy(vec![b(3)], vec![a(1), plain(2)]),
+            policy(vec![a(1), plain(2)], vec![kafka(3, &[("consume", "b")])]),
+            policy(vec![a(1), plain(2)], vec![dns(3)]),
+            L7Policy::default(),
+        ] {
+            assert!(!both.has_same_rules(&other) && !other.has_same_rules(&both), "{other:?}");
+        }
+        let names = policy(vec![dns(1)], vec![]);
+        assert!(names.has_same_rules(&names.clone()));
+        assert!(!names.has_same_rules(&policy(vec![dns(1)], vec![])), "they are not shared");
     }
 
     #[test]

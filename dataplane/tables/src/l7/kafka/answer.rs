@@ -1,4 +1,5 @@
-//! The response to a denied request: that of a broker which does not authorize it.
+//! The response to a denied request: that of a broker which does not authorize it, or which has no
+//! such fetch session.
 
 use super::names::RequestNames;
 use super::schema::{Api, Denial, Field, Kind, List, Role, TOPIC_RESOURCE};
@@ -8,6 +9,7 @@ const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 const GROUP_AUTHORIZATION_FAILED: i16 = 30;
 const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
 const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
+const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
 
 /// Longest response, bytes.
 const ANSWER_MAX: usize = 64 * 1024;
@@ -39,13 +41,26 @@ pub fn answer(
     correlation_id: i32,
     names: &RequestNames,
 ) -> Option<Vec<u8>> {
-    let mut encoder = Encoder {
-        out: vec![0; 4],
-        version,
-        flexible: version >= api.flexible,
-        names,
-        error: error_code(api, names),
-    };
+    encode(api, version, correlation_id, names, error_code(api, names))
+}
+
+/// The response of `api` (Fetch) to a request that continues a fetch session which the broker does
+/// not have: the frame, from its length on. The client names its topics again (KIP-227).
+#[must_use]
+pub fn session_not_found(api: &Api, version: i16, correlation_id: i32) -> Option<Vec<u8>> {
+    let nothing = RequestNames::default();
+    encode(api, version, correlation_id, &nothing, FETCH_SESSION_ID_NOT_FOUND)
+}
+
+fn encode(
+    api: &Api,
+    version: i16,
+    correlation_id: i32,
+    names: &RequestNames,
+    error: i16,
+) -> Option<Vec<u8>> {
+    let flexible = version >= api.flexible;
+    let mut encoder = Encoder { out: vec![0; 4], version, flexible, names, error };
     encoder.out.extend_from_slice(&correlation_id.to_be_bytes());
     // The header of an ApiVersions response has no tagged fields (KIP-511); it is never denied.
     if encoder.flexible {

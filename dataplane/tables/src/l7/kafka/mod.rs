@@ -12,8 +12,8 @@ pub mod schema;
 pub mod versions;
 mod walk;
 
-pub use answer::{ANSWER_HEAP, answer, error_code};
-pub use names::{RequestNames, TooMany, TopicRef};
+pub use answer::{ANSWER_HEAP, answer, error_code, session_not_found};
+pub use names::{FetchSession, RequestNames, TooMany, TopicRef};
 pub use walk::{Found, Walker};
 
 use schema::Api;

@@ -23,6 +23,23 @@ pub struct RequestNames {
     announced: Option<u32>,
     acks: Option<i16>,
     has_transaction: bool,
+    session_id: i32,
+    session_epoch: Option<i32>,
+}
+
+/// What a Fetch does with a fetch session (KIP-227).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FetchSession {
+    /// It names all of its topics. The broker closes the session `closed`, if it is not 0, and
+    /// opens another one if `opens`.
+    Full {
+        /// Id of a session.
+        closed: i32,
+        /// Whether the client wants a session.
+        opens: bool,
+    },
+    /// It is also for the topics of this session, which it does not name.
+    Continued(i32),
 }
 
 /// A part of [`RequestNames::bytes`].
@@ -66,6 +83,7 @@ impl RequestNames {
         self.partitions.clear();
         self.keys.clear();
         (self.announced, self.acks, self.has_transaction) = (None, None, false);
+        (self.session_id, self.session_epoch) = (0, None);
     }
 
     /// Adds what was found in the request.
@@ -105,8 +123,7 @@ impl RequestNames {
                 if self.partitions.len() >= PARTITIONS_MAX {
                     return Err(TooMany);
                 }
-                let number = number.first_chunk().map_or(0, |four| i32::from_be_bytes(*four));
-                self.partitions.push(number);
+                self.partitions.push(int32(number));
             }
             Found::Value(Role::Key, key) => {
                 if self.keys.len() >= KEYS_MAX {
@@ -119,6 +136,10 @@ impl RequestNames {
                 self.acks = acks.first_chunk().map(|two| i16::from_be_bytes(*two));
             }
             Found::Value(Role::TransactionalId, id) => self.has_transaction = id.is_some(),
+            Found::Value(Role::SessionId, Some(id)) => self.session_id = int32(id),
+            Found::Value(Role::SessionEpoch, Some(epoch)) => {
+                self.session_epoch = Some(int32(epoch));
+            }
             _ => {}
         }
         Ok(())
@@ -189,6 +210,17 @@ impl RequestNames {
         self.has_transaction
     }
 
+    /// What the request does with a fetch session, if it is a Fetch of a version with sessions.
+    #[must_use]
+    pub fn fetch_session(&self) -> Option<FetchSession> {
+        let closed = self.session_id;
+        Some(match self.session_epoch? {
+            0 => FetchSession::Full { closed, opens: true },
+            -1 => FetchSession::Full { closed, opens: false },
+            _ => FetchSession::Continued(self.session_id),
+        })
+    }
+
     /// Bytes on the heap.
     #[must_use]
     pub fn heap(&self) -> usize {
@@ -208,6 +240,10 @@ impl RequestNames {
             + grown(&self.partitions, bytes / size_of::<i32>() + 1, PARTITIONS_MAX)
             + grown(&self.keys, bytes, KEYS_MAX)
     }
+}
+
+fn int32(bytes: &[u8]) -> i32 {
+    bytes.first_chunk().map_or(0, |four| i32::from_be_bytes(*four))
 }
 
 /// Bytes that a vector takes with `more` more elements, but at most `max` in all: at most twice

@@ -165,6 +165,50 @@ fn a_denial_names_the_right_that_lacks() {
     assert_eq!(error_code(init, &RequestNames::default()), 31, "an idempotent producer");
 }
 
+/// As Kafka's `SessionErrorContext` answers: no session, and no topics.
+#[test]
+fn a_session_that_is_not_found_is_answered_in_every_version() {
+    let fetch = Api::of(1).unwrap();
+    for version in 7..=fetch.versions.1 {
+        let expected: &[u8] = match version {
+            7..=11 => &[0, 0, 0, 18, 0, 0, 0, 77, 0, 0, 0, 0, 0, 70, 0, 0, 0, 0, 0, 0, 0, 0],
+            _ => &[0, 0, 0, 17, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 70, 0, 0, 0, 0, 1, 0],
+        };
+        assert_eq!(session_not_found(fetch, version, 77).as_deref(), Some(expected), "{version}");
+    }
+}
+
+#[test]
+fn a_fetch_says_what_it_does_with_a_session() {
+    let requests = requests();
+    let of = |key: i16, version: i16, session: Option<(i32, i32)>| {
+        let (api, _, frame) =
+            requests.iter().find(|(api, v, _)| api.key == key && *v == version).unwrap();
+        let mut frame = frame.clone();
+        if let Some((id, epoch)) = session {
+            // The requests of the corpus have session 1 and epoch 2.
+            let bytes = [id, epoch].map(i32::to_be_bytes).concat();
+            let at = frame.windows(8).position(|b| b == [0, 0, 0, 1, 0, 0, 0, 2]).unwrap();
+            frame[at..at + 8].copy_from_slice(&bytes);
+        }
+        names_of(api, version, &frame, usize::MAX).0.fetch_session()
+    };
+    for version in 7..=18 {
+        let full = |closed, opens| Some(FetchSession::Full { closed, opens });
+        assert_eq!(of(1, version, None), Some(FetchSession::Continued(1)));
+        for (id, epoch, expected) in [
+            (0, 0, full(0, true)),
+            (5, 0, full(5, true)),
+            (5, -1, full(5, false)),
+            (5, 1, Some(FetchSession::Continued(5))),
+            (0, i32::MIN, Some(FetchSession::Continued(0))),
+        ] {
+            assert_eq!(of(1, version, Some((id, epoch))), expected, "version {version}");
+        }
+    }
+    assert_eq!((of(1, 6, None), of(3, 9, None)), (None, None));
+}
+
 #[test]
 fn what_is_no_frame_is_known_at_once() {
     for text in [&b"\x16\x03\x01"[..], b"GET /", b"SSH-2.0", b"\x80", b"\xff\xff\xff\xff"] {

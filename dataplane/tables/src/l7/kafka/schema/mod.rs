@@ -117,6 +117,10 @@ pub enum Role {
     TransactionalId,
     /// What a producer waits for; 0 is no response.
     Acks,
+    /// The id of a fetch session.
+    SessionId,
+    /// The epoch of a fetch session.
+    SessionEpoch,
     /// An error code.
     Error,
 }

@@ -65,8 +65,8 @@ pub(super) static APIS: &[Api] = &[
             int32("min_bytes"),
             int32("max_bytes").since(3),
             int8("isolation_level").since(4),
-            int32("session_id").since(7),
-            int32("session_epoch").since(7),
+            int32("session_id").role(SessionId).since(7),
+            int32("session_epoch").role(SessionEpoch).since(7),
             topics(
                 "topics",
                 &[
@@ -99,7 +99,7 @@ pub(super) static APIS: &[Api] = &[
         response: &[
             int32("throttle_time").since(1),
             int16("error_code").role(Error).since(7),
-            int32("session_id").since(7),
+            int32("session_id").role(SessionId).since(7),
             topics(
                 "responses",
                 &[
