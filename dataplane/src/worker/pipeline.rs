@@ -492,7 +492,7 @@ impl Pipeline {
                 has.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == has)
             }
         };
-        let opener = flow.link(FlowDirection::Original);
+        let (before, opener) = (flow.opener(), flow.link(FlowDirection::Original));
         let opener_link = OpenerLink::of(cx.snapshot, opener);
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, opener_link);
         let (Some(links), true) = (cx.links(ends, opener_link), allowed && !is_tunnel) else {
@@ -514,8 +514,9 @@ impl Pipeline {
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
             let Inspected { editor, policy, .. } = inspected;
-            cx.egress.frame_quota().transfer(opener, links.opener, editor.held_frames());
-            cx.egress.byte_quota().transfer(opener, links.opener, editor.buffered_bytes());
+            let after = self.flows.get(index).opener();
+            cx.egress.frame_quota().transfer(before, after, editor.held_frames());
+            cx.egress.byte_quota().transfer(before, after, editor.buffered_bytes());
             *policy = decision.l7;
         }
         Permission::Allowed
