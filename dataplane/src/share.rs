@@ -1,22 +1,71 @@
-//! Fair sharing of a bounded resource between links.
+//! Fair sharing of a bounded resource.
 //!
+//! # Links
 //! A link may take more only while more is free than it has taken already: one greedy link leaves
-//! half of the resource free, two leave a third. (New flows follow the same rule.)
+//! half of the resource free, two leave a third.
+//!
+//! # Sources outside of the node
+//! All of them come by one link, and together leave half of the resource, too. Where they have
+//! shares of their own (flows, and what inspected flows hold), a group of sources ([`SOURCES`]) may
+//! take more in two cases.
+//! - More is free than it and all sources from outside have taken together, and all of these have
+//!   taken less than three quarters of what is free. One greedy source leaves two thirds free, and
+//!   any number of them four sevenths.
+//! - It has less than an equal part of one eighth of what is free. So each group gets that part of
+//!   the four sevenths, however many are greedy, and then half is free. A group gets its part also
+//!   if pods have left less than the sources from outside use.
 
 use podgate_tables::ids::LinkId;
+
+use crate::flow::{Opener, SOURCES};
+
+/// What was taken of a resource already by those who want more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) by_link: usize,
+    /// By the group of sources, if the link is that to everything outside of the node and its
+    /// sources have shares of their own.
+    pub(crate) by_group: Option<usize>,
+}
+
+impl Taken {
+    /// Whether the share is used up when `free` units are free.
+    #[inline]
+    pub(crate) const fn is_all_of_share(self, free: usize) -> bool {
+        match self.by_group {
+            None => self.by_link >= free,
+            Some(own) => {
+                let leaves_room = self.by_link + own < free && 4 * self.by_link < 3 * free;
+                !leaves_room && own >= free / (8 * SOURCES)
+            }
+        }
+    }
+
+    /// Whether the share allows taking `units` of `free` units one after the other.
+    const fn leaves(self, units: usize, free: usize) -> bool {
+        // Each unit before the last one adds to what was taken, and subtracts from what is free.
+        let before = units.saturating_sub(1);
+        let by_group = match self.by_group {
+            None => None,
+            Some(own) => Some(own + before),
+        };
+        let then = Self { by_link: self.by_link + before, by_group };
+        !then.is_all_of_share(free.saturating_sub(before))
+    }
+}
 
 /// Fair shares of a store that is drained as a whole: counts what each link took since the store
 /// was last empty.
 #[derive(Debug, Default)]
 pub struct FairShare {
     /// By the number of the link: what it took, and in which period.
-    taken: Vec<Taken>,
+    taken: Vec<TakenInPeriod>,
     /// Number of times that the store was empty.
     period: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Taken {
+struct TakenInPeriod {
     period: u32,
     entries: u32,
 }
@@ -36,15 +85,14 @@ impl FairShare {
     fn take_all(&mut self, link: LinkId, free: usize, entries: usize) -> bool {
         let period = self.period;
         if self.taken.len() <= link.index() {
-            self.taken.resize(link.index() + 1, Taken { period, entries: 0 });
+            self.taken.resize(link.index() + 1, TakenInPeriod { period, entries: 0 });
         }
         let taken = &mut self.taken[link.index()];
         if taken.period != period {
-            *taken = Taken { period, entries: 0 };
+            *taken = TakenInPeriod { period, entries: 0 };
         }
-        // Each entry before the last one adds to what the link has taken, and subtracts from what
-        // is free.
-        let allowed = taken.entries as usize + 2 * (entries.max(1) - 1) < free;
+        let by_link = taken.entries as usize;
+        let allowed = Taken { by_link, by_group: None }.leaves(entries, free);
         if allowed {
             taken.entries += entries as u32;
         }
@@ -66,63 +114,118 @@ impl FairShare {
     }
 }
 
+/// Who takes of a resource.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Taker {
+    link: LinkId,
+    /// The group of sources, if it has a share of its own; less than [`SOURCES`].
+    group: Option<usize>,
+}
+
+impl From<LinkId> for Taker {
+    fn from(link: LinkId) -> Self {
+        Self { link, group: None }
+    }
+}
+
+impl From<Opener> for Taker {
+    fn from(opener: Opener) -> Self {
+        Self { link: opener.link(), group: opener.source_group() }
+    }
+}
+
 /// Fair shares of a resource whose units are released one by one.
 #[derive(Debug)]
-pub struct Quota {
+pub(crate) struct Quota {
     limit: usize,
     used: usize,
     /// By the number of the link.
     by_link: Vec<usize>,
+    by_group: Box<[usize; SOURCES]>,
 }
 
 impl Quota {
     /// An unused resource of `limit` units.
-    #[must_use]
-    pub const fn new(limit: usize) -> Self {
-        Self { limit, used: 0, by_link: Vec::new() }
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, used: 0, by_link: Vec::new(), by_group: Box::new([0; SOURCES]) }
     }
 
-    /// Units that all links use.
-    #[must_use]
-    pub const fn total(&self) -> usize {
+    /// Units that are used.
+    pub(crate) const fn total(&self) -> usize {
         self.used
     }
 
-    /// Takes `units` for `link`, if it then uses no more than remains free. Returns whether it did.
-    pub fn take(&mut self, link: LinkId, units: usize) -> bool {
+    /// Whether nobody uses any.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.used == 0 && self.by_link.iter().chain(&*self.by_group).all(|units| *units == 0)
+    }
+
+    /// Takes `units`, if the taker's share allows. Returns whether it did.
+    pub(crate) fn take(&mut self, taker: impl Into<Taker>, units: usize) -> bool {
+        let taker = taker.into();
         let free = self.limit.saturating_sub(self.used);
-        let of_link = self.of(link);
-        let allowed = *of_link + 2 * units <= free;
+        let by_link = self.by_link.get(taker.link.index()).copied().unwrap_or_default();
+        let taken = Taken { by_link, by_group: taker.group.map(|group| self.by_group[group]) };
+        let allowed = taken.leaves(units, free);
         if allowed {
-            *of_link += units;
-            self.used += units;
+            self.charge(taker, units);
         }
         allowed
     }
 
-    /// Releases `units` of `link`.
-    pub fn release(&mut self, link: LinkId, units: usize) {
-        *self.of(link) -= units;
+    /// Releases `units` of a taker.
+    pub(crate) fn release(&mut self, taker: impl Into<Taker>, units: usize) {
         self.used -= units;
+        self.counts_of(taker.into()).for_each(|count| *count -= units);
     }
 
-    /// Charges `units` of link `from` to link `to`, even beyond the share of `to`.
-    pub fn transfer(&mut self, from: LinkId, to: LinkId, units: usize) {
-        *self.of(from) -= units;
-        *self.of(to) += units;
+    /// Charges `units` of one taker to another one, even beyond the share of the latter.
+    pub(crate) fn transfer(&mut self, from: impl Into<Taker>, to: impl Into<Taker>, units: usize) {
+        self.release(from, units);
+        self.charge(to.into(), units);
     }
 
-    fn of(&mut self, link: LinkId) -> &mut usize {
+    fn charge(&mut self, taker: Taker, units: usize) {
+        self.used += units;
+        self.counts_of(taker).for_each(|count| *count += units);
+    }
+
+    /// What a taker's link uses, and its group, if it has one.
+    fn counts_of(&mut self, Taker { link, group }: Taker) -> impl Iterator<Item = &mut usize> {
         if self.by_link.len() <= link.index() {
             self.by_link.resize(link.index() + 1, 0);
         }
-        &mut self.by_link[link.index()]
+        let of_group = group.map(|group| &mut self.by_group[group]);
+        std::iter::once(&mut self.by_link[link.index()]).chain(of_group)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const OUTSIDE: LinkId = LinkId(0);
+
+    fn source(group: usize) -> Taker {
+        Taker { link: OUTSIDE, group: Some(group % SOURCES) }
+    }
+
+    /// Takes by `units` while the share allows. Returns how much.
+    fn take_all(quota: &mut Quota, taker: impl Into<Taker>, units: usize) -> usize {
+        let taker = taker.into();
+        std::iter::from_fn(|| quota.take(taker, units).then_some(units)).sum()
+    }
+
+    /// One of three links of pods, or a group of sources.
+    fn any_taker() -> impl Strategy<Value = Taker> {
+        prop_oneof![
+            (1..4_u16).prop_map(|link| LinkId(link).into()),
+            (0..SOURCES).prop_map(source),
+            (0..3_usize).prop_map(source),
+        ]
+    }
 
     #[test]
     fn one_greedy_link_leaves_half_and_two_leave_a_third() {
@@ -178,5 +281,99 @@ mod tests {
         quota.release(late, 65);
         quota.release(greedy, 10);
         assert_eq!((quota.total(), take(&mut quota, late)), (0, 45));
+    }
+
+    #[test]
+    fn a_greedy_source_leaves_two_thirds_and_others_get_something() {
+        let mut quota = Quota::new(90_000);
+        assert_eq!(take_all(&mut quota, source(1), 1), 30_000);
+        let of_another = take_all(&mut quota, source(2), 1);
+        assert!((8_000..9_000).contains(&of_another), "{of_another}");
+        for group in 3..SOURCES {
+            take_all(&mut quota, source(group), 1);
+        }
+        assert!(take_all(&mut quota, source(0), 1) >= 90_000 / 2 / 8 / SOURCES);
+        assert!(quota.total() <= 45_000, "all of them leave half");
+        let of_pods = [1, 2].map(|link| take_all(&mut quota, LinkId(link), 1));
+        assert!(of_pods[0] >= 22_500 && of_pods[1] >= 11_250, "{of_pods:?}");
+        // What outside sources use is more than what is free now; one that has none gets some.
+        let of_first = quota.by_group[0];
+        quota.release(source(0), of_first);
+        assert!(take_all(&mut quota, source(0), 1) > 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Sources take in any order, and release some of it now and then.
+        #[test]
+        fn however_many_sources_are_greedy_each_gets_its_part_and_half_is_left(
+            limit in 1..60_000_usize,
+            takes in prop::collection::vec((0..SOURCES, 1..900_usize, 0..4_u8), 0..300),
+            late in 0..SOURCES,
+        ) {
+            let mut quota = Quota::new(limit);
+            for (group, units, then) in takes {
+                match then {
+                    0 => quota.release(source(group), quota.by_group[group]),
+                    1 => { take_all(&mut quota, source(group), units); }
+                    _ => { quota.take(source(group), units); }
+                }
+                prop_assert!(3 * quota.by_group[group] <= limit + 2);
+            }
+            for group in (0..SOURCES).filter(|group| *group != late) {
+                take_all(&mut quota, source(group), 1);
+            }
+            take_all(&mut quota, source(late), 1);
+            for group in 0..SOURCES {
+                prop_assert!(quota.by_group[group] >= limit.saturating_sub(2) / 2 / 8 / SOURCES);
+            }
+            prop_assert!(quota.total() <= limit / 2 + 1, "{} of {limit}", quota.total());
+            let of_pod = take_all(&mut quota, LinkId(1), 1);
+            prop_assert!(of_pod + 1 >= limit / 4, "{of_pod} of {limit}");
+        }
+
+        #[test]
+        fn units_are_taken_as_if_one_by_one_and_sums_are_right(
+            limit in 0..400_usize,
+            steps in prop::collection::vec((any_taker(), any_taker(), 0..40_usize, 0..4_u8), 0..100),
+        ) {
+            let [mut at_once, mut one_by_one] = [Quota::new(limit), Quota::new(limit)];
+            let mut held: Vec<(Taker, usize)> = Vec::new();
+            for (taker, other, units, step) in steps {
+                match (step, held.is_empty()) {
+                    (0, false) => {
+                        let (holder, units) = held.swap_remove(units % held.len());
+                        at_once.release(holder, units);
+                        one_by_one.release(holder, units);
+                    }
+                    (1, false) => {
+                        let index = units % held.len();
+                        let (holder, units) = &mut held[index];
+                        at_once.transfer(*holder, other, *units);
+                        one_by_one.transfer(*holder, other, *units);
+                        *holder = other;
+                    }
+                    _ if units > 0 => {
+                        let taken = (0..units).filter(|_| one_by_one.take(taker, 1)).count();
+                        prop_assert_eq!(at_once.take(taker, units), taken == units);
+                        match taken == units {
+                            true => held.push((taker, units)),
+                            false => one_by_one.release(taker, taken),
+                        }
+                    }
+                    _ => {}
+                }
+                let sum: usize = held.iter().map(|(_, units)| units).sum();
+                prop_assert!(sum == at_once.total() && sum <= limit);
+                prop_assert_eq!(&at_once.by_group, &one_by_one.by_group);
+                prop_assert_eq!(at_once.by_group.iter().sum::<usize>(), at_once.by_link.first().copied().unwrap_or_default());
+            }
+            for (holder, units) in held {
+                prop_assert!(units == 0 || !at_once.is_unused());
+                at_once.release(holder, units);
+            }
+            prop_assert!(at_once.is_unused());
+        }
     }
 }

@@ -110,6 +110,99 @@ fn unacknowledged_requests_of_one_pod_leave_buffers_to_others() {
     rig.assert_no_frame_is_lost();
 }
 
+/// Sends a request in two segments, the later one first. Returns whether both reach pod B.
+fn is_served_out_of_order(rig: &mut Rig, client: Client, port: u16) -> bool {
+    client.connect(rig, port);
+    let (first, second) = b"GET /docs HTTP/1.1\r\nHost: b\r\n\r\n".split_at(20);
+    let next = 1_001 + first.len() as u32;
+    assert!(rig.send(client.link, &client.segment(port, next, second)).is_empty());
+    let left = rig.send(client.link, &client.segment(port, 1_001, first));
+    let with_payload = |frame: &[u8]| frame.len() > 14 + 20 + 20;
+    left.iter().filter(|(link, frame)| *link == B && with_payload(frame)).count() == 2
+}
+
+#[test]
+fn incomplete_requests_of_one_outside_client_leave_frames_to_others() {
+    let mut rig = Rig::with(only_docs());
+    for port in 1..=16 {
+        IN_OFFICE.connect(&mut rig, port);
+        for nth in (1..=16).rev() {
+            rig.send(HOST, &IN_OFFICE.segment(port, 1_001 + 100 * nth, &[b'a'; 100]));
+        }
+    }
+    assert_eq!(rig.workers[0].stats().held_frames.get(), 256 / 3 + 1, "a third");
+    assert!(rig.dropped(DropReason::L7Limit) > 0);
+    let served = clients_outside().filter(|client| is_served_out_of_order(&mut rig, *client, 9));
+    let served = served.count();
+    assert!(served >= 8, "{served} of 10");
+    assert!(is_served_out_of_order(&mut rig, IN_POD_A, 9));
+    outlive_all_flows(&mut rig);
+    assert_eq!(rig.workers[0].stats().held_frames.get(), 0);
+    rig.assert_no_frame_is_lost();
+}
+
+/// Sends heads that don't end on 16 connections, and segments of `len` bytes until none has room.
+fn send_unfinished_heads(rig: &mut Rig, client: Client, len: usize) {
+    let start = b"GET /docs HTTP/1.1\r\nHost: b\r\nX-Long: ";
+    let mut sent = [0; 16];
+    for _ in 0..64 * 1024 / len {
+        for (port, sent) in (1..).zip(&mut sent) {
+            match *sent {
+                0 => {
+                    client.connect(rig, port);
+                    rig.send(client.link, &client.segment(port, 1_001, start));
+                    *sent = start.len() as u32;
+                }
+                60_000.. => {}
+                before => {
+                    rig.send(client.link, &client.segment(port, 1_001 + before, &vec![b'a'; len]));
+                    *sent += len as u32;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn unfinished_heads_of_one_outside_client_leave_buffers_to_others() {
+    let mut rig = Rig::with(only_docs());
+    send_unfinished_heads(&mut rig, IN_OFFICE, 1_400);
+    // 16 KiB for each of 64 inspected flows; a third of it for flows of one source.
+    let buffered = rig.workers[0].stats().buffered_bytes.get();
+    assert!((256 << 10..=(1 << 20) / 3).contains(&buffered), "{buffered}");
+    let served = clients_outside().filter(|client| is_served(&mut rig, *client, 9, "/docs"));
+    let served = served.count();
+    assert!(served >= 8, "{served} of 10");
+    assert!(is_served(&mut rig, IN_POD_A, 9, "/docs"));
+    outlive_all_flows(&mut rig);
+    assert_eq!(rig.workers[0].stats().buffered_bytes.get(), 0);
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn unfinished_heads_of_many_outside_clients_leave_buffers_to_others() {
+    let sizes =
+        RigConfig { inspected_per_worker: 1024, flows_per_worker: 1024, ..Default::default() };
+    let mut rig = Rig::of(sizes);
+    rig.shared.publish(snapshot(1, only_docs()));
+    for last in 1..=8 {
+        let client = Client { link: HOST, address: [192, 0, 2, last] };
+        send_unfinished_heads(&mut rig, client, 1_400);
+    }
+    // 16 MiB; three sevenths of it for flows of few sources.
+    let buffered = rig.workers[0].stats().buffered_bytes.get();
+    assert!((6 << 20..=(48 << 20) / 7).contains(&buffered), "{buffered}");
+    let served = clients_outside().filter(|client| is_served(&mut rig, *client, 9, "/docs"));
+    let served = served.count();
+    assert!(served >= 7, "{served} of 10");
+    for port in 1..=10 {
+        assert!(is_served(&mut rig, IN_POD_A, port, "/docs"));
+    }
+    rig.expire_all();
+    assert_eq!(rig.workers[0].stats().buffered_bytes.get(), 0);
+    rig.assert_no_frame_is_lost();
+}
+
 /// A TCP segment without payload from pod `from` to a server outside, or back if `answers`.
 fn outward(rig: &mut Rig, pod: LinkId, port: u16, flags: &str, answers: bool) -> usize {
     let (ends, ports) = ([ADDRESSES[pod.index()], OUTSIDE], [port, 443]);

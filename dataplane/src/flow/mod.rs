@@ -431,6 +431,11 @@ impl Flow {
         FlowLinks { opener, responder }
     }
 
+    /// The opener, as the table has last determined it.
+    pub(crate) const fn opener(&self) -> Opener {
+        Opener { owner: self.owner, link: self.link(FlowDirection::Original) }
+    }
+
     /// Called by [`FlowTable::set_links`].
     const fn set_links(&mut self, links: FlowLinks) {
         self.links = links.by_direction();

@@ -5,18 +5,16 @@
 //! /64 belongs to one of [`SOURCES`] groups, by a keyed hash.
 //!
 //! # Fair sharing
-//! A pod's new flow must evict another flow of the pod once the pod has as many flows as there are
-//! free entries: one greedy pod leaves half of the table free, two leave a third. All flows from
-//! outside together leave as much. Among them, a source must evict one of its own once its flows
-//! plus all from outside are as many as the free entries: one greedy source leaves two thirds free,
-//! and however many are greedy, another source gets entries, whichever pod it connects to. If pods
-//! have left fewer entries than the flows from outside use, a source still gets one in [`SOURCES`]
-//! of the free entries.
+//! Entries of the table are shared by the rule of [`crate::share`], as are frames and bytes that
+//! inspected flows hold: a new flow must evict another flow of its owner once the owner has used up
+//! its share.
 
 use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection;
+
+use crate::share::Taken;
 
 use super::class::Class;
 use super::key::HashKey;
@@ -49,8 +47,12 @@ impl Owner {
         Self(FIRST_SOURCE + group as u16)
     }
 
-    const fn is_source(self) -> bool {
-        self.0 >= FIRST_SOURCE
+    /// The group that it is, less than [`SOURCES`].
+    const fn source_group(self) -> Option<usize> {
+        match self.0.checked_sub(FIRST_SOURCE) {
+            Some(group) => Some(group as usize),
+            None => None,
+        }
     }
 }
 
@@ -63,11 +65,22 @@ pub(crate) fn source_group(hash_key: &HashKey, source: Address) -> usize {
     (hash_key.hash_words(&[network]) >> 32) as usize % SOURCES
 }
 
-/// Opener of a flow, which determines its share of the table.
+/// Opener of a flow, which determines its share of the table, and of what inspected flows hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Opener {
     pub(super) owner: Owner,
     pub(super) link: LinkId,
+}
+
+impl Opener {
+    pub(crate) const fn link(self) -> LinkId {
+        self.link
+    }
+
+    /// The group of sources outside of the node that it belongs to; `None` for a pod.
+    pub(crate) const fn source_group(self) -> Option<usize> {
+        self.owner.source_group()
+    }
 }
 
 /// Number of flows, and of the inspected ones among them.
@@ -188,29 +201,25 @@ impl Owners {
         free: usize,
         of: impl Fn(&FlowCount) -> u32,
     ) -> bool {
-        let of_link = self.opened.get(opener.link.index()).map_or(0, |count| of(count) as usize);
-        if !opener.owner.is_source() {
-            return of_link >= free;
-        }
-        let own = of(&self.get(opener.owner).count) as usize;
-        of_link + own >= free && own >= free / SOURCES
+        let by_link = self.opened.get(opener.link.index()).map_or(0, |count| of(count) as usize);
+        let is_source = opener.source_group().is_some();
+        let by_group = is_source.then(|| of(&self.get(opener.owner).count) as usize);
+        Taken { by_link, by_group }.is_all_of_share(free)
     }
 
     pub(super) fn get(&self, owner: Owner) -> &OwnerState {
         const EMPTY: &OwnerState = &OwnerState::NEW;
-        let Owner(number) = owner;
-        match number.checked_sub(FIRST_SOURCE) {
-            Some(source) => &self.sources[usize::from(source)],
-            None => self.links.get(usize::from(number)).unwrap_or(EMPTY),
+        match owner.source_group() {
+            Some(group) => &self.sources[group],
+            None => self.links.get(usize::from(owner.0)).unwrap_or(EMPTY),
         }
     }
 
     /// The owner's state, empty if it never had a flow.
     pub(super) fn get_mut(&mut self, owner: Owner) -> &mut OwnerState {
-        let Owner(number) = owner;
-        let (owned, at) = match number.checked_sub(FIRST_SOURCE) {
-            Some(source) => (&mut self.sources, usize::from(source)),
-            None => (&mut self.links, usize::from(number)),
+        let (owned, at) = match owner.source_group() {
+            Some(group) => (&mut self.sources, group),
+            None => (&mut self.links, usize::from(owner.0)),
         };
         if owned.len() <= at {
             owned.resize_with(at + 1, || OwnerState::NEW);

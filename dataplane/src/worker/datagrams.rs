@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use podgate_tables::ids::LinkId;
 use podgate_tables::l7::L7Policy;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
+use crate::flow::Opener;
 use crate::l7::datagram::{DatagramFlow, HeldResponse};
 use crate::l7::dns::{Admitted, DnsContext, HOLD_MS};
 use crate::mem::{Packet, Umem};
@@ -41,8 +41,8 @@ pub(super) struct HeldDatagram {
     pub(super) since: Nanos,
     /// The flow, which may end meanwhile.
     pub(super) tuple: Tuple,
-    /// The link whose share of frames it uses.
-    pub(super) charged: LinkId,
+    /// Whose share of places and frames it uses.
+    pub(super) charged: Opener,
     pub(super) packet: Packet,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Datagrams {
     unoffered: VecDeque<HeldDatagram>,
     /// Free entries of that ring, at most, when one of these answers got none.
     unoffered_at: usize,
-    /// Places in both, by the link of the flow's opener.
+    /// Places in both, by the flow's opener.
     pub(super) places: Quota,
     stalled: VecDeque<Stalled>,
     pub(super) dns: DnsContext,
@@ -157,11 +157,11 @@ impl Datagrams {
     }
 
     fn offer(&mut self, egress: &mut Egress, answer: &mut HeldDatagram) -> bool {
-        if !egress.take_answer_share(answer.charged, answer.held.records) {
+        if !egress.take_answer_share(answer.charged.link(), answer.held.records) {
             return false;
         }
         let payload = payload_again(egress.umem(), &answer.packet, &mut self.joined);
-        answer.held.offer(payload, answer.charged, &self.dns.answers)
+        answer.held.offer(payload, answer.charged.link(), &self.dns.answers)
     }
 
     fn free_answers(&self) -> usize {

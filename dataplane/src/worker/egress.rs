@@ -13,6 +13,7 @@ use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 
 use crate::event_ring::EventRing;
+use crate::flow::Opener;
 use crate::mem::{CsumPartial, Frame, FramePool, Packet, Umem};
 use crate::packet::fragment::FRAGMENTS_MAX;
 use crate::packet::{Unparsed, edit, parse};
@@ -59,9 +60,9 @@ pub(super) struct Egress {
     /// Links with packets on their transmit ring that the kernel was not notified of, or with too
     /// few frames in their fill ring, each once.
     unflushed: Vec<LinkId>,
-    /// Frames that inspected flows hold, by the opener's link.
+    /// Frames that inspected flows hold, by their opener.
     frame_quota: Quota,
-    /// Bytes that inspected flows buffer, by the opener's link.
+    /// Bytes that inspected flows buffer, by their opener.
     byte_quota: Quota,
     icmp_errors: RateLimit,
     tcp_resets: RateLimit,
@@ -283,14 +284,14 @@ impl Egress {
         &mut self.tcp_resets
     }
 
-    /// Reserves `units` of a resource for inspected flows of `link`, within the link's share.
-    /// Returns whether it did.
-    pub(super) fn reserve(&mut self, link: LinkId, resource: Resource, units: usize) -> bool {
+    /// Reserves `units` of a resource for an inspected flow, within its opener's share. Returns
+    /// whether it did.
+    pub(super) fn reserve(&mut self, opener: Opener, resource: Resource, units: usize) -> bool {
         let reserved = match resource {
-            Resource::Frames => self.frame_quota.take(link, units),
-            Resource::Bytes => self.byte_quota.take(link, units),
+            Resource::Frames => self.frame_quota.take(opener, units),
+            Resource::Bytes => self.byte_quota.take(opener, units),
         };
-        if !reserved && let Some(over) = self.over_quota(link) {
+        if !reserved && let Some(over) = self.over_quota(opener.link()) {
             over.buffers += 1;
         }
         reserved

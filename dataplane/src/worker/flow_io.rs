@@ -72,19 +72,19 @@ impl FlowIo for InspectedIo<'_, '_, '_> {
     }
 
     fn reserve_frames(&mut self, frames: usize) -> bool {
-        self.cx.egress.reserve(self.flow.link(FlowDirection::Original), Resource::Frames, frames)
+        self.cx.egress.reserve(self.flow.opener(), Resource::Frames, frames)
     }
 
     fn release_frames(&mut self, frames: usize) {
-        self.cx.egress.frame_quota().release(self.flow.link(FlowDirection::Original), frames);
+        self.cx.egress.frame_quota().release(self.flow.opener(), frames);
     }
 
     fn reserve_bytes(&mut self, bytes: usize) -> bool {
-        self.cx.egress.reserve(self.flow.link(FlowDirection::Original), Resource::Bytes, bytes)
+        self.cx.egress.reserve(self.flow.opener(), Resource::Bytes, bytes)
     }
 
     fn release_bytes(&mut self, bytes: usize) {
-        self.cx.egress.byte_quota().release(self.flow.link(FlowDirection::Original), bytes);
+        self.cx.egress.byte_quota().release(self.flow.opener(), bytes);
     }
 
     fn http_limits(&self) -> HttpLimits {

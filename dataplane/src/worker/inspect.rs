@@ -152,18 +152,20 @@ impl Pipeline {
         packet: Packet,
     ) {
         let flow = self.flows.get(index);
-        let (charged, tuple) = (flow.link(FlowDirection::Original), flow.tuple());
-        let has_place = self.datagrams.places.take(charged, 1);
-        if !has_place || !cx.egress.reserve(charged, Resource::Frames, packet.frames()) {
-            self.datagrams.places.release(charged, usize::from(has_place));
-            return cx.drop_with_event(charged, tuple, packet, DropReason::DnsHeldFull);
+        let (opener, tuple) = (flow.opener(), flow.tuple());
+        let has_place = self.datagrams.places.take(opener, 1);
+        if !has_place || !cx.egress.reserve(opener, Resource::Frames, packet.frames()) {
+            if has_place {
+                self.datagrams.places.release(opener, 1);
+            }
+            return cx.drop_with_event(opener.link(), tuple, packet, DropReason::DnsHeldFull);
         }
         cx.egress.stats().dns_held.add(1);
-        let answer = HeldDatagram { held, since: cx.now, tuple, charged, packet };
+        let answer = HeldDatagram { held, since: cx.now, tuple, charged: opener, packet };
         // Those that wait come first.
         self.datagrams.offer_again(cx.egress);
         if !self.datagrams.wait(cx.egress, answer) {
-            cx.egress.count_answer_over_quota(charged);
+            cx.egress.count_answer_over_quota(opener.link());
         }
     }
 
@@ -188,17 +190,17 @@ impl Pipeline {
         let HeldDatagram { held, since, tuple, charged, packet } = waiting;
         self.datagrams.places.release(charged, 1);
         cx.egress.frame_quota().release(charged, packet.frames());
-        let in_force = self.datagrams.dns.answers.in_force();
+        let (link, in_force) = (charged.link(), self.datagrams.dns.answers.in_force());
         if held.ticket.is_none_or(|ticket| ticket > in_force) {
             cx.egress.stats().dns_unreleased.add(1);
-            return cx.drop_with_event(charged, tuple, packet, DropReason::DnsUnreleased);
+            return cx.drop_with_event(link, tuple, packet, DropReason::DnsUnreleased);
         }
         self.datagrams.admitted.add(held.key, cx.snapshot.epoch, since);
         let Some((index, FlowDirection::Original)) = self.flows.lookup(&tuple) else {
-            return cx.drop_with_event(charged, tuple, packet, DropReason::L7Closed);
+            return cx.drop_with_event(link, tuple, packet, DropReason::L7Closed);
         };
         if !self.is_allowed(cx, index) || self.flows.get(index).inspector().is_none() {
-            return cx.drop_with_event(charged, tuple, packet, DropReason::PolicyRevoked);
+            return cx.drop_with_event(link, tuple, packet, DropReason::PolicyRevoked);
         }
         let message = payload_again(cx.egress.umem(), &packet, &mut self.datagrams.joined);
         let event = held.forwarded(message, cx.now);

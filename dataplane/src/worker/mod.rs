@@ -357,6 +357,8 @@ impl Worker {
             self.pipeline.buffered_bytes(),
             "the byte quota is used by inspected flows only"
         );
+        debug_assert!(held > 0 || self.egress.frame_quota().is_unused(), "nobody holds frames");
+        debug_assert!(buffered > 0 || self.egress.byte_quota().is_unused(), "nobody buffers");
     }
 
     /// Processes one batch of each queue whose link has credit. Returns the number of packets

@@ -492,7 +492,7 @@ impl Pipeline {
                 has.is_some() && decision.l7.protocol().is_ok_and(|wanted| wanted == has)
             }
         };
-        let opener = flow.link(FlowDirection::Original);
+        let (before, opener) = (flow.opener(), flow.link(FlowDirection::Original));
         let opener_link = OpenerLink::of(cx.snapshot, opener);
         let is_tunnel = is_tunnel_to_node(cx.snapshot, &tuple, opener_link);
         // A pod that reached itself by this address; another pod may have the address now.
@@ -518,8 +518,9 @@ impl Pipeline {
             && let Some(inspected) = self.inspectors.get_mut(slot)
         {
             let editor = &inspected.editor;
-            cx.egress.frame_quota().transfer(opener, links.opener, editor.held_frames());
-            cx.egress.byte_quota().transfer(opener, links.opener, editor.buffered_bytes());
+            let after = self.flows.get(index).opener();
+            cx.egress.frame_quota().transfer(before, after, editor.held_frames());
+            cx.egress.byte_quota().transfer(before, after, editor.buffered_bytes());
             inspected.set_policy(decision.l7);
         }
         Permission::Allowed
