@@ -59,7 +59,10 @@ pub(crate) fn set_aside_before(path: &Path) -> Vec<PathBuf> {
     let prefix = with_suffix(path, BAD);
     let prefix = prefix.as_os_str().as_encoded_bytes();
     let paths = entries.map(|entry| entry.path());
-    let is_aside = |path: &PathBuf| path.as_os_str().as_encoded_bytes().starts_with(prefix);
+    let is_aside = |path: &PathBuf| {
+        let time = path.as_os_str().as_encoded_bytes().strip_prefix(prefix);
+        time.is_some_and(|time| !time.is_empty() && time.iter().all(u8::is_ascii_digit))
+    };
     let mut found: Vec<_> = paths.filter(is_aside).collect();
     found.sort();
     found
@@ -78,6 +81,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         let directory = set_aside(&path).unwrap();
         assert!(file.is_file() && directory.is_dir() && !path.exists());
+        fs::create_dir(dir.path().join("flows.state.bad-mine")).unwrap();
         assert_eq!(set_aside_before(&path), [file, directory]);
         let line = set_aside_line(&path, "it is gone");
         assert!(line.contains("it can't be set aside: No such file"), "{line}");

@@ -11,12 +11,16 @@ const REQUEST_TIME: Duration = Duration::from_millis(200);
 
 /// The places of a server that listens on one socket.
 ///
-/// They are shared by source: an IPv4 address or an IPv6 /64. While all are taken, a client gets
-/// - the oldest place of the source that has the most, if its own source has at least two fewer; or
-/// - if its own source has none, the oldest place whose client has not sent a request in
-///   [`REQUEST_TIME`].
+/// They are shared by network, an IPv4 address or an IPv6 /64, and among the addresses of a /64: a
+/// host outside may use all of them, but those of a node's pods are often one. While all are taken,
+/// a client gets a place
+/// - of the network that has the most, if its own network has at least two fewer; or
+/// - of the address of its own network that has the most, if its own address has at least two fewer;
+///   or
+/// - if its address has none, of any client that has not sent a request in [`REQUEST_TIME`].
 ///
-/// So no source keeps others out, however many connections it opens, nor do many sources whose
+/// Of several, the first to go is the oldest without a request in that time, or else the oldest. So
+/// no network and no address keeps others out, however many connections it opens, nor do many whose
 /// connections stay silent. `T` is dropped when its connection loses its place.
 #[derive(Debug)]
 pub struct Places<T> {
@@ -84,7 +88,7 @@ impl<T> Places<T> {
     }
 
     fn take_at(self: &Arc<Self>, now: Instant, from: Option<IpAddr>, lost: T) -> Option<Place<T>> {
-        let source = from.map(network);
+        let source = from.map(|address| address.to_canonical());
         let mut taken = self.lock();
         if taken.places >= self.max {
             let (of, number) = taken.to_yield(now, source)?;
@@ -107,14 +111,25 @@ impl<T> Places<T> {
 impl<T> Taken<T> {
     /// The place that a new connection from `source` is given, if there is one.
     fn to_yield(&self, now: Instant, source: Source) -> Option<(Source, u64)> {
-        let own = self.by_source.get(&source).map_or(0, BTreeMap::len);
-        let (most, places) = self.by_source.iter().max_by_key(|(_, places)| places.len())?;
-        if places.len() > own + 1 {
-            return Some((*most, *places.first_key_value()?.0));
-        }
         let is_silent = |entry: &Entry<T>| {
             !entry.requested.get() && now.saturating_duration_since(entry.since) >= REQUEST_TIME
         };
+        let (own, own_network) = (self.by_source.get(&source), network(source));
+        let own = own.map_or(0, BTreeMap::len);
+        let mut networks: BTreeMap<Source, usize> = BTreeMap::from([(own_network, 0)]);
+        for (source, places) in &self.by_source {
+            *networks.entry(network(*source)).or_default() += places.len();
+        }
+        let (largest, most) = networks.iter().max_by_key(|(_, places)| **places)?;
+        let is_other = *most > networks.get(&own_network)? + 1;
+        let from = if is_other { *largest } else { own_network };
+        let of_network = self.by_source.iter().filter(|(source, _)| network(**source) == from);
+        if let Some((address, places)) = of_network.max_by_key(|(_, places)| places.len())
+            && (is_other || places.len() > own + 1)
+        {
+            let silent = places.iter().find(|(_, entry)| is_silent(entry));
+            return silent.or(places.first_key_value()).map(|(number, _)| (*address, *number));
+        }
         let all = self.by_source.iter().flat_map(|(source, places)| {
             places.iter().map(move |(number, entry)| (*source, *number, entry))
         });
@@ -147,12 +162,12 @@ impl<T> Drop for Place<T> {
     }
 }
 
-/// The IPv6 /64 of an address, from which a host may use all addresses, or the IPv4 address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
+/// The IPv6 /64 of an address, or the IPv4 address.
+fn network(source: Source) -> Source {
+    source.map(|address| match address {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
         v4 @ IpAddr::V4(_) => v4,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -188,15 +203,45 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_source() {
-        let places = Places::new(2);
+    fn places_are_shared_by_network_and_among_the_addresses_of_one() {
+        let places = Places::new(4);
         let take = |text: &str| places.take(Some(text.parse().unwrap()), ());
-        let _first = take("fd00::1").unwrap();
-        let _second = take("fd00::2").unwrap();
-        assert!(take("fd00::3").is_none(), "it has them all");
-        let _other = take("fd00:0:0:1::1").unwrap();
+        let of_host: Vec<_> = (1..5).map(|last| take(&format!("fd00::{last}")).unwrap()).collect();
+        assert!(take("fd00::9").is_none(), "each of its addresses has as many");
+        let others = ["fd00:0:0:1::1", "::ffff:10.0.0.1"].map(|text| take(text).unwrap());
+        let count = |places: &Places<()>| {
+            let taken = places.lock();
+            taken
+                .by_source
+                .keys()
+                .filter(|source| network(**source) == network(source_v6()))
+                .count()
+        };
+        assert_eq!(count(&places), 2);
+        drop((of_host, others));
+        // Pods of a node have addresses of one network.
+        let hostile: Vec<_> = (0..4).map(|_| take("fd00::1").unwrap()).collect();
+        let _relay = take("fd00::2").unwrap();
         assert_eq!(places.lock().by_source.len(), 2);
-        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), source(1).unwrap());
+        drop(hostile);
+    }
+
+    fn source_v6() -> Source {
+        Some("fd00::1".parse().unwrap())
+    }
+
+    #[test]
+    fn of_one_source_the_silent_go_first() {
+        let places = Places::new(3);
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let mut taken: Vec<_> =
+            (0..3).map(|_| places.take_at(at(0), source(1), ()).unwrap()).collect();
+        taken[0].requested().set();
+        let _other = places.take_at(at(300), source(2), ()).unwrap();
+        let left: Vec<_> = places.lock().by_source[&source(1)].keys().copied().collect();
+        assert_eq!(left, [0, 2], "the oldest has requested");
+        taken.clear();
     }
 
     #[test]

@@ -318,16 +318,21 @@ struct PendingCheck {
 }
 
 impl PendingCheck {
-    /// Asks the workers for connections of each pod to its own addresses: what other pods do must
-    /// not keep them in its policy. Of clients that are no pods of the node, any connection counts.
+    /// Asks the workers for connections of each pod to addresses that it asked for: a pod must not
+    /// keep an address that only another pod asked for. Of clients that are no pods of the node, any
+    /// connection counts. Pods whose link is missing for a moment are left out.
     fn start(
-        deferred: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+        mut deferred: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
         endpoints: &Endpoints,
     ) -> Result<Self, LinkError> {
-        let attached = endpoints.iter().filter_map(|(_, endpoint)| {
-            Some((endpoint.spec.pod.to_string(), endpoint.link.as_ref().ok()?.slot))
-        });
-        let links: BTreeMap<String, LinkId> = attached.collect();
+        let mut links: BTreeMap<String, LinkId> = BTreeMap::new();
+        for (_, endpoint) in endpoints.iter() {
+            let pod = endpoint.spec.pod.to_string();
+            match &endpoint.link {
+                Ok(attached) => _ = links.insert(pod, attached.slot),
+                Err(_) => _ = deferred.remove(pod.as_str()),
+            }
+        }
         let of_pod = |(pod, addresses): (&Arc<str>, &BTreeSet<IpAddr>)| {
             let link = links.get(&**pod).copied();
             let is_known = link.is_some() || pod.is_empty();

@@ -99,7 +99,11 @@ other nodes are remote.
 
 Policies apply to pods. For a flow to a Service, or to its cluster IP, the backends are shown with the \
 verdict on each; the rest of the output explains one of them: a denied one, if there is any. A \
-cluster IP that workers don't translate is evaluated as a plain address.";
+cluster IP that workers don't translate is evaluated as a plain address.
+
+Packets that workers drop or reject before they evaluate policy are denied, with the reason: to \
+multicast, broadcast, loopback and unspecified addresses, and to a Service without this port or \
+without a ready backend.";
 
 const EXPLAIN_EXAMPLES: &str = examples! {
     "podgate policy explain --from shop/cart-0 --to shop/db-0 --port 5432/TCP"

@@ -73,7 +73,9 @@ pub struct Explanation {
     /// drop such a flow, whatever its requests, and the verdict is `denied`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_inspector: Option<String>,
-    /// Why workers drop or reject the flow's packets before they evaluate policy, if they do.
+    /// Why workers drop or reject the flow's packets before they evaluate policy, if they do. Then
+    /// `egress` and `ingress` say what policy would decide, and there are neither `no_inspector` nor
+    /// `request`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_forwarded: Option<String>,
     /// The outcome of the request, if the query has one and the flow is open.
@@ -204,12 +206,10 @@ pub fn explain(
             let subject = services::untranslated(frontend, protocol, &source);
             let flow = flow(subject.ok_or(QueryError::NoCommonFamily)?);
             let frontend = SocketAddr::new(frontend.address.ip(), frontend.port);
-            let explanation = explain_request(&flow, query, frontend);
+            let explanation = flow.explain(None, query.misses_max);
             return Ok(Explanation {
-                verdict: Outcome::Denied,
                 service: Some(CalledService::translated(&name, frontend, Vec::new(), 0)),
-                not_forwarded: Some(reason),
-                ..explanation
+                ..explanation.not_forwarded_because(reason)
             });
         }
         None => {
@@ -241,6 +241,19 @@ pub fn explain(
     let service = CalledService::translated(&called.name, frontend, verdicts, further_backends);
     explanation.service = Some(service);
     Ok(explanation)
+}
+
+impl Explanation {
+    /// The same flow, whose packets workers drop or reject before they evaluate policy.
+    fn not_forwarded_because(self, reason: String) -> Self {
+        Self {
+            verdict: Outcome::Denied,
+            not_forwarded: Some(reason),
+            no_inspector: None,
+            request: None,
+            ..self
+        }
+    }
 }
 
 impl CalledService {
@@ -332,10 +345,8 @@ impl Flow<'_> {
             .filter(|_| decision.verdict != Verdict::Deny)
             .map(|asked| decide_request(asked, &decision, &names));
         let no_inspector = no_inspector(&decision, tuple.protocol);
-        let not_forwarded = not_forwarded(tuple).map(str::to_owned);
-        Explanation {
+        let explanation = Explanation {
             verdict: match (decision.verdict, &request) {
-                _ if not_forwarded.is_some() => Outcome::Denied,
                 (Verdict::Deny, _) | (_, Some(RequestVerdict { allowed: false, .. })) => {
                     Outcome::Denied
                 }
@@ -359,8 +370,12 @@ impl Flow<'_> {
             egress,
             ingress,
             no_inspector,
-            not_forwarded,
+            not_forwarded: None,
             request,
+        };
+        match not_forwarded(tuple) {
+            Some(reason) => explanation.not_forwarded_because(reason.to_owned()),
+            None => explanation,
         }
     }
 

@@ -69,6 +69,15 @@ pub enum QueryError {
         /// The service.
         name: String,
     },
+    /// The service has no port of this name.
+    UnknownServicePort {
+        /// The service.
+        service: String,
+        /// What was asked for.
+        port: String,
+        /// The ports that it has.
+        ports: Vec<String>,
+    },
     /// The source is a service.
     FromService,
     /// There is no IP version that both ends and the protocol have.
@@ -110,6 +119,12 @@ impl std::fmt::Display for QueryError {
                 "Service {name} has no cluster IP (it is headless or of type ExternalName): ask \
                  for a pod behind it"
             ),
+            Self::UnknownServicePort { service, port, ports } if ports.is_empty() => {
+                write!(f, "Service {service} has no port {port}, and no others")
+            }
+            Self::UnknownServicePort { service, port, ports } => {
+                write!(f, "Service {service} has no port {port}; it has {}", ports.join(", "))
+            }
             Self::FromService => {
                 f.write_str("a Service opens no flows: ask for a pod as the source")
             }

@@ -139,11 +139,14 @@ pub(super) fn called<'a>(
     let Some(port) = preferred.or(fitting.first()) else {
         let has = |port: &ServicePort| format!("{}/{}", port.port, proto::name(port.protocol));
         let ports: Vec<_> = row.ports().iter().map(has).collect();
+        // Packets have a number: without one, nothing is sent.
+        let Ok(port) = wanted.parse() else {
+            return Err(QueryError::UnknownServicePort { service: name, port: wanted, ports });
+        };
         let has = match ports.as_slice() {
             [] => "no ports".to_owned(),
             ports => format!("no such port; it has {}", ports.join(", ")),
         };
-        let port = query.port.number.or_else(|| wanted.parse().ok()).unwrap_or_default();
         return Ok(Some(Callee::Rejected {
             frontend: L4Addr { address, port },
             protocol: query.port.protocol,

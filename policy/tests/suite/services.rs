@@ -390,6 +390,7 @@ fn explain_shows_the_verdict_on_each_backend() {
         assert!(explained.not_forwarded.unwrap().contains("never forwarded"), "{to}");
     }
     let message = |to: &str, port: &str| ask(to, port).unwrap_err().to_string();
+    assert_eq!(message("shop/web:htpp", "80"), "Service shop/web has no port htpp; it has 80/TCP");
     assert_eq!(message("shop/nobody:80", "80"), "there is no Service shop/nobody");
     let text = "shop/web:http";
     assert_eq!(text.parse::<EndName>().unwrap().to_string(), text);

@@ -144,6 +144,11 @@ function Explanation({ explained, flow }: { explained: Explained; flow: Flow }) 
   const { request } = explained;
   const denied = explained.verdict === "denied" || request?.allowed === false;
   const differs = isDenied(flow) !== denied && explained.verdict !== "inspected";
+  const verdict = denied
+    ? "Denied"
+    : explained.verdict === "inspected"
+      ? "Open; each request is inspected"
+      : "Allowed";
   const end = (which: "source" | "destination") => {
     const { namespace, pod, address } = explained[which];
     return pod ? `${namespace}/${pod}` : address;
@@ -151,12 +156,7 @@ function Explanation({ explained, flow }: { explained: Explained; flow: Flow }) 
   return (
     <>
       <p class={`outcome ${denied ? "denied" : "allowed"}`}>
-        {denied
-          ? "Denied"
-          : explained.verdict === "inspected"
-            ? "Open; each request is inspected"
-            : "Allowed"}{" "}
-        by the policy in force now
+        {explained.not_forwarded ? "Not forwarded" : `${verdict} by the policy in force now`}
         {request?.denial && <span class="sub">{request.denial}</span>}
         {explained.not_forwarded && <span class="sub">{explained.not_forwarded}</span>}
         {explained.no_inspector && (
@@ -169,8 +169,12 @@ function Explanation({ explained, flow }: { explained: Explained; flow: Flow }) 
           under the policy of its time.
         </p>
       )}
-      <Side title={`Egress of ${end("source")}`} direction={explained.egress} />
-      <Side title={`Ingress of ${end("destination")}`} direction={explained.ingress} />
+      {!explained.not_forwarded && (
+        <>
+          <Side title={`Egress of ${end("source")}`} direction={explained.egress} />
+          <Side title={`Ingress of ${end("destination")}`} direction={explained.ingress} />
+        </>
+      )}
       {explained.notes.map((note) => (
         <p class="note" key={note}>
           {note}
