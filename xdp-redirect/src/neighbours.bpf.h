@@ -17,8 +17,8 @@
 //     address (RFC 4291 appendix A). In an ARP probe, which comes from 0.0.0.0 (RFC 5227), and in
 //     duplicate address detection, which comes from `::` (RFC 4862 section 5.4), the target is the
 //     pod's: whoever has that address, or is about to, takes the message for a claim to it.
-//   - Fields that the receiver ignores have no other values than Linux gives them, so that pods
-//     can't exchange data in them: the target MAC of ARP, traffic class and flow label, the
+//   - Fields that the receiver ignores have no other values than Linux gives them by default, so
+//     that pods can't exchange data in them: the target MAC of ARP, traffic class and flow label, the
 //     reserved bits of ND, the checksum, the Ethernet destination of multicast. A nonce is only in
 //     duplicate address detection.
 //   - An IPv6 destination with more than link scope has sent ND to this pod before. Otherwise a
@@ -460,7 +460,7 @@ static __always_inline void learn_neighbour(__u32 ifindex, const struct pod *pod
 	if (!requests)
 		bpf_map_update_elem(&NEIGHBOURS, &key, &one, BPF_ANY);
 	else if (is_request && *requests < REQUESTS_MAX)
-		*requests += 1;
+		__sync_fetch_and_add(requests, 1);
 }
 
 // Whether a pod's message is not a unicast reply, or answers a request; then that is answered.
@@ -475,7 +475,7 @@ static __always_inline bool is_requested(__u32 ifindex, const struct neigh_msg *
 	requests = bpf_map_lookup_elem(&NEIGHBOURS, &key);
 	if (!requests || !*requests)
 		return false;
-	*requests -= 1;
+	__sync_fetch_and_add(requests, -1);
 	return true;
 }
 

@@ -320,7 +320,7 @@ fn sources_from_outside_leave_entries_to_other_sources_and_to_pods() {
     // Pods have left fewer entries than outside flows use; a new source still gets one.
     let free = 90_000 - table.len();
     let of_late = fill(&mut table, outside, source(others[1]), u32::MAX) as usize;
-    assert!(of_late > 0 && of_late == free / 8 / SOURCES, "{of_late} of {free}");
+    assert!(of_late > 0 && of_late.abs_diff(free / 2 / SOURCES) <= 1, "{of_late} of {free}");
     // One IPv6 network is one source.
     let v6 = |last: u8| Address::v6([0xfd, 0, 0, 0, 0, 0, 0, 1, last, 0, 0, 0, 0, 0, 0, last]);
     let [one, other] = [1, 2].map(|n| table.opener(outside, v6(n)).owner);

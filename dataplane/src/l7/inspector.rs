@@ -122,6 +122,11 @@ pub trait Inspector: Default {
     /// Bytes on the heap that depend on the streams.
     fn heap(&self) -> usize;
 
+    /// Whether it waits for something that comes from outside of the connection.
+    fn waits_for_others(&self) -> bool {
+        false
+    }
+
     /// Upper bound of [`Self::heap`] after [`Self::inspect`] has seen `bytes` more of a direction.
     fn heap_with(&self, direction: FlowDirection, bytes: usize) -> usize;
 

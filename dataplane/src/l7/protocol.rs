@@ -119,6 +119,11 @@ macro_rules! dispatch {
 }
 
 impl Inspector for FlowInspector {
+    /// A DNS answer does, for room on the ring to the control thread.
+    fn waits_for_others(&self) -> bool {
+        self.wanted_room().is_some()
+    }
+
     /// The protocol stays the same.
     fn restart(&mut self) {
         match self {

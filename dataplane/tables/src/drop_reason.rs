@@ -146,13 +146,13 @@ drop_reasons! {
     ///
     /// In the order of `enum drop_reason` in `xdp-redirect/src/drops.bpf.h`.
     FrameDropReason:
-    /// More ARP and neighbour discovery than a pod may send.
+    /// More ARP and neighbour discovery than a pod may send, or a unicast reply that nobody requested.
     ArpNdRateLimit = ("arp_nd_rate_limit", 198),
     /// ARP or neighbour discovery that names another sender than the pod.
     ArpNdSpoofed = ("arp_nd_spoofed", 132),
     /// ARP or neighbour discovery of a pod that is not known, or not ready.
     ArpNdNotReady = ("arp_nd_not_ready", 203),
-    /// Neither IP nor well-formed ARP.
+    /// Neither IP nor well-formed ARP, or ARP with data in fields that receivers ignore.
     NotIp = ("not_ip", 166),
     /// The same, to a pod.
     ToPodNotIp = ("to_pod_not_ip", 166),

@@ -137,8 +137,10 @@ const IDLE_MS: u64 = 1_000;
 /// [`RETRY_MS`], then as long as no segment came, so that connections that stay stalled cost little.
 /// A segment that ends the wait is not delayed: each runs an attempt.
 const RETRY_MS: u64 = 20;
-/// Upper bound of that time.
+/// Upper bound of that time, if only a segment is likely to end the wait.
 const RETRY_MAX_MS: u64 = 640;
+/// The same, if it waits for memory or anything else from outside of the connection.
+const RETRY_FOR_OTHERS_MS: u64 = 160;
 
 impl<I: Inspector> Editor<I> {
     /// An editor that waits for the opener's SYN.
@@ -285,8 +287,10 @@ impl<I: Inspector> Editor<I> {
         self.retry = match (self.unfinished, waits) {
             (true, _) => Some(now),
             (false, true) => {
+                let for_others = self.out_of_memory || self.inspector.waits_for_others();
+                let most = if for_others { RETRY_FOR_OTHERS_MS } else { RETRY_MAX_MS };
                 let idle_ms = now.since(self.active) / 1_000_000;
-                Some(now.plus_millis(idle_ms.clamp(RETRY_MS, RETRY_MAX_MS)))
+                Some(now.plus_millis(idle_ms.clamp(RETRY_MS, most)))
             }
             (false, false) => None,
         };
