@@ -18,9 +18,9 @@
 //     duplicate address detection, which comes from `::` (RFC 4862 section 5.4), the target is the
 //     pod's: whoever has that address, or is about to, takes the message for a claim to it.
 //   - Fields that the receiver ignores have no other values than Linux gives them by default, so
-//     that pods can't exchange data in them: the target MAC of ARP, traffic class and flow label, the
-//     reserved bits of ND, the checksum, the Ethernet destination of multicast. A nonce is only in
-//     duplicate address detection.
+//     that pods can't exchange data in them: the target MAC of ARP, traffic class and flow label,
+//     the reserved bits of ND, the checksum, the Ethernet destination of multicast. A nonce is only
+//     in duplicate address detection.
 //   - An IPv6 destination with more than link scope has sent ND to this pod before. Otherwise a
 //     node that forwards IPv6 might forward the message.
 //   - A unicast reply answers a request for an address of the pod, each request once.

@@ -146,7 +146,7 @@ drop_reasons! {
     ///
     /// In the order of `enum drop_reason` in `xdp-redirect/src/drops.bpf.h`.
     FrameDropReason:
-    /// More ARP and neighbour discovery than a pod may send, or a unicast reply that nobody requested.
+    /// More ARP and neighbour discovery than a pod may send, or a unicast reply without a request.
     ArpNdRateLimit = ("arp_nd_rate_limit", 198),
     /// ARP or neighbour discovery that names another sender than the pod.
     ArpNdSpoofed = ("arp_nd_spoofed", 132),
