@@ -391,7 +391,8 @@ mod tests {
         let loaded = state.load();
         assert_eq!((loaded.endpoints.len(), loaded.problems.len()), (0, 2));
         assert_eq!(names_in(dir.path()).len(), 2 * BAD_MAX);
-        state.files().iter().for_each(|file| _ = fs::remove_file(file));
+        let files = [state.files(), state.set_aside()].concat();
+        files.iter().for_each(|file| _ = fs::remove_file(file));
         assert!(state.remove(), "{:?}", names_in(dir.path()));
     }
 

@@ -186,10 +186,10 @@ fn a_fetch_says_what_it_does_with_a_session() {
             requests.iter().find(|(api, v, _)| api.key == key && *v == version).unwrap();
         let mut frame = frame.clone();
         if let Some((id, epoch)) = session {
-            // The requests of the corpus have session 1 and epoch 2.
-            let bytes = [id, epoch].map(i32::to_be_bytes).concat();
-            let at = frame.windows(8).position(|b| b == [0, 0, 0, 1, 0, 0, 0, 2]).unwrap();
-            frame[at..at + 8].copy_from_slice(&bytes);
+            // The requests of the corpus have isolation level, session id and epoch 1.
+            let is_of_corpus = |bytes: &[u8]| bytes == [1, 0, 0, 0, 1, 0, 0, 0, 1];
+            let at = frame.windows(9).position(is_of_corpus).unwrap() + 1;
+            frame[at..at + 8].copy_from_slice(&[id, epoch].map(i32::to_be_bytes).concat());
         }
         names_of(api, version, &frame, usize::MAX).0.fetch_session()
     };
