@@ -7,11 +7,12 @@
 //! # Sources outside of the node
 //! All of them come by one link. Where they have shares of their own (flows, and what inspected
 //! flows hold), a group of sources ([`SOURCES`]) may take more in two cases.
-//! - More is free than it and all sources from outside have taken together. One greedy source leaves
-//!   two thirds free, two leave five ninths, and any number of them half.
+//! - More is free than it and all sources from outside have taken together. One greedy source
+//!   leaves two thirds free, two leave five ninths, and any number of them half.
 //! - It has less than an equal part of half of what is free. So each group gets something, however
 //!   many are greedy, also if pods have left less than the sources from outside use. With these
-//!   parts, all from outside leave three tenths. Of a resource of less than 512 units there are none.
+//!   parts, all from outside leave three tenths. Of a resource of less than 512 units there are no
+//!   such parts.
 
 use podgate_tables::ids::LinkId;
 

@@ -15,8 +15,8 @@ const REQUEST_TIME: Duration = Duration::from_millis(200);
 /// host outside may use all of them, but those of a node's pods are often one. While all are taken,
 /// a client gets a place
 /// - of the network that has the most, if its own network has at least two fewer; or
-/// - of the address of its own network that has the most, if its own address has at least two fewer;
-///   or
+/// - of the address of its own network that has the most, if its own address has at least two
+///   fewer; or
 /// - if its address has none, of any client that has not sent a request in [`REQUEST_TIME`].
 ///
 /// Of several, the first to go is the oldest without a request in that time, or else the oldest. So

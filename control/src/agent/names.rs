@@ -319,8 +319,8 @@ struct PendingCheck {
 
 impl PendingCheck {
     /// Asks the workers for connections of each pod to addresses that it asked for: a pod must not
-    /// keep an address that only another pod asked for. Of clients that are no pods of the node, any
-    /// connection counts. Pods whose link is missing for a moment are left out.
+    /// keep an address that only another pod asked for. Of clients that are no pods of the node,
+    /// any connection counts. Pods whose link is missing for a moment are left out.
     fn start(
         mut deferred: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
         endpoints: &Endpoints,

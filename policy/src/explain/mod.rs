@@ -74,8 +74,8 @@ pub struct Explanation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_inspector: Option<String>,
     /// Why workers drop or reject the flow's packets before they evaluate policy, if they do. Then
-    /// `egress` and `ingress` say what policy would decide, and there are neither `no_inspector` nor
-    /// `request`.
+    /// `egress` and `ingress` say what policy would decide, and there are neither `no_inspector`
+    /// nor `request`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_forwarded: Option<String>,
     /// The outcome of the request, if the query has one and the flow is open.

@@ -133,9 +133,9 @@ pub struct Editor<I> {
 
 /// Time without a segment after which memory that is not in use is released.
 const IDLE_MS: u64 = 1_000;
-/// Time until the next attempt of what lacked memory, or of what the inspector has stalled: at least
-/// [`RETRY_MS`], then as long as no segment came, so that connections that stay stalled cost little.
-/// A segment that ends the wait is not delayed: each runs an attempt.
+/// Time until the next attempt of what lacked memory, or of what the inspector has stalled: at
+/// least [`RETRY_MS`], then as long as no segment came, so that connections that stay stalled cost
+/// little. A segment that ends the wait is not delayed: each runs an attempt.
 const RETRY_MS: u64 = 20;
 /// Upper bound of that time, if only a segment is likely to end the wait.
 const RETRY_MAX_MS: u64 = 640;
