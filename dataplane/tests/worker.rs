@@ -881,6 +881,8 @@ proptest! {
             rig.send(link, &packet);
             count += 1;
         }
+        // Noise may be a fragment, which waits for the others.
+        rig.expire_all();
         let stats = rig.workers[0].stats();
         let dropped: u64 = stats.dropped.iter().map(|tally| tally.packets.get()).sum();
         prop_assert_eq!(stats.received.packets.get(), count);
