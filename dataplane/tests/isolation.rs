@@ -54,30 +54,29 @@ fn outlive_all_flows(rig: &mut Rig) {
     }
 }
 
+/// Opens connections, and sends 16 segments on each without the first byte: all of them are held.
+fn send_incomplete_requests(rig: &mut Rig, client: Client, connections: u16) {
+    for port in 1..=connections {
+        client.connect(rig, port);
+        for nth in (1..=16).rev() {
+            rig.send(client.link, &client.segment(port, 1_001 + 100 * nth, &[b'a'; 100]));
+        }
+    }
+}
+
 #[test]
 fn incomplete_requests_of_one_pod_leave_frames_to_others() {
     let mut rig = Rig::with(only_docs());
     // One in eight frames may be held, which is 256: half of them by flows of one link.
-    for port in 1..=32 {
-        IN_POD_A.connect(&mut rig, port);
-        for nth in (1..=16).rev() {
-            // Without the first byte, all of them are held.
-            rig.send(A, &IN_POD_A.segment(port, 1_001 + 100 * nth, &[b'a'; 100]));
-        }
-    }
+    send_incomplete_requests(&mut rig, IN_POD_A, 32);
     assert_eq!(rig.workers[0].stats().held_frames.get(), 128);
     assert!(rig.dropped(DropReason::L7Limit) > 0);
 
     for port in 100..110 {
-        IN_OFFICE.connect(&mut rig, port);
-        let (first, second) = b"GET /docs HTTP/1.1\r\nHost: b\r\n\r\n".split_at(20);
-        // Later bytes first; both segments arrive in the end.
-        let next = 1_001 + first.len() as u32;
-        assert!(rig.send(HOST, &IN_OFFICE.segment(port, next, second)).is_empty());
-        let left = rig.send(HOST, &IN_OFFICE.segment(port, 1_001, first));
-        let with_payload = |frame: &[u8]| frame.len() > 14 + 20 + 20;
-        let to_server = left.iter().filter(|(link, frame)| *link == B && with_payload(frame));
-        assert_eq!(to_server.count(), 2, "the request goes on as it came");
+        assert!(
+            is_served_out_of_order(&mut rig, IN_OFFICE, port),
+            "the request goes on as it came"
+        );
     }
     outlive_all_flows(&mut rig);
     rig.assert_no_frame_is_lost();
@@ -124,12 +123,7 @@ fn is_served_out_of_order(rig: &mut Rig, client: Client, port: u16) -> bool {
 #[test]
 fn incomplete_requests_of_one_outside_client_leave_frames_to_others() {
     let mut rig = Rig::with(only_docs());
-    for port in 1..=16 {
-        IN_OFFICE.connect(&mut rig, port);
-        for nth in (1..=16).rev() {
-            rig.send(HOST, &IN_OFFICE.segment(port, 1_001 + 100 * nth, &[b'a'; 100]));
-        }
-    }
+    send_incomplete_requests(&mut rig, IN_OFFICE, 16);
     assert_eq!(rig.workers[0].stats().held_frames.get(), 256 / 3 + 1, "a third");
     assert!(rig.dropped(DropReason::L7Limit) > 0);
     let served = clients_outside().filter(|client| is_served_out_of_order(&mut rig, *client, 9));

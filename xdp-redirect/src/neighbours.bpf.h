@@ -347,12 +347,14 @@ static __always_inline bool has_data(const struct ethhdr *eth, const struct ipv6
 	if (reserved || (first != bpf_htonl(0x60000000) && first != bpf_htonl(0x6c000000)))
 		return true;
 	// RFC 2464 section 7.
-	if (is_multicast(group))
-		return eth->h_dest[0] != 0x33 || eth->h_dest[1] != 0x33 ||
-		       eth->h_dest[2] != group[12] || eth->h_dest[3] != group[13] ||
-		       eth->h_dest[4] != group[14] || eth->h_dest[5] != group[15] ||
-		       !is_checksum_right(ip, end);
-	return (eth->h_dest[0] & 1) || !is_checksum_right(ip, end);
+	if (is_multicast(group) &&
+	    (eth->h_dest[0] != 0x33 || eth->h_dest[1] != 0x33 || eth->h_dest[2] != group[12] ||
+	     eth->h_dest[3] != group[13] || eth->h_dest[4] != group[14] ||
+	     eth->h_dest[5] != group[15]))
+		return true;
+	if (!is_multicast(group) && (eth->h_dest[0] & 1))
+		return true;
+	return !is_checksum_right(ip, end);
 }
 
 // Parses the frame at `data`, of Ethernet type IPv6. False: not ND of the format above.

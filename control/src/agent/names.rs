@@ -311,10 +311,9 @@ impl DnsNames {
 /// A check of connections to deferred addresses that the workers have not answered yet.
 struct PendingCheck {
     check: Arc<LiveCheck>,
-    /// The destinations of each pod. A pod that is no longer there has none.
-    destinations: BTreeMap<Arc<str>, Vec<Destination>>,
-    /// All addresses of each pod that are checked.
+    /// The addresses of each pod that are checked.
     deferred: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+    links: BTreeMap<String, LinkId>,
 }
 
 impl PendingCheck {
@@ -333,34 +332,37 @@ impl PendingCheck {
                 Err(_) => _ = deferred.remove(pod.as_str()),
             }
         }
-        let of_pod = |(pod, addresses): (&Arc<str>, &BTreeSet<IpAddr>)| {
-            let link = links.get(&**pod).copied();
-            let is_known = link.is_some() || pod.is_empty();
-            let addresses = addresses.iter().filter(|_| is_known);
-            let destinations = addresses.map(|address| ((*address).into(), link)).collect();
-            (Arc::clone(pod), destinations)
-        };
-        let destinations: BTreeMap<Arc<str>, Vec<Destination>> =
-            deferred.iter().map(of_pod).collect();
-        let all = destinations.values().flatten().copied().collect();
-        let check = endpoints.links().dataplane().check_live(all)?;
-        Ok(Self { check, destinations, deferred })
+        let all = deferred.iter().flat_map(|(pod, addresses)| {
+            addresses.iter().filter_map(|address| destination(&links, pod, *address))
+        });
+        let check = endpoints.links().dataplane().check_live(all.collect())?;
+        Ok(Self { check, deferred, links })
     }
 
     /// For each address of a pod whether a connection is alive; `None` until all workers have
     /// answered.
     fn result(&self) -> Option<BTreeMap<Arc<str>, BTreeMap<IpAddr, bool>>> {
         let live: BTreeMap<Destination, bool> = self.check.result()?.collect();
-        let of_pod = |(pod, destinations): (&Arc<str>, &Vec<Destination>)| {
-            let destinations = destinations.iter();
-            let alive = destinations.filter(|at| live.get(at).is_some_and(|live| *live));
-            let alive: BTreeSet<IpAddr> = alive.map(|(address, _)| address.ip()).collect();
-            let addresses = self.deferred.get(pod).into_iter().flatten();
-            let checked = addresses.map(|address| (*address, alive.contains(address)));
+        let of_pod = |(pod, addresses): (&Arc<str>, &BTreeSet<IpAddr>)| {
+            let is_alive = |address| {
+                let destination = destination(&self.links, pod, address);
+                destination.is_some_and(|destination| live.get(&destination) == Some(&true))
+            };
+            let checked = addresses.iter().map(|address| (*address, is_alive(*address)));
             (Arc::clone(pod), checked.collect())
         };
-        Some(self.destinations.iter().map(of_pod).collect())
+        Some(self.deferred.iter().map(of_pod).collect())
     }
+}
+
+/// The destination of a pod's connections to an address. A pod that is no longer there has none.
+fn destination(
+    links: &BTreeMap<String, LinkId>,
+    pod: &str,
+    address: IpAddr,
+) -> Option<Destination> {
+    let link = links.get(pod).copied();
+    (link.is_some() || pod.is_empty()).then(|| (address.into(), link))
 }
 
 /// The pod behind a link, as the table names it.

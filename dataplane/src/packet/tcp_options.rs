@@ -15,6 +15,15 @@ const TIMESTAMPS: u8 = 8;
 #[derive(Clone, Copy, Debug)]
 pub struct TcpOptions<'a>(&'a [u8]);
 
+/// One option.
+struct OptionAt {
+    kind: u8,
+    /// Where it lies, with kind and length field; to the end if it doesn't fit.
+    at: Range<usize>,
+    /// Whether it has a length, and ends before the options do.
+    fits: bool,
+}
+
 impl<'a> TcpOptions<'a> {
     /// `bytes` is the header after its first 20 bytes.
     #[must_use]
@@ -37,21 +46,25 @@ impl<'a> TcpOptions<'a> {
     /// Offset in the options of the value of the first option of this kind, and its length, bytes
     /// with kind and length field.
     fn find_any(&self, kind: u8) -> Option<(usize, u8)> {
+        let option = self.iter().find(|option| option.kind == kind)?;
+        let size = u8::try_from(option.at.len()).ok()?;
+        option.fits.then_some((option.at.start + 2, size))
+    }
+
+    /// The options without padding, up to their end.
+    fn iter(&self) -> impl Iterator<Item = OptionAt> {
         let mut at = 0;
-        while let Some([found, rest @ ..]) = self.0.get(at..) {
-            match (*found, rest.first()) {
-                (NO_OPERATION, _) => at += 1,
-                (END, _) | (_, None | Some(0 | 1)) => return None,
-                (found, Some(size)) => {
-                    let fits = at + usize::from(*size) <= self.0.len();
-                    if found == kind {
-                        return fits.then_some((at + 2, *size));
-                    }
-                    at += usize::from(*size);
-                }
+        std::iter::from_fn(move || {
+            while self.0.get(at) == Some(&NO_OPERATION) {
+                at += 1;
             }
-        }
-        None
+            let (kind, rest) = self.0.get(at..)?.split_first()?;
+            let begin = at;
+            let size = rest.first().map_or(0, |size| usize::from(*size));
+            let fits = size >= 2 && size <= rest.len() + 1;
+            at = if fits { begin + size } else { self.0.len() };
+            (*kind != END).then_some(OptionAt { kind: *kind, at: begin..at, fits })
+        })
     }
 
     /// Where the options lie that an inspected connection may not negotiate: all but those of which
@@ -60,27 +73,9 @@ impl<'a> TcpOptions<'a> {
     /// sequence numbers (RFC 8684 §3.3). An option that doesn't fit extends to the end.
     pub fn not_inspectable(&self) -> impl Iterator<Item = Range<usize>> {
         const KNOWN: [u8; 5] = [MAX_SEGMENT_SIZE, WINDOW_SCALE, SACK_PERMITTED, SACK, TIMESTAMPS];
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            loop {
-                let (kind, rest) = self.0.get(at..)?.split_first()?;
-                let begin = at;
-                match (*kind, rest.first()) {
-                    (END, _) => return None,
-                    (NO_OPERATION, _) => at += 1,
-                    (kind, Some(size)) if *size >= 2 && usize::from(*size) <= rest.len() + 1 => {
-                        at += usize::from(*size);
-                        if !KNOWN.contains(&kind) {
-                            return Some(begin..at);
-                        }
-                    }
-                    _ => {
-                        at = self.0.len();
-                        return Some(begin..at);
-                    }
-                }
-            }
-        })
+        let options = self.iter();
+        let unknown = options.filter(|option| !option.fits || !KNOWN.contains(&option.kind));
+        unknown.map(|option| option.at)
     }
 
     fn value<const N: usize>(&self, kind: u8) -> Option<[u8; N]> {

@@ -1,5 +1,7 @@
 //! One TCP segment as it arrived: where its bytes lie, and how to send on only some of them.
 
+use std::ops::Range;
+
 use podgate_tables::{proto, tcp_flags};
 
 use super::seq::Seq;
@@ -102,10 +104,15 @@ impl TcpSegment {
     /// Replaces options of a SYN that are not of a known kind with padding, so that the ends don't
     /// negotiate them ([`TcpOptions::not_inspectable`]).
     pub(super) fn remove_unknown_options(&mut self, umem: &Umem) {
-        const PADDING: [u8; tcp::OPTIONS_MAX] = [tcp_options::NO_OPERATION; tcp::OPTIONS_MAX];
         while let Some(option) = { self.options(umem).not_inspectable().next() } {
-            self.replace(tcp::HEADER_LEN + option.start, &PADDING[..option.len()], umem);
+            self.pad(tcp::HEADER_LEN + option.start..tcp::HEADER_LEN + option.end, umem);
         }
+    }
+
+    /// Replaces bytes of the TCP options with padding. The range is in the TCP header.
+    fn pad(&mut self, range: Range<usize>, umem: &Umem) {
+        const PADDING: [u8; tcp::OPTIONS_MAX] = [tcp_options::NO_OPERATION; tcp::OPTIONS_MAX];
+        self.replace(range.start, &PADDING[..range.len()], umem);
     }
 
     /// Replaces bytes at offset `at` of the TCP header, after its ports and before its end.
@@ -158,9 +165,7 @@ impl TcpSegment {
         if len > 0 {
             self.replace(blocks.start, &translated[..len], umem);
         } else {
-            let option = blocks.start - 2..blocks.end;
-            let padding = [tcp_options::NO_OPERATION; tcp::OPTIONS_MAX];
-            self.replace(option.start, &padding[..option.len()], umem);
+            self.pad(blocks.start - 2..blocks.end, umem);
         }
     }
 

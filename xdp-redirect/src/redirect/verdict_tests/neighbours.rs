@@ -188,8 +188,7 @@ fn what_a_pod_says_of_itself_by_the_rule_passes() {
 #[test]
 fn a_pod_sends_no_data_in_fields_that_receivers_ignore() {
     let mut probe = Probe::new();
-    let nonce = [&[14, 1][..], &[7; 6]].concat();
-    let with_nonce = Nd { options: nonce, ..solicitation() };
+    let with_nonce = Nd { options: detection(POD_V6).options, ..solicitation() };
     for (nth, frame) in
         [with(arp(), 32, b"secret"), with(arp_reply(), 32, b"secret")].iter().enumerate()
     {
