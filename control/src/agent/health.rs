@@ -80,12 +80,13 @@ impl HealthWatch {
                 *known = (round, now);
             }
         }
-        self.threads.check();
         if now >= self.flow_bytes_due {
             self.flow_bytes_due = now + FLOW_BYTES_PERIOD;
             dataplane.count_flow_bytes();
         }
         self.take_rule_reports(plane, dataplane, now);
+        // Workers that have reported have their names; threads get them once they run.
+        self.threads.check();
     }
 
     /// Takes what the workers counted of rules, unless a worker is stuck: the control thread would

@@ -23,7 +23,8 @@ impl Pipeline {
         fragment: FragmentInfo,
         packet: Packet,
     ) {
-        match self.reassembly.insert(cx.egress, cx.now, link, *view, fragment, packet) {
+        let sender = self.flows.opener(link, view.tuple.src);
+        match self.reassembly.insert(cx.egress, cx.now, sender, *view, fragment, packet) {
             Ok(None) => {}
             Ok(Some(whole)) => self.process_reassembled(cx, link, whole),
             Err((packet, reason)) => cx.drop_with_event(link, view.tuple, packet, reason),

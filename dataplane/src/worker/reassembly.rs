@@ -17,9 +17,11 @@
 //! - *Limits.* [`DATAGRAMS_MAX`] datagrams of [`PARTS_MAX`] fragments each, and a share of the
 //!   UMEM's frames, over all workers ([`frames_max`]). A link that uses as many as are free drops
 //!   its oldest datagram for a new one: that harms no other link, and a link that loses fragments
-//!   is not blocked until they time out.
+//!   is not blocked until they time out. Of datagrams from outside of the node, those of the group
+//!   of sources that has the most are dropped first.
 //! - *ECN.* A congestion mark of any fragment marks the datagram (RFC 3168 §5.3).
 
+use std::cmp::Reverse;
 use std::hash::RandomState;
 
 use hashbrown::HashMap;
@@ -29,6 +31,7 @@ use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
 use thin_vec::ThinVec;
 
+use crate::flow::{Opener, SOURCES};
 use crate::mem::{FRAME_HEADROOM, Frame, Packet, Umem};
 use crate::packet::fragment::remove_fragment_header;
 use crate::packet::offset::{ipv4, ipv6};
@@ -95,6 +98,7 @@ struct Part {
 #[derive(Debug)]
 struct Datagram {
     key: DatagramKey,
+    list: ListId,
     began: Nanos,
     /// In order, without overlaps.
     parts: Vec<Part>,
@@ -109,7 +113,7 @@ struct Datagram {
     ecn: u8,
     /// Why later fragments of it are dropped, if it was discarded.
     discarded: Option<DropReason>,
-    /// Slots of the link's previous and next datagram, by time of their first fragment.
+    /// Slots of the previous and next datagram of its list, by time of their first fragment.
     neighbours: [Option<usize>; 2],
 }
 
@@ -153,11 +157,33 @@ impl Datagram {
     }
 }
 
-/// Datagrams and frames of one link.
-#[derive(Clone, Copy, Default, Debug)]
+/// The list of a group of sources outside of the node, or from [`SOURCES`] on, of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct ListId(usize);
+
+impl From<Opener> for ListId {
+    fn from(opener: Opener) -> Self {
+        Self(opener.source_group().unwrap_or(SOURCES + opener.link().index()))
+    }
+}
+
+impl ListId {
+    const fn is_outside(self) -> bool {
+        self.0 < SOURCES
+    }
+}
+
+/// Datagrams and their frames.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Usage {
     datagrams: usize,
     frames: usize,
+}
+
+/// Datagrams of one link, or of one group of sources.
+#[derive(Clone, Copy, Default, Debug)]
+struct List {
+    usage: Usage,
     /// Slots of the oldest and the newest datagram.
     ends: [Option<usize>; 2],
 }
@@ -186,7 +212,10 @@ pub(super) struct Reassembly {
     free: Vec<usize>,
     /// Empty vectors of parts, kept for their capacity.
     spare: Vec<Vec<Part>>,
-    usage: Vec<Usage>,
+    /// By [`ListId`].
+    lists: Vec<List>,
+    /// What is used from outside of the node, and by all.
+    outside: Usage,
     all: Usage,
     frames_max: usize,
     next_check: Nanos,
@@ -201,7 +230,8 @@ impl Reassembly {
             slots: (0..DATAGRAMS_MAX).map(|_| None).collect(),
             free,
             spare: Vec::with_capacity(DATAGRAMS_MAX),
-            usage: Vec::new(),
+            lists: vec![List::default(); SOURCES],
+            outside: Usage::default(),
             all: Usage::default(),
             frames_max: frames_max(umem_frames, workers),
             next_check: Nanos::default(),
@@ -213,7 +243,7 @@ impl Reassembly {
         self.all.frames
     }
 
-    /// Inserts a fragment. Returns the packet that it completes.
+    /// Inserts a fragment from `sender`. Returns the packet that it completes.
     ///
     /// # Errors
     /// The fragment, and why it must be dropped. Its datagram may be discarded, too.
@@ -221,7 +251,7 @@ impl Reassembly {
         &mut self,
         egress: &mut Egress,
         now: Nanos,
-        link: LinkId,
+        sender: Opener,
         view: View,
         fragment: FragmentInfo,
         packet: Packet,
@@ -231,8 +261,9 @@ impl Reassembly {
         if !is_valid(&view, fragment, end) {
             return Err((packet, DropReason::FragmentMalformed));
         }
-        let Some(slot) = self.find_or_create(egress, now, DatagramKey::new(link, &view, fragment))
-        else {
+        let list = ListId::from(sender);
+        let key = DatagramKey::new(sender.link(), &view, fragment);
+        let Some(slot) = self.find_or_create(egress, now, key, list) else {
             return Err((packet, DropReason::FragmentLimit));
         };
         let Some(datagram) = &mut self.slots[slot] else { unreachable!("the slot is in use") };
@@ -263,7 +294,7 @@ impl Reassembly {
         datagram.ecn |= 1 << ecn(&egress.umem().data(&packet.head)[usize::from(view.l3)..]);
         datagram.parts.insert(at, Part { offset, end, view, packet });
         let complete = datagram.is_complete();
-        self.count(link, |usage| usage.frames += frames);
+        self.count(list, |usage| usage.frames += frames);
         egress.stats().fragments_waiting.add(1);
         if !complete {
             return Ok(None);
@@ -279,6 +310,7 @@ impl Reassembly {
         egress: &mut Egress,
         now: Nanos,
         key: DatagramKey,
+        list: ListId,
     ) -> Option<usize> {
         if let Some(slot) = self.index.get(&key).copied() {
             if !self.slots[slot].as_ref().is_some_and(|datagram| datagram.is_expired(now)) {
@@ -286,14 +318,15 @@ impl Reassembly {
             }
             self.drop_datagram(egress, slot, DropReason::FragmentTimeout);
         }
-        if self.usage_of(key.link).datagrams >= DATAGRAMS_MAX - self.all.datagrams {
-            let oldest = self.usage_of(key.link).ends[0]?;
+        if self.taken(list).datagrams >= DATAGRAMS_MAX - self.all.datagrams {
+            let oldest = self.first_to_drop(list, None, |usage| usage.datagrams)?;
             self.drop_datagram(egress, oldest, DropReason::FragmentLimit);
         }
         let slot = self.free.pop()?;
-        let [_, newest] = self.usage_of(key.link).ends;
+        let [_, newest] = self.list(list).ends;
         self.slots[slot] = Some(Datagram {
             key,
+            list,
             began: now,
             parts: self.spare.pop().unwrap_or_default(),
             end: None,
@@ -305,38 +338,62 @@ impl Reassembly {
             neighbours: [newest, None],
         });
         self.index.insert(key, slot);
-        self.count(key.link, |usage| usage.datagrams += 1);
-        self.connect(key.link, newest, Some(slot));
-        self.connect(key.link, Some(slot), None);
+        self.count(list, |usage| usage.datagrams += 1);
+        self.connect(list, newest, Some(slot));
+        self.connect(list, Some(slot), None);
         Some(slot)
     }
 
-    /// Drops other datagrams of the link until the datagram in `slot` may use `frames` more.
+    /// Drops other datagrams of the same link until the datagram in `slot` may use `frames` more.
     /// Returns false if that isn't enough.
     fn make_room(&mut self, egress: &mut Egress, slot: usize, frames: usize) -> bool {
-        let Some(link) = self.slots[slot].as_ref().map(|datagram| datagram.key.link) else {
+        let Some(list) = self.slots[slot].as_ref().map(|datagram| datagram.list) else {
             return false;
         };
-        while self.usage_of(link).frames + frames > self.frames_max.saturating_sub(self.all.frames)
-        {
-            let oldest = match self.usage_of(link).ends[0] {
-                Some(own) if own == slot => self.after(slot),
-                oldest => oldest,
-            };
+        while self.taken(list).frames + frames > self.frames_max.saturating_sub(self.all.frames) {
+            let oldest = self.first_to_drop(list, Some(slot), |usage| usage.frames);
             let Some(oldest) = oldest else { return false };
             self.drop_datagram(egress, oldest, DropReason::FragmentLimit);
         }
         true
     }
 
-    /// The slot of the link's next datagram.
-    fn after(&self, slot: usize) -> Option<usize> {
-        self.slots[slot].as_ref()?.neighbours[1]
+    /// What is used by all that share with `list`: the link, or all from outside of the node.
+    fn taken(&self, list: ListId) -> Usage {
+        if list.is_outside() { self.outside } else { self.list(list).usage }
     }
 
-    /// Links two datagrams of `link` in its list; `None` makes the other one an end of the list.
-    fn connect(&mut self, link: LinkId, before: Option<usize>, after: Option<usize>) {
-        let ends = &mut self.usage[link.index()].ends;
+    /// The datagram that is dropped first to make room in `list`, other than that in the slot
+    /// `except`: the oldest of the list, or from outside of the node, of the list that has the most
+    /// of what `of` counts.
+    fn first_to_drop(
+        &self,
+        list: ListId,
+        except: Option<usize>,
+        of: impl Fn(&Usage) -> usize,
+    ) -> Option<usize> {
+        let oldest = |list: &List| match list.ends[0] {
+            Some(slot) if Some(slot) == except => self.datagram(slot)?.neighbours[1],
+            oldest => oldest,
+        };
+        let own = self.list(list);
+        if !list.is_outside() {
+            return oldest(&own);
+        }
+        let more = self.lists[..SOURCES].iter().filter(|other| of(&other.usage) > of(&own.usage));
+        let age = |slot: &usize| Reverse(self.datagram(*slot).map(|datagram| datagram.began));
+        let candidates = more.filter_map(|list| Some((of(&list.usage), oldest(list)?)));
+        let largest = candidates.max_by_key(|(count, slot)| (*count, age(slot)));
+        largest.map(|(_, slot)| slot).or_else(|| oldest(&own))
+    }
+
+    fn datagram(&self, slot: usize) -> Option<&Datagram> {
+        self.slots[slot].as_ref()
+    }
+
+    /// Links two datagrams in their list; `None` makes the other one an end of the list.
+    fn connect(&mut self, list: ListId, before: Option<usize>, after: Option<usize>) {
+        let ends = &mut self.lists[list.0].ends;
         let mut set = |one: Option<usize>, side: usize, other| match one {
             Some(slot) => {
                 if let Some(datagram) = &mut self.slots[slot] {
@@ -367,8 +424,10 @@ impl Reassembly {
 
     /// Drops all fragments of `link`.
     pub(super) fn drop_link(&mut self, egress: &mut Egress, link: LinkId) {
-        while let Some(slot) = self.usage_of(link).ends[0] {
-            self.drop_datagram(egress, slot, DropReason::LinkGone);
+        for slot in 0..self.slots.len() {
+            if self.datagram(slot).is_some_and(|datagram| datagram.key.link == link) {
+                self.drop_datagram(egress, slot, DropReason::LinkGone);
+            }
         }
     }
 
@@ -377,11 +436,11 @@ impl Reassembly {
     fn discard_datagram(&mut self, egress: &mut Egress, slot: usize, reason: DropReason) {
         let Some(datagram) = &mut self.slots[slot] else { return };
         datagram.discarded = Some(reason);
-        let (link, frames) = (datagram.key.link, std::mem::take(&mut datagram.frames));
+        let (list, frames) = (datagram.list, std::mem::take(&mut datagram.frames));
         let mut parts = std::mem::take(&mut datagram.parts);
         drop_parts(egress, &mut parts, reason);
         self.recycle(parts);
-        self.count(link, |usage| usage.frames -= frames);
+        self.count(list, |usage| usage.frames -= frames);
     }
 
     /// Drops a datagram with an event, unless it was dropped already.
@@ -395,14 +454,14 @@ impl Reassembly {
         }
     }
 
-    /// Removes a datagram from the index and its link's list.
+    /// Removes a datagram from the index and its list.
     fn take(&mut self, slot: usize) -> Option<Datagram> {
         let datagram = self.slots[slot].take()?;
         self.index.remove(&datagram.key);
         self.free.push(slot);
         let [before, after] = datagram.neighbours;
-        self.connect(datagram.key.link, before, after);
-        self.count(datagram.key.link, |usage| {
+        self.connect(datagram.list, before, after);
+        self.count(datagram.list, |usage| {
             usage.datagrams -= 1;
             usage.frames -= datagram.frames;
         });
@@ -415,15 +474,18 @@ impl Reassembly {
         }
     }
 
-    fn usage_of(&self, link: LinkId) -> Usage {
-        self.usage.get(link.index()).copied().unwrap_or_default()
+    fn list(&self, list: ListId) -> List {
+        self.lists.get(list.0).copied().unwrap_or_default()
     }
 
-    fn count(&mut self, link: LinkId, change: impl Fn(&mut Usage)) {
-        if self.usage.len() <= link.index() {
-            self.usage.resize(link.index() + 1, Usage::default());
+    fn count(&mut self, list: ListId, change: impl Fn(&mut Usage)) {
+        if self.lists.len() <= list.0 {
+            self.lists.resize(list.0 + 1, List::default());
         }
-        change(&mut self.usage[link.index()]);
+        change(&mut self.lists[list.0].usage);
+        if list.is_outside() {
+            change(&mut self.outside);
+        }
         change(&mut self.all);
     }
 

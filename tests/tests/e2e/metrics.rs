@@ -14,7 +14,7 @@ const ADDRESS: &str = "127.0.0.1:9965";
 /// What the endpoint answers.
 fn scrape(lab: &Lab) -> Result<String> {
     let mut curl = lab.node().netns.bounded("curl", BOUND);
-    run(curl.args(["-sSf", &format!("http://{ADDRESS}/metrics")]))
+    run(curl.args(["-sSf", "--noproxy", "*", &format!("http://{ADDRESS}/metrics")]))
 }
 
 /// Sum of the samples of a metric whose labels have `label`.

@@ -1,19 +1,25 @@
 //! Reassembly: complete datagrams, limits, fair sharing and expiry.
 
+use std::net::IpAddr;
+
+use podgate_tables::address::Address;
 use proptest::prelude::*;
 
 use super::*;
+use crate::flow::FlowTable;
 use crate::packet::{L4, parse};
 use crate::worker::{Shared, SharedConfig};
 
 const LINK: LinkId = LinkId(1);
 const OTHER: LinkId = LinkId(2);
+const OUTSIDE: LinkId = LinkId(3);
 const UDP: u8 = 17;
 
 /// A worker's frames and its reassembly.
 struct Fixture {
     egress: Egress,
     reassembly: Reassembly,
+    flows: FlowTable,
     now: Nanos,
 }
 
@@ -30,7 +36,9 @@ impl Fixture {
         let umem = Umem::new(frames).unwrap();
         let shared = Shared::new(SharedConfig { flows_per_worker: 1, ..Default::default() });
         let egress = Egress::new(0, &shared, umem.pool());
-        Self { egress, reassembly: Reassembly::new(frames, 1), now: Nanos(1) }
+        let mut flows = FlowTable::new(1);
+        flows.set_outside(Some(OUTSIDE));
+        Self { egress, reassembly: Reassembly::new(frames, 1), flows, now: Nanos(1) }
     }
 
     /// Inserts a fragment; returns the bytes of the packet that it completes.
@@ -54,8 +62,9 @@ impl Fixture {
             }
         };
         let L4::Fragment(fragment) = view.l4_kind else { panic!("no fragment: {view:?}") };
+        let sender = self.flows.opener(link, view.tuple.src);
         let inserted =
-            self.reassembly.insert(&mut self.egress, self.now, link, view, fragment, packet);
+            self.reassembly.insert(&mut self.egress, self.now, sender, view, fragment, packet);
         match inserted {
             Ok(None) => Ok(None),
             Ok(Some(packet)) => {
@@ -82,27 +91,28 @@ impl Fixture {
     /// Asserts that frames and usage are consistent.
     fn check(&self) {
         assert_eq!(self.egress.outstanding_frames(), self.reassembly.held_frames() as i64);
-        let usage = &self.reassembly.usage;
-        let sum = |of: fn(&Usage) -> usize| usage.iter().map(of).sum::<usize>();
-        let all = self.reassembly.all;
-        assert_eq!(
-            (all.datagrams, all.frames),
-            (sum(|usage| usage.datagrams), sum(|usage| usage.frames))
-        );
+        let Reassembly { lists, outside, all, slots, .. } = &self.reassembly;
+        let sum = |lists: &[List]| {
+            let add = |sum: Usage, list: &List| Usage {
+                datagrams: sum.datagrams + list.usage.datagrams,
+                frames: sum.frames + list.usage.frames,
+            };
+            lists.iter().fold(Usage::default(), add)
+        };
+        assert_eq!((*all, *outside), (sum(lists), sum(&lists[..SOURCES])));
         assert_eq!(all.datagrams, self.reassembly.index.len());
         assert!(all.frames <= self.reassembly.frames_max);
-        for (link, usage) in usage.iter().enumerate() {
-            let slots = &self.reassembly.slots;
+        for (id, list) in lists.iter().enumerate() {
             let mut chain = Vec::new();
-            let (mut before, mut at) = (None, usage.ends[0]);
+            let (mut before, mut at) = (None, list.ends[0]);
             while let Some(slot) = at {
                 let datagram = slots[slot].as_ref().unwrap();
-                assert_eq!(datagram.key.link.index(), link);
+                assert_eq!(datagram.list, ListId(id));
                 assert_eq!(datagram.neighbours[0], before);
                 chain.push(datagram.began);
                 (before, at) = (at, datagram.neighbours[1]);
             }
-            assert_eq!((chain.len(), before), (usage.datagrams, usage.ends[1]));
+            assert_eq!((chain.len(), before), (list.usage.datagrams, list.ends[1]));
             assert!(chain.is_sorted(), "from the oldest to the newest");
         }
         let waiting: usize =
@@ -248,7 +258,7 @@ proptest! {
     #[test]
     fn no_input_leaks_frames_or_exceeds_limits(
         all in prop::collection::vec(
-            (any::<bool>(), 0..4u16, 0usize..200, any::<bool>(), 0usize..300, 0..3u16, 0u64..4000), 1..200)
+            (any::<bool>(), 0..4u16, 0usize..200, any::<bool>(), 0usize..300, 0..4u16, 0u64..4000), 1..200)
     ) {
         let mut fixture = Fixture::new(1024);
         for (is_v4, id, offset, more, len, link, wait) in all {
@@ -352,6 +362,74 @@ fn a_link_at_its_limit_drops_its_oldest_datagram() {
     assert!(fixture.insert(OTHER, &v4(1, &cuts[1])).unwrap().is_some());
     assert!(fixture.insert(LINK, &v4(999, &cuts[1])).unwrap().is_some(), "the newest is kept");
     assert_eq!(fixture.insert(LINK, &v4(3, &cuts[1])), Ok(None), "the oldest was dropped");
+}
+
+/// As [`v4`], from another source.
+fn v4_from(source: u8, id: u16, cut: &Cut) -> Vec<u8> {
+    let mut bytes = v4(id, cut);
+    bytes[14 + 15] = source;
+    bytes[14 + 10..14 + 12].fill(0);
+    let sum = checksum::of(&bytes[14..34]);
+    bytes[14 + 10..14 + 12].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// Three sources whose groups differ.
+fn sources(fixture: &Fixture) -> [u8; 3] {
+    let group = |source: u8| {
+        let address = Address::from(IpAddr::from([192, 0, 2, source]));
+        fixture.flows.opener(OUTSIDE, address).source_group().unwrap()
+    };
+    let second = (2..).find(|source| group(*source) != group(1)).unwrap();
+    let is_third = |source: &u8| ![group(1), group(second)].contains(&group(*source));
+    [1, second, (2..).find(is_third).unwrap()]
+}
+
+#[test]
+fn a_source_outside_of_the_node_drops_no_datagrams_of_others() {
+    let mut fixture = Fixture::new(65_536);
+    let [greedy, early, late] = sources(&fixture);
+    let cuts = cuts(&body(40), &[2]);
+    let first = |fixture: &mut Fixture, source, id| {
+        fixture.now = fixture.now.plus_millis(1);
+        fixture.insert(OUTSIDE, &v4_from(source, id, &cuts[0])).unwrap();
+    };
+    first(&mut fixture, early, 1);
+    for id in 0..1000 {
+        first(&mut fixture, greedy, id);
+    }
+    first(&mut fixture, late, 1);
+    assert_eq!(fixture.reassembly.outside.datagrams, DATAGRAMS_MAX / 2);
+    for honest in [early, late] {
+        let whole = fixture.insert(OUTSIDE, &v4_from(honest, 1, &cuts[1])).unwrap();
+        assert!(whole.is_some(), "source {honest}");
+    }
+    assert!(fixture.insert(OUTSIDE, &v4_from(greedy, 999, &cuts[1])).unwrap().is_some());
+    // Many sources with one datagram each: the oldest of all goes.
+    for source in 1..=250 {
+        first(&mut fixture, source, 1);
+    }
+    assert!(fixture.insert(OUTSIDE, &v4_from(250, 1, &cuts[1])).unwrap().is_some());
+    fixture.reassembly.drop_link(&mut fixture.egress, OUTSIDE);
+    fixture.check();
+    assert_eq!(fixture.reassembly.all, Usage::default());
+}
+
+#[test]
+fn frames_are_shared_among_sources_outside_of_the_node() {
+    let mut fixture = Fixture::new(3072);
+    let [greedy, honest, _] = sources(&fixture);
+    let fragment = |at: usize, more| Cut { offset: at * 8, more, body: body(8) };
+    for at in 0..3 {
+        fixture.insert(OUTSIDE, &v4_from(honest, 1, &fragment(at, true))).unwrap();
+    }
+    for (id, at) in (0..20).flat_map(|id| (0..60).map(move |at| (id, at))) {
+        fixture.now = fixture.now.plus_millis(1);
+        let _ = fixture.insert(OUTSIDE, &v4_from(greedy, id, &fragment(at, true)));
+    }
+    assert_eq!(fixture.reassembly.outside.frames, 96);
+    let last = fixture.insert(OUTSIDE, &v4_from(honest, 1, &fragment(3, false))).unwrap();
+    assert!(last.is_some());
 }
 
 /// Inserts all of `fragments` small fragments of a datagram but the last, which is returned.
