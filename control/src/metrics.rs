@@ -206,8 +206,8 @@ fn evicted_names_family(pods: &[(Arc<str>, u64)]) -> Family {
     let family = Family::counter(
         "podgate_fqdn_evicted_total",
         "Addresses of DNS names that were removed, left out or expired early at a bound, by the \
-         pod that had asked for them; those of pods that are gone, and of clients that are no pods \
-         of the node, are in the one without a name",
+         pod that had asked for them; those of clients that are no pods of the node are in the one \
+         without a name",
     );
     let nobody = pods.iter().find(|(pod, _)| pod.is_empty()).map_or(0, |(_, count)| *count);
     let named = pods.iter().filter(|(pod, _)| !pod.is_empty());

@@ -112,9 +112,9 @@ fn fetched(version: i16, id: i32, error: i16, session: i32) -> Vec<u8> {
     response(id, &[header, &body.concat()].concat())
 }
 
-/// A broker that has lost a session (`FETCH_SESSION_ID_NOT_FOUND`).
-fn session_lost(version: i16, id: i32) -> Vec<u8> {
-    fetched(version, id, 70, 0)
+/// A broker that expects another epoch of a session (`INVALID_FETCH_SESSION_EPOCH`).
+fn session_ended(version: i16, id: i32) -> Vec<u8> {
+    fetched(version, id, 71, 0)
 }
 
 /// A response of the broker with this body.
@@ -441,12 +441,12 @@ fn with_session(version: i16, session: i32, policy: &L7Policy) -> Conn {
 }
 
 /// Whether a Fetch that continues a session passes. If not, it must be answered as by a broker that
-/// has no such session.
+/// expects another epoch of it.
 fn continues(kafka: &mut Conn, version: i16, session: i32, policy: &L7Policy) -> bool {
     let (passed, answer) = ask(kafka, &fetch(version, 9, (session, 1), &[]), usize::MAX, policy);
     match passed {
         true => kafka.send(Reply, &fetched(version, 9, 0, session), policy),
-        false => assert_eq!(answer, session_lost(version, 9)),
+        false => assert_eq!(answer, session_ended(version, 9)),
     }
     kafka.responses.received.clear();
     passed
@@ -489,7 +489,7 @@ fn a_fetch_of_a_session_from_elsewhere_is_answered_as_by_a_broker_that_lost_it()
             for (names, size) in names.iter().flat_map(|n| [(n, usize::MAX), (n, 1), (n, 9)]) {
                 let request = fetch(version, 5, (session, epoch), names);
                 let mut kafka = Conn::default();
-                let denied = (false, session_lost(version, 5));
+                let denied = (false, session_ended(version, 5));
                 assert_eq!(ask(&mut kafka, &request, size, &policy), denied, "version {version}");
                 assert!(!continues(&mut kafka, version, session, &policy));
                 exchange(&mut kafka, &fetch(12, 6, (0, 0), &["a"]), (0, SESSION), &policy);
@@ -518,6 +518,9 @@ fn a_session_ends_with_the_policy_that_allowed_it() {
         exchange(&mut kafka, &fetch(version, 3, (0, 0), &["b"]), (0, 78), &after);
         assert!(continues(&mut kafka, version, 78, &after));
         assert!(!continues(&mut kafka, version, SESSION, &after));
+        // As clients do upon the answer: the broker closes the session and opens another one.
+        exchange(&mut kafka, &fetch(version, 4, (SESSION, 0), &["b"]), (0, 79), &after);
+        assert!(continues(&mut kafka, version, 79, &after));
     }
 }
 
@@ -598,7 +601,7 @@ fn answers_about_sessions_keep_their_places() {
     let policy = topics(&["a"]);
     let full = |id| fetch(11, id, (0, 0), &["a"]);
     let next = |id| fetch(11, id, (SESSION, 1), &[]);
-    let lost = |id| session_lost(11, id);
+    let ended = |id| session_ended(11, id);
     let (one, five) = (fetched(11, 1, 0, SESSION), fetched(11, 5, 0, SESSION + 1));
     for size in [usize::MAX, 1, 40] {
         // Nobody can know the session before the response.
@@ -606,7 +609,7 @@ fn answers_about_sessions_keep_their_places() {
         assert_eq!((kafka.verdicts(), kafka.reset), (vec![true, false, false], None));
         assert!(kafka.responses.received.is_empty());
         one.chunks(size).for_each(|piece| kafka.send(Reply, piece, &policy));
-        assert_eq!(kafka.responses.received, [&one[..], &lost(2), &lost(3)].concat());
+        assert_eq!(kafka.responses.received, [&one[..], &ended(2), &ended(3)].concat());
         kafka.responses.received.clear();
         let behind = [next(4), full(5), fetch(11, 6, (1, 1), &[]), next(7)].concat();
         behind.chunks(size).for_each(|piece| kafka.send(Original, piece, &policy));
@@ -614,7 +617,7 @@ fn answers_about_sessions_keep_their_places() {
         let (four, seven) = (fetched(11, 4, 0, SESSION), fetched(11, 7, 0, SESSION));
         let responses = [&four[..], &five, &seven].concat();
         responses.chunks(size).for_each(|piece| kafka.send(Reply, piece, &policy));
-        let expected = [&four[..], &five, &lost(6), &seven].concat();
+        let expected = [&four[..], &five, &ended(6), &seven].concat();
         assert_eq!((kafka.responses.received.clone(), kafka.reset), (expected, None));
         kafka.requests.received.clear();
         kafka.responses.received.clear();
@@ -668,7 +671,7 @@ fn a_large_denied_request_is_answered_although_nothing_follows() {
     for size in [usize::MAX, 1400, 50_001, 99_999] {
         let mut kafka = Conn::default();
         let request = fetch(11, 3, (SESSION, 1), &names);
-        let denied = (false, session_lost(11, 3));
+        let denied = (false, session_ended(11, 3));
         assert_eq!(ask(&mut kafka, &request, size, &policy), denied, "in pieces of {size}");
         let denied_last = topics(&names[..199]);
         let (passed, answer) = ask(&mut kafka, &metadata(4, &names), size, &denied_last);

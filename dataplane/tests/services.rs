@@ -761,8 +761,33 @@ fn a_connection_does_not_evict_its_own_translation_nor_the_other_way() {
         send_one(&mut rig, A, &packet(A, &new, ACK, b"data"));
     }
     assert_eq!(rig.counts().get(Count::FlowsEvicted), 2);
-    // A lost translation does not evict its flow.
     assert_eq!(rig.dropped(DropReason::FlowTableFull), 3);
+}
+
+#[test]
+fn a_lost_translation_does_not_evict_its_flow() {
+    let config = RigConfig { flows_per_worker: 16, ..RigConfig::default() };
+    let mut rig = Rig::of(config);
+    rig.shared.publish(to_b(snapshot(1, IngressOfB::FromA(None))));
+    let tuple = to_service(V4, proto::TCP, CLIENT);
+    let at_b = open(&mut rig, &tuple);
+    // Eight entries are A's share. Of the half-open ones, the translation is the oldest.
+    let direct = |client| to_backend(to_service(V4, proto::TCP, client), (pod(V4, B), 80));
+    for client in 1..8 {
+        connect(&mut rig, &direct(client));
+    }
+    assert_eq!((flows(&rig), rig.counts().get(Count::FlowsEvicted)), (8, 1));
+    for retry in 1..4 {
+        assert!(send(&mut rig, A, &packet(A, &tuple, SYN, b"")).is_empty());
+        assert_eq!(rig.dropped(DropReason::FlowTableFull), retry);
+    }
+    assert_eq!((flows(&rig), rig.counts().get(Count::FlowsEvicted)), (8, 1));
+    let (link, bytes) = send_one(&mut rig, B, &packet(B, &at_b.reversed(), SYN | ACK, b""));
+    assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()), "the flow is there");
+    // With room for the translation, the connection continues.
+    send_one(&mut rig, B, &packet(B, &direct(1).reversed(), RST, b""));
+    let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, ACK, b"data"));
+    assert_eq!((link, view(&bytes).tuple), (B, at_b));
 }
 
 /// Runs timers until nothing more expires.

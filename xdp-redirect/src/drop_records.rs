@@ -85,6 +85,8 @@ mod record {
     pub(super) const REASON: usize = 16;
     pub(super) const CAPTURED: usize = 18;
     pub(super) const DATA: usize = 20;
+    /// `RECORD_DATA`. Padding follows.
+    pub(super) const DATA_MAX: usize = 128;
 }
 
 /// Offsets in `struct datagram` of `drops.bpf.h`.
@@ -111,7 +113,8 @@ fn parse(
     let reason = usize::from(u16::from_ne_bytes(field(bytes, record::REASON)?));
     let reason = *FrameDropReason::ALL.get(reason)?;
     let captured = usize::from(u16::from_ne_bytes(field(bytes, record::CAPTURED)?));
-    let data = bytes.get(record::DATA..)?.get(..captured)?;
+    let data =
+        bytes.get(record::DATA..)?.get(..captured).filter(|_| captured <= record::DATA_MAX)?;
     let end = |address, port| {
         let address = u128::from_be_bytes(field(data, address)?);
         Some((address, u16::from_be_bytes(field(data, port)?)))
@@ -135,12 +138,12 @@ mod tests {
 
     use super::*;
 
-    /// A record with this reason and so many bytes of data.
+    /// A record with this reason and so many bytes of data, with its padding.
     fn bytes(reason: u16, captured: u16) -> Vec<u8> {
         let numbers = [&9_u64.to_ne_bytes()[..], &3_u32.to_ne_bytes(), &2_u32.to_ne_bytes()];
         let lengths = [reason.to_ne_bytes(), captured.to_ne_bytes()].concat();
         let data: [u8; 128] = array::from_fn(|index| index as u8);
-        [&numbers.concat()[..], &lengths, &data].concat()
+        [&numbers.concat()[..], &lengths, &data, &[0; 4]].concat()
     }
 
     fn read(bytes: &[u8], now: Duration) -> Option<DroppedFrame<'_>> {
@@ -172,11 +175,13 @@ mod tests {
     fn what_no_program_writes_is_no_record() {
         let reasons = FrameDropReason::COUNT as u16;
         let tunnel = FrameDropReason::ToNodeTunnel as u16;
-        for bad in [bytes(reasons, 7), bytes(0, 129), bytes(tunnel, 35)] {
+        let too_long = [129, 132, 133, u16::MAX].map(|captured| bytes(0, captured));
+        for bad in [bytes(reasons, 7), bytes(tunnel, 35)].into_iter().chain(too_long) {
             assert_eq!(read(&bad, Duration::ZERO), None);
         }
         let whole = bytes(0, 128);
-        for length in 0..whole.len() {
+        assert!(read(&whole, Duration::ZERO).is_some());
+        for length in 0..record::DATA + 128 {
             assert_eq!(read(&whole[..length], Duration::ZERO), None, "{length}");
         }
     }

@@ -25,6 +25,8 @@
 #define RECORD_BURST 50ULL
 // Bytes of a frame that its record has.
 #define RECORD_DATA 128
+// Where a VLAN tag is in a frame: after the two MAC addresses.
+#define TAG_AT 12
 // Bytes of the ring: a power of two, and a multiple of the page size. It has room for 1,638
 // records: the bursts of 32 links.
 #define RECORDS_SIZE (256 * 1024)
@@ -188,23 +190,47 @@ static __noinline int drop_from_pod(struct xdp_md *ctx, enum drop_reason reason,
 	return XDP_DROP;
 }
 
+// Copies the beginning of a frame to a pod to `data`, with the outer VLAN tag, which the kernel
+// keeps in the skb (net/core/skbuff.c, `skb_vlan_untag`). Returns the number of bytes.
+static __always_inline __u16 capture_to_pod(struct __sk_buff *skb, __u8 *data)
+{
+	__u64 captured, rest;
+	__be16 tag[2];
+
+	if (!skb->vlan_present) {
+		captured = captured_of(skb->len);
+		if (!captured || bpf_skb_load_bytes(skb, 0, data, captured))
+			return 0;
+		return captured;
+	}
+	rest = captured_of(skb->len);
+	if (rest <= TAG_AT)
+		return 0;
+	rest -= TAG_AT;
+	if (rest > RECORD_DATA - TAG_AT - sizeof(tag))
+		rest = RECORD_DATA - TAG_AT - sizeof(tag);
+	tag[0] = skb->vlan_proto;
+	tag[1] = bpf_htons(skb->vlan_tci);
+	if (bpf_skb_load_bytes(skb, 0, data, TAG_AT) ||
+	    bpf_skb_load_bytes(skb, TAG_AT, data + TAG_AT + sizeof(tag), rest))
+		return 0;
+	__builtin_memcpy(data + TAG_AT, tag, sizeof(tag));
+	return TAG_AT + sizeof(tag) + rest;
+}
+
 // Counts and records a frame to a pod that is dropped. Returns the action.
 static __noinline int drop_to_pod(struct __sk_buff *skb, enum drop_reason reason)
 {
 	__u32 slot = slot_of(skb->ifindex);
 	struct record_times *times = bpf_map_lookup_elem(&RECORD_TIMES, &slot);
-	__u32 length = skb->len;
 	struct drop_record *record;
-	__u64 captured = captured_of(length);
 
-	count_drop(reason, length);
+	count_drop(reason, skb->len);
 	record = begin_record(reason, slot, times ? &times->to_pod : NULL);
 	if (!record)
 		return TC_ACT_SHOT;
 	record->ifindex = skb->ifindex;
-	if (!captured || bpf_skb_load_bytes(skb, 0, record->data, captured))
-		captured = 0;
-	record->captured = captured;
+	record->captured = capture_to_pod(skb, record->data);
 	bpf_ringbuf_submit(record, 0);
 	return TC_ACT_SHOT;
 }

@@ -105,10 +105,10 @@ struct {
 
 // Addresses that sent ARP or ND to a pod, and how many of their requests for an address of the pod
 // it has not answered yet. When the map is full, the least recently used are evicted: they request
-// again, and their pods then send a solicitation by multicast.
+// again, and their pods then send a solicitation by multicast. The loader sets the size.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 1);
 	__type(key, struct link_address);
 	__type(value, __u32);
 } NEIGHBOURS SEC(".maps");

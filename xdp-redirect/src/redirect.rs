@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, XskMap};
 use aya::programs::{ProgramError, ProgramFd, ProgramType, SchedClassifier, SkLookup, Xdp};
 use aya::sys::{BpfHelper, is_helper_supported};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
@@ -503,6 +504,27 @@ impl Drop for Redirect {
     }
 }
 
+/// Entries of the map of neighbours that are not reserved for a CPU.
+const NEIGHBOURS: u32 = 8192;
+/// Entries of an LRU map that a CPU takes from the common list at once, at most, for those that it
+/// adds next; they return when it has used them up (`LOCAL_FREE_TARGET` in
+/// `kernel/bpf/bpf_lru_list.c`). 64 CPUs could take all of [`NEIGHBOURS`]; then a CPU takes entries
+/// from others, also entries that were used recently.
+const RESERVED_PER_CPU: u32 = 128;
+
+/// Size of the map of neighbours. It is one for all CPUs: with `BPF_F_NO_COMMON_LRU`, each CPU
+/// would have a fixed part, and those that receive many requests would evict while others have
+/// room.
+fn neighbours_max(cpus: usize) -> u32 {
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    NEIGHBOURS.saturating_add(RESERVED_PER_CPU.saturating_mul(cpus))
+}
+
+/// CPUs that the kernel has lists of free entries for.
+fn possible_cpus() -> Result<usize, EbpfError> {
+    nr_cpus().map_err(|(_, error)| MapError::IoError(error).into())
+}
+
 fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
     let mut ebpf = EbpfLoader::new()
         .override_global("workers", &u32::from(workers), true)
@@ -511,6 +533,7 @@ fn load_object(workers: u16, max_links: u16) -> Result<Ebpf, EbpfError> {
         .map_max_entries("XSKS", u32::from(max_links) * u32::from(workers))
         .map_max_entries("PODS", max_links.into())
         .map_max_entries("ADDRESSES", u32::from(max_links) * ADDRESSES_PER_LINK)
+        .map_max_entries("NEIGHBOURS", neighbours_max(possible_cpus()?))
         .map_max_entries("NEIGHBOUR_TIMES", max_links.into())
         .map_max_entries("TO_POD_TIMES", max_links.into())
         .map_max_entries("RECORD_TIMES", max_links.into())

@@ -216,7 +216,7 @@ mod tests {
         Query {
             from: "shop/cart-0".parse().unwrap(),
             to: "fd00::1".parse().unwrap(),
-            port: "80/TCP".parse().unwrap(),
+            port: Some("80/TCP".parse().unwrap()),
             request: Some(RequestSpec::Http(http)),
             misses_max: usize::MAX,
         }

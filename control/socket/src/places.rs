@@ -17,7 +17,8 @@ const REQUEST_TIME: Duration = Duration::from_millis(200);
 /// - of the network that has the most, if its own network has at least two fewer; or
 /// - of the address of its own network that has the most, if its own address has at least two
 ///   fewer; or
-/// - if its address has none, of any client that has not sent a request in [`REQUEST_TIME`].
+/// - if its address has none, or there are no addresses, of any client that has not sent a request
+///   in [`REQUEST_TIME`].
 ///
 /// Of several, the first to go is the oldest without a request in that time, or else the oldest. So
 /// no network and no address keeps others out, however many connections it opens, nor do many whose
@@ -133,7 +134,9 @@ impl<T> Taken<T> {
         let all = self.by_source.iter().flat_map(|(source, places)| {
             places.iter().map(move |(number, entry)| (*source, *number, entry))
         });
-        let silent = all.filter(|(.., entry)| own == 0 && is_silent(entry));
+        // Clients without addresses can't be told apart, so that each may be the first of its own.
+        let may_replace = own == 0 || source.is_none();
+        let silent = all.filter(|(.., entry)| may_replace && is_silent(entry));
         silent.map(|(source, number, _)| (source, number)).min_by_key(|(_, number)| *number)
     }
 
@@ -261,6 +264,22 @@ mod tests {
         assert_eq!(sources, [1, 3, 4].map(source));
         let _another = places.take_at(at(202), source(5), ()).unwrap();
         assert!(places.take_at(at(400), source(6), ()).is_none(), "the others have requested");
+    }
+
+    #[test]
+    fn without_addresses_the_silent_yield_to_newcomers_and_no_others_do() {
+        let places = Places::new(3);
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let busy = places.take_at(at(0), None, ()).unwrap();
+        busy.requested().set();
+        let _silent = [1, 2].map(|millis| places.take_at(at(millis), None, ()).unwrap());
+        assert!(places.take_at(at(200), None, ()).is_none(), "they may still ask");
+        let newcomers = [201, 202].map(|millis| places.take_at(at(millis), None, ()).unwrap());
+        newcomers.iter().for_each(|newcomer| newcomer.requested().set());
+        let left: Vec<_> = places.lock().by_source[&None].keys().copied().collect();
+        assert_eq!(left, [0, 3, 4]);
+        assert!(places.take_at(at(900), None, ()).is_none(), "all have requested");
     }
 
     #[test]

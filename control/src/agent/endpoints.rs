@@ -8,6 +8,7 @@ mod dropped;
 mod endpoint;
 mod links;
 mod prepare;
+mod slots;
 mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -17,6 +17,7 @@ use podgate_api::{FqdnEntry, FqdnSource};
 use podgate_dataplane::l7::dns::learned::DnsAnswer;
 use podgate_dataplane::worker::{Destination, LinkError, LiveCheck};
 use podgate_policy::{NameCounts, NameLimits, NameTable};
+use podgate_tables::address::Address;
 use podgate_tables::ids::LinkId;
 use podgate_tables::l7::NamePattern;
 use podgate_tables::time::Nanos;
@@ -221,13 +222,13 @@ impl DnsNames {
         }
         let pods: BTreeSet<String> =
             endpoints.iter().map(|(_, endpoint)| endpoint.spec.pod.to_string()).collect();
-        self.table.end_pods(|pod| pods.contains(pod), now);
         self.log_evicted();
+        self.table.end_pods(|pod| pods.contains(pod), now);
         let deferred = self.table.deferred();
         if deferred.is_empty() || self.check.is_some() {
             return;
         }
-        match PendingCheck::start(deferred, endpoints) {
+        match PendingCheck::start(deferred, plane, endpoints) {
             Ok(check) => self.check = Some(check),
             Err(error) => warn!("can't check connections to deferred addresses: {error}"),
         }
@@ -313,30 +314,37 @@ struct PendingCheck {
     check: Arc<LiveCheck>,
     /// The addresses of each pod that are checked.
     deferred: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
-    links: BTreeMap<String, LinkId>,
+    /// The pods' own addresses.
+    pods: PodAddresses,
 }
+
+/// The addresses of each pod of the node, by its name.
+type PodAddresses = BTreeMap<String, Vec<Address>>;
 
 impl PendingCheck {
     /// Asks the workers for connections of each pod to addresses that it asked for: a pod must not
     /// keep an address that only another pod asked for. Of clients that are no pods of the node,
-    /// any connection counts. Pods whose link is missing for a moment are left out.
+    /// any connection counts. Pods whose link or addresses are missing for a moment are left out.
     fn start(
         mut deferred: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+        plane: &PolicyPlane,
         endpoints: &Endpoints,
     ) -> Result<Self, LinkError> {
-        let mut links: BTreeMap<String, LinkId> = BTreeMap::new();
+        let mut pods = PodAddresses::new();
         for (_, endpoint) in endpoints.iter() {
             let pod = endpoint.spec.pod.to_string();
-            match &endpoint.link {
-                Ok(attached) => _ = links.insert(pod, attached.slot),
-                Err(_) => _ = deferred.remove(pod.as_str()),
+            match (&endpoint.link, endpoint.addresses(plane.store())) {
+                (Ok(_), Ok(addresses)) => {
+                    _ = pods.insert(pod, addresses.iter().copied().map(Address::from).collect());
+                }
+                _ => _ = deferred.remove(pod.as_str()),
             }
         }
         let all = deferred.iter().flat_map(|(pod, addresses)| {
-            addresses.iter().filter_map(|address| destination(&links, pod, *address))
+            addresses.iter().flat_map(|address| destinations(&pods, pod, *address))
         });
         let check = endpoints.links().dataplane().check_live(all.collect())?;
-        Ok(Self { check, deferred, links })
+        Ok(Self { check, deferred, pods })
     }
 
     /// For each address of a pod whether a connection is alive; `None` until all workers have
@@ -345,8 +353,8 @@ impl PendingCheck {
         let live: BTreeMap<Destination, bool> = self.check.result()?.collect();
         let of_pod = |(pod, addresses): (&Arc<str>, &BTreeSet<IpAddr>)| {
             let is_alive = |address| {
-                let destination = destination(&self.links, pod, address);
-                destination.is_some_and(|destination| live.get(&destination) == Some(&true))
+                let mut destinations = destinations(&self.pods, pod, address);
+                destinations.any(|destination| live.get(&destination) == Some(&true))
             };
             let checked = addresses.iter().map(|address| (*address, is_alive(*address)));
             (Arc::clone(pod), checked.collect())
@@ -355,14 +363,17 @@ impl PendingCheck {
     }
 }
 
-/// The destination of a pod's connections to an address. A pod that is no longer there has none.
-fn destination(
-    links: &BTreeMap<String, LinkId>,
+/// The destinations of a pod's connections to an address. A pod that is no longer there has none.
+fn destinations(
+    pods: &PodAddresses,
     pod: &str,
     address: IpAddr,
-) -> Option<Destination> {
-    let link = links.get(pod).copied();
-    (link.is_some() || pod.is_empty()).then(|| (address.into(), link))
+) -> impl Iterator<Item = Destination> {
+    let to = Address::from(address);
+    let of_family = move |from: &&Address| from.is_v4() == to.is_v4();
+    let own = pods.get(pod).into_iter().flatten().filter(of_family);
+    let any = pod.is_empty().then_some(None);
+    own.map(|from| Some(*from)).chain(any).map(move |from| (to, from))
 }
 
 /// The pod behind a link, as the table names it.
@@ -414,5 +425,25 @@ impl Agent {
         self.names.maintain(&self.plane, &self.endpoints, now);
         self.publish_names();
         self.names.save_if_due(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_connections_are_those_from_its_addresses_of_the_family() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let address = |text| Address::from(ip(text));
+        let own = ["10.0.0.1", "fd00::1", "10.0.0.2"].map(address);
+        let pods = PodAddresses::from([("shop/web".into(), own.to_vec())]);
+        let of = |pod, to| destinations(&pods, pod, ip(to)).collect::<Vec<_>>();
+        let (v4, v6) = ("192.0.2.1", "2001:db8::1");
+        let expected = [(address(v4), Some(own[0])), (address(v4), Some(own[2]))];
+        assert_eq!(of("shop/web", v4), expected);
+        assert_eq!(of("shop/web", v6), [(address(v6), Some(own[1]))]);
+        assert_eq!(of("", v4), [(address(v4), None)], "of clients outside, any");
+        assert_eq!(of("shop/gone", v4), []);
     }
 }

@@ -1,9 +1,11 @@
 //! The control socket, which only its owner may open, and the read-only one of a group.
 //!
 //! A client that doesn't read its answer delays no other client, and is disconnected; see
-//! [`podgate_api::limits`]. Long-running requests (flow records, captures, waiting for an epoch)
+//! [`podgate_api::limits`]. One that sends no request yields its place when all are taken
+//! ([`Places`]). Long-running requests (flow records, captures, waiting for an epoch)
 //! leave some connections to short ones.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use podgate_api::limits::{ACCEPT_PAUSE, LONG_RUNNING_MAX, ServerLimits};
+use podgate_api::places::{Place, Places, Requested};
 use podgate_api::socket_file::{FileId, SocketFile};
 use podgate_api::{
     Answer, Answering, ApiError, CaptureItem, ClientAccess, ErrorCode, Family, FlowItem,
@@ -23,7 +26,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use super::socket_path::make_room;
@@ -123,7 +126,7 @@ impl Server {
 
     /// Serves clients until dropped; their requests go to `calls`.
     pub(crate) async fn serve(self, calls: mpsc::Sender<Call>) {
-        let places = Arc::new(Semaphore::new(LIMITS.connections));
+        let places = Places::new(LIMITS.connections);
         let long_running = Arc::new(Semaphore::new(LONG_RUNNING_MAX));
         loop {
             let stream = match self.listener.accept().await {
@@ -134,24 +137,25 @@ impl Server {
                     continue;
                 }
             };
-            match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => {
-                    let (long_running, counts) =
-                        (Arc::clone(&long_running), Arc::clone(&self.counts));
-                    let (read, write) = stream.into_split();
-                    let read = BufReader::new(read);
-                    let (calls, access) = (calls.clone(), self.access);
-                    let client = Connection { read, write, calls, long_running, counts, access };
-                    tokio::spawn(serve_client(client, place));
-                }
-                Err(_) => {
-                    self.counts.rejected.fetch_add(1, Relaxed);
-                    reject(&stream);
-                }
-            }
+            let (has_place, loses_place) = oneshot::channel();
+            let Some(place) = places.take(None, has_place) else {
+                self.counts.rejected.fetch_add(1, Relaxed);
+                reject(&stream);
+                continue;
+            };
+            let (long_running, counts) = (Arc::clone(&long_running), Arc::clone(&self.counts));
+            let (read, write) = stream.into_split();
+            let read = BufReader::new(read);
+            let (calls, access) = (calls.clone(), self.access);
+            let requested = place.requested().clone();
+            let client = Connection { read, write, calls, long_running, counts, access, requested };
+            tokio::spawn(serve_client(client, place, loses_place));
         }
     }
 }
+
+/// Dropped when a client loses its place.
+type HasPlace = oneshot::Sender<Infallible>;
 
 /// Rejects a client because there are too many; without room in its socket it gets no message.
 fn reject(stream: &UnixStream) {
@@ -160,9 +164,19 @@ fn reject(stream: &UnixStream) {
     let _ = stream.try_write(Answer::Error(rejected).to_line().as_bytes());
 }
 
-async fn serve_client(mut client: Connection, _place: OwnedSemaphorePermit) {
-    if let Err(error) = client.run().await {
-        debug!(%error, "a client of the control socket left");
+async fn serve_client(
+    mut client: Connection,
+    _place: Place<HasPlace>,
+    loses_place: oneshot::Receiver<Infallible>,
+) {
+    tokio::select! {
+        left = client.run() => if let Err(error) = left {
+            debug!(%error, "a client of the control socket left");
+        },
+        _ = loses_place => {
+            client.counts.rejected.fetch_add(1, Relaxed);
+            reject(client.write.as_ref());
+        }
     }
 }
 
@@ -174,6 +188,7 @@ struct Connection {
     long_running: Arc<Semaphore>,
     counts: Arc<ClientCounts>,
     access: ClientAccess,
+    requested: Requested,
 }
 
 /// Returns when the client has disconnected. A request that it sends before its answer stays
@@ -200,10 +215,13 @@ impl Connection {
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
             match line {
-                Line::Complete(line) => match Request::parse(&line) {
-                    Ok(request) => self.answer(request).await?,
-                    Err(error) => self.send(Answer::Error(error)).await?,
-                },
+                Line::Complete(line) => {
+                    self.requested.set();
+                    match Request::parse(&line) {
+                        Ok(request) => self.answer(request).await?,
+                        Err(error) => self.send(Answer::Error(error)).await?,
+                    }
+                }
                 Line::TooLong => {
                     let message = format!("a request has at most {REQUEST_MAX} bytes");
                     let error = ApiError::new(ErrorCode::TooLong, message);

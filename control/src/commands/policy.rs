@@ -9,11 +9,10 @@ use podgate_api::{
     EndpointTable, Explained, PolicyDetail, PolicyFilter, PolicyList, PolicyWaited, Request,
 };
 use podgate_policy::explain::{
-    EndName, Explanation, Local, Outcome, Query, QueryError, SelectorInfo, Transport, explain,
+    EndName, Explanation, Local, Outcome, Query, QueryError, SelectorInfo, explain,
     pods_in_question,
 };
 use podgate_policy::{Kind, PodName, Store, ThisNode, compile, manifest};
-use podgate_tables::proto;
 
 use super::{FAILED, UNEXPECTED, print_as, show, workload};
 use crate::cli::{
@@ -69,17 +68,13 @@ fn validate(args: &ValidateArgs) -> Result<ExitCode> {
 }
 
 fn run_explain(args: &ExplainArgs) -> Result<ExitCode> {
-    let port = match (args.port, &args.to) {
-        (Some(port), _) => port,
-        (None, EndName::Service { port, .. }) => {
-            Transport { protocol: proto::TCP, number: Some(port.parse().unwrap_or_default()) }
-        }
-        (None, _) => bail!("give --port, such as --port 80/TCP"),
-    };
+    if args.port.is_none() && !matches!(args.to, EndName::Service { .. }) {
+        bail!(QueryError::NoPort);
+    }
     let query = Query {
         from: args.from.clone(),
         to: args.to.clone(),
-        port,
+        port: args.port,
         request: args.request.spec(),
         misses_max: if args.all { usize::MAX } else { MISSES },
     };

@@ -290,7 +290,7 @@ mod tests {
         let query = Query {
             from: from.parse().unwrap(),
             to: to.parse().unwrap(),
-            port: port.parse().unwrap(),
+            port: Some(port.parse().unwrap()),
             request: http.map(|http| RequestSpec::Http(http.parse().unwrap())),
             misses_max: 1,
         };

@@ -93,7 +93,7 @@ fn query(parameters: &Parameters) -> Result<Query, String> {
     Ok(Query {
         from: end("from")?,
         to: end("to")?,
-        port,
+        port: Some(port),
         request: request(parameters)?,
         misses_max: MISSES_MAX,
     })

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use podgate_tables::address::Address;
-use podgate_tables::ids::LinkId;
 use podgate_tables::time::Nanos;
-use podgate_tables::tuple::FlowDirection;
 
 use crate::flow::FlowTable;
 
 /// Slots of the flow table that are read between two rounds.
 const SLOTS: u32 = 256;
 
-/// A destination, and the link from which flows to it are opened; `None` for any.
-pub type Destination = (Address, Option<LinkId>);
+/// A destination, and the address from which flows to it are opened; `None` for any. It is not the
+/// link: an idle flow keeps the link that its pod had before it was attached again.
+pub type Destination = (Address, Option<Address>);
 
 /// A question about destinations, and the answers of all workers together.
 #[derive(Debug)]
@@ -67,8 +66,9 @@ impl LiveScan {
             if flow.revoked() || flow.is_expired(now) {
                 continue;
             }
-            for link in [None, Some(flow.link(FlowDirection::Original))] {
-                if let Ok(at) = destinations.binary_search(&(flow.tuple().dst, link)) {
+            let tuple = flow.tuple();
+            for source in [None, Some(tuple.src)] {
+                if let Ok(at) = destinations.binary_search(&(tuple.dst, source)) {
                     live[at].store(true, Ordering::Relaxed);
                 }
             }
@@ -98,12 +98,14 @@ mod tests {
         Address::v4([192, 0, 2, last])
     }
 
+    /// The client of all flows, behind whatever link.
+    const CLIENT: Address = Address::v4([10, 0, 0, 1]);
+
     /// Adds `count` flows to `dst`, idle for `idle_s` seconds.
     fn add(flows: &mut FlowTable, count: u16, dst: Address, idle_s: u32) {
         for src_port in 1..=count {
-            let src = Address::v4([10, 0, 0, 1]);
             let saved = SavedFlow {
-                tuple: Tuple { src, dst, src_port, dst_port: 443, protocol: proto::TCP },
+                tuple: Tuple { src: CLIENT, dst, src_port, dst_port: 443, protocol: proto::TCP },
                 links: FlowLinks { opener: LinkId(1), responder: LinkId(2) },
                 frontend: None,
                 tcp: tcp::State::Established,
@@ -130,9 +132,10 @@ mod tests {
         add(&mut tables[1], 1, address(4), 0);
         let (index, _) = tables[1].iter().find(|(_, f)| f.tuple().dst == address(4)).unwrap();
         tables[1].get_mut(index).set_permission(Epoch(2), Permission::Revoked);
-        let asked = [2, 1, 3, 4, 5].map(|last| (address(last), Some(LinkId(1))));
-        // Opened from another link, and from any.
-        let others = [(address(1), Some(LinkId(2))), (address(1), None), (address(5), None)];
+        let asked = [2, 1, 3, 4, 5].map(|last| (address(last), Some(CLIENT)));
+        // Opened from another address, and from any.
+        let other = Some(Address::v4([10, 0, 0, 2]));
+        let others = [(address(1), other), (address(1), None), (address(5), None)];
         let check = Arc::new(LiveCheck::new([&asked[..], &others].concat(), 2));
         for flows in &tables {
             assert!(check.result().is_none());
@@ -141,18 +144,18 @@ mod tests {
             assert_eq!(steps, flows.slots().div_ceil(SLOTS).max(1));
         }
         let live: Vec<_> = check.result().unwrap().collect();
-        let one = Some(LinkId(1));
+        let one = Some(CLIENT);
         let expected = [
             (1, None, true),
             (1, one, true),
-            (1, Some(LinkId(2)), false),
+            (1, other, false),
             (2, one, true),
             (3, one, false),
             (4, one, false),
             (5, None, false),
             (5, one, false),
         ];
-        assert_eq!(live, expected.map(|(last, link, live)| ((address(last), link), live)));
+        assert_eq!(live, expected.map(|(last, source, live)| ((address(last), source), live)));
     }
 
     #[test]

@@ -199,8 +199,9 @@ pub fn explain(
         return Err(QueryError::FromService);
     }
     let source = resolve::addresses(&query.from, store, &compiled.catalog)?;
+    let transport = resolve::transport(query, store)?;
     let flow = |subject: Subject| Flow { store, compiled, subject, local: local.of(&subject) };
-    let called = match services::called(query, store, compiled, &source)? {
+    let called = match services::called(query, transport, store, compiled, &source)? {
         Some(Callee::Translated(called)) => called,
         Some(Callee::Rejected { frontend, protocol, name, reason }) => {
             let subject = services::untranslated(frontend, protocol, &source);
@@ -213,7 +214,7 @@ pub fn explain(
             });
         }
         None => {
-            let flow = flow(resolve::subject(query, store, &compiled.catalog)?);
+            let flow = flow(resolve::subject(query, transport, store, &compiled.catalog)?);
             let tuple = flow.subject.tuple;
             let destination = SocketAddr::new(tuple.dst.ip(), tuple.dst_port);
             return Ok(explain_request(&flow, query, destination));

@@ -17,8 +17,10 @@ pub struct Query {
     pub from: EndName,
     /// The end that it is opened to.
     pub to: EndName,
-    /// Protocol and port.
-    pub port: Transport,
+    /// Protocol and port. It may be left out if [`Self::to`] is a service's port: then it is that
+    /// port, of TCP if the service has several of that number or name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Transport>,
     /// The request that is sent once the flow is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestSpec>,

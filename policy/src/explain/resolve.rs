@@ -7,8 +7,9 @@ use podgate_tables::policy::Subject;
 use podgate_tables::proto;
 use podgate_tables::tuple::Tuple;
 
-use super::query::{EndName, Query, Transport};
-use super::services::cluster_ips;
+use super::query::{EndName, Query, Transport, has_ports};
+use crate::directory::Name;
+use crate::model::{Service, ServicePort};
 use crate::{Catalog, PodName, Store};
 
 /// Source port of the queried flow; policies don't depend on it.
@@ -78,6 +79,17 @@ pub enum QueryError {
         /// The ports that it has.
         ports: Vec<String>,
     },
+    /// The query has no port, and its destination is no service's port.
+    NoPort,
+    /// The destination is a service's port, and the query has another port.
+    PortConflict {
+        /// The service's port, as it was asked for.
+        to: EndName,
+        /// Which port that is.
+        is: Transport,
+        /// The other port.
+        port: Transport,
+    },
     /// The source is a service.
     FromService,
     /// There is no IP version that both ends and the protocol have.
@@ -125,6 +137,12 @@ impl std::fmt::Display for QueryError {
             Self::UnknownServicePort { service, port, ports } => {
                 write!(f, "Service {service} has no port {port}; it has {}", ports.join(", "))
             }
+            Self::NoPort => f.write_str("give --port, such as --port 80/TCP"),
+            Self::PortConflict { to, is, port } => write!(
+                f,
+                "--to {to} is port {is} of the Service, but --port is {port}: leave out --port, or \
+                 give the same port"
+            ),
             Self::FromService => {
                 f.write_str("a Service opens no flows: ask for a pod as the source")
             }
@@ -138,9 +156,45 @@ impl std::fmt::Display for QueryError {
 
 impl std::error::Error for QueryError {}
 
-/// The flow of a query. Where there is a choice, it is over IPv4.
+/// Protocol and port of a query's flow, before translation.
+pub(super) fn transport(query: &Query, store: &Store) -> Result<Transport, QueryError> {
+    let EndName::Service { namespace, name, port: wanted } = &query.to else {
+        return query.port.ok_or(QueryError::NoPort);
+    };
+    let (service_name, service) = find_service(namespace.as_deref(), name, store)?;
+    let mut ports: Vec<_> = service.ports.iter().collect();
+    ports.sort_by_key(|port| (port.protocol, port.port));
+    let to_transport =
+        |port: &ServicePort| Transport { protocol: port.protocol, number: Some(port.port) };
+    let number = wanted.parse().ok();
+    let is_wanted = |port: &&&ServicePort| *port.name == **wanted || Some(port.port) == number;
+    let fitting: Vec<_> = ports.iter().filter(is_wanted).map(|port| to_transport(port)).collect();
+    let of_tcp = fitting.iter().find(|fits| fits.protocol == proto::TCP);
+    // Packets have a number: without one, nothing is sent.
+    let unknown = number.map(|number| Transport { protocol: proto::TCP, number: Some(number) });
+    let Some(is) = of_tcp.or(fitting.first()).copied().or(unknown) else {
+        return Err(QueryError::UnknownServicePort {
+            service: format!("{}/{}", service_name.0, service_name.1),
+            port: wanted.clone(),
+            ports: ports.iter().map(|port| to_transport(port).to_string()).collect(),
+        });
+    };
+    match query.port {
+        None => Ok(is),
+        Some(port) if fitting.contains(&port) => Ok(port),
+        // Another protocol of the same number, which the service doesn't have.
+        Some(port) if has_ports(port.protocol) && number.is_some() && port.number == number => {
+            Ok(port)
+        }
+        Some(port) => Err(QueryError::PortConflict { to: query.to.clone(), is, port }),
+    }
+}
+
+/// The flow of a query, whose protocol and port are `port`. Where there is a choice, it is over
+/// IPv4.
 pub(super) fn subject(
     query: &Query,
+    port: Transport,
     store: &Store,
     catalog: &Catalog,
 ) -> Result<Subject, QueryError> {
@@ -148,7 +202,7 @@ pub(super) fn subject(
     let destinations = addresses(&query.to, store, catalog)?;
     let pair = |v4: bool| {
         let of_family = |list: &[IpAddr]| list.iter().copied().find(|ip| ip.is_ipv4() == v4);
-        let fits = match query.port {
+        let fits = match port {
             Transport { protocol: proto::ICMP, number: Some(_) } => v4,
             Transport { protocol: proto::ICMPV6, .. } => !v4,
             _ => true,
@@ -156,7 +210,7 @@ pub(super) fn subject(
         of_family(&sources).zip(of_family(&destinations)).filter(|_| fits)
     };
     let (src, dst) = pair(true).or_else(|| pair(false)).ok_or(QueryError::NoCommonFamily)?;
-    Ok(of_addresses(src, dst, query.port))
+    Ok(of_addresses(src, dst, port))
 }
 
 fn of_addresses(src: IpAddr, dst: IpAddr, port: Transport) -> Subject {
@@ -184,7 +238,8 @@ pub(super) fn addresses(
         EndName::Address(address) => return Ok(vec![*address]),
         EndName::Pod { namespace, name } => (namespace.as_deref(), name),
         EndName::Service { namespace, name, .. } => {
-            return cluster_ips(namespace.as_deref(), name, store);
+            let (_, service) = find_service(namespace.as_deref(), name, store)?;
+            return Ok(service.cluster_ips.clone());
         }
     };
     let pod = find_pod(namespace, name, store)?;
@@ -213,6 +268,28 @@ pub(super) fn addresses(
         }
     }
     Ok(object.addresses().to_vec())
+}
+
+/// The only service of this name, which has a cluster IP.
+pub(super) fn find_service<'s>(
+    namespace: Option<&str>,
+    name: &str,
+    store: &'s Store,
+) -> Result<(&'s Name, &'s Service), QueryError> {
+    let mut found: Vec<_> = store.services_called(namespace, name).collect();
+    let asked = match namespace {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
+    };
+    match found.len() {
+        0 => Err(QueryError::UnknownService { name: asked }),
+        1 if found[0].1.cluster_ips.is_empty() => Err(QueryError::NoClusterIp { name: asked }),
+        1 => Ok(found.remove(0)),
+        _ => {
+            let services = found.iter().map(|(name, _)| format!("{}/{}", name.0, name.1));
+            Err(QueryError::AmbiguousService { name: asked, services: services.collect() })
+        }
+    }
 }
 
 fn find_pod(namespace: Option<&str>, name: &str, store: &Store) -> Result<PodName, QueryError> {

@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use podgate_tables::address::Address;
 use podgate_tables::policy::Subject;
 use podgate_tables::proto;
-use podgate_tables::service::{Affinity, L4Addr, ServicePort};
+use podgate_tables::service::{Affinity, L4Addr, ServicePort, WithoutBackends};
 use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
 
 use super::query::{EndName, Query, Transport, has_ports};
-use super::resolve::QueryError;
+use super::resolve::{QueryError, find_service};
 use super::{End, Outcome};
 use crate::directory::Name;
 use crate::{Compiled, Store};
@@ -27,7 +27,7 @@ pub(super) struct Called<'a> {
 pub(super) enum Callee<'a> {
     /// Workers translate packets to it.
     Translated(Called<'a>),
-    /// Workers reject packets to it, for this reason.
+    /// Workers reject or drop packets to it, for this reason.
     Rejected { frontend: L4Addr, protocol: u8, name: String, reason: String },
 }
 
@@ -95,22 +95,21 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
 }
 
 /// The service that a query's destination is, if workers handle packets to it. `source` has
-/// addresses of the calling end.
+/// addresses of the calling end, and `transport` is the flow's protocol and port.
 pub(super) fn called<'a>(
     query: &Query,
+    transport: Transport,
     store: &Store,
     compiled: &'a Compiled,
     source: &[IpAddr],
 ) -> Result<Option<Callee<'a>>, QueryError> {
-    let (addresses, wanted) = match &query.to {
+    let Transport { protocol, number: Some(number) } = transport else { return Ok(None) };
+    let addresses = match &query.to {
         EndName::Pod { .. } => return Ok(None),
-        EndName::Address(address) => {
-            let number = query.port.number.filter(|_| has_ports(query.port.protocol));
-            let Some(number) = number else { return Ok(None) };
-            (vec![*address], number.to_string())
-        }
-        EndName::Service { namespace, name, port } => {
-            (cluster_ips(namespace.as_deref(), name, store)?, port.clone())
+        EndName::Address(_) if !has_ports(protocol) => return Ok(None),
+        EndName::Address(address) => vec![*address],
+        EndName::Service { namespace, name, .. } => {
+            find_service(namespace.as_deref(), name, store)?.1.cluster_ips.clone()
         }
     };
     let has_family = |ip: &&IpAddr| source.iter().any(|from| from.is_ipv4() == ip.is_ipv4());
@@ -123,72 +122,28 @@ pub(super) fn called<'a>(
     else {
         return Ok(None);
     };
-    let spec = store.service(&(name.namespace.as_str().into(), name.name.as_str().into()));
-    let is_wanted = |port: &&ServicePort| {
-        let named = spec.into_iter().flat_map(|spec| &spec.ports).any(|spec| {
-            (spec.port, spec.protocol) == (port.port, port.protocol) && *spec.name == *wanted
-        });
-        named || port.port.to_string() == wanted
-    };
-    let mut fitting: Vec<_> = row.ports().iter().filter(is_wanted).collect();
-    if matches!(query.to, EndName::Address(_)) {
-        fitting.retain(|port| port.protocol == query.port.protocol);
-    }
-    let preferred = fitting.iter().find(|port| port.protocol == query.port.protocol);
-    let name = name.to_string();
-    let Some(port) = preferred.or(fitting.first()) else {
-        let has = |port: &ServicePort| format!("{}/{}", port.port, proto::name(port.protocol));
-        let ports: Vec<_> = row.ports().iter().map(has).collect();
-        // Packets have a number: without one, nothing is sent.
-        let Ok(port) = wanted.parse() else {
-            return Err(QueryError::UnknownServicePort { service: name, port: wanted, ports });
-        };
-        let has = match ports.as_slice() {
-            [] => "no ports".to_owned(),
-            ports => format!("no such port; it has {}", ports.join(", ")),
-        };
-        return Ok(Some(Callee::Rejected {
-            frontend: L4Addr { address, port },
-            protocol: query.port.protocol,
-            reason: format!("Service {name} has {has}"),
-            name,
-        }));
-    };
-    let (frontend, protocol) = (L4Addr { address, port: port.port }, port.protocol);
-    Ok(Some(if port.backends.is_empty() {
-        let transport = Transport { protocol, number: Some(port.port) };
-        let reason = format!("Service {name} has no ready backend for port {transport}");
-        Callee::Rejected { frontend, protocol, name, reason }
-    } else {
-        Callee::Translated(Called { frontend, protocol, name, port })
-    }))
-}
-
-/// The addresses of a service.
-pub(super) fn cluster_ips(
-    namespace: Option<&str>,
-    name: &str,
-    store: &Store,
-) -> Result<Vec<IpAddr>, QueryError> {
-    let mut found: Vec<_> = store.services_called(namespace, name).collect();
-    let asked = match namespace {
-        Some(namespace) => format!("{namespace}/{name}"),
-        None => name.to_owned(),
-    };
-    match found.len() {
-        0 => Err(QueryError::UnknownService { name: asked }),
-        1 => {
-            let (_, service) = found.remove(0);
-            match service.cluster_ips.is_empty() {
-                true => Err(QueryError::NoClusterIp { name: asked }),
-                false => Ok(service.cluster_ips.clone()),
+    let (frontend, name) = (L4Addr { address, port: number }, name.to_string());
+    let reason = match row.port(protocol, number) {
+        Some(port) if !port.backends.is_empty() => {
+            return Ok(Some(Callee::Translated(Called { frontend, protocol, name, port })));
+        }
+        Some(port) if port.without_backends == WithoutBackends::Drop => format!(
+            "Service {name} has no ready backend on this node for port {transport}, and its \
+             internalTrafficPolicy is Local"
+        ),
+        Some(_) => format!("Service {name} has no ready backend for port {transport}"),
+        None => {
+            let has = |port: &ServicePort| format!("{}/{}", port.port, proto::name(port.protocol));
+            match row.ports() {
+                [] => format!("Service {name} has no ports"),
+                ports => {
+                    let ports: Vec<_> = ports.iter().map(has).collect();
+                    format!("Service {name} has no such port; it has {}", ports.join(", "))
+                }
             }
         }
-        _ => {
-            let services = found.iter().map(|(name, _)| format!("{}/{}", name.0, name.1));
-            Err(QueryError::AmbiguousService { name: asked, services: services.collect() })
-        }
-    }
+    };
+    Ok(Some(Callee::Rejected { frontend, protocol, name, reason }))
 }
 
 impl Called<'_> {

@@ -101,6 +101,8 @@ pub struct NameTable {
     names: BTreeMap<Arc<str>, BTreeMap<IpAddr, Vec<Arc<str>>>>,
     addresses: usize,
     places: usize,
+    /// What pods that no longer exist had lost at a bound.
+    evicted_gone: u64,
     /// Names whose addresses changed since the last [`Self::take_changes`].
     changed: BTreeSet<Arc<str>>,
 }
@@ -229,16 +231,11 @@ impl NameTable {
 
     /// Defers all places of pods that no longer exist, so that a TTL ends with its pod.
     pub fn end_pods(&mut self, is_there: impl Fn(&str) -> bool, now: Nanos) {
-        let mut evicted = 0;
         for (pod, places) in &mut self.pods {
             if !pod.is_empty() && !is_there(pod) {
                 places.defer_all(now);
-                evicted += mem::take(&mut places.evicted);
+                self.evicted_gone += mem::take(&mut places.evicted);
             }
-        }
-        if evicted > 0 {
-            let nobody = self.pod("");
-            self.pods.entry(nobody).or_default().evicted += evicted;
         }
         self.pods.retain(|_, places| places.len() > 0 || places.evicted > 0);
         self.bound_deferred();
@@ -332,7 +329,7 @@ impl NameTable {
     }
 
     /// The pods that lost places because a bound was reached, sorted, with the number as in
-    /// [`NameCounts::evicted`]. The losses of pods that no longer exist count for the empty name.
+    /// [`NameCounts::evicted`]. Pods that no longer exist are not among them.
     pub fn evicted(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
         let evicted = self.pods.iter().map(|(pod, places)| (pod, places.evicted));
         evicted.filter(|(_, evicted)| *evicted > 0)
@@ -346,7 +343,7 @@ impl NameTable {
             addresses: self.addresses,
             places: self.places,
             deferred: self.pods.values().map(Places::deferred_len).sum(),
-            evicted: self.pods.values().map(|places| places.evicted).sum(),
+            evicted: self.evicted_gone + self.pods.values().map(|it| it.evicted).sum::<u64>(),
         }
     }
 

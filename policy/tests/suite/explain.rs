@@ -43,7 +43,7 @@ fn the_destination_has_its_dns_names_unless_it_is_a_pod_or_a_node() {
         let query = Query {
             from: "10.0.0.1".parse().unwrap(),
             to: to.parse().unwrap(),
-            port: "80/TCP".parse().unwrap(),
+            port: Some("80/TCP".parse().unwrap()),
             request: None,
             misses_max: 0,
         };
@@ -78,7 +78,7 @@ fn query(subject: &Subject, request: Option<HttpSpec>) -> Query {
     Query {
         from: EndName::Address(tuple.src.ip()),
         to: EndName::Address(tuple.dst.ip()),
-        port: Transport { protocol: tuple.protocol, number },
+        port: Some(Transport { protocol: tuple.protocol, number }),
         request: request.map(RequestSpec::Http),
         misses_max: usize::MAX,
     }
@@ -86,7 +86,8 @@ fn query(subject: &Subject, request: Option<HttpSpec>) -> Query {
 
 /// The flow of the query, as tables match it: protocols without ports have zeros.
 fn subject_of(query: &Query, mut subject: Subject) -> Subject {
-    if query.port.number.is_none() || matches!(query.port.protocol, proto::ICMP | proto::ICMPV6) {
+    let port = query.port.unwrap();
+    if port.number.is_none() || matches!(port.protocol, proto::ICMP | proto::ICMPV6) {
         subject.tuple.dst_port = 0;
     }
     subject
@@ -383,7 +384,7 @@ proptest! {
             let Ok(explanation) = explain(&store, &compiled, &query, Local::Both) else { continue };
             let misses = explanation.egress.misses.iter().chain(&explanation.ingress.misses);
             for miss in misses.filter(|miss| miss.fix.is_some()) {
-                let fixed = with_port(&policies, &miss.rule, &query.port);
+                let fixed = with_port(&policies, &miss.rule, &query.port.unwrap());
                 let compiled = compile(&store_of(&[cluster.clone(), fixed].concat()));
                 let decision = compiled.tables.decide(&subject, LocalEnds::BOTH);
                 let is_ingress = miss.rule.path.contains("ingress");
@@ -524,7 +525,7 @@ fn ask(from: &str, to: &str, port: &str, http: Option<&str>) -> Result<Explanati
     let query = Query {
         from: from.parse().unwrap(),
         to: to.parse().unwrap(),
-        port: port.parse().unwrap(),
+        port: Some(port.parse().unwrap()),
         request: http.map(|http| RequestSpec::Http(http.parse().unwrap())),
         misses_max: 5,
     };
@@ -572,7 +573,7 @@ fn a_request_of_another_protocol_than_the_rules_fails_even_beside_a_port_without
         let query = Query {
             from: "web-0".parse().unwrap(),
             to: "cron-0".parse().unwrap(),
-            port: port.parse().unwrap(),
+            port: Some(port.parse().unwrap()),
             request: Some(RequestSpec::Http("GET /".parse().unwrap())),
             misses_max: 5,
         };
@@ -648,7 +649,7 @@ fn asked(store: &Store, from: &str, to: &str) -> Result<Explanation, QueryError>
     let query = Query {
         from: from.parse().unwrap(),
         to: to.parse().unwrap(),
-        port: "80".parse().unwrap(),
+        port: Some("80".parse().unwrap()),
         request: None,
         misses_max: 1,
     };

@@ -354,7 +354,7 @@ fn explain_shows_the_verdict_on_each_backend() {
         let query = Query {
             from: "shop/cli".parse().unwrap(),
             to: to.parse().unwrap(),
-            port: port.parse().unwrap(),
+            port: Some(port.parse().unwrap()),
             request: None,
             misses_max: 1,
         };
@@ -399,4 +399,89 @@ fn explain_shows_the_verdict_on_each_backend() {
     let frontends: Vec<_> = list.iter().map(|it| format!("{}/{}", it.address, it.name)).collect();
     assert_eq!(frontends, ["10.96.0.1/web", "10.96.0.2/mixed", "10.96.0.3/none"]);
     assert_eq!(list[0].backends.len(), 2);
+}
+
+#[test]
+fn explain_takes_the_port_that_is_given_beside_a_services_port() {
+    let mut store = shop();
+    let both = json!({"ports": [{"name": "dns", "port": 53, "protocol": "UDP"},
+                                {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]});
+    let mut targets = slice("d", "dns", 0, &json!([ready("10.0.0.3")]));
+    targets["ports"] = json!([{"name": "dns", "port": 5300, "protocol": "UDP"},
+                              {"name": "dns-tcp", "port": 5301, "protocol": "TCP"}]);
+    for object in [service("dns", "10.96.0.4", &both), targets] {
+        store.apply(&object, None).unwrap();
+    }
+    let compiled = compile(&store);
+    let ask = |to: &str, port: Option<&str>| {
+        let query = Query {
+            from: "shop/web-0".parse().unwrap(),
+            to: to.parse().unwrap(),
+            port: port.map(|port| port.parse().unwrap()),
+            request: None,
+            misses_max: 1,
+        };
+        explain(&store, &compiled, &query, Local::Both)
+    };
+    for (to, port, explained) in [
+        ("shop/dns:53", None, "5301/TCP"),
+        ("shop/dns:53", Some("53/UDP"), "5300/UDP"),
+        ("shop/dns:53", Some("53"), "5301/TCP"),
+        ("shop/dns:dns", None, "5300/UDP"),
+        ("shop/dns:dns", Some("53/UDP"), "5300/UDP"),
+        ("shop/dns:dns-tcp", Some("53/TCP"), "5301/TCP"),
+        ("shop/web:http", None, "8080/TCP"),
+        ("shop/web:81", None, "81/TCP"),
+        ("shop/web:80", Some("80/UDP"), "80/UDP"),
+    ] {
+        assert_eq!(ask(to, port).unwrap().port.to_string(), explained, "{to} {port:?}");
+    }
+    let rejected = ask("shop/web:80", Some("80/UDP")).unwrap();
+    let reason = "Service shop/web has no such port; it has 80/TCP";
+    assert_eq!(
+        (rejected.verdict, rejected.not_forwarded.as_deref()),
+        (Outcome::Denied, Some(reason))
+    );
+    for (to, is, port) in [
+        ("shop/dns:dns", "53/UDP", "53/TCP"),
+        ("shop/web:80", "80/TCP", "8080/TCP"),
+        ("shop/web:81", "81/TCP", "80/TCP"),
+        ("shop/web:http", "80/TCP", "80/UDP"),
+        ("shop/web:80", "80/TCP", "ICMPv4"),
+    ] {
+        let expected = format!(
+            "--to {to} is port {is} of the Service, but --port is {port}: leave out --port, or give \
+             the same port"
+        );
+        assert_eq!(ask(to, Some(port)).unwrap_err().to_string(), expected);
+    }
+    let error = ask("shop/web-0", None).unwrap_err().to_string();
+    assert_eq!(error, "give --port, such as --port 80/TCP");
+}
+
+#[test]
+fn explain_says_if_there_are_backends_but_none_on_this_node() {
+    let local = json!({"internalTrafficPolicy": "Local"});
+    let mut store = shop();
+    store.apply(&service("web", IP, &local), None).unwrap();
+    store.apply(&service("none", "10.96.0.3", &local), None).unwrap();
+    let compiled = compile(&store);
+    for (to, reason) in [
+        (
+            "shop/web:80",
+            "Service shop/web has no ready backend on this node for port 80/TCP, and its \
+             internalTrafficPolicy is Local",
+        ),
+        ("shop/none:80", "Service shop/none has no ready backend for port 80/TCP"),
+    ] {
+        let query = Query {
+            from: "shop/cli".parse().unwrap(),
+            to: to.parse().unwrap(),
+            port: None,
+            request: None,
+            misses_max: 1,
+        };
+        let explained = explain(&store, &compiled, &query, Local::Both).unwrap();
+        assert_eq!(explained.not_forwarded.as_deref(), Some(reason));
+    }
 }

@@ -7,16 +7,18 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket};
 use nix::unistd::gettid;
 use podgate_hostnet::netns;
+use podgate_tables::drop_reason::FrameDropReason;
 use tempfile::TempDir;
 
 use super::{Redirect, unpin};
 use crate::link::{Hook, HookLink};
 use crate::test_netns::{in_new_namespaces, ip};
-use crate::{Error, Pod, bpffs};
+use crate::{Error, Pod, Seen, bpffs};
 
 const HOST: &str = "pg-host0";
 const POD: &str = "pg-pod0";
@@ -384,4 +386,58 @@ fn only_af_xdp_sockets_can_be_steered_to() {
 fn zero_workers_or_links_are_rejected() {
     assert!(matches!(Redirect::load(0, 1), Err(Error::NothingToServe)));
     assert!(matches!(Redirect::load(1, 0), Err(Error::NothingToServe)));
+}
+
+/// Sends an Ethernet frame out of a link of the calling thread's namespace.
+fn send_frame(link: &str, frame: &[u8]) {
+    let mut entries = getifaddrs().unwrap().filter(|entry| entry.interface_name == link);
+    let address = entries.find_map(|entry| entry.address?.as_link_addr().copied()).unwrap();
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None).unwrap();
+    bind(socket.as_raw_fd(), &address).unwrap();
+    assert_eq!(send(socket.as_raw_fd(), frame, MsgFlags::empty()), Ok(frame.len()));
+}
+
+/// The tag of a frame that the kernel received is in the skb and not in the packet's data.
+#[test]
+fn a_record_of_a_tagged_frame_from_a_bridge_has_the_tag() {
+    in_new_namespaces(|| {
+        let ifindex = veth();
+        ip("link add pg-br0 type bridge");
+        ip("link add pg-far0 type veth peer name pg-far1");
+        ip(&format!("link set {HOST} master pg-br0"));
+        ip("link set pg-far1 master pg-br0");
+        for link in ["pg-br0", "pg-far0", "pg-far1"] {
+            ip(&format!("link set {link} addrgenmode none up"));
+        }
+        let mut redirect = load();
+        redirect.attach(ifindex, 3, None).unwrap();
+        redirect.guard(3).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let mut before = Vec::new();
+        for length in [20, 60, 128, 1000] {
+            // Customer and service tag, IEEE 802.1Q-2022 table 9-1.
+            for protocol in [[0x81, 0x00], [0x88, 0xa8]] {
+                let mut frame = [&[2; 6][..], &[4; 6], &protocol, &[0x60, 7]].concat();
+                frame.extend((frame.len()..length).map(|index| index as u8));
+                let mut seen = None;
+                // The bridge forwards once its ports are up, and records are limited by rate.
+                while seen.is_none() {
+                    assert!(Instant::now() < deadline, "no record of the frame of {length} bytes");
+                    send_frame("pg-far0", &frame);
+                    redirect.take_dropped(usize::MAX, |dropped| {
+                        let Seen::Frame(frame) = dropped.seen else { panic!("{dropped:?}") };
+                        // The bridge sends some of its own.
+                        let is_tagged = dropped.reason == FrameDropReason::ToPodVlanTagged;
+                        if is_tagged && frame != before {
+                            seen = Some((dropped.slot, frame.to_vec()));
+                        }
+                    });
+                }
+                frame.truncate(128);
+                assert_eq!(seen, Some((3, frame.clone())));
+                before = frame;
+            }
+        }
+    });
 }

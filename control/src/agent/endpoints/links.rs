@@ -24,6 +24,7 @@ use podgate_tables::time::Nanos;
 use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
 
 use super::dropped::DroppedFrames;
+use super::slots::Slots;
 use crate::agent::host_network::{HOST_SLOT, HostLink};
 
 /// Prefix of the names of pinned programs; the link's index follows.
@@ -41,8 +42,7 @@ pub(in crate::agent) struct Links {
     pins: PathBuf,
     workers: u16,
     sizes: RingSizes,
-    /// Whether each slot is in use; the first is the host link's.
-    taken: Vec<bool>,
+    slots: Slots,
     /// Links that the workers don't serve yet.
     unserved: Vec<Vec<LinkQueue>>,
     /// The routes whose pods the programs' maps have; none if a link was attached or detached since
@@ -65,11 +65,11 @@ impl Links {
         let sizes = ring_sizes(dataplane.umem().frames(), endpoints_max + 1)?;
         let redirect = Redirect::load(workers, endpoints_max + 1)?;
         let dropped = DroppedFrames::new(&redirect)?;
-        let taken = vec![false; usize::from(endpoints_max) + 1];
+        let slots = Slots::new(endpoints_max);
         let unserved = Vec::new();
         let set = None;
         let links =
-            Self { dataplane, redirect, dropped, pins, workers, sizes, taken, unserved, set };
+            Self { dataplane, redirect, dropped, pins, workers, sizes, slots, unserved, set };
         links.reserve_frames();
         Ok(links)
     }
@@ -87,8 +87,7 @@ impl Links {
 
     /// Endpoints that are attached, and that may be.
     pub(in crate::agent) fn slots(&self) -> (usize, usize) {
-        let endpoints = self.taken.iter().skip(1);
-        (endpoints.clone().filter(|taken| **taken).count(), endpoints.count())
+        self.slots.of_endpoints()
     }
 
     /// Memory of the sockets' rings in the kernel, bytes: an entry of `rx` and `tx` has 16, one of
@@ -110,21 +109,18 @@ impl Links {
 
     /// Links with programs, the host link included.
     fn attached(&self) -> u64 {
-        self.taken.iter().filter(|taken| **taken).count() as u64
+        self.slots.taken() as u64
     }
 
-    /// A free slot.
+    /// A free slot, none that was freed shortly before if there are others ([`Slots`]).
     ///
     /// # Errors
     /// When all are in use.
     pub(in crate::agent) fn free_slot(&self) -> Result<LinkId> {
-        let endpoints = self.taken.iter().enumerate().skip(1);
-        let free = endpoints.clone().find(|(_, taken)| !**taken).map(|(slot, _)| slot);
-        let slot = free.with_context(|| {
-            let max = endpoints.count();
+        self.slots.free().with_context(|| {
+            let (_, max) = self.slots();
             format!("{max} endpoints are attached already; --max-endpoints allows for more")
-        })?;
-        Ok(LinkId(u16::try_from(slot)?))
+        })
     }
 
     /// Attaches a pod's link in the free slot `slot`.
@@ -232,12 +228,13 @@ impl Links {
             return Vec::new();
         }
         let mut failed = Vec::new();
-        for (slot, _) in (0..).zip(&self.taken).skip(1).filter(|(_, taken)| **taken) {
-            let pod = routes.endpoint_on(LinkId(slot)).map(|endpoint| Pod {
+        for slot in self.slots.taken_by_endpoints() {
+            let pod = routes.endpoint_on(slot).map(|endpoint| Pod {
                 mac: endpoint.next_hop.mac,
                 addresses: endpoint.addresses.iter().map(|address| address.bits()).collect(),
             });
-            if let Err(error) = self.redirect.set_pod(slot, pod) {
+            if let Err(error) = self.redirect.set_pod(slot.0, pod) {
+                let slot = slot.0;
                 failed.push(format!("the pod behind the link in slot {slot} is cut off: {error}"));
             }
         }
@@ -339,15 +336,14 @@ impl Links {
     }
 
     fn set_taken(&mut self, slot: LinkId, taken: bool) {
-        self.taken[slot.index()] = taken;
+        self.slots.set(slot, taken);
         self.set = None;
         self.reserve_frames();
     }
 
     /// Keeps busy links from the idle frames of links that are not attached yet.
     fn reserve_frames(&self) {
-        let free_slots = self.taken.iter().filter(|taken| !**taken).count() as u32;
-        self.dataplane.umem().reserve(free_slots * self.sizes.idle);
+        self.dataplane.umem().reserve(self.slots.left() as u32 * self.sizes.idle);
     }
 }
 

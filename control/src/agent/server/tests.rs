@@ -53,9 +53,14 @@ async fn exchange(path: &Path, bytes: &[u8]) -> String {
 }
 
 fn code(answer: &str) -> ErrorCode {
-    match Answer::parse(answer).unwrap() {
-        Answer::Error(error) => error.code,
-        other => panic!("{other:?}"),
+    code_of(answer).unwrap_or_else(|| panic!("{answer}"))
+}
+
+/// The code of an answer, if it is an error.
+fn code_of(answer: &str) -> Option<ErrorCode> {
+    match Answer::parse(answer.trim_end()).unwrap() {
+        Answer::Error(error) => Some(error.code),
+        _ => None,
     }
 }
 
@@ -181,6 +186,33 @@ fn clients_beyond_the_limit_are_turned_away_and_places_are_given_back() {
             .is_ok_and(|answer| matches!(answer, Answer::Error(_)))
         {
             tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn clients_that_send_no_request_keep_no_command_out() {
+    run(async {
+        let (_dir, path, counts) = start_counted(echo);
+        let mut silent = Vec::new();
+        for _ in 0..LIMITS.connections {
+            silent.push(UnixStream::connect(&path).await.unwrap());
+        }
+        let line = Request::Status {}.to_line();
+        // Until they have been silent for some time.
+        while code_of(&exchange(&path, line.as_bytes()).await) == Some(ErrorCode::Busy) {
+            tokio::task::yield_now().await;
+        }
+        // The oldest one has lost its place, and is told so.
+        let rejected = counts.rejected();
+        let mut answer = String::new();
+        silent[0].read_to_string(&mut answer).await.unwrap();
+        assert_eq!((code(&answer), rejected > 0), (ErrorCode::Busy, true));
+        // The others were not disconnected for their silence.
+        for stream in &mut silent[1..] {
+            stream.write_all(line.as_bytes()).await.unwrap();
+            let answer = BufReader::new(stream).lines().next_line().await.unwrap().unwrap();
+            assert!(matches!(Answer::parse(&answer), Ok(Answer::Result(_))), "{answer}");
         }
     });
 }

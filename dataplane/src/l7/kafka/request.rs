@@ -342,7 +342,7 @@ impl RequestParser {
         }
         let Current { api_version: version, correlation_id: id, .. } = current;
         let answer = current.api.and_then(|api| match current.lacks_session {
-            true => kafka::session_not_found(api, version, id),
+            true => kafka::session_ended(api, version, id),
             false => kafka::answer(api, version, id, &self.names),
         });
         match answer {

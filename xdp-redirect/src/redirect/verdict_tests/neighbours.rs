@@ -4,12 +4,14 @@ use std::mem::offset_of;
 use std::time::Instant;
 
 use aya::TestRunResult;
+use aya::maps::Map;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
+use aya::util::nr_cpus;
 
 use super::*;
 use crate::HostFrame;
-use crate::redirect::classifier;
+use crate::redirect::{classifier, neighbours_max};
 use crate::test_netns::in_new_namespaces;
 
 const HAIRPIN: HostFrame = HostFrame::Hairpin { sender: None };
@@ -607,4 +609,15 @@ fn a_fragment_is_never_marked_as_the_nodes() {
     let unfragmented = with(v4, 20, &[0x40, 0]);
     assert_eq!(probe.run_egress("mark", &unfragmented, 0).return_value, NEXT);
     assert_eq!(probe.out[6..12], HostFrame::Local.mac());
+}
+
+/// A CPU has up to 128 entries for itself (`kernel/bpf/bpf_lru_list.c`).
+#[test]
+fn however_many_cpus_there_are_8192_neighbours_have_room() {
+    for cpus in [1, 2, 64, 256, 4096] {
+        assert_eq!(neighbours_max(cpus) as usize - 128 * cpus, 8192);
+    }
+    let probe = Probe::new();
+    let Some(Map::LruHashMap(map)) = probe.ebpf.map("NEIGHBOURS") else { panic!("no LRU map") };
+    assert_eq!(map.info().unwrap().max_entries(), neighbours_max(nr_cpus().unwrap()));
 }

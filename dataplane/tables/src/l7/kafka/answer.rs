@@ -1,5 +1,5 @@
-//! The response to a denied request: that of a broker which does not authorize it, or which has no
-//! such fetch session.
+//! The response to a denied request: that of a broker which does not authorize it, or which expects
+//! another epoch of the fetch session.
 
 use super::names::RequestNames;
 use super::schema::{Api, Denial, Field, Kind, List, Role, TOPIC_RESOURCE};
@@ -9,7 +9,7 @@ const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 const GROUP_AUTHORIZATION_FAILED: i16 = 30;
 const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
 const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
-const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
 
 /// Longest response, bytes.
 const ANSWER_MAX: usize = 64 * 1024;
@@ -44,12 +44,17 @@ pub fn answer(
     encode(api, version, correlation_id, names, error_code(api, names))
 }
 
-/// The response of `api` (Fetch) to a request that continues a fetch session which the broker does
-/// not have: the frame, from its length on. The client names its topics again (KIP-227).
+/// The response of `api` (Fetch) to a request that continues a fetch session at another epoch than
+/// the broker expects: the frame, from its length on. The client names its topics again, in a
+/// request that closes the session at the broker (KIP-227).
+///
+/// If the session were unknown (`FETCH_SESSION_ID_NOT_FOUND`), Kafka's own client would not close
+/// it (`clients/FetchSessionHandler.java`, `handleResponse`), and the broker would keep it in one
+/// of its places for sessions, for minutes.
 #[must_use]
-pub fn session_not_found(api: &Api, version: i16, correlation_id: i32) -> Option<Vec<u8>> {
+pub fn session_ended(api: &Api, version: i16, correlation_id: i32) -> Option<Vec<u8>> {
     let nothing = RequestNames::default();
-    encode(api, version, correlation_id, &nothing, FETCH_SESSION_ID_NOT_FOUND)
+    encode(api, version, correlation_id, &nothing, INVALID_FETCH_SESSION_EPOCH)
 }
 
 fn encode(

@@ -12,7 +12,7 @@ pub mod schema;
 pub mod versions;
 mod walk;
 
-pub use answer::{ANSWER_HEAP, answer, error_code, session_not_found};
+pub use answer::{ANSWER_HEAP, answer, error_code, session_ended};
 pub use names::{FetchSession, RequestNames, TooMany, TopicRef};
 pub use walk::{Found, Walker};
 

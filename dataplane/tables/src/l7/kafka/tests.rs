@@ -167,14 +167,14 @@ fn a_denial_names_the_right_that_lacks() {
 
 /// As Kafka's `SessionErrorContext` answers: no session, and no topics.
 #[test]
-fn a_session_that_is_not_found_is_answered_in_every_version() {
+fn a_session_that_is_ended_is_answered_in_every_version() {
     let fetch = Api::of(1).unwrap();
     for version in 7..=fetch.versions.1 {
         let expected: &[u8] = match version {
-            7..=11 => &[0, 0, 0, 18, 0, 0, 0, 77, 0, 0, 0, 0, 0, 70, 0, 0, 0, 0, 0, 0, 0, 0],
-            _ => &[0, 0, 0, 17, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 70, 0, 0, 0, 0, 1, 0],
+            7..=11 => &[0, 0, 0, 18, 0, 0, 0, 77, 0, 0, 0, 0, 0, 71, 0, 0, 0, 0, 0, 0, 0, 0],
+            _ => &[0, 0, 0, 17, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 71, 0, 0, 0, 0, 1, 0],
         };
-        assert_eq!(session_not_found(fetch, version, 77).as_deref(), Some(expected), "{version}");
+        assert_eq!(session_ended(fetch, version, 77).as_deref(), Some(expected), "{version}");
     }
 }
 
