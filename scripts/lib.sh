@@ -4,13 +4,13 @@
 # Debian packages that building, testing and the demo need. Rust comes from rustup.
 PACKAGES=(clang libclang-dev libbpf-dev linux-libc-dev gcc libc6-dev
     m4 make pkg-config libelf-dev zlib1g-dev
-    iproute2 iputils-ping curl nginx nftables tcpdump ca-certificates git python3 python3-venv
+    iproute2 iputils-ping ethtool curl nginx nftables tcpdump ca-certificates git python3 python3-venv
     containernetworking-plugins dnsmasq-base bind9-dnsutils
     apache2-bin nodejs openjdk-17-jdk-headless wrk nghttp2-client nghttp2-server prometheus tshark)
 
 # What the benchmarks need beside these.
 # shellcheck disable=SC2034
-BENCH_PACKAGES=(valgrind ethtool openvswitch-switch iperf3 sockperf dnsperf unbound)
+BENCH_PACKAGES=(valgrind openvswitch-switch iperf3 sockperf dnsperf unbound)
 
 # Tools of scripts/test that no Debian package has, and where they are installed.
 CARGO_TOOLS=(cargo-deny@0.20.2 cargo-machete@0.9.2)

@@ -54,7 +54,10 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
         }
         report.remove(&state.last_good(), fs::remove_dir_all);
         if !state.remove() {
-            report.left(&format!("{} is not empty, or can't be removed", state_dir.display()));
+            report.add_remaining(&format!(
+                "{} is not empty, or can't be removed",
+                state_dir.display()
+            ));
         }
     } else if let Some(pins) = bpffs {
         // Without the directory there is no lock that says whether an agent runs.
@@ -76,13 +79,13 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
     }
     match runtime.block_on(delete_host_link()) {
         Ok(deleted) => report.host_link = deleted,
-        Err(error) => report.left(&describe(error.as_ref())),
+        Err(error) => report.add_remaining(&describe(error.as_ref())),
     }
     report.print(state_dir)
 }
 
 impl CleanupReport {
-    fn left(&mut self, what: &str) {
+    fn add_remaining(&mut self, what: &str) {
         self.remaining.push(what.to_owned());
     }
 
@@ -114,16 +117,20 @@ impl CleanupReport {
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.left(&format!("can't read {}: {error}", dir.display())),
+            Err(error) => {
+                return self.add_remaining(&format!("can't read {}: {error}", dir.display()));
+            }
         };
         for entry in entries {
             match entry {
                 Ok(entry) if is_pin(&entry) => match podgate_xdp_redirect::unpin(&entry.path()) {
                     Ok(()) => self.detached += 1,
-                    Err(error) => self.left(&error.to_string()),
+                    Err(error) => self.add_remaining(&error.to_string()),
                 },
                 Ok(_) => {}
-                Err(error) => return self.left(&format!("can't read {}: {error}", dir.display())),
+                Err(error) => {
+                    return self.add_remaining(&format!("can't read {}: {error}", dir.display()));
+                }
             }
         }
     }
@@ -132,18 +139,18 @@ impl CleanupReport {
     async fn restore_offloads(&mut self, state: &StateDir) {
         let loaded = state.load();
         for problem in loaded.problems {
-            self.left(&format!("{problem}; TX checksum offload of its pods may be off"));
+            self.add_remaining(&format!("{problem}; TX checksum offload of its pods may be off"));
         }
         let netlink = match Netlink::connect() {
             Ok(netlink) => netlink,
-            Err(error) => return self.left(&error.to_string()),
+            Err(error) => return self.add_remaining(&error.to_string()),
         };
         let threads = netns_threads();
         for endpoint in loaded.endpoints.iter().filter(|endpoint| endpoint.offload.is_turned_off())
         {
             match restore_offload(&netlink, &threads, &endpoint.spec).await {
                 Ok(given) => self.offloads += usize::from(given),
-                Err(error) => self.left(&format!(
+                Err(error) => self.add_remaining(&format!(
                     "TX checksum offload of pod {} stays off: {}",
                     endpoint.spec.pod,
                     describe(error.as_ref())
@@ -164,17 +171,17 @@ impl CleanupReport {
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let others: Vec<_> = names.filter(|name| is_others(name)).collect();
         if !others.is_empty() {
-            return self.left(&format!("{} holds {}", dir.display(), others.join(", ")));
+            return self.add_remaining(&format!("{} holds {}", dir.display(), others.join(", ")));
         }
         let is_mounted = statfs(dir).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
         if mounted_by_agent
             && is_mounted
             && let Err(error) = umount2(dir, MntFlags::empty())
         {
-            return self.left(&format!("can't unmount {}: {error}", dir.display()));
+            return self.add_remaining(&format!("can't unmount {}: {error}", dir.display()));
         }
         if let Err(error) = fs::remove_dir(dir) {
-            self.left(&format!("can't remove {}: {error}", dir.display()));
+            self.add_remaining(&format!("can't remove {}: {error}", dir.display()));
         }
     }
 
@@ -182,7 +189,7 @@ impl CleanupReport {
     fn remove<'a>(&mut self, path: &'a Path, by: impl FnOnce(&'a Path) -> io::Result<()>) {
         match by(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                self.left(&format!("can't remove {}: {error}", path.display()));
+                self.add_remaining(&format!("can't remove {}: {error}", path.display()));
             }
             _ => {}
         }

@@ -101,7 +101,7 @@ fn chained(args: &CniInstallArgs, mut other: Value) -> Result<Value> {
         list["plugins"] = json!([other]);
         other = list;
     }
-    let plugins = other["plugins"].as_array_mut().context("`plugins` is no list")?;
+    let plugins = other["plugins"].as_array_mut().context("`plugins` is not a list")?;
     plugins.retain(|plugin| plugin["type"] != PLUGIN);
     plugins.push(own_plugin(args));
     Ok(other)

@@ -113,7 +113,7 @@ fn read(path: &Path) -> Result<Map<String, Value>, String> {
     match serde_saphyr::from_str(&text).map_err(|error| error.to_string())? {
         Value::Object(options) => Ok(options),
         Value::Null => Ok(Map::new()),
-        _ => Err("it is no map of options and values".to_owned()),
+        _ => Err("it is not a map of options and values".to_owned()),
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
             ("workers: [1]", "`workers` needs a text or a number"),
             ("in-cluster: 1", "`in-cluster` needs true or false"),
             ("poll: fast", "invalid value 'fast'"),
-            ("[workers]", "it is no map"),
+            ("[workers]", "it is not a map"),
             ("a: [", "config.yaml: "),
         ] {
             let error = run(content, &["--manifests", "/b"]).unwrap_err();

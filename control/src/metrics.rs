@@ -49,9 +49,9 @@ pub(crate) struct AgentCounts {
     pub(crate) frames_spare: u64,
     /// Warnings of `status`, without those of the source of objects.
     pub(crate) problems: u64,
-    /// Links that vanished under an endpoint.
+    /// Links of attached endpoints that were deleted.
     pub(crate) links_gone: u64,
-    /// Flow records taken off the workers' rings.
+    /// Events of the workers that were logged as flow records.
     pub(crate) flow_records: u64,
     /// Flow records that were lost.
     pub(crate) flow_records_lost: u64,
@@ -154,8 +154,11 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             "Writes of files in the state directory that failed",
         )
         .with(&[], counts.failed_writes),
-        Family::counter("podgate_links_gone_total", "Links that vanished under an endpoint")
-            .with(&[], counts.links_gone),
+        Family::counter(
+            "podgate_links_gone_total",
+            "Links of attached endpoints that were deleted",
+        )
+        .with(&[], counts.links_gone),
         Family::counter(
             "podgate_clients_rejected_total",
             "Requests on the control socket that were rejected because there were too many",
@@ -166,8 +169,11 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
             "Clients of the control socket that were disconnected because they didn't read",
         )
         .with(&[], counts.clients_disconnected),
-        Family::counter("podgate_flow_records_total", "Flow records taken from the workers")
-            .with(&[], counts.flow_records),
+        Family::counter(
+            "podgate_flow_records_total",
+            "Events of the workers that were logged as flow records",
+        )
+        .with(&[], counts.flow_records),
         Family::counter("hubble_lost_events_total", "Flow records lost because a ring was full")
             .with(&[("source", "EVENTS_QUEUE")], counts.flow_records_lost),
     ]

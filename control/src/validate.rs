@@ -20,7 +20,7 @@ pub(crate) struct ValidationReport {
     /// Other objects that verdicts depend on, and documents that are no objects.
     other_objects: usize,
     /// Objects of kinds that no verdict depends on.
-    passed_over: usize,
+    ignored: usize,
     rejected_objects: usize,
     /// By file and line.
     rejected: Vec<RejectedField>,
@@ -41,7 +41,7 @@ impl ValidationReport {
         Self {
             policies: tally.policies,
             other_objects: tally.others,
-            passed_over: tally.passed_over,
+            ignored: tally.ignored,
             rejected_objects: store.rejected_objects(),
             rejected: in_order(store.rejections()),
             hints: in_order(store.hints()),
@@ -70,7 +70,7 @@ impl ValidationReport {
             1 => "1 policy".to_owned(),
             count => format!("{count} policies"),
         };
-        let more = [(self.other_objects, "other objects"), (self.passed_over, "passed over")];
+        let more = [(self.other_objects, "other objects"), (self.ignored, "ignored")];
         let more = more.iter().filter(|(count, _)| *count > 0);
         let more: String = more.map(|(count, what)| format!(", {count} {what}")).collect();
         let _ = writeln!(text, "{policies}{more}, {} rejected", self.rejected_objects);
@@ -186,7 +186,7 @@ spec: [
     fn good_files_get_one_line() {
         let report = ValidationReport::of(&["-".into()], GOOD.as_bytes());
         assert!(report.is_clean());
-        assert_eq!(report.to_text(), "2 policies, 1 passed over, 0 rejected\n");
+        assert_eq!(report.to_text(), "2 policies, 1 ignored, 0 rejected\n");
     }
 
     #[test]
@@ -198,7 +198,7 @@ spec: [
             report.to_text(),
             "hint: stdin:13: CiliumNetworkPolicy shop/services: spec: has no rule, so it neither \
              allows nor denies anything, and isolates no pod (newer versions of Cilium reject \
-             it)\n\n2 policies, 1 passed over, 0 rejected\n"
+             it)\n\n2 policies, 1 ignored, 0 rejected\n"
         );
     }
 

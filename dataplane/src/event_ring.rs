@@ -44,7 +44,10 @@ impl EventRing {
     /// Puts an event without a request on the ring. False, and it is lost, if there is no room.
     #[must_use]
     pub fn push(&self, event: Event<()>) -> bool {
-        debug_assert!(!matches!(event.kind, EventKind::Request { .. }), "what is requested?");
+        debug_assert!(
+            !matches!(event.kind, EventKind::Request { .. }),
+            "requests go to push_with_request"
+        );
         self.ring.push(event)
     }
 

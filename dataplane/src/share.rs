@@ -38,7 +38,7 @@ impl Taken {
     }
 
     /// Whether the share allows taking `units` of `free` units one after the other.
-    const fn leaves(self, units: usize, free: usize) -> bool {
+    const fn allows(self, units: usize, free: usize) -> bool {
         // Each unit before the last one adds to what was taken, and subtracts from what is free.
         let before = units.saturating_sub(1);
         let by_group = match self.by_group {
@@ -88,7 +88,7 @@ impl FairShare {
             *taken = TakenInPeriod { period, entries: 0 };
         }
         let by_link = taken.entries as usize;
-        let allowed = Taken { by_link, by_group: None }.leaves(entries, free);
+        let allowed = Taken { by_link, by_group: None }.allows(entries, free);
         if allowed {
             taken.entries += entries as u32;
         }
@@ -162,7 +162,7 @@ impl Quota {
         let free = self.limit.saturating_sub(self.used);
         let by_link = self.by_link.get(taker.link.index()).copied().unwrap_or_default();
         let taken = Taken { by_link, by_group: taker.group.map(|group| self.by_group[group]) };
-        let allowed = taken.leaves(units, free);
+        let allowed = taken.allows(units, free);
         if allowed {
             self.charge(taker, units);
         }

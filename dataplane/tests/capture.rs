@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use podgate_dataplane::worker::{
-    Capture, CaptureFilter, CapturePoint, CaptureSpec, CapturedPacket, CapturedPod, Fate,
+    Capture, CaptureFilter, CapturePoint, CaptureSpec, CapturedPacket, CapturedPod, Disposition,
 };
 use podgate_tables::address::Address;
 use podgate_tables::drop_reason::DropReason;
@@ -52,7 +52,7 @@ fn a_forwarded_packet_is_copied_before_and_after_policy_with_the_rule_that_allow
     let out = rig.send(A, &sent);
     let copied = copies(&capture);
     let [before, after] = &copied[..] else { panic!("{copied:?}") };
-    assert_eq!(before.point, CapturePoint::Received(Fate::Forwarded));
+    assert_eq!(before.point, CapturePoint::Received(Disposition::Forwarded));
     assert_eq!((before.link, &*before.data, before.len as usize), (A, &sent[..], sent.len()));
     assert_eq!((after.point, after.link), (CapturePoint::Transmitted, B));
     assert_eq!(*after.data, *out[0].1, "as it was transmitted");
@@ -79,7 +79,7 @@ fn a_dropped_packet_is_copied_with_its_reason() {
     assert!(rig.send(A, &segment("S", None, b"")).is_empty());
     let copied = copies(&capture);
     let [copy] = &copied[..] else { panic!("{copied:?}") };
-    assert_eq!(copy.point, CapturePoint::Received(Fate::Dropped(DropReason::PolicyDenied)));
+    assert_eq!(copy.point, CapturePoint::Received(Disposition::Dropped(DropReason::PolicyDenied)));
     assert_eq!(copy.verdict.causes[1], Some(Cause::DefaultDeny(DENY_SET)));
     rig.assert_no_frame_is_lost();
 }
@@ -123,14 +123,14 @@ fn what_waited_and_is_dropped_later_has_a_copy_that_says_so() {
     assert!(rig.send(A, &fragments[0]).is_empty());
     let copied = copies(&capture);
     let [held] = &copied[..] else { panic!("{copied:?}") };
-    assert_eq!(held.point, CapturePoint::Received(Fate::Held));
+    assert_eq!(held.point, CapturePoint::Received(Disposition::Held));
     rig.now = rig.now.plus_secs(31);
     rig.run();
     let reason = DropReason::FragmentTimeout;
     assert_eq!(rig.dropped(reason), 1);
     let copied = copies(&capture);
     let [dropped] = &copied[..] else { panic!("{copied:?}") };
-    assert_eq!(dropped.point, CapturePoint::Received(Fate::Dropped(reason)));
+    assert_eq!(dropped.point, CapturePoint::Received(Disposition::Dropped(reason)));
     assert_eq!((dropped.link, &dropped.data, dropped.len), (A, &held.data, held.len));
     assert!(dropped.time > held.time);
     rig.assert_no_frame_is_lost();
@@ -152,7 +152,7 @@ fn each_dropped_packet_has_one_copy_that_says_so() {
     assert_eq!(dropped, fragments.len() as u64 + 1);
     let copied = copies(&capture);
     let says_so =
-        |copy: &&CapturedPacket| copy.point == CapturePoint::Received(Fate::Dropped(reason));
+        |copy: &&CapturedPacket| copy.point == CapturePoint::Received(Disposition::Dropped(reason));
     assert_eq!(copied.iter().filter(says_so).count() as u64, dropped, "{copied:?}");
     let mut data: Vec<_> = copied.iter().filter(says_so).map(|copy| &copy.data).collect();
     data.sort();

@@ -272,20 +272,20 @@ fn answers_over_quota(rig: &Rig, link: LinkId) -> u64 {
 }
 
 #[test]
-fn answers_wait_in_order_and_one_pod_leaves_places_and_the_ring_to_others() {
-    const PLACES: u16 = 1024;
+fn answers_wait_in_order_and_one_pod_leaves_slots_and_the_ring_to_others() {
+    const SLOTS: u16 = 1024;
     const OF_OTHERS: u16 = 100;
     let mut rig = Rig::of(RigConfig { frames: 16_384, ring: 2048, ..RigConfig::default() });
     rig.shared.publish(open_resolver(1));
     let one = |id, flags, answers: &[Vec<u8>]| message(id, flags, "www.example.com", answers);
-    for id in 0..PLACES {
+    for id in 0..SLOTS {
         rig.send(A, &from_client(&one(id, 0x0100, &[])));
         rig.send(B, &from_server(&one(id, 0x8180, &[address(1)])));
     }
     let held = rig.counts().get(Count::DnsHeld) as u16;
-    assert_eq!(held, PLACES / 2);
-    assert_eq!(rig.dropped(DropReason::DnsHeldFull), u64::from(PLACES - held));
-    for id in PLACES..PLACES + OF_OTHERS {
+    assert_eq!(held, SLOTS / 2);
+    assert_eq!(rig.dropped(DropReason::DnsHeldFull), u64::from(SLOTS - held));
+    for id in SLOTS..SLOTS + OF_OTHERS {
         let query = udp(HOST, OUTSIDE, ADDRESSES[2], [CLIENT, PORT], &one(id, 0x0100, &[]));
         rig.send(HOST, &query);
         let answer = one(id, 0x8180, &[address(1)]);
@@ -303,7 +303,7 @@ fn answers_wait_in_order_and_one_pod_leaves_places_and_the_ring_to_others() {
     assert_eq!(rest.len() as u16, held - share, "none is lost");
     rig.shared.release_answers(0, last);
     forwarded.extend(messages(&rig.run()));
-    for (link, expected) in [(A, 0..held), (HOST, PLACES..PLACES + OF_OTHERS)] {
+    for (link, expected) in [(A, 0..held), (HOST, SLOTS..SLOTS + OF_OTHERS)] {
         let to_link = forwarded.iter().filter(|(to, _)| *to == link);
         let ids = to_link.map(|(_, message)| u16::from_be_bytes([message[0], message[1]]));
         assert_eq!(ids.collect::<Vec<_>>(), expected.collect::<Vec<_>>());

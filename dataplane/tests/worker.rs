@@ -749,7 +749,7 @@ proptest! {
 
     /// A packet of several frames never takes the fast path.
     #[test]
-    fn a_packet_leaves_the_same_by_either_lane(
+    fn the_fast_and_the_slow_path_transmit_the_same_packet(
         of_tcp in any::<bool>(), from_b in any::<bool>(), ttl in 1..4u8,
         payload in prop::collection::vec(any::<u8>(), 0..80), partial in any::<bool>(),
     ) {

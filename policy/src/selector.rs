@@ -109,10 +109,11 @@ impl Selector {
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_pod = |r: &Requirement| r.key == LabelKey::Namespace && r.test == Test::Exists;
-        let says_pod = |r: &Requirement| matches!(r.test, Test::In(_) | Test::Exists) && !is_pod(r);
-        let is_said = self.requirements.iter().any(says_pod);
+        let implies_pod =
+            |r: &Requirement| matches!(r.test, Test::In(_) | Test::Exists) && !is_pod(r);
+        let is_implied = self.requirements.iter().any(implies_pod);
         let words = self.requirements.iter().filter_map(|requirement| {
-            match (is_pod(requirement), is_said) {
+            match (is_pod(requirement), is_implied) {
                 (false, _) => Some(requirement.to_string()),
                 (true, false) => Some("any pod".to_owned()),
                 (true, true) => None,

@@ -70,7 +70,7 @@ impl std::error::Error for UnknownNode {}
 
 /// A node's addresses by the objects.
 #[derive(Default)]
-struct Known {
+struct KnownAddresses {
     /// On its own interfaces.
     own: BTreeSet<IpAddr>,
     /// Of its pods' `status.hostIPs`.
@@ -127,8 +127,8 @@ impl Store {
         Some(ThisNode { name: Arc::clone(name), reason: Reason::RunsOn(pod.clone()) })
     }
 
-    fn known_nodes(&self) -> BTreeMap<Arc<str>, Known> {
-        let mut nodes: BTreeMap<Arc<str>, Known> = BTreeMap::new();
+    fn known_nodes(&self) -> BTreeMap<Arc<str>, KnownAddresses> {
+        let mut nodes: BTreeMap<Arc<str>, KnownAddresses> = BTreeMap::new();
         for (name, node) in self.named_nodes() {
             nodes.entry(Arc::clone(name)).or_default().own.extend(&node.internal);
         }
@@ -144,12 +144,12 @@ impl Store {
     }
 }
 
-fn only(nodes: &BTreeMap<Arc<str>, Known>) -> Option<ThisNode> {
+fn only(nodes: &BTreeMap<Arc<str>, KnownAddresses>) -> Option<ThisNode> {
     let name = nodes.keys().next().filter(|_| nodes.len() == 1)?;
     Some(ThisNode { name: Arc::clone(name), reason: Reason::Only })
 }
 
-fn unknown(name: &str, nodes: &BTreeMap<Arc<str>, Known>) -> UnknownNode {
+fn unknown(name: &str, nodes: &BTreeMap<Arc<str>, KnownAddresses>) -> UnknownNode {
     let known = nodes.keys().map(|name| (name.to_string(), Arc::clone(name)));
     UnknownNode { name: name.to_owned(), similar: most_similar(name, known) }
 }

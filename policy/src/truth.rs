@@ -471,7 +471,7 @@ fn parse_ips(addresses: Option<&Value>) -> Result<Vec<IpAddr>, String> {
 }
 
 fn parse_ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| format!("{text} is no address"))
+    text.parse().map_err(|_| format!("{text} is not an address"))
 }
 
 /// `80/TCP`, `icmp/8`, `icmpv6/128` or `protocol/112`: protocol, port, ICMP type.
@@ -499,7 +499,7 @@ fn read_http(request: &str) -> Result<OracleRequest, String> {
     let (method, path, mut host) = (method.to_owned(), path.to_owned(), "host".to_owned());
     let mut headers = Vec::new();
     while let (Some(name), Some(value)) = (words.next(), words.next()) {
-        match name.strip_suffix(':').ok_or_else(|| format!("{name} is no header name"))? {
+        match name.strip_suffix(':').ok_or_else(|| format!("{name} is not a header name"))? {
             "Host" => host = value.to_owned(),
             name => headers.push((name.to_owned(), value.to_owned())),
         }

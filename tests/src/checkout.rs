@@ -19,8 +19,8 @@ pub fn python() -> String {
     python.display().to_string()
 }
 
-/// A client or server of `tests/peers`.
+/// A client or server of `tests/interop`.
 #[must_use]
-pub fn peer(name: &str) -> String {
-    in_checkout("tests/peers").join(name).display().to_string()
+pub fn interop(name: &str) -> String {
+    in_checkout("tests/interop").join(name).display().to_string()
 }

@@ -19,12 +19,12 @@ pub struct DroppedFrame<'a> {
     /// Whether the link is still in that slot.
     pub is_attached: bool,
     /// What the program saw of it.
-    pub seen: Seen<'a>,
+    pub seen: DroppedData<'a>,
 }
 
 /// What a program sees of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seen<'a> {
+pub enum DroppedData<'a> {
     /// At most its first 128 bytes, from the Ethernet header on.
     Frame(&'a [u8]),
     /// A UDP packet without its headers, at the socket lookup.
@@ -120,11 +120,11 @@ fn parse(
         Some((address, u16::from_be_bytes(field(data, port)?)))
     };
     let seen = match reason {
-        FrameDropReason::ToNodeTunnel => Seen::Datagram {
+        FrameDropReason::ToNodeTunnel => DroppedData::Datagram {
             source: end(datagram::SOURCE, datagram::SOURCE_PORT)?,
             destination: end(datagram::DESTINATION, datagram::DESTINATION_PORT)?,
         },
-        _ => Seen::Frame(data),
+        _ => DroppedData::Frame(data),
     };
     let ifindex = u32::from_ne_bytes(field(bytes, record::IFINDEX)?);
     let slot = u32::from_ne_bytes(field(bytes, record::SLOT)?).try_into().ok()?;
@@ -159,13 +159,14 @@ mod tests {
             age: Duration::from_nanos(2),
             slot: 2,
             is_attached: true,
-            seen: Seen::Frame(&[0, 1, 2, 3, 4, 5, 6]),
+            seen: DroppedData::Frame(&[0, 1, 2, 3, 4, 5, 6]),
         };
         assert_eq!(read(&frame, now), Some(expected));
         let datagram = bytes(FrameDropReason::ToNodeTunnel as u16, 36);
         let source = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f;
         let destination = 0x1011_1213_1415_1617_1819_1a1b_1c1d_1e1f;
-        let seen = Seen::Datagram { source: (source, 0x2021), destination: (destination, 0x2223) };
+        let seen =
+            DroppedData::Datagram { source: (source, 0x2021), destination: (destination, 0x2223) };
         assert_eq!(read(&datagram, now).map(|frame| frame.seen), Some(seen));
         // A record from later than `now` has age zero.
         assert_eq!(read(&frame, Duration::ZERO).map(|frame| frame.age), Some(Duration::ZERO));

@@ -26,7 +26,7 @@ mod redirect;
 mod test_netns;
 mod tunnel_ports;
 
-pub use drop_records::{DroppedFrame, Seen};
+pub use drop_records::{DroppedData, DroppedFrame};
 pub use error::Error;
 pub use frame_drops::FrameDrops;
 pub use hash::{FIRST_EPHEMERAL_PORT, flow_hash, worker_of};

@@ -17,13 +17,13 @@ pub struct Pod {
 }
 
 /// `struct link_address`: ifindex in the byte order of this machine, address as in a header.
-type Place = [u8; 20];
+type AddressKey = [u8; 20];
 
 /// The two maps.
 pub(crate) struct Pods {
     /// ifindex → MAC, and two bytes of padding.
     macs: HashMap<MapData, u32, [u8; 8]>,
-    addresses: HashMap<MapData, Place, u8>,
+    addresses: HashMap<MapData, AddressKey, u8>,
 }
 
 /// What the maps have of a netdev, or may have: a failed write leaves that open.
@@ -37,9 +37,9 @@ pub(crate) struct PodEntries {
 
 /// Entries of netdevs that were detached, by ifindex: they could not be removed.
 #[derive(Debug, Default)]
-pub(crate) struct LeftEntries(BTreeMap<u32, PodEntries>);
+pub(crate) struct StaleEntries(BTreeMap<u32, PodEntries>);
 
-impl LeftEntries {
+impl StaleEntries {
     pub(crate) fn insert(&mut self, ifindex: u32, entries: PodEntries) {
         self.0.insert(ifindex, entries);
     }
@@ -82,7 +82,7 @@ enum Change {
 impl Pods {
     pub(crate) const fn new(
         macs: HashMap<MapData, u32, [u8; 8]>,
-        addresses: HashMap<MapData, Place, u8>,
+        addresses: HashMap<MapData, AddressKey, u8>,
     ) -> Self {
         Self { macs, addresses }
     }
@@ -100,8 +100,8 @@ impl Pods {
 
     /// Removes entries of netdevs that were detached. Returns an error for each netdev that still
     /// has entries.
-    pub(crate) fn remove_left(&mut self, left: &mut LeftEntries) -> Vec<(u32, Error)> {
-        left.remove(|ifindex, change| self.apply(ifindex, change))
+    pub(crate) fn remove_stale(&mut self, stale: &mut StaleEntries) -> Vec<(u32, Error)> {
+        stale.remove(|ifindex, change| self.apply(ifindex, change))
     }
 
     fn apply(&mut self, ifindex: u32, change: Change) -> Result<(), Error> {
@@ -111,10 +111,10 @@ impl Pods {
             }
             Change::RemoveMac => ("PODS", absent_is_fine(self.macs.remove(&ifindex))),
             Change::Add(address) => {
-                ("ADDRESSES", self.addresses.insert(place(ifindex, address), 1, 0))
+                ("ADDRESSES", self.addresses.insert(address_key(ifindex, address), 1, 0))
             }
             Change::Remove(address) => {
-                ("ADDRESSES", absent_is_fine(self.addresses.remove(&place(ifindex, address))))
+                ("ADDRESSES", absent_is_fine(self.addresses.remove(&address_key(ifindex, address))))
             }
         };
         changed.map_err(|cause| Error::Map { map, cause })
@@ -196,11 +196,11 @@ fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn place(ifindex: u32, address: u128) -> Place {
-    let mut place = [0; 20];
-    place[..4].copy_from_slice(&ifindex.to_ne_bytes());
-    place[4..].copy_from_slice(&address.to_be_bytes());
-    place
+fn address_key(ifindex: u32, address: u128) -> AddressKey {
+    let mut key = [0; 20];
+    key[..4].copy_from_slice(&ifindex.to_ne_bytes());
+    key[4..].copy_from_slice(&address.to_be_bytes());
+    key
 }
 
 #[cfg(test)]
@@ -298,15 +298,15 @@ mod tests {
     #[test]
     fn what_is_left_of_detached_netdevs_is_removed_once_that_is_possible() {
         let mut maps = Maps::default();
-        let (mut known, mut left) = (PodEntries::default(), LeftEntries::default());
+        let (mut known, mut stale) = (PodEntries::default(), StaleEntries::default());
         known.replace(Some(pod(1, &[1, 2])), |change| maps.apply(change)).unwrap();
-        left.insert(7, known);
+        stale.insert(7, known);
         maps.fails = vec![Change::Remove(2)];
-        let failed = left.remove(|_, change| maps.apply(change));
-        assert!(matches!(failed[..], [(7, _)]) && !left.is_empty(), "{failed:?}");
+        let failed = stale.remove(|_, change| maps.apply(change));
+        assert!(matches!(failed[..], [(7, _)]) && !stale.is_empty(), "{failed:?}");
         assert_eq!(maps.entries, entries(None, &[2]));
         maps.fails.clear();
-        assert!(left.remove(|_, change| maps.apply(change)).is_empty() && left.is_empty());
+        assert!(stale.remove(|_, change| maps.apply(change)).is_empty() && stale.is_empty());
         assert_eq!(maps.entries, PodEntries::default());
     }
 

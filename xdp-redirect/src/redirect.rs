@@ -22,7 +22,7 @@ use crate::Error;
 use crate::drop_records::{DropRecords, DroppedFrame};
 use crate::frame_drops::{self, FrameDrops};
 use crate::link::{Hook, HookLink};
-use crate::pods::{LeftEntries, Pod, PodEntries, Pods};
+use crate::pods::{Pod, PodEntries, Pods, StaleEntries};
 use crate::tunnel_ports::TunnelPorts;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
@@ -70,7 +70,7 @@ pub struct Redirect {
     lookup: Option<HookLink>,
     attached: StdHashMap<u16, Attached>,
     /// What could not be removed of netdevs that were detached, by ifindex.
-    left: LeftEntries,
+    stale: StaleEntries,
     workers: u16,
     max_links: u16,
 }
@@ -156,7 +156,7 @@ impl Redirect {
             of_programs: Vec::new(),
             lookup: None,
             attached,
-            left: LeftEntries::default(),
+            stale: StaleEntries::default(),
             workers,
             max_links,
         })
@@ -185,7 +185,7 @@ impl Redirect {
             .map_err(|cause| Error::Map { map: "LINKS", cause })?;
         match self.adopt_or_create(ifindex, Hook::Xdp, &self.programs.redirect, pin) {
             Ok(xdp) => {
-                let pod = self.left.take(ifindex);
+                let pod = self.stale.take(ifindex);
                 let attached = Attached { ifindex, xdp, egress: None, ingress: None, pod };
                 self.attached.insert(slot, attached);
                 Ok(())
@@ -207,8 +207,8 @@ impl Redirect {
     /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
     pub fn guard(&mut self, slot: u16) -> Result<(), Error> {
         let ifindex = self.at(slot)?.ifindex;
-        let held = self.hold(slot, ifindex, Hook::Egress, &self.programs.guard)?;
-        self.at_mut(slot)?.egress = Some(held);
+        let egress = self.attach_tcx(slot, ifindex, Hook::Egress, &self.programs.guard)?;
+        self.at_mut(slot)?.egress = Some(egress);
         Ok(())
     }
 
@@ -223,9 +223,9 @@ impl Redirect {
     /// # Errors
     /// As [`Redirect::attach`], and [`Error::Slot`] if there is no such link.
     pub fn mark(&mut self, slot: u16, kernel_end: u32) -> Result<(), Error> {
-        let ingress = self.hold(slot, kernel_end, Hook::Ingress, &self.programs.sender)?;
+        let ingress = self.attach_tcx(slot, kernel_end, Hook::Ingress, &self.programs.sender)?;
         self.at_mut(slot)?.ingress = Some(ingress);
-        let egress = self.hold(slot, kernel_end, Hook::Egress, &self.programs.mark)?;
+        let egress = self.attach_tcx(slot, kernel_end, Hook::Egress, &self.programs.mark)?;
         self.at_mut(slot)?.egress = Some(egress);
         if self.lookup.is_none() {
             let program = self.programs.lookup.as_fd();
@@ -258,7 +258,7 @@ impl Redirect {
     }
 
     /// Attaches a program to a tcx hook, pinned beside the XDP program of the link in `slot`.
-    fn hold(
+    fn attach_tcx(
         &self,
         slot: u16,
         ifindex: u32,
@@ -283,14 +283,14 @@ impl Redirect {
 
     /// Whether addresses of a pod could not be removed when its link was detached.
     #[must_use]
-    pub fn has_left(&self) -> bool {
-        !self.left.is_empty()
+    pub fn has_stale_entries(&self) -> bool {
+        !self.stale.is_empty()
     }
 
     /// Removes addresses of pods that could not be removed when their links were detached. Returns
     /// the ifindex and the error of each netdev that still has some.
-    pub fn remove_left(&mut self) -> Vec<(u32, Error)> {
-        self.pods.remove_left(&mut self.left)
+    pub fn remove_stale_entries(&mut self) -> Vec<(u32, Error)> {
+        self.pods.remove_stale(&mut self.stale)
     }
 
     /// Drops of the programs so far, by reason.
@@ -336,7 +336,7 @@ impl Redirect {
     /// [`Error::Pin`] are the first of several: everything else is done, and the slot is free.
     pub fn detach(&mut self, slot: u16) -> Result<(), Error> {
         let (Attached { xdp, egress, ingress, .. }, cleared) = self.take(slot)?;
-        let [egress, ingress] = [egress, ingress].map(|held| held.map_or(Ok(()), |h| h.detach()));
+        let [egress, ingress] = [egress, ingress].map(|tcx| tcx.map_or(Ok(()), |tcx| tcx.detach()));
         xdp.detach().and(egress).and(ingress).and(cleared)
     }
 
@@ -346,7 +346,7 @@ impl Redirect {
     /// # Errors
     /// [`Error::Slot`] if there is no such link. [`Error::Map`] is the first of several: everything
     /// else is done, and the slot is free.
-    pub fn leave(&mut self, slot: u16) -> Result<(), Error> {
+    pub fn release_slot(&mut self, slot: u16) -> Result<(), Error> {
         self.take(slot)?.1
     }
 
@@ -356,14 +356,14 @@ impl Redirect {
         let mut attached = self.attached.remove(&slot).ok_or(Error::Slot { slot, taken: false })?;
         let ifindex = attached.ifindex;
         if no_pod.is_err() {
-            self.left.insert(ifindex, mem::take(&mut attached.pod));
+            self.stale.insert(ifindex, mem::take(&mut attached.pod));
         }
         let forgotten = self.forget_netdev(ifindex);
         let mut cleared = Ok(());
         for worker in 0..self.workers {
             cleared = cleared.and(self.clear_socket(slot, worker));
         }
-        let is_host_link = attached.egress.as_ref().is_some_and(|held| held.ifindex != ifindex);
+        let is_host_link = attached.egress.as_ref().is_some_and(|egress| egress.ifindex != ifindex);
         let no_host_link = if is_host_link { self.set_host_link(0) } else { Ok(()) };
         Ok((attached, no_pod.and(forgotten).and(cleared).and(no_host_link)))
     }
@@ -373,8 +373,8 @@ impl Redirect {
     /// # Errors
     /// [`Error::Pin`] at the first that can't be pinned.
     pub fn pin_again(&self) -> Result<usize, Error> {
-        let held = self.attached.values().flat_map(Attached::held);
-        let pins = held.filter_map(|held| Some((&held.link, held.pin.as_deref()?)));
+        let programs = self.attached.values().flat_map(Attached::programs);
+        let pins = programs.filter_map(|program| Some((&program.link, program.pin.as_deref()?)));
         let mut pinned = 0;
         for (link, pin) in pins.filter(|(_, pin)| !pin.exists()) {
             link.pin(pin).map_err(|cause| pin_error(pin, cause))?;
@@ -427,11 +427,11 @@ impl Redirect {
         program: &ProgramFd,
         pin: Option<&Path>,
     ) -> Result<AttachedProgram, Error> {
-        let held = |link| AttachedProgram { ifindex, link, pin: pin.map(Path::to_path_buf) };
+        let attached = |link| AttachedProgram { ifindex, link, pin: pin.map(Path::to_path_buf) };
         if let Some(path) = pin
             && let Some(link) = adopt(ifindex, hook, program, path)?
         {
-            return Ok(held(link));
+            return Ok(attached(link));
         }
         let link = HookLink::attach(program.as_fd(), ifindex, hook)
             .map_err(|cause| attach_error(ifindex, &cause))?;
@@ -441,7 +441,7 @@ impl Redirect {
             link.detach().map_err(|cause| detach_error(ifindex, cause))?;
             return Err(pin_error(path, cause));
         }
-        Ok(held(link))
+        Ok(attached(link))
     }
 }
 
@@ -481,7 +481,7 @@ impl AttachedProgram {
 }
 
 impl Attached {
-    fn held(&self) -> impl Iterator<Item = &AttachedProgram> {
+    fn programs(&self) -> impl Iterator<Item = &AttachedProgram> {
         // The XDP program last, so that none of the others is ever without it.
         self.egress.iter().chain(&self.ingress).chain(iter::once(&self.xdp))
     }
@@ -496,8 +496,8 @@ fn pin_beside(xdp: &Path, suffix: &str) -> PathBuf {
 
 impl Drop for Redirect {
     fn drop(&mut self) {
-        let held = self.attached.values().flat_map(Attached::held);
-        for AttachedProgram { link, .. } in held.filter(|held| held.pin.is_none()) {
+        let programs = self.attached.values().flat_map(Attached::programs);
+        for AttachedProgram { link, .. } in programs.filter(|program| program.pin.is_none()) {
             // If this fails, closing the link detaches it some time later.
             let _ = link.detach();
         }

@@ -91,7 +91,7 @@ pub fn protocol_number(text: &str) -> Result<u8, String> {
     match named {
         Some((_, number)) => Ok(*number),
         None => text.parse().map_err(|_| {
-            format!("{text} is no protocol: tcp, udp, sctp, icmp, or a number up to 255")
+            format!("{text} is not a protocol: tcp, udp, sctp, icmp, or a number up to 255")
         }),
     }
 }
@@ -109,11 +109,12 @@ impl FromStr for PacketFilter {
             let again = match name {
                 "protocol" => filter.protocol.replace(protocol_number(value)?).is_some(),
                 "port" => {
-                    let port = value.parse().map_err(|_| format!("{value} is no port"))?;
+                    let port = value.parse().map_err(|_| format!("{value} is not a port"))?;
                     filter.port.replace(port).is_some()
                 }
                 "ip" => {
-                    let address = value.parse().map_err(|_| format!("{value} is no address"))?;
+                    let address =
+                        value.parse().map_err(|_| format!("{value} is not an address"))?;
                     filter.address.replace(address).is_some()
                 }
                 "verdict" => {
@@ -214,11 +215,11 @@ mod tests {
     fn a_wrong_filter_says_what_is_wrong() {
         let wrong = [
             ("port", "port has no value"),
-            ("port=x", "x is no port"),
-            ("ip=x", "x is no address"),
+            ("port=x", "x is not a port"),
+            ("ip=x", "x is not an address"),
             ("port=1,port=2", "port is given twice"),
             ("verdict=audit", "audit is neither"),
-            ("protocol=300", "300 is no protocol"),
+            ("protocol=300", "300 is not a protocol"),
             ("host=a", "host is none of"),
         ];
         for (text, expected) in wrong {

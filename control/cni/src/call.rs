@@ -120,7 +120,7 @@ impl Call {
             Some("GC") => Command::Gc,
             Some("VERSION") => Command::Version,
             Some(other) => {
-                let message = format!("CNI_COMMAND is {other:?}, which is no command");
+                let message = format!("CNI_COMMAND is {other:?}, which is not a command");
                 return Err(CniError::new(Code::Environment, message));
             }
             None => {

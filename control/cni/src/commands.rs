@@ -196,7 +196,7 @@ fn check(call: &Call) -> Result<(), CniError> {
     match endpoint {
         Some(endpoint) if endpoint.spec.pod == call.pod || call.pod.is_none() => {}
         Some(_) => return failed(format!("link {} is another pod's endpoint", ends.host.name)),
-        None => return failed(format!("link {} is no endpoint of the agent", ends.host.name)),
+        None => return failed(format!("link {} is not an endpoint of the agent", ends.host.name)),
     }
     match &call.config.ipam {
         Some(ipam) => ipam::other(call, &ipam.plugin, "CHECK"),

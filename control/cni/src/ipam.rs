@@ -38,7 +38,7 @@ fn run(call: &Call, plugin: &str, command: &str) -> Result<Vec<u8>, CniError> {
 
 fn find(call: &Call, plugin: &str) -> Result<PathBuf, CniError> {
     if plugin.is_empty() || plugin.contains('/') {
-        let message = format!("ipam.type {plugin:?} is no name of a plugin");
+        let message = format!("ipam.type {plugin:?} is not a name of a plugin");
         return Err(CniError::new(Code::Config, message));
     }
     let found = call.path.iter().map(|folder| folder.join(plugin)).find(|path| path.is_file());

@@ -154,7 +154,7 @@ pub(crate) fn find(netns: &Path, interface: &str) -> Result<Ends, CniError> {
     let pod = inside(netns, || block_on(async |netlink| require(&netlink, interface).await))??;
     let not_veth = || {
         let message = format!(
-            "interface {interface} of the pod is no end of a veth pair: podgate needs a plugin \
+            "interface {interface} of the pod is not an end of a veth pair: podgate needs a plugin \
              that creates veth pairs, like bridge or ptp"
         );
         CniError::new(Code::Config, message)

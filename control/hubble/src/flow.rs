@@ -201,8 +201,8 @@ fn policy_verdicts(record: &FlowRecord, common: Flow) -> Vec<Flow> {
         drop.policy_match_type = 0;
         // Both directions may have denied it.
         for flow in &flows {
-            drop.egress_denied_by.extend(new(&flow.egress_denied_by, &drop.egress_denied_by));
-            drop.ingress_denied_by.extend(new(&flow.ingress_denied_by, &drop.ingress_denied_by));
+            drop.egress_denied_by.extend(not_in(&flow.egress_denied_by, &drop.egress_denied_by));
+            drop.ingress_denied_by.extend(not_in(&flow.ingress_denied_by, &drop.ingress_denied_by));
         }
         flows.push(drop);
     }
@@ -240,7 +240,7 @@ fn policy_verdict(
 }
 
 /// The policies of `all` that `known` lacks.
-fn new(all: &[Policy], known: &[Policy]) -> Vec<Policy> {
+fn not_in(known: &[Policy], all: &[Policy]) -> Vec<Policy> {
     all.iter().filter(|policy| !known.contains(policy)).cloned().collect()
 }
 

@@ -67,7 +67,7 @@ impl Range {
             return Err(Status::invalid_argument("first and follow exclude each other"));
         }
         let [since, until] = times.map(|time| {
-            let invalid = |_| Status::invalid_argument("since or until is no valid time");
+            let invalid = |_| Status::invalid_argument("since or until is not a valid time");
             time.map(|time| Timestamp::new(time.seconds, time.nanos).map_err(invalid)).transpose()
         });
         let (since, until) = (since?, until?);
@@ -140,7 +140,7 @@ impl Query {
                 return Start { item, flows: count - left };
             }
             left -= count;
-            take_turns(item).await;
+            yield_sometimes(item).await;
         }
         Start { item: if left == 0 { items.len() } else { 0 }, flows: 0 }
     }
@@ -157,7 +157,7 @@ impl Query {
 }
 
 /// Lets other tasks run after some records.
-async fn take_turns(record: usize) {
+async fn yield_sometimes(record: usize) {
     if record.is_multiple_of(RECORDS_PER_TURN) {
         tokio::task::yield_now().await;
     }
@@ -174,7 +174,7 @@ pub(crate) struct Reader {
 }
 
 /// The client left.
-struct Left;
+struct ClientGone;
 
 impl Reader {
     /// Sends what the client asked for, until that is all, or it leaves.
@@ -183,7 +183,7 @@ impl Reader {
         let _ = self.send_all(&*source).await;
     }
 
-    async fn send_all(&self, source: &impl FlowSource) -> Result<(), Left> {
+    async fn send_all(&self, source: &impl FlowSource) -> Result<(), ClientGone> {
         let range = &self.query.range;
         let (past, live) = match (range.follow, range.number) {
             // The log makes no records for it.
@@ -202,7 +202,7 @@ impl Reader {
         }
     }
 
-    async fn send_past(&self, past: &[Arc<Observed>]) -> Result<(), Left> {
+    async fn send_past(&self, past: &[Arc<Observed>]) -> Result<(), ClientGone> {
         let range = &self.query.range;
         let start = match range.starts_at_oldest() {
             true => Start { item: 0, flows: 0 },
@@ -222,16 +222,19 @@ impl Reader {
             }
             skip = 0;
             self.send_gap(observed).await?;
-            take_turns(index).await;
+            yield_sometimes(index).await;
         }
         Ok(())
     }
 
-    async fn send_live(&self, mut live: broadcast::Receiver<Arc<Observed>>) -> Result<(), Left> {
+    async fn send_live(
+        &self,
+        mut live: broadcast::Receiver<Arc<Observed>>,
+    ) -> Result<(), ClientGone> {
         loop {
             let received = tokio::select! {
                 received = live.recv() => received,
-                () = self.to.closed() => return Err(Left),
+                () = self.to.closed() => return Err(ClientGone),
             };
             match received {
                 Ok(observed) if self.query.range.is_over(observed.time) => return Ok(()),
@@ -251,7 +254,7 @@ impl Reader {
     }
 
     /// Sends an item that is a gap; filters don't hide gaps.
-    async fn send_gap(&self, observed: &Observed) -> Result<(), Left> {
+    async fn send_gap(&self, observed: &Observed) -> Result<(), ClientGone> {
         match observed.item {
             FlowItem::Lost(count) if self.query.range.contains(observed.time) => {
                 let source = LostEventSource::ObserverEventsQueue;
@@ -272,8 +275,8 @@ impl Reader {
         }
     }
 
-    async fn send(&self, response: GetFlowsResponse) -> Result<(), Left> {
-        self.to.send(Ok(response)).await.map_err(|_| Left)
+    async fn send(&self, response: GetFlowsResponse) -> Result<(), ClientGone> {
+        self.to.send(Ok(response)).await.map_err(|_| ClientGone)
     }
 }
 

@@ -112,7 +112,7 @@ impl Client {
         match self.receive(limit)? {
             Answer::Result(value) => from_value(value),
             Answer::Error(error) => Err(error.into()),
-            other => Err(ClientError::Protocol(format!("{other:?} is no result"))),
+            other => Err(ClientError::Protocol(format!("{other:?} is not a result"))),
         }
     }
 

@@ -110,7 +110,7 @@ impl FromStr for MacAddress {
             return Err(FORM);
         }
         if bytes[0] & 1 == 1 || bytes == [0; 6] {
-            return Err("this is no address of a single interface");
+            return Err("this is not an address of a single interface");
         }
         Ok(Self(bytes))
     }

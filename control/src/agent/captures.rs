@@ -13,7 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use podgate_api::{ApiError, CaptureItem, CaptureRequest, CaptureSide, PacketCopy, PacketFilter};
 use podgate_dataplane::worker::{
-    Capture, CaptureFilter, CapturePoint, CaptureSpec, CapturedPacket, CapturedPod, Clock, Fate,
+    Capture, CaptureFilter, CapturePoint, CaptureSpec, CapturedPacket, CapturedPod, Clock,
+    Disposition,
 };
 use podgate_policy::Compiled;
 use podgate_policy::observe::{cause_words, rule_name};
@@ -75,8 +76,9 @@ impl Agent {
             let found = self.endpoints.iter().find(|(_, endpoint)| endpoint.spec.pod == *pod);
             let attached =
                 found.and_then(|(_, endpoint)| Some((endpoint, endpoint.link.as_ref().ok()?)));
-            let (endpoint, link) = attached
-                .ok_or_else(|| ApiError::failed(format!("{pod} is no endpoint of this node")))?;
+            let (endpoint, link) = attached.ok_or_else(|| {
+                ApiError::failed(format!("{pod} is not an endpoint of this node"))
+            })?;
             let addresses = endpoint.addresses(self.plane.store()).unwrap_or_default();
             let addresses = addresses.iter().copied().map(Address::from).collect();
             Ok(CapturedPod { link: link.slot, addresses })
@@ -118,7 +120,7 @@ impl Agent {
         let dataplane = self.endpoints.links().dataplane();
         if let Some(running) = &mut self.captures.running
             && running.ended.is_none()
-            && let Some(reason) = running.why_over()
+            && let Some(reason) = running.end_reason()
         {
             running.ended = Some(reason);
             self.captures.stop_at = Some(now);
@@ -158,7 +160,7 @@ impl Captures {
 }
 
 impl Running {
-    fn why_over(&self) -> Option<String> {
+    fn end_reason(&self) -> Option<String> {
         if self.to.is_closed() {
             Some("the client left".to_owned())
         } else if self.capture.is_full() {
@@ -231,14 +233,16 @@ fn item(
 /// Verdict, reason and rules of a packet, in words.
 fn comment(packet: &CapturedPacket, tables: Option<&Compiled>) -> String {
     let mut parts = vec![match packet.point {
-        CapturePoint::Received(Fate::Forwarded) => "before policy: FORWARDED".to_owned(),
-        CapturePoint::Received(Fate::Dropped(reason)) => {
+        CapturePoint::Received(Disposition::Forwarded) => "before policy: FORWARDED".to_owned(),
+        CapturePoint::Received(Disposition::Dropped(reason)) => {
             format!("before policy: DROPPED, {}", reason.label())
         }
-        CapturePoint::Received(Fate::HandedOff) => {
+        CapturePoint::Received(Disposition::HandedOff) => {
             "before policy: handed off to the worker of its flow".to_owned()
         }
-        CapturePoint::Received(Fate::Held) => "before policy: taken by the inspection".to_owned(),
+        CapturePoint::Received(Disposition::Held) => {
+            "before policy: held for reassembly or inspection".to_owned()
+        }
         CapturePoint::Transmitted => "after policy: FORWARDED".to_owned(),
         CapturePoint::Made => "after policy: made by podgate".to_owned(),
     }];
@@ -288,7 +292,7 @@ mod tests {
     #[test]
     fn a_comment_names_the_verdict_the_reason_and_what_decided() {
         let tables = podgate_policy::compile(&podgate_policy::Store::default());
-        let dropped = CapturePoint::Received(Fate::Dropped(DropReason::PolicyDenyRule));
+        let dropped = CapturePoint::Received(Disposition::Dropped(DropReason::PolicyDenyRule));
         let causes = [Some(Cause::Unenforced), Some(Cause::Denied(RuleId(7)))];
         let text = comment(&packet(dropped, causes), Some(&tables));
         let expected = "before policy: DROPPED, policy_deny_rule; \

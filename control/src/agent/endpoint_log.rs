@@ -28,13 +28,13 @@ pub(super) struct EndpointLog {
 #[derive(Default)]
 struct Log {
     pod: Option<String>,
-    last: Option<Seen>,
+    last: Option<Compared>,
     changes: VecDeque<EndpointLogEntry>,
 }
 
 /// What of an endpoint is compared.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Seen {
+struct Compared {
     state: EndpointState,
     reason: Option<String>,
     identity: Option<u32>,
@@ -82,7 +82,7 @@ impl EndpointLog {
 
 impl Log {
     fn see(&mut self, endpoint: &EndpointStatus, time: Timestamp) {
-        let seen = Seen {
+        let seen = Compared {
             state: endpoint.state,
             reason: endpoint.reason.clone(),
             identity: endpoint.identity,
@@ -116,7 +116,7 @@ impl Log {
     }
 }
 
-fn message(before: Option<&Seen>, now: &Seen) -> String {
+fn message(before: Option<&Compared>, now: &Compared) -> String {
     if let Some(reason) = &now.reason {
         return reason.clone();
     }

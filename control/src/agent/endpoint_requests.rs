@@ -79,7 +79,7 @@ impl Agent {
         // First the routes to it are removed, then it is detached.
         self.publish();
         match attached {
-            Ok(Attached { slot, .. }) => self.endpoints.detach(slot),
+            Ok(Attached { slot, .. }) => self.endpoints.detach(slot, link),
             Err(_) => self.endpoints.unpin_unattached(link),
         }
         if offload.is_turned_off() {

@@ -28,7 +28,7 @@ use tracing::{debug, error, info, warn};
 
 use super::retries::Retries;
 use super::server::ReplySender;
-use super::state::{ChecksumOffload, Remembered};
+use super::state::{ChecksumOffload, SavedEndpoint};
 use crate::error::describe;
 
 pub(super) use self::endpoint::{Attached, Endpoint};
@@ -67,12 +67,12 @@ pub(super) struct Endpoints {
 struct Running {
     /// Requests about the link that wait until it ends.
     queue: Vec<EndpointRequest>,
-    changes: ChangesMeanwhile,
+    changes: PendingChanges,
 }
 
 /// Changes of a link that came while an operation on it ran.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct ChangesMeanwhile {
+pub(super) struct PendingChanges {
     /// The last change of the host's end.
     pub(super) link: Option<Link>,
     /// A change of some pod's end.
@@ -207,7 +207,7 @@ impl Endpoints {
         &mut self.links
     }
 
-    /// Links that vanished under an endpoint.
+    /// Links of attached endpoints that were deleted.
     pub(super) fn links_gone(&self) -> u64 {
         self.links_gone
     }
@@ -230,14 +230,24 @@ impl Endpoints {
 
     /// Sets MAC and IP addresses of the ready pods in the programs' maps.
     pub(super) fn set_pods(&mut self, routes: &Arc<RouteTable>) {
-        let unset = self.links.set_pods(routes);
+        let name = |slot| {
+            let mut endpoints = self.by_link.values();
+            let is_in_slot = |attached: &Attached| attached.slot == slot;
+            let endpoint = endpoints.find(|endpoint| endpoint.link.as_ref().is_ok_and(is_in_slot));
+            let spec = endpoint.map(|endpoint| &endpoint.spec);
+            spec.map_or_else(
+                || format!("the pod of slot {}", slot.0),
+                |spec| format!("pod {} on link {}", spec.pod, spec.link),
+            )
+        };
+        let unset = self.links.set_pods(routes, name);
         unset.iter().filter(|line| !self.unset.contains(line)).for_each(|line| error!("{line}"));
         self.unset = unset;
     }
 
     /// Whether the addresses of some pods could not be set, or those of deleted pods not removed.
     pub(super) fn has_unset_pods(&self) -> bool {
-        !self.unset.is_empty() || self.links.has_left()
+        !self.unset.is_empty() || self.links.has_stale_entries()
     }
 
     /// Indices of the attached links.
@@ -247,8 +257,8 @@ impl Endpoints {
     }
 
     /// The endpoints as the state directory has them.
-    pub(super) fn remembered(&self) -> Vec<Remembered> {
-        let remembered = |endpoint: &Endpoint| Remembered {
+    pub(super) fn remembered(&self) -> Vec<SavedEndpoint> {
+        let remembered = |endpoint: &Endpoint| SavedEndpoint {
             spec: endpoint.spec.clone(),
             offload: endpoint.offload,
         };
@@ -303,7 +313,7 @@ impl Endpoints {
 
     /// Ends the operation on a link. Returns the requests that waited, and the changes that came
     /// meanwhile.
-    pub(super) fn end_operation(&mut self, link: &str) -> (Vec<EndpointRequest>, ChangesMeanwhile) {
+    pub(super) fn end_operation(&mut self, link: &str) -> (Vec<EndpointRequest>, PendingChanges) {
         let Running { queue, changes } = self.running.remove(link).unwrap_or_default();
         (queue, changes)
     }
@@ -477,9 +487,9 @@ impl Endpoints {
         }
     }
 
-    /// Detaches a link: from here on, no policy applies to its pod.
-    pub(super) fn detach(&mut self, slot: LinkId) {
-        self.links.close(slot);
+    /// Detaches the link with this name: from here on, no policy applies to its pod.
+    pub(super) fn detach(&mut self, slot: LinkId, name: &str) {
+        self.links.close(slot, name);
     }
 
     /// Removes an endpoint whose pod is not known: from here on, no policy applies to it.
@@ -522,7 +532,7 @@ impl Endpoints {
             let Ok(attached) = &endpoint.link else { continue };
             if attached.link.index == index {
                 warn!("link {} of endpoint {} is gone", endpoint.spec.link, endpoint.spec.pod);
-                self.links.close(attached.slot);
+                self.links.close(attached.slot, &endpoint.spec.link);
                 endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
                 // The pod's end of another link is as it was created.
                 let offload = mem::replace(&mut endpoint.offload, ChecksumOffload::Untouched);
@@ -562,7 +572,7 @@ impl Endpoints {
     /// When the workers don't take the links.
     pub(super) async fn attach_remembered(
         &mut self,
-        remembered: Vec<Remembered>,
+        remembered: Vec<SavedEndpoint>,
         found: Vec<Link>,
         own: [u32; 2],
     ) -> Result<()> {
@@ -578,7 +588,7 @@ impl Endpoints {
         });
         let preparations = futures_util::stream::iter(preparations);
         let prepared: Vec<_> = preparations.buffer_unordered(NETNS_THREADS).collect().await;
-        for (Remembered { spec, mut offload }, result) in prepared {
+        for (SavedEndpoint { spec, mut offload }, result) in prepared {
             let link = result.and_then(|prepared| {
                 offload = prepared.pod_end.offload.after(offload);
                 let slot = self.links.free_slot()?;
@@ -631,7 +641,7 @@ impl Endpoints {
 
     /// Restores the TX checksum offloads that this start turned off, when it fails; not of
     /// endpoints that the previous agent had, `remembered`.
-    pub(super) async fn restore_offloads(&self, remembered: &[Remembered]) {
+    pub(super) async fn restore_offloads(&self, remembered: &[SavedEndpoint]) {
         let is_remembered =
             |link: &String| remembered.iter().any(|before| before.spec.link == *link);
         for endpoint in self.by_link.values().filter(|endpoint| endpoint.offload.is_turned_off()) {

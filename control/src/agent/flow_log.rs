@@ -45,12 +45,12 @@ pub(crate) struct Logged {
 struct Share {
     /// The link of the items' events.
     link: Option<LinkId>,
-    fate: Fate,
+    class: EventClass,
 }
 
-/// What became of packets: each has a share of its own.
+/// Classes of events: each has a share of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Fate {
+pub(crate) enum EventClass {
     /// Forwarded, or nothing that concerns a packet.
     Allowed,
     /// Dropped by a worker, or denied.
@@ -59,8 +59,8 @@ pub(crate) enum Fate {
     DroppedByProgram,
 }
 
-impl Fate {
-    /// What an event is about.
+impl EventClass {
+    /// The class of an event.
     pub(crate) fn of(event: &Event) -> Self {
         let is_dropped = match event.kind {
             EventKind::ProgramDrop { .. } => return Self::DroppedByProgram,
@@ -116,7 +116,7 @@ impl FlowLog {
     pub(crate) fn push_lost(&mut self, count: u64, time: Timestamp) {
         let item = FlowItem::Lost(count);
         let observed = Arc::new(Observed { number: self.next, time, item });
-        let share = Share { link: None, fate: Fate::Dropped };
+        let share = Share { link: None, class: EventClass::Dropped };
         self.insert(share, Entry::Item(Arc::clone(&observed)));
         // Fails without followers.
         let _ = self.live.send(observed);
@@ -127,7 +127,7 @@ impl FlowLog {
     /// others nor its own drops.
     pub(crate) fn push_event(&mut self, logged: Logged, records: &impl MakeRecord) {
         let event = &logged.event;
-        let share = Share { link: Some(event.link), fate: Fate::of(event) };
+        let share = Share { link: Some(event.link), class: EventClass::of(event) };
         let mut entry = Entry::Event(Box::new(logged));
         if self.live.receiver_count() > 0 {
             // Fails if the last follower has just left.

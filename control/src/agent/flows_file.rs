@@ -174,7 +174,7 @@ impl FlowsFile {
             return Err(Unusable::OtherBoot);
         }
         let age = now.at_ms.checked_sub(self.written.at_ms);
-        match age.ok_or(Unusable::Damaged("it is of the future"))? {
+        match age.ok_or(Unusable::Damaged("its time is in the future"))? {
             age if age > AGE_MAX_MS => Err(Unusable::TooOld(age / 1000)),
             age => Ok(age as u32),
         }
@@ -199,7 +199,7 @@ impl FlowsFile {
             metadata => metadata?,
         };
         let read = match metadata.len() {
-            _ if !metadata.is_file() => Err(Unusable::Damaged("it is no regular file")),
+            _ if !metadata.is_file() => Err(Unusable::Damaged("it is not a regular file")),
             0..=FILE_MAX => Self::from_bytes(&fs::read(path)?),
             _ => Err(Unusable::Damaged("it is too long")),
         };
@@ -242,7 +242,7 @@ impl FlowsFile {
     fn from_bytes(bytes: &[u8]) -> Result<Self, Unusable> {
         let mut header = Reader(bytes);
         if header.take(8)? != MAGIC {
-            return Err(Unusable::Damaged("it begins otherwise"));
+            return Err(Unusable::Damaged("it has another magic number"));
         }
         // Before the checksum, which another version may have elsewhere.
         match header.u16()? {
@@ -384,7 +384,7 @@ impl<'b> Reader<'b> {
     fn text(&mut self) -> Result<String, Unusable> {
         let len = self.u16()?;
         let text = self.take(len.into())?.to_vec();
-        String::from_utf8(text).map_err(|_| Unusable::Damaged("a name is no text"))
+        String::from_utf8(text).map_err(|_| Unusable::Damaged("a name is not UTF-8"))
     }
 
     fn flow(&mut self) -> Result<SavedFlow, Unusable> {
@@ -584,7 +584,7 @@ mod tests {
         assert_eq!(FlowsFile::take(&path), Ok(None));
         // A device or a FIFO may have no end, or none to write to it.
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        let irregular = Err(Unusable::Damaged("it is no regular file"));
+        let irregular = Err(Unusable::Damaged("it is not a regular file"));
         assert_eq!(FlowsFile::take(&path), irregular);
         assert_eq!(FlowsFile::take(&path), Ok(None));
     }

@@ -140,8 +140,8 @@ impl HostNetwork {
         let failed = self.applied.borrow().failed.clone();
         let routes = failed.into_iter().map(|(address, reason)| {
             format!(
-                "the route of pod address {address} to {HOST} is not as it has to be: {reason}; it is \
-                 tried again every second"
+                "the route of pod address {address} by {HOST} can't be updated: {reason}; it is tried \
+                 again every second"
             )
         });
         let links = self.links_unread.reasons().map(|(_, reason, seconds)| {

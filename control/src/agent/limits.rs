@@ -26,14 +26,14 @@ const CAP_IPC_LOCK: u64 = 14;
 
 /// What the agent needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Need {
+struct Requirements {
     /// Open file descriptors.
     files: u64,
     /// Locked memory, bytes.
     locked: u64,
 }
 
-impl Need {
+impl Requirements {
     fn of(workers: u16, endpoints_max: u16, frames: u32) -> Self {
         let (workers, links) = (u64::from(workers), u64::from(endpoints_max) + 1);
         Self {
@@ -50,18 +50,18 @@ impl Need {
 /// # Errors
 /// When a limit can't be raised that far: one line says what to do.
 pub(super) fn raise(args: &RunArgs) -> Result<()> {
-    let need = Need::of(args.workers, args.max_endpoints, args.frames);
-    if let Err(limit) = raise_to(Resource::RLIMIT_NOFILE, need.files) {
+    let required = Requirements::of(args.workers, args.max_endpoints, args.frames);
+    if let Err(limit) = raise_to(Resource::RLIMIT_NOFILE, required.files) {
         bail!(
             "--max-endpoints {} with --workers {} needs {} open files, and the limit is {limit}: \
              raise it (`ulimit -n {}`, LimitNOFILE= of the systemd unit), or lower an option",
             args.max_endpoints,
             args.workers,
-            need.files,
-            need.files
+            required.files,
+            required.files
         );
     }
-    if let Err(limit) = raise_to(Resource::RLIMIT_MEMLOCK, need.locked)
+    if let Err(limit) = raise_to(Resource::RLIMIT_MEMLOCK, required.locked)
         && !may_lock_memory()
     {
         bail!(
@@ -69,9 +69,9 @@ pub(super) fn raise(args: &RunArgs) -> Result<()> {
              (`ulimit -l {}`, LimitMEMLOCK= of the systemd unit), grant CAP_IPC_LOCK, or lower \
              --frames",
             args.frames,
-            need.locked >> 10,
+            required.locked >> 10,
             limit >> 10,
-            need.locked >> 10
+            required.locked >> 10
         );
     }
     Ok(())
@@ -101,14 +101,14 @@ mod tests {
     #[test]
     fn each_link_needs_two_sockets_for_each_worker() {
         // What failed: 199 endpoints, two workers and the usual limit of 1024.
-        let need = Need::of(2, 199, 65536);
-        assert_eq!(need.files, 476 + 2 * 4 + 200 * (2 * 2 + 4));
-        assert!(need.files > 1024);
-        assert_eq!(need.locked, (256 << 20) + (64 << 20));
+        let required = Requirements::of(2, 199, 65536);
+        assert_eq!(required.files, 476 + 2 * 4 + 200 * (2 * 2 + 4));
+        assert!(required.files > 1024);
+        assert_eq!(required.locked, (256 << 20) + (64 << 20));
         // 31 endpoints stay below what every shell has, and the most that can be asked for doesn't
         // overflow.
-        assert!(Need::of(1, 31, 65536).files < 1024);
-        assert_eq!(Need::of(64, 4095, 4_194_304).files, 476 + 256 + 4096 * 132);
+        assert!(Requirements::of(1, 31, 65536).files < 1024);
+        assert_eq!(Requirements::of(64, 4095, 4_194_304).files, 476 + 256 + 4096 * 132);
     }
 
     #[test]

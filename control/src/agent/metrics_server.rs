@@ -143,7 +143,7 @@ async fn answer(mut stream: TcpStream, requested: &Requested, service: &Service)
     };
     requested.set();
     let response = match asked {
-        Asked::Metrics(method) => match service.collect().await {
+        HttpRequest::Metrics(method) => match service.collect().await {
             Ok(text) => {
                 service.counts.scrapes.fetch_add(1, Relaxed);
                 response("200 OK", CONTENT_TYPE, &text, method)
@@ -153,9 +153,11 @@ async fn answer(mut stream: TcpStream, requested: &Requested, service: &Service)
                 error_response("503 Service Unavailable", &reason)
             }
         },
-        Asked::Other => error_response("404 Not Found", "metrics are at /metrics"),
-        Asked::Method => error_response("405 Method Not Allowed", "only GET and HEAD are allowed"),
-        Asked::Malformed => error_response("400 Bad Request", "the request is malformed"),
+        HttpRequest::Other => error_response("404 Not Found", "metrics are at /metrics"),
+        HttpRequest::Method => {
+            error_response("405 Method Not Allowed", "only GET and HEAD are allowed")
+        }
+        HttpRequest::Malformed => error_response("400 Bad Request", "the request is malformed"),
     };
     let written = timeout(LIMITS.silence, async {
         stream.write_all(response.as_bytes()).await?;
@@ -176,7 +178,7 @@ enum Method {
 
 /// What a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Asked {
+enum HttpRequest {
     Metrics(Method),
     Other,
     Method,
@@ -184,7 +186,7 @@ enum Asked {
 }
 
 /// Reads the head of a request. Nothing if the client closed its connection before.
-async fn read_request(stream: &mut TcpStream) -> Option<Asked> {
+async fn read_request(stream: &mut TcpStream) -> Option<HttpRequest> {
     let mut head = Vec::new();
     let mut part = [0; 2048];
     loop {
@@ -200,20 +202,20 @@ async fn read_request(stream: &mut TcpStream) -> Option<Asked> {
 }
 
 /// What the head asks for; nothing while it is incomplete.
-fn parse_request(head: &[u8]) -> Option<Asked> {
+fn parse_request(head: &[u8]) -> Option<HttpRequest> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(head) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) if head.len() <= HEAD_MAX => return None,
-        Ok(httparse::Status::Partial) | Err(_) => return Some(Asked::Malformed),
+        Ok(httparse::Status::Partial) | Err(_) => return Some(HttpRequest::Malformed),
     }
     let path = request.path.unwrap_or_default().split('?').next();
     Some(match (request.method, path) {
-        (Some("GET"), Some("/metrics")) => Asked::Metrics(Method::Get),
-        (Some("HEAD"), Some("/metrics")) => Asked::Metrics(Method::Head),
-        (Some("GET" | "HEAD"), _) => Asked::Other,
-        _ => Asked::Method,
+        (Some("GET"), Some("/metrics")) => HttpRequest::Metrics(Method::Get),
+        (Some("HEAD"), Some("/metrics")) => HttpRequest::Metrics(Method::Head),
+        (Some("GET" | "HEAD"), _) => HttpRequest::Other,
+        _ => HttpRequest::Method,
     })
 }
 

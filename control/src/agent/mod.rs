@@ -196,7 +196,7 @@ impl Agent {
                     many_events = self.drain_events(Amount::All) == Drained::Many;
                 }
                 () = sleep(MORE_EVENTS_AFTER), if many_events => {
-                    let drained = self.drain_events(Amount::AFew);
+                    let drained = self.drain_events(Amount::Batch);
                     many_events = self.pass_captured() | (drained == Drained::Many);
                     self.answer_flow_listings();
                 }

@@ -91,8 +91,8 @@ impl DnsNames {
         let loaded = NamesFile::load(&path, &mut table, &boot, now);
         match &loaded {
             Ok(0) => {}
-            Ok(count) => info!("{count} addresses of DNS names are known from before the start"),
-            Err(problem) => warn!("DNS names are not known from before the start: {problem}"),
+            Ok(count) => info!("restored {count} addresses of DNS names"),
+            Err(problem) => warn!("can't restore the addresses of DNS names: {problem}"),
         }
         Self {
             table,
@@ -240,10 +240,10 @@ impl DnsNames {
         let most = self.table.evicted().max_by_key(|(_, evicted)| *evicted);
         if let Some((pod, of_pod)) = most.filter(|_| evicted > self.evicted_logged) {
             let count = evicted - self.evicted_logged;
-            let pod = if pod.is_empty() { "clients that are no pods of the node" } else { pod };
+            let pod = if pod.is_empty() { "clients that are not pods of this node" } else { pod };
             warn!(
-                "{count} more addresses of DNS names were evicted at a bound; of all since the \
-                 start, most were those of {pod}: {of_pod}"
+                "{count} more addresses of DNS names were evicted because a table is full; \
+                 {of_pod} since the start were those of {pod}, the most of all"
             );
         }
         self.evicted_logged = evicted;
@@ -281,8 +281,8 @@ impl DnsNames {
     fn saved(&mut self, result: io::Result<()>) {
         let problem = result.err().map(|error| {
             format!(
-                "can't write {}: {error}; DNS names that were seen since are not known after a \
-                 restart",
+                "can't write {}: {error}; a restart loses the DNS names that were learned since the \
+                 last write",
                 self.path.display()
             )
         });

@@ -14,7 +14,7 @@ use podgate_tables::event::{Event, EventKind};
 
 use super::endpoints::Links;
 use super::epochs::Epochs;
-use super::flow_log::Fate;
+use super::flow_log::EventClass;
 use super::flow_metrics::FlowCounts;
 use super::flow_names::{Learned, LearnedAddress};
 use super::flow_thread::{Batch, FlowRange, FlowThread, Message};
@@ -48,8 +48,8 @@ pub(super) const MORE_EVENTS_AFTER: Duration = Duration::from_millis(1);
 pub(super) enum Amount {
     /// Those that wait on the rings.
     All,
-    /// A bounded number.
-    AFew,
+    /// At most [`EVENTS_AT_A_TIME`] of each worker.
+    Batch,
 }
 
 /// How many events came.
@@ -174,19 +174,19 @@ impl Observer {
         self.drop_shares.reset();
         self.program_shares.reset();
         self.shares.reset();
-        let count = |fate| events.iter().filter(|event| Fate::of(event) == fate).count();
+        let count = |class| events.iter().filter(|event| EventClass::of(event) == class).count();
         let [others, drops, by_programs] =
-            [Fate::Allowed, Fate::Dropped, Fate::DroppedByProgram].map(count);
+            [EventClass::Allowed, EventClass::Dropped, EventClass::DroppedByProgram].map(count);
         let mut left_for_programs = by_programs.min(PROGRAM_DROPS_PER_DRAIN);
         let max = RECORDS_PER_DRAIN - left_for_programs;
         let for_others = others.min(max - drops.min(DROPS_PER_DRAIN));
         let mut left_for_drops = max - for_others;
         let mut left = max - left_for_drops;
         events.retain(|event| {
-            let (shares, left) = match Fate::of(event) {
-                Fate::DroppedByProgram => (&mut self.program_shares, &mut left_for_programs),
-                Fate::Dropped => (&mut self.drop_shares, &mut left_for_drops),
-                Fate::Allowed => (&mut self.shares, &mut left),
+            let (shares, left) = match EventClass::of(event) {
+                EventClass::DroppedByProgram => (&mut self.program_shares, &mut left_for_programs),
+                EventClass::Dropped => (&mut self.drop_shares, &mut left_for_drops),
+                EventClass::Allowed => (&mut self.shares, &mut left),
             };
             let taken = shares.take(event.link, *left);
             *left -= usize::from(taken);

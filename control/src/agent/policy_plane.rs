@@ -40,7 +40,7 @@ pub(super) struct PolicyPlane {
 
 /// A publication that was begun.
 #[derive(Debug)]
-pub(super) struct Begun(Instant);
+pub(super) struct StartedPublication(Instant);
 
 impl PolicyPlane {
     /// No objects yet.
@@ -189,9 +189,9 @@ impl PolicyPlane {
 
     /// Begins a publication. Before every kind of object was read once, nothing is published: all
     /// packets are dropped until then.
-    pub(super) fn begin(&mut self) -> Option<Begun> {
+    pub(super) fn begin(&mut self) -> Option<StartedPublication> {
         let begin = self.debounce.begin();
-        self.source.is_synced().then_some(Begun(begin))
+        self.source.is_synced().then_some(StartedPublication(begin))
     }
 
     /// Compiles what changed. Returns the snapshot to publish, unless nothing changed.
@@ -233,7 +233,7 @@ impl PolicyPlane {
     }
 
     /// Ends a publication.
-    pub(super) fn end(&mut self, Begun(begin): Begun) {
+    pub(super) fn end(&mut self, StartedPublication(begin): StartedPublication) {
         self.debounce.end(begin);
         self.unreported = true;
         debug!(epoch = self.epoch.0, took = ?begin.elapsed(), "published");

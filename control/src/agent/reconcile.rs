@@ -14,8 +14,8 @@ use tracing::debug;
 
 use super::Agent;
 use super::debounce::Debounce;
-use super::endpoints::ChangesMeanwhile;
-use super::host_network::{HOST_SLOT, HostLink, HostLinkEffect, Observation, Observed};
+use super::endpoints::PendingChanges;
+use super::host_network::{HOST_SLOT, HostLink, HostLinkEffect, Observation, Observed, XSK};
 use crate::error::describe;
 
 /// Minimum time between the beginnings of two reconciliations.
@@ -144,7 +144,7 @@ impl Agent {
         self.host.link_read(index, Ok(()));
         if self.host.own().contains(&index) {
             if self.host.detach() {
-                self.endpoints.detach(HOST_SLOT);
+                self.endpoints.detach(HOST_SLOT, XSK);
                 self.plane.force();
             }
             self.reconciler.mark(|dirty| dirty.host_link = true);
@@ -306,7 +306,7 @@ impl Agent {
                 // It may have been deleted and created again before the notification came.
                 let detached = self.host.detach();
                 if detached {
-                    self.endpoints.detach(HOST_SLOT);
+                    self.endpoints.detach(HOST_SLOT, XSK);
                 }
                 let changed = match self.endpoints.links_mut().open_host(&link) {
                     Ok(()) => {
@@ -323,8 +323,8 @@ impl Agent {
     }
 
     /// Marks what changed on a link while an operation on it ran.
-    pub(super) fn reconcile_changes(&mut self, link: &str, changes: ChangesMeanwhile) {
-        let ChangesMeanwhile { link: changed, pod_end, overrun } = changes;
+    pub(super) fn reconcile_changes(&mut self, link: &str, changes: PendingChanges) {
+        let PendingChanges { link: changed, pod_end, overrun } = changes;
         if let Some(changed) = changed {
             self.on_link_change(&changed);
         }

@@ -19,7 +19,10 @@ pub(super) fn make_room(path: &Path, purpose: &str) -> Result<()> {
 
 fn remove_unserved(path: &Path) -> Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    ensure!(found.file_type().is_socket(), "another file is there, which is no socket; remove it");
+    ensure!(
+        found.file_type().is_socket(),
+        "another file is there, which is not a socket; remove it"
+    );
     // One whose backlog is full is served, and would keep a blocking connect waiting.
     match client::open(path, Duration::ZERO) {
         Ok(_) | Err(Errno::EAGAIN) => bail!("a program serves it"),
@@ -56,6 +59,6 @@ mod tests {
         drop(datagrams);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "another program's").unwrap();
-        refused("another file is there, which is no socket; remove it");
+        refused("another file is there, which is not a socket; remove it");
     }
 }

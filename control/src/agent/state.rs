@@ -77,7 +77,7 @@ impl ChecksumOffload {
 
 /// An endpoint in the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Remembered {
+pub(crate) struct SavedEndpoint {
     /// The request.
     pub(crate) spec: EndpointSpec,
     /// TX checksum offload of the pod's end.
@@ -88,7 +88,7 @@ pub(crate) struct Remembered {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Loaded {
     /// The endpoints.
-    pub(crate) endpoints: Vec<Remembered>,
+    pub(crate) endpoints: Vec<SavedEndpoint>,
     /// What was wrong with the lists, one line each.
     pub(crate) problems: Vec<String>,
 }
@@ -113,11 +113,11 @@ impl state_json::Content for SavedEndpoints {
 }
 
 impl SavedEndpoints {
-    fn into_remembered(self) -> Vec<Remembered> {
+    fn into_remembered(self) -> Vec<SavedEndpoint> {
         let was_on = self.offload_was_on;
         let remembered = |spec: EndpointSpec| {
             let offload = ChecksumOffload::turned_off_if(was_on.contains(&spec.link));
-            Remembered { spec, offload }
+            SavedEndpoint { spec, offload }
         };
         self.endpoints.into_iter().map(remembered).collect()
     }
@@ -282,7 +282,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When it can't be written.
-    pub(crate) fn save(&self, endpoints: Vec<Remembered>) -> Result<(), StateError> {
+    pub(crate) fn save(&self, endpoints: Vec<SavedEndpoint>) -> Result<(), StateError> {
         let on = endpoints.iter().filter(|endpoint| endpoint.offload.is_turned_off());
         let offload_was_on = on.map(|endpoint| endpoint.spec.link.clone()).collect();
         let endpoints = endpoints.into_iter().map(|endpoint| endpoint.spec).collect();
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
     use crate::damaged_file::{BAD, BAD_MAX};
 
-    fn remembered(link: &str) -> Remembered {
+    fn remembered(link: &str) -> SavedEndpoint {
         let spec = EndpointSpec {
             link: link.into(),
             pod: "a/b".parse().unwrap(),
@@ -318,7 +318,7 @@ mod tests {
             "veth1" => ChecksumOffload::TurnedOff,
             _ => ChecksumOffload::Untouched,
         };
-        Remembered { spec, offload }
+        SavedEndpoint { spec, offload }
     }
 
     fn names_in(dir: &Path) -> Vec<String> {

@@ -20,7 +20,7 @@ use super::group_socket::GroupSocket;
 use super::preflight;
 use super::server::{CONTROL_SOCKET, Call, ClientCounts, Server};
 use super::socket_path;
-use super::state::{Loaded, Remembered, StateDir, StateError};
+use super::state::{Loaded, SavedEndpoint, StateDir, StateError};
 use crate::error::describe;
 
 /// How often the files are checked.
@@ -94,7 +94,7 @@ impl StateFiles {
     }
 
     /// Reads the endpoint list. What is wrong with it is logged, and part of [`Self::problems`].
-    pub(super) fn load(&mut self) -> Vec<Remembered> {
+    pub(super) fn load(&mut self) -> Vec<SavedEndpoint> {
         let Loaded { endpoints, problems } = self.state.load();
         problems.iter().for_each(|problem| warn!("{problem}"));
         self.found_at_start.extend(problems);

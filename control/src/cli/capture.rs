@@ -36,14 +36,14 @@ pub struct CaptureArgs {
     /// Pod of this node whose packets are captured; may be repeated.
     #[arg(long, value_name = "NS/NAME", required = true)]
     pub pod: Vec<PodName>,
-    /// Only packets that match protocol=, port=, ip= and verdict=dropped|forwarded, as many of
-    /// these as are given; of a repeated --flow, any.
+    /// Only packets that match all that is given of protocol=, port=, ip= and
+    /// verdict=dropped|forwarded; may be repeated, for packets that match any of the filters.
     #[arg(long, value_name = "FILTER")]
     pub flow: Vec<PacketFilter>,
-    /// The file, which must not exist; - is standard output.
+    /// The file to write, which must not exist; - is standard output.
     #[arg(short, long, value_name = "FILE")]
     pub write: PathBuf,
-    /// Bytes of each packet. Packets that were cut can't be replayed.
+    /// Maximum number of bytes of each packet. Truncated packets can't be replayed.
     #[arg(short, long, value_name = "BYTES", default_value_t = SNAP_LEN_MAX,
           value_parser = clap::value_parser!(u32).range(64..=i64::from(SNAP_LEN_MAX)))]
     pub snap_length: u32,

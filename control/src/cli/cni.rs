@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use podgate_api::PodMtu;
 
 use super::examples;
+use super::local::local_examples;
 
 /// `podgate cni …`.
 #[derive(Subcommand, Debug)]
@@ -26,7 +27,7 @@ Each file is written to a temporary name and renamed, the configuration last: a 
 never reads a part of one. With `--mode chained` the configuration is that of the first other plugin \
 in --conf-dir, with podgate-cni appended; that plugin's own file stays as it is.";
 
-const INSTALL_EXAMPLES: &str = examples! {
+const INSTALL_EXAMPLES: &str = local_examples! {
     "podgate cni install --pod-cidr 10.244.1.0/24"
     "podgate cni install --mode chained"
     "podgate cni install --node-name node-1 --bin-dir /host/opt/cni/bin --conf-dir /host/etc/cni/net.d"
@@ -37,7 +38,7 @@ Remove the configuration, so that new pods are not attached any more.
 
 The plugin itself stays, since the container runtime may run it for pods that were attached before.";
 
-const REMOVE_EXAMPLES: &str = examples! {
+const REMOVE_EXAMPLES: &str = local_examples! {
     "podgate cni remove"
 };
 

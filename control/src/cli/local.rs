@@ -1,4 +1,4 @@
-//! Commands that ask no agent: `podgate crds`, `cleanup`, `version`, `completion`, `man`.
+//! Commands that need no agent: `podgate crds`, `cleanup`, `version`, `completion`, `man`.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Output, STATE_DIR, examples};
 
-/// Exit codes of commands that ask no agent.
+/// Exit codes of commands that need no agent.
 macro_rules! local_examples {
     ($($line:literal)+) => {
         examples! { $($line)+; codes "
@@ -25,7 +25,7 @@ ClusterNetworkPolicy. Fields that a schema doesn't know are stored, so that podg
 with such a field instead of enforcing a part of it. Where another program installed a definition, \
 leave that in place.";
 
-pub(super) const CRDS_EXAMPLES: &str = examples! {
+pub(super) const CRDS_EXAMPLES: &str = local_examples! {
     "podgate crds | kubectl apply -f -"
     "podgate crds -o json | jq -r '.[].metadata.name'"
 };
@@ -38,7 +38,7 @@ unprotected. This command removes the programs, the pg-host/pg-xsk pair with its
 contents of the state directory, and restores the pods' TX checksum offload. Afterwards no policy \
 applies to pods. If something can't be removed, it is listed, and the exit code is 1.";
 
-pub(super) const CLEANUP_EXAMPLES: &str = examples! {
+pub(super) const CLEANUP_EXAMPLES: &str = local_examples! {
     "podgate cleanup"
     "podgate cleanup --state-dir /run/podgate-test"
 };

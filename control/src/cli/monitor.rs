@@ -8,7 +8,7 @@ pub(super) const MONITOR_ABOUT: &str = "\
 Show what the workers report, as it happens: drops, policy verdicts, requests, ends of flows.
 
 The lines are like those of `cilium-dbg monitor`. They are made from the same records as those of \
-`podgate observe`, which has more filters and looks back.";
+`podgate observe`, which has more filters and also shows past flows.";
 
 pub(super) const MONITOR_EXAMPLES: &str = examples! {
     "podgate monitor"
@@ -26,13 +26,13 @@ pub struct MonitorArgs {
     /// Only events of this type; may be repeated.
     #[arg(short = 't', long = "type", value_enum, value_name = "TYPE")]
     pub types: Vec<MonitorType>,
-    /// Only flows that this opened: a pod, or the number of an identity; may be repeated.
+    /// Only flows opened by this pod, or by this identity (a number); may be repeated.
     #[arg(long, value_name = "NS/POD|ID")]
     pub from: Vec<String>,
-    /// Only flows that were opened to this; may be repeated.
+    /// Only flows opened to this pod, or to this identity (a number); may be repeated.
     #[arg(long, value_name = "NS/POD|ID")]
     pub to: Vec<String>,
-    /// Only flows with this at either end; may be repeated.
+    /// Only flows with this pod or identity (a number) at either end; may be repeated.
     #[arg(long, value_name = "NS/POD|ID", conflicts_with_all = ["from", "to"])]
     pub related_to: Vec<String>,
     /// Print each record as a line of JSON.

@@ -66,7 +66,7 @@ pub struct RunArgs {
     /// Source of objects.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Whether the status of policies at the API server is written, and Events of rejected ones.
+    /// Whether to write the status of policies, and Events about rejected ones, to the API server.
     #[arg(long, value_enum, default_value_t = PolicyStatus::On)]
     pub policy_status: PolicyStatus,
     /// Endpoints to attach at the start (YAML).
@@ -187,12 +187,13 @@ pub struct RunArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Hubble's API")]
 pub struct HubbleArgs {
-    /// Unix socket, which only root may open [default: hubble.sock beside the control socket,
-    /// which is /var/run/podgate/hubble.sock]. `hubble --server
-    /// unix:///var/run/podgate/hubble.sock observe` reads flows.
+    /// Path of the unix socket, which only root may open; for example, `hubble --server
+    /// unix:///var/run/podgate/hubble.sock observe` reads flows from it [default: hubble.sock in
+    /// the directory of the control socket].
     #[arg(long = "hubble-socket", value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// TCP port to listen on, too, such as 192.0.2.1:4244. Without TLS only on loopback addresses.
+    /// Address and TCP port to listen on as well, such as 192.0.2.1:4244. Without TLS, it must be a
+    /// loopback address.
     #[arg(long = "hubble-listen", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
     /// Certificate of the server, with those that signed it (PEM). A relay expects the name

@@ -162,7 +162,7 @@ fn policy_filter(words: &[String]) -> Result<PolicyFilter> {
             None => {
                 let kinds = Kind::ALL.iter().filter(|kind| kind.is_policy());
                 let kinds: Vec<_> = kinds.map(|kind| kind.name()).collect();
-                bail!("{first} is no kind of policy; there are {}", kinds.join(", "));
+                bail!("{first} is not a kind of policy; there are {}", kinds.join(", "));
             }
         },
     };

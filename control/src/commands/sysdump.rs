@@ -81,7 +81,7 @@ fn add_answers<W: Write>(
     }
     match agent.ask::<Vec<Family>>(&Request::Metrics {}) {
         Ok(families) => archive.add("metrics.prom", &metrics::to_text(&families))?,
-        Err(error) => archive.note("metrics.prom", &describe(error.as_ref())),
+        Err(error) => archive.add_failure("metrics.prom", &describe(error.as_ref())),
     }
     let endpoints: Vec<EndpointStatus> = agent.ask(&Request::EndpointList {}).unwrap_or_default();
     for endpoint in endpoints.into_iter().take(TABLES_MAX) {
@@ -91,7 +91,7 @@ fn add_answers<W: Write>(
     }
     match agent.flows(flows) {
         Ok(lines) => archive.add("flows.json", &lines)?,
-        Err(error) => archive.note("flows.json", &describe(error.as_ref())),
+        Err(error) => archive.add_failure("flows.json", &describe(error.as_ref())),
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn add_kernel_files<W: Write>(archive: &mut Archive<W>) -> Result<()> {
                 let bytes = &bytes[..bytes.len().min(KERNEL_FILE_MAX)];
                 archive.add(&name, &String::from_utf8_lossy(bytes))?;
             }
-            Err(error) => archive.note(&name, &error.to_string()),
+            Err(error) => archive.add_failure(&name, &error.to_string()),
         }
     }
     Ok(())
@@ -181,14 +181,14 @@ impl<W: Write> Archive<W> {
         match value {
             Ok(value) => self.add(name, &escape_json(&serde_json::to_string_pretty(&value)?)),
             Err(error) => {
-                self.note(name, &describe(error.as_ref()));
+                self.add_failure(name, &describe(error.as_ref()));
                 Ok(())
             }
         }
     }
 
     /// Notes that a file could not be collected.
-    fn note(&mut self, name: &str, reason: &str) {
+    fn add_failure(&mut self, name: &str, reason: &str) {
         self.errors.push_str(&format!("{name}: {reason}\n"));
     }
 

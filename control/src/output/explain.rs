@@ -232,7 +232,7 @@ fn cause_lines(whose: &End, direction: &DirectionExplanation) -> Vec<String> {
 
 fn why_unenforced(whose: &End, direction: &DirectionExplanation) -> String {
     if whose.kind != EndKind::Pod {
-        return "it is no pod, and policies are for pods".to_owned();
+        return "it is not a pod, and policies are for pods".to_owned();
     }
     match direction.policies.is_empty() {
         true => "no policy selects it in this direction".to_owned(),

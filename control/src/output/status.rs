@@ -43,7 +43,7 @@ pub(crate) fn status(status: &Status, detail: Detail) -> String {
     }
     if !status.drops.is_empty() {
         text.push('\n');
-        let heading = row(&["DROPPED FOR", "PACKETS", "BYTES"]);
+        let heading = row(&["DROP REASON", "PACKETS", "BYTES"]);
         let drops = status.drops.iter().map(|drop| {
             vec![drop.reason.clone(), drop.packets.to_string(), drop.bytes.to_string()]
         });
@@ -187,7 +187,7 @@ fn tables(tables: &[TableFill], detail: Detail) -> String {
     if shown.peek().is_none() {
         return String::new();
     }
-    let heading = row(&["TABLE", "ENTRIES", "AT MOST", "FULL"]);
+    let heading = row(&["TABLE", "ENTRIES", "LIMIT", "USED"]);
     let rows = shown.map(|fill| {
         let TableFill { name, used, capacity } = fill;
         vec![name.clone(), used.to_string(), capacity.to_string(), format!("{}%", fill.percent())]

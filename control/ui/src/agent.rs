@@ -16,7 +16,7 @@ pub(crate) type Parameters = BTreeMap<String, String>;
 
 /// What the page asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Question {
+pub(crate) enum ApiCall {
     /// [`podgate_api::Status`].
     Status,
     /// [`EndpointStatus`]es.
@@ -44,23 +44,17 @@ struct Pod {
 ///
 /// # Errors
 /// When a parameter is missing or malformed, the agent can't be reached, or denies it; one line.
-pub(crate) fn ask(
-    socket: &Path,
-    question: Question,
-    parameters: &Parameters,
-) -> Result<Value, String> {
+pub(crate) fn ask(socket: &Path, call: ApiCall, parameters: &Parameters) -> Result<Value, String> {
     let text = |error: podgate_api::ClientError| error.to_string();
-    let request = match question {
-        Question::Status => Request::Status {},
-        Question::Endpoints => Request::EndpointList {},
-        Question::Policies => Request::PolicyList {},
-        Question::Policy => Request::PolicyGet(filter(parameters)),
-        Question::Explain => {
-            Request::PolicyExplain { query: query(parameters)?, both_sides: false }
-        }
-        Question::Pod => {
+    let request = match call {
+        ApiCall::Status => Request::Status {},
+        ApiCall::Endpoints => Request::EndpointList {},
+        ApiCall::Policies => Request::PolicyList {},
+        ApiCall::Policy => Request::PolicyGet(filter(parameters)),
+        ApiCall::Explain => Request::PolicyExplain { query: query(parameters)?, both_sides: false },
+        ApiCall::Pod => {
             let mut client = Client::connect(socket).map_err(text)?;
-            let name = needed(parameters, "name")?.parse().map_err(|e| format!("name: {e}"))?;
+            let name = required(parameters, "name")?.parse().map_err(|e| format!("name: {e}"))?;
             let pod = pod(&mut client, name).map_err(text)?;
             return serde_json::to_value(pod).map_err(|error| error.to_string());
         }
@@ -68,7 +62,7 @@ pub(crate) fn ask(
     Client::connect(socket).and_then(|mut client| client.call(&request)).map_err(text)
 }
 
-fn needed<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a str, String> {
+fn required<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a str, String> {
     parameters.get(name).map(String::as_str).ok_or_else(|| format!("{name} is missing"))
 }
 
@@ -88,8 +82,8 @@ fn pod(client: &mut Client, name: PodName) -> Result<Pod, podgate_api::ClientErr
 /// The flow to explain, and its request.
 fn query(parameters: &Parameters) -> Result<Query, String> {
     let wrong = |name: &str, error: &str| format!("{name}: {error}");
-    let end = |name: &str| needed(parameters, name)?.parse().map_err(|error| wrong(name, error));
-    let port = needed(parameters, "port")?.parse().map_err(|error| wrong("port", error))?;
+    let end = |name: &str| required(parameters, name)?.parse().map_err(|error| wrong(name, error));
+    let port = required(parameters, "port")?.parse().map_err(|error| wrong("port", error))?;
     Ok(Query {
         from: end("from")?,
         to: end("to")?,
@@ -166,7 +160,7 @@ mod tests {
     fn an_agent_that_is_not_there_is_an_error_in_one_line() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("none");
-        let error = ask(&socket, Question::Status, &Parameters::new()).unwrap_err();
+        let error = ask(&socket, ApiCall::Status, &Parameters::new()).unwrap_err();
         assert!(error.contains("the agent can't be reached") && !error.contains('\n'), "{error}");
     }
 }

@@ -44,16 +44,19 @@ impl Limited {
 }
 
 impl axum::serve::Listener for Limited {
-    type Io = Counted;
+    type Io = CountedConnection;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Counted, SocketAddr) {
+    async fn accept(&mut self) -> (CountedConnection, SocketAddr) {
         let permit = Arc::clone(&self.connections).acquire_owned().await.ok();
         let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
         let Timeouts { header, idle } = self.timeouts;
-        let silence =
-            Silence { deadline: Box::pin(sleep(header)), header: Some(Header::default()), idle };
-        (Counted { stream, silence, _permit: permit }, peer)
+        let silence = SilenceLimit {
+            deadline: Box::pin(sleep(header)),
+            header: Some(Header::default()),
+            idle,
+        };
+        (CountedConnection { stream, silence, _permit: permit }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -63,14 +66,14 @@ impl axum::serve::Listener for Limited {
 
 /// A connection that is counted until it is closed. Reading fails once it was silent for too long,
 /// so that clients that send nothing don't keep others out.
-pub(crate) struct Counted {
+pub(crate) struct CountedConnection {
     stream: TcpStream,
-    silence: Silence,
+    silence: SilenceLimit,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// For how long a connection may be silent.
-struct Silence {
+struct SilenceLimit {
     deadline: Pin<Box<Sleep>>,
     /// While the header of the first request is awaited; its bytes don't move the deadline.
     header: Option<Header>,
@@ -78,7 +81,7 @@ struct Silence {
     idle: Duration,
 }
 
-impl Silence {
+impl SilenceLimit {
     /// Takes bytes that were read.
     fn read(&mut self, bytes: &[u8]) {
         if self.header.as_mut().is_some_and(|header| header.ends_in(bytes)) {
@@ -121,7 +124,7 @@ impl Header {
     }
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountedConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -138,7 +141,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountedConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -220,7 +223,7 @@ mod tests {
         let (mut limited, address) = limited(Timeouts { header: NEVER, idle: 2 * NEVER }).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let (mut accepted, _) = axum::serve::Listener::accept(&mut limited).await;
-        let deadline = |accepted: &Counted| accepted.silence.deadline.deadline();
+        let deadline = |accepted: &CountedConnection| accepted.silence.deadline.deadline();
         let start = deadline(&accepted);
         for (said, moves) in [(&b"GET / HTTP/1.1\r\n"[..], false), (b"\r\n", true), (b"G", true)] {
             let before = deadline(&accepted);

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::access::{Access, Decision, Exposure};
-use crate::agent::{Parameters, Question, ask};
+use crate::agent::{ApiCall, Parameters, ask};
 use crate::assets::ASSETS;
 use crate::connections::Limited;
 use crate::flows::{self, Message};
@@ -30,7 +30,7 @@ use crate::{Config, UiError};
 /// Most pages that follow flows at a time.
 const FOLLOWERS_MAX: usize = 8;
 /// Most requests to the agent at a time.
-const QUESTIONS_MAX: usize = 4;
+const CALLS_MAX: usize = 4;
 /// Most past flows that a page may ask for.
 const LAST_MAX: u64 = 10_000;
 
@@ -62,7 +62,7 @@ struct Shared {
     config: Config,
     access: Access,
     followers: Arc<Semaphore>,
-    questions: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
 }
 
 impl Server {
@@ -83,7 +83,7 @@ impl Server {
             config,
             access,
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
         });
         Ok(Self { listener, address, shared })
     }
@@ -105,16 +105,15 @@ impl Server {
 
 fn router(shared: Arc<Shared>) -> Router {
     let mut router = Router::new().route("/api/flows", get(follow));
-    for (path, question) in [
-        ("/api/status", Question::Status),
-        ("/api/endpoints", Question::Endpoints),
-        ("/api/policies", Question::Policies),
-        ("/api/policy", Question::Policy),
-        ("/api/pod", Question::Pod),
-        ("/api/explain", Question::Explain),
+    for (path, call) in [
+        ("/api/status", ApiCall::Status),
+        ("/api/endpoints", ApiCall::Endpoints),
+        ("/api/policies", ApiCall::Policies),
+        ("/api/policy", ApiCall::Policy),
+        ("/api/pod", ApiCall::Pod),
+        ("/api/explain", ApiCall::Explain),
     ] {
-        let answer =
-            move |State(shared): State<Arc<Shared>>, uri: Uri| answer(shared, question, uri);
+        let answer = move |State(shared): State<Arc<Shared>>, uri: Uri| answer(shared, call, uri);
         router = router.route(path, get(answer));
     }
     for asset in &ASSETS {
@@ -162,9 +161,9 @@ fn json(status: StatusCode, value: &serde_json::Value) -> Response {
 }
 
 /// Asks the agent.
-async fn answer(shared: Arc<Shared>, question: Question, uri: Uri) -> Response {
+async fn answer(shared: Arc<Shared>, call: ApiCall, uri: Uri) -> Response {
     let socket = shared.config.socket.clone();
-    let asked = in_place(&shared.questions, move || ask(&socket, question, &parameters(&uri)));
+    let asked = in_place(&shared.calls, move || ask(&socket, call, &parameters(&uri)));
     match asked.await {
         Ok(value) => json(StatusCode::OK, &value),
         Err(error) => json(StatusCode::BAD_GATEWAY, &json!({"error": error})),
@@ -237,7 +236,7 @@ mod tests {
             tls: None,
             socket: "/nowhere/podgate.sock".into(),
             read_filters: |options| match options.as_slice() {
-                [option] if option == "--bad" => Err("--bad is no filter".to_owned()),
+                [option] if option == "--bad" => Err("--bad is not a filter".to_owned()),
                 _ => Ok((vec![FlowFilter::default(); options.len()], Vec::new())),
             },
         }
@@ -289,7 +288,7 @@ mod tests {
         let flows = request("last=99999999&filter=%5B%22-t%22%2C%22l7%22%5D").unwrap();
         assert_eq!((flows.number, flows.whitelist.len(), flows.follow), (LAST_MAX, 2, true));
         assert_eq!(request("").unwrap().number, 0);
-        assert_eq!(request("filter=%5B%22--bad%22%5D").unwrap_err(), "--bad is no filter");
+        assert_eq!(request("filter=%5B%22--bad%22%5D").unwrap_err(), "--bad is not a filter");
         for bad in ["last=-1", "last=x", "filter=x", "filter=%7B%7D", "filter=%5B1%5D"] {
             assert!(request(bad).is_err(), "{bad}");
         }

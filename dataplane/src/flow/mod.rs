@@ -320,7 +320,7 @@ impl Flow {
     /// Whether a translation has translated two packets, and is not confirmed: the notice that the
     /// other end had answered may have been lost.
     #[must_use]
-    pub const fn may_have_missed_the_answer(&self) -> bool {
+    pub const fn may_have_missed_notice(&self) -> bool {
         self.is_translation() && self.packets[0] == 2 && !self.is_answered()
     }
 

@@ -276,7 +276,7 @@ impl Http1 {
     }
 
     fn inspect_response(&mut self, cx: &InspectCtx<'_>, bytes: &[u8]) -> Step {
-        let stray = self.responses.take_stray(bytes);
+        let stray = self.responses.skip_unexpected_body(bytes);
         if stray > 0 {
             return Op::Skip(stray).into();
         }
@@ -291,7 +291,7 @@ impl Http1 {
             None if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {
                 return Op::Skip(bytes.len() as u64).into();
             }
-            None => return self.lose_track(),
+            None => return self.stop_following(),
         };
         if self.offers_http2() && !cx.may_buffer {
             return Op::Stall.into();
@@ -299,7 +299,7 @@ impl Http1 {
         let Some(step) = self.responses.step(bytes, body, cx) else {
             return Op::Stall.into();
         };
-        let Ok(step) = step else { return self.lose_track() };
+        let Ok(step) = step else { return self.stop_following() };
         let event = step.head.map(|head| EventKind::Response {
             status: ResponseStatus::Http { version, status: head.status },
             latency_ns: cx.now.since(released),
@@ -340,8 +340,8 @@ impl Http1 {
 
     /// The server's stream can't be followed any more. If a response of ours waits, or the answer
     /// to an upgrade can't be recognized, the connection ends.
-    fn lose_track(&mut self) -> Step {
-        self.responses.lose_track();
+    fn stop_following(&mut self) -> Step {
+        self.responses.stop_following();
         let waits = self.offer.is_some()
             || self.outstanding.iter().any(|next| matches!(next, Outstanding::Answer(_)));
         self.outstanding = VecDeque::new();

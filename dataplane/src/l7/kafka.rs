@@ -191,7 +191,7 @@ impl Kafka {
                     op.into()
                 }
             },
-            None => self.responses.lose().into(),
+            None => self.responses.stop_following().into(),
         }
     }
 }

@@ -96,7 +96,7 @@ impl FlowInspector {
     }
 
     /// What has come is not enough for HTTP/2, and nothing more will.
-    fn give_up_version_2(&mut self) {
+    fn exclude_http2(&mut self) {
         if matches!(self, Self::Http) {
             *self = Self::Http1(Http1::default());
         }
@@ -166,7 +166,7 @@ impl Inspector for FlowInspector {
     }
 
     fn end(&mut self, cx: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
-        self.give_up_version_2();
+        self.exclude_http2();
         dispatch!(self, Op::Pass(0).into(), inspector => inspector.end(cx, direction, undecided))
     }
 
@@ -175,7 +175,7 @@ impl Inspector for FlowInspector {
     }
 
     fn timed_out(&mut self) -> Step {
-        self.give_up_version_2();
+        self.exclude_http2();
         dispatch!(self, Op::Reset(DropReason::L7Timeout).into(), inspector => inspector.timed_out())
     }
 

@@ -18,7 +18,7 @@ use super::{Mapping, prefetch};
 
 /// One in this many frames is left to packets in flight and to those that flows hold (L7 inspection
 /// one in eight, fragments one in sixteen), however busy links are. With many workers, fragments
-/// may hold more ([`Umem::hold_more`]).
+/// may hold more ([`Umem::raise_held_limit`]).
 const RESERVE: u32 = 4;
 
 /// Identifies a UMEM, so that a frame of one can't be used to access another.
@@ -223,7 +223,7 @@ impl Umem {
     }
 
     /// Leaves `frames` more free to flows and fragments than one in four.
-    pub(crate) fn hold_more(&self, frames: u32) {
+    pub(crate) fn raise_held_limit(&self, frames: u32) {
         let reserve = (self.frames / RESERVE).saturating_add(frames);
         self.reserve.store(reserve, Ordering::Relaxed);
     }

@@ -52,7 +52,7 @@ pub struct CaptureFilter {
 }
 
 impl CaptureFilter {
-    /// Whether a packet can match, before its fate is known.
+    /// Whether a packet can match, before its disposition is known.
     fn matches(&self, tuple: &Tuple) -> bool {
         let protocol = match tuple.protocol {
             proto::ICMPV6 => proto::ICMP,
@@ -84,16 +84,16 @@ pub struct CaptureSpec {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CapturePoint {
     /// Before policy: as it was received from a link.
-    Received(Fate),
+    Received(Disposition),
     /// After policy: as it was transmitted to a link.
     Transmitted,
     /// Transmitted; podgate made it.
     Made,
 }
 
-/// Fate of a received packet.
+/// Disposition of a received packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum Disposition {
     /// It was forwarded.
     Forwarded,
     /// It was dropped.
@@ -262,11 +262,11 @@ impl Capturing {
         (self.now, self.epoch) = (now, epoch);
     }
 
-    /// Copies a packet that was received from `link`. Its fate is not known yet.
+    /// Copies a packet that was received from `link`. Its disposition is not known yet.
     pub(super) fn received(&mut self, umem: &Umem, link: LinkId, packet: &Packet) {
         self.frame = packet.head.index();
         self.held.remove(&self.frame);
-        let copy = self.copy(umem, link, packet, CapturePoint::Received(Fate::Held));
+        let copy = self.copy(umem, link, packet, CapturePoint::Received(Disposition::Held));
         self.pending.extend(copy);
     }
 
@@ -286,7 +286,7 @@ impl Capturing {
     ) {
         self.transmitted = self.take_held(umem, packet).map(|held| (packet.head.index(), held));
         if origin == Origin::Received && self.transmitted.is_none() {
-            self.set_fate(Fate::Forwarded);
+            self.set_disposition(Disposition::Forwarded);
         }
         let point = match origin {
             Origin::Received => CapturePoint::Transmitted,
@@ -307,9 +307,11 @@ impl Capturing {
 
     /// A packet is about to be dropped: the one that is processed, or one that has waited.
     pub(super) fn dropped(&mut self, umem: &Umem, packet: &Packet, reason: DropReason) {
-        let fate = Fate::Dropped(reason);
-        let Some((link, _)) = self.take_held(umem, packet) else { return self.set_fate(fate) };
-        let copy = self.copy(umem, link, packet, CapturePoint::Received(fate));
+        let disposition = Disposition::Dropped(reason);
+        let Some((link, _)) = self.take_held(umem, packet) else {
+            return self.set_disposition(disposition);
+        };
+        let copy = self.copy(umem, link, packet, CapturePoint::Received(disposition));
         if let Some(copy) = copy
             && self.capture.wants_outcome(copy.tuple.as_ref(), true)
         {
@@ -319,7 +321,7 @@ impl Capturing {
 
     /// A packet was handed off.
     pub(super) fn handed_off(&mut self) {
-        self.set_fate(Fate::HandedOff);
+        self.set_disposition(Disposition::HandedOff);
     }
 
     /// A flow was decided.
@@ -340,12 +342,12 @@ impl Capturing {
         (held.1 == tuple_of(umem, packet)).then_some(held)
     }
 
-    /// Sets the fate of the packet that is processed.
-    fn set_fate(&mut self, fate: Fate) {
+    /// Sets the disposition of the packet that is processed.
+    fn set_disposition(&mut self, disposition: Disposition) {
         if let Some(CapturedPacket { point: CapturePoint::Received(known), .. }) =
             self.pending.first_mut()
         {
-            *known = fate;
+            *known = disposition;
         }
     }
 
@@ -385,7 +387,7 @@ impl Capturing {
         let dropped = self
             .pending
             .iter()
-            .any(|copy| matches!(copy.point, CapturePoint::Received(Fate::Dropped(_))));
+            .any(|copy| matches!(copy.point, CapturePoint::Received(Disposition::Dropped(_))));
         let of_flow = || {
             let tuples = self.pending.iter().filter_map(|copy| copy.tuple.as_ref());
             let rules = tuples.rev().find_map(&rules_of)?;
@@ -396,7 +398,7 @@ impl Capturing {
             causes => causes,
         };
         for mut copy in self.pending.drain(..) {
-            if copy.point == CapturePoint::Received(Fate::Held) {
+            if copy.point == CapturePoint::Received(Disposition::Held) {
                 self.held.insert(self.frame, (copy.link, copy.tuple));
             }
             if is_second && !dropped && matches!(copy.point, CapturePoint::Received(_)) {

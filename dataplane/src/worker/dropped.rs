@@ -8,7 +8,7 @@ use podgate_tables::proto;
 use podgate_tables::route::Endpoint;
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::Tuple;
-use podgate_xdp_redirect::{DroppedFrame, Seen};
+use podgate_xdp_redirect::{DroppedData, DroppedFrame};
 
 use crate::packet::Unparsed;
 
@@ -67,7 +67,7 @@ pub fn event_of_dropped(frame: &DroppedFrame<'_>, time: Nanos, snapshot: &Snapsh
     let host_link = snapshot.routes.host_link();
     let of_slot = LinkId(frame.slot);
     let (link, tuple, ethernet, has_addresses) = match frame.seen {
-        Seen::Frame(bytes) => {
+        DroppedData::Frame(bytes) => {
             let Unparsed { ethernet, tuple } = Unparsed::of(bytes);
             let endpoint = snapshot.routes.endpoint_on(of_slot).filter(|_| frame.is_attached);
             let (end, link) = match reason.is_to_pod() {
@@ -83,7 +83,7 @@ pub fn event_of_dropped(frame: &DroppedFrame<'_>, time: Nanos, snapshot: &Snapsh
                 known_tuple(tuple, endpoint.map_or(without, LinkPod::Known), end);
             (link, tuple, Some(ethernet), has_addresses)
         }
-        Seen::Datagram { source: (src, src_port), destination: (dst, dst_port) } => {
+        DroppedData::Datagram { source: (src, src_port), destination: (dst, dst_port) } => {
             let [src, dst] = [src, dst].map(Address::from_bits);
             let tuple = Tuple { src, dst, src_port, dst_port, protocol: proto::UDP };
             let link = snapshot.routes.local_link(src).or(host_link).unwrap_or(of_slot);

@@ -557,11 +557,11 @@ impl Egress {
 
     /// Sends a notice to another worker, if the ring has room and the share of the notice's link in
     /// it is not used up.
-    pub(super) fn tell(&mut self, worker: u16, notice: Notice) {
+    pub(super) fn send_notice(&mut self, worker: u16, notice: Notice) {
         let room = self.shared.notices.waiting_and_free(self.index, worker);
         let share = &mut self.notice_shares[usize::from(worker)];
         let allowed = share.take_in_ring(notice.link(), room, 1);
-        if !allowed || !self.shared.tell(self.index, worker, notice) {
+        if !allowed || !self.shared.send_notice(self.index, worker, notice) {
             self.stats().notices_lost.add(1);
         }
     }

@@ -189,7 +189,7 @@ fn listed(worker: u16, flow: &Flow, target: Option<L4Addr>, cx: &PacketCtx<'_>) 
         tcp: flow.tcp(),
         inspected: flow.inspector().is_some(),
         revoked: flow.revoked(),
-        epoch: flow.epoch().near(cx.snapshot.epoch),
+        epoch: flow.epoch().nearest_to(cx.snapshot.epoch),
         rules: flow.rules(),
         expires_ms: flow.expires_ms(cx.now),
         packets: flow.packets(),

@@ -63,7 +63,7 @@ use crate::xsk::{LinkQueue, XskStatistics};
 use capture::Capturing;
 pub use capture::{
     Capture, CaptureFilter, CapturePoint, CaptureSpec, CapturedPacket, CapturedPod,
-    CapturedVerdict, Fate,
+    CapturedVerdict, Disposition,
 };
 use ctx::PacketCtx;
 pub use dropped::event_of_dropped;

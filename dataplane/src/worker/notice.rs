@@ -16,7 +16,7 @@ pub(super) enum Notice {
     Flow(FlowNotice),
     /// Asks for the state of a flow, for a translation that was created again while the flow
     /// continued.
-    Question(FlowNotice),
+    Request(FlowNotice),
 }
 
 impl Notice {
@@ -24,12 +24,12 @@ impl Notice {
     pub(super) const fn link(&self) -> LinkId {
         match self {
             Self::Affinity(record) => record.link,
-            Self::Flow(notice) | Self::Question(notice) => notice.link,
+            Self::Flow(notice) | Self::Request(notice) => notice.link,
         }
     }
 }
 
-/// Tells the translation of a flow whether the other end has answered and the flow is open.
+/// Notifies the translation of a flow whether the other end has answered and the flow is open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlowNotice {
     /// The link of the flow's opener.

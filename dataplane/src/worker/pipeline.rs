@@ -437,7 +437,7 @@ impl Pipeline {
         }
         if flow.target().is_some() && flow.confirms() != confirmed {
             let notice = self.flow_notice(flow, flow.confirms());
-            self.tell_translation(cx, notice);
+            self.notify_translation(cx, notice);
         }
         let flow = self.flows.get(index);
         match flow.inspector() {
@@ -602,7 +602,7 @@ impl Pipeline {
         let mut flow = self.flows.remove(index);
         if flow.target().is_some() && flow.packets()[FlowDirection::Reply as usize] > 0 {
             let notice = self.flow_notice(&flow, false);
-            self.tell_translation(cx, notice);
+            self.notify_translation(cx, notice);
         }
         cx.egress.rule_counters().count_flow(&mut flow);
         let frontend = self.targets.frontend_of(&flow);
@@ -625,7 +625,7 @@ impl Pipeline {
         let kind = EventKind::End {
             original: traffic(FlowDirection::Original),
             reply: traffic(FlowDirection::Reply),
-            decided: flow.epoch().near(cx.snapshot.epoch),
+            decided: flow.epoch().nearest_to(cx.snapshot.epoch),
         };
         let (link, tuple) = (flow.link(FlowDirection::Original), tuple_of_ends(&flow, frontend));
         cx.egress.emit_event(cx.event(link, tuple, frontend, kind));

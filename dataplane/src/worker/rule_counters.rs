@@ -133,7 +133,7 @@ impl RuleCounters {
     /// Counts the bytes of a flow that are not counted yet, for the rules that allowed it.
     #[inline]
     pub(super) fn count_flow(&mut self, flow: &mut Flow) {
-        let epoch = flow.epoch().near(self.epoch);
+        let epoch = flow.epoch().nearest_to(self.epoch);
         let bytes = flow.take_uncounted_bytes();
         if bytes == 0 {
             return;

@@ -180,7 +180,7 @@ impl Dataplane {
         let (commands, threads, queues) = Default::default();
         let mut this =
             Self { umem, shared, commands, stop, clock: Mutex::new(clock), threads, queues };
-        this.umem.hold_more(frames_beyond_share(this.umem.frames(), config.shared.workers));
+        this.umem.raise_held_limit(frames_beyond_share(this.umem.frames(), config.shared.workers));
         for index in 0..config.shared.workers {
             let poll = Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), WAKER)?;
@@ -497,7 +497,7 @@ impl Dataplane {
 
     /// Takes events from the rings, at most `max` of each worker, each with its worker's number.
     pub fn drain_events(&self, max: usize, mut take: impl FnMut(u16, Event)) {
-        self.shared.event_reader.awake();
+        self.shared.event_reader.cancel_sleep();
         for (worker, queue) in self.shared.events.iter().enumerate() {
             // Bounded by the ring's capacity, so that a busy worker can't keep the caller here.
             for _ in 0..queue.capacity().min(max) {
@@ -591,7 +591,7 @@ impl Thread {
         };
         // An interrupted or failed poll is a short sleep: the next round polls everything.
         let _ = self.poll.poll(events, Some(timeout));
-        sleeper.awake();
+        sleeper.cancel_sleep();
         self.worker.stats().sleeps.add(1);
     }
 

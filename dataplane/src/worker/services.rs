@@ -134,19 +134,19 @@ impl Pipeline {
             debug_assert!(false, "a translation has a target");
             return cx.drop_with_event(link, view.tuple, packet, DropReason::ServiceConflict);
         };
-        if flow.may_have_missed_the_answer() {
-            self.ask_flow(cx, link, &view.tuple, backend);
+        if flow.may_have_missed_notice() {
+            self.request_notice(cx, link, &view.tuple, backend);
         }
         self.translate_and_process(cx, link, view, packet, backend);
     }
 
     /// Asks the worker of a translation's flow, if that is another one, for the flow's notice.
-    fn ask_flow(&self, cx: &mut PacketCtx<'_>, link: LinkId, from: &Tuple, backend: L4Addr) {
+    fn request_notice(&self, cx: &mut PacketCtx<'_>, link: LinkId, from: &Tuple, backend: L4Addr) {
         let (tuple, frontend) = (translated(from, backend), destination(from));
         let owner = steer(&tuple, self.workers);
         if owner != self.index {
-            let question = FlowNotice { link, tuple, frontend, confirmed: false };
-            cx.egress.tell(owner, Notice::Question(question));
+            let request = FlowNotice { link, tuple, frontend, confirmed: false };
+            cx.egress.send_notice(owner, Notice::Request(request));
         }
     }
 
@@ -234,7 +234,7 @@ impl Pipeline {
         cx.egress.count_lost_affinity(lost);
         if publish {
             for worker in cx.egress.other_workers() {
-                cx.egress.tell(worker, Notice::Affinity(record));
+                cx.egress.send_notice(worker, Notice::Affinity(record));
             }
         }
         Some(backend)
@@ -326,11 +326,15 @@ impl Pipeline {
     }
 
     /// Sends a notice of a flow to its translation.
-    pub(super) fn tell_translation(&mut self, cx: &mut PacketCtx<'_>, notice: Option<FlowNotice>) {
+    pub(super) fn notify_translation(
+        &mut self,
+        cx: &mut PacketCtx<'_>,
+        notice: Option<FlowNotice>,
+    ) {
         let Some(notice) = notice else { return };
         match steer(&notice.translation(), self.workers) {
             worker if worker == self.index => self.confirm(&notice, cx.now),
-            worker => cx.egress.tell(worker, Notice::Flow(notice)),
+            worker => cx.egress.send_notice(worker, Notice::Flow(notice)),
         }
     }
 
@@ -355,7 +359,7 @@ impl Pipeline {
                 egress.count_lost_affinity(lost);
             }
             Notice::Flow(notice) => self.confirm(&notice, now),
-            Notice::Question(FlowNotice { link, tuple, frontend, .. }) => {
+            Notice::Request(FlowNotice { link, tuple, frontend, .. }) => {
                 let Some((index, FlowDirection::Original)) = self.flows.lookup(&tuple) else {
                     return;
                 };
@@ -366,7 +370,7 @@ impl Pipeline {
                 };
                 if let Some(notice) = notice.filter(is_its) {
                     let worker = steer(&notice.translation(), self.workers);
-                    egress.tell(worker, Notice::Flow(notice));
+                    egress.send_notice(worker, Notice::Flow(notice));
                 }
             }
         }

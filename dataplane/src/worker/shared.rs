@@ -150,13 +150,13 @@ impl Shared {
     }
 
     /// Sends a notice to worker `to`. Returns false if the ring is full.
-    pub(super) fn tell(&self, from: u16, to: u16, notice: Notice) -> bool {
+    pub(super) fn send_notice(&self, from: u16, to: u16, notice: Notice) -> bool {
         let (ring, sleeper) = (self.notices.ring(from, to), &self.sleepers[usize::from(to)]);
-        let told = ring.push(notice).is_ok();
-        if !told || ring.len() > ring.capacity() / 2 {
+        let sent = ring.push(notice).is_ok();
+        if !sent || ring.len() > ring.capacity() / 2 {
             sleeper.wake_if_asleep();
         }
-        told
+        sent
     }
 }
 
@@ -176,7 +176,8 @@ impl EventReader {
         }
     }
 
-    /// Waits until one of `rings` has an event. Workers wake the reader until [`Self::awake`].
+    /// Waits until one of `rings` has an event. Workers wake the reader until
+    /// [`Self::cancel_sleep`].
     pub(super) fn poll(&self, rings: &[EventRing], cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         self.flag.announce();
@@ -187,7 +188,7 @@ impl EventReader {
     }
 
     /// Takes the announcement of sleep back.
-    pub(super) fn awake(&self) {
+    pub(super) fn cancel_sleep(&self) {
         self.flag.clear();
     }
 }
@@ -210,7 +211,7 @@ impl Sleeper {
         self.flag.announce();
     }
 
-    pub(super) fn awake(&self) {
+    pub(super) fn cancel_sleep(&self) {
         self.flag.clear();
     }
 

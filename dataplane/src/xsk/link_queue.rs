@@ -9,7 +9,7 @@ use podgate_tables::ids::LinkId;
 
 use super::assemble::{Assembler, PACKET_FRAMES_MAX};
 use super::link::{Serviced, XskLink};
-use super::ring::{Rx, Tx, Vacancy};
+use super::ring::{FreeSlot, Rx, Tx};
 use super::socket::Socket;
 use super::sys::{
     self, Desc, TX_METADATA_LEN, XDP_PKT_CONTD, XDP_TX_METADATA, XDP_TXMD_FLAGS_CHECKSUM,
@@ -299,7 +299,7 @@ impl LinkQueue {
         if self.state != LinkState::Up || self.stalled || head.is_empty() {
             return Err(head);
         }
-        let Some(slot) = self.tx.vacancy() else { return Err(head) };
+        let Some(slot) = self.tx.free_slot() else { return Err(head) };
         let options = first_options(&self.umem, &mut head, csum_partial);
         put(slot, self.umem.ownership(self.id), head, options);
         pool.account_sent(1);
@@ -308,7 +308,7 @@ impl LinkQueue {
 
     /// Puts a frame of a packet on the ring, which must have room.
     fn put(&mut self, frame: Frame, options: u32) {
-        let Some(slot) = self.tx.vacancy() else { unreachable!("the caller checked for room") };
+        let Some(slot) = self.tx.free_slot() else { unreachable!("the caller checked for room") };
         put(slot, self.umem.ownership(self.id), frame, options);
     }
 
@@ -445,7 +445,7 @@ pub fn close_queues(queues: Vec<LinkQueue>) {
 
 /// Writes a frame's descriptor to a slot of the transmit ring.
 #[inline]
-fn put(slot: Vacancy<'_, Desc>, ownership: FrameOwnership<'_>, frame: Frame, options: u32) {
+fn put(slot: FreeSlot<'_, Desc>, ownership: FrameOwnership<'_>, frame: Frame, options: u32) {
     let len = frame.len();
     let addr = ownership.to_kernel(frame);
     slot.put(Desc { addr, len, options });

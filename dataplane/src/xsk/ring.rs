@@ -183,8 +183,8 @@ impl<T: Entry> Producer<T> {
 
     /// A free slot, if there is one.
     #[inline]
-    pub(super) fn vacancy(&mut self) -> Option<Vacancy<'_, T>> {
-        if self.free(1) > 0 { Some(Vacancy(self)) } else { None }
+    pub(super) fn free_slot(&mut self) -> Option<FreeSlot<'_, T>> {
+        if self.free(1) > 0 { Some(FreeSlot(self)) } else { None }
     }
 
     /// Makes all written entries visible to the consumer. Returns whether there were new ones.
@@ -212,9 +212,9 @@ impl<T: Entry> Producer<T> {
 }
 
 /// The next slot of a ring to write to, which is free.
-pub(super) struct Vacancy<'r, T>(&'r mut Producer<T>);
+pub(super) struct FreeSlot<'r, T>(&'r mut Producer<T>);
 
-impl<T: Entry> Vacancy<'_, T> {
+impl<T: Entry> FreeSlot<'_, T> {
     /// Writes an entry; else as [`Producer::produce`].
     #[inline]
     pub(super) fn put(self, entry: T) {

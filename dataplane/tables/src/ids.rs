@@ -45,7 +45,7 @@ impl ShortEpoch {
     /// The epoch; fewer than 2³¹ publications may lie between it and `other`.
     #[must_use]
     #[inline]
-    pub const fn near(self, other: Epoch) -> Epoch {
+    pub const fn nearest_to(self, other: Epoch) -> Epoch {
         let distance = self.0.wrapping_sub(other.short().0).cast_signed();
         Epoch(other.0.saturating_add_signed(distance as i64))
     }
@@ -77,7 +77,7 @@ mod tests {
         for epoch in [0, 1, wrap - 1, wrap, wrap + 1, 5 * wrap - 1, 5 * wrap, u64::MAX] {
             let short = Epoch(epoch).short();
             for other in [epoch, epoch.saturating_sub(7), epoch.saturating_add(7)] {
-                assert_eq!(short.near(Epoch(other)), Epoch(epoch), "near {other}");
+                assert_eq!(short.nearest_to(Epoch(other)), Epoch(epoch), "near {other}");
             }
         }
         assert_ne!(Epoch(1).short(), Epoch(2).short());

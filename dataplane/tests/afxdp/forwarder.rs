@@ -69,11 +69,11 @@ struct Worker {
 impl Forwarder {
     /// `queues` holds each link's queues in the order of their workers.
     pub(crate) fn start(umem: &Arc<Umem>, queues: Vec<LinkQueue>) -> Self {
-        let mut lanes: Vec<Vec<LinkQueue>> = (0..WORKERS).map(|_| Vec::new()).collect();
+        let mut by_worker: Vec<Vec<LinkQueue>> = (0..WORKERS).map(|_| Vec::new()).collect();
         let mut next = [0; 2];
         for queue in queues {
             let worker = &mut next[queue.link().index()];
-            lanes[*worker].push(queue);
+            by_worker[*worker].push(queue);
             *worker += 1;
         }
         let start = |queues| {
@@ -82,7 +82,7 @@ impl Forwarder {
             let pool = umem.pool();
             Worker { thread: std::thread::spawn(move || forward(poll, pool, queues)), stop }
         };
-        Self { workers: lanes.into_iter().map(start).collect() }
+        Self { workers: by_worker.into_iter().map(start).collect() }
     }
 
     /// Stops the workers. Returns all queues and the number of packets that each worker received.

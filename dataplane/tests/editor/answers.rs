@@ -8,7 +8,7 @@ const BAD_REQUEST: &[u8] = bad_request(Flaw::LineEnd);
 
 #[test]
 fn a_denied_request_is_answered_at_once_and_never_forwarded() {
-    for options in all_wires() {
+    for options in all_options() {
         let mut lab = Lab::open(options);
         lab.request(SECRET);
         assert!(lab.server.received.is_empty());
@@ -22,7 +22,7 @@ fn a_denied_request_is_answered_at_once_and_never_forwarded() {
 
 #[test]
 fn a_connection_goes_on_behind_denied_requests() {
-    for options in all_wires() {
+    for options in all_options() {
         let mut lab = Lab::open(options);
         let post = b"POST /secret HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\n\r\n";
         for _ in 0..3 {

@@ -29,7 +29,7 @@ fn lab() -> Lab {
 }
 
 /// Every combination of headers and frame sizes that the editor has to edit.
-fn all_wires() -> impl Iterator<Item = Options> {
+fn all_options() -> impl Iterator<Item = Options> {
     (0..16).map(|bits| Options {
         v6: bits & 1 != 0,
         vlan: bits & 2 != 0,

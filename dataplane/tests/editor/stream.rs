@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn allowed_requests_and_their_responses_go_by_untouched() {
-    for options in all_wires() {
+    for options in all_options() {
         let mut lab = Lab::open(options);
         let offset = lab.client.sent;
         let packet = lab.packet(
@@ -522,7 +522,7 @@ fn the_beginning_of_a_response_behind_another_one_is_kept_with_leave() {
 /// Packets of an upload and of its acknowledgements leave as they came, checksums included.
 #[test]
 fn a_long_body_passes_unchanged() {
-    for options in all_wires() {
+    for options in all_options() {
         let mut lab = Lab::open(options);
         lab.serves = false;
         lab.request(b"POST /docs HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n");

@@ -57,7 +57,7 @@ pub enum CaptureError {
         path: PathBuf,
     },
     /// The file is neither pcap nor pcapng.
-    #[error("{} is no capture: {reason}", path.display())]
+    #[error("{} is not a capture: {reason}", path.display())]
     NotACapture {
         /// The file.
         path: PathBuf,

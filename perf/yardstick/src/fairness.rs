@@ -9,8 +9,8 @@ use anyhow::{Result, anyhow, ensure};
 use podgate_tests::lab::{Netns, interrupted};
 
 use crate::context::Context;
+use crate::forwarders::{Filter, Kernel, podgate};
 use crate::measure::{Limit, Measurement};
-use crate::peers::{Filter, Kernel, podgate};
 use crate::tcp::TcpTestbed;
 use crate::traffic::syn_flood;
 
@@ -28,9 +28,9 @@ const OTHERS: [&str; 2] = ["flooder", "target"];
 const FLOOD_MAX: Duration = Duration::from_secs(30);
 
 /// Two pods whose throughput is measured, and two others with a flood between them.
-struct FloodTestbed<'peer> {
-    victim: TcpTestbed<'peer>,
-    flooder: &'peer Netns,
+struct FloodTestbed<'forwarder> {
+    victim: TcpTestbed<'forwarder>,
+    flooder: &'forwarder Netns,
     /// Source and destination of the flood.
     ends: [Ipv4Addr; 2],
 }

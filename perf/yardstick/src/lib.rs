@@ -1,17 +1,18 @@
-//! Performance of podgate, by itself and compared with its peers (other forwarders): the program
+//! Performance of podgate, by itself and compared with other forwarders: the program
 //! that `scripts/bench` runs.
 //!
 //! Suites measure, and `report` writes the results. Each measurement has an id, a unit, the values
 //! of several rounds and, if it is a comparison, the baseline's values from the same rounds.
 //! [`suites`] lists all suites.
 //!
-//! It is a separate crate because the peers need libraries that the product must not link.
+//! It is a separate crate because the others need libraries that the product must not link.
 //! `unsafe` is in its traffic generators only.
 
 pub mod alloc;
 mod cli;
 mod context;
 mod fairness;
+mod forwarders;
 mod l7;
 mod load;
 pub mod measure;
@@ -19,7 +20,6 @@ mod memory;
 mod node;
 mod node_memory;
 mod observe;
-mod peers;
 mod plot;
 mod pods;
 mod report;

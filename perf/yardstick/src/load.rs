@@ -1,4 +1,4 @@
-//! Load through a peer for a given time, for profilers.
+//! Load through a forwarder for a given time, for profilers.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::peers::{BARE_READY, Bare, Filter, Kernel, Ovs, PeerPath, podgate};
+use crate::forwarders::{BARE_READY, Bare, Filter, ForwarderPath, Kernel, Ovs, podgate};
 use crate::traffic::{self, PodLink};
 
 /// Interval at which a rate is printed.
@@ -16,8 +16,8 @@ const WINDOW: Duration = Duration::from_secs(1);
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoadArgs {
     /// The forwarder.
-    #[arg(long, value_enum, default_value_t = Through::Podgate)]
-    through: Through,
+    #[arg(long, value_enum, default_value_t = LoadForwarder::Podgate)]
+    through: LoadForwarder,
     /// Rules that don't match the flow.
     #[arg(long, value_name = "N", default_value_t = 10)]
     rules: u32,
@@ -32,7 +32,7 @@ pub(crate) struct LoadArgs {
 
 /// Forwarders.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Through {
+enum LoadForwarder {
     /// The agent: PODGATE_BIN, or what cargo builds.
     Podgate,
     /// The bare forwarder on xsk-rs.
@@ -53,27 +53,29 @@ pub(crate) struct ForwardArgs {
     links: Vec<PodLink>,
 }
 
-/// Sends load through a peer, and prints the rate of arrival every second.
+/// Sends load through a forwarder, and prints the rate of arrival every second.
 pub(crate) fn load(args: &LoadArgs) -> Result<()> {
     let rules = args.rules;
     match args.through {
-        Through::Podgate => {
+        LoadForwarder::Podgate => {
             let lab = podgate::lab(&[rules])?;
             let agent = podgate::start(&lab)?;
             drive(args, &podgate::path(&lab, rules)?)?;
             agent.stop()
         }
-        Through::Bare => drive(args, &Bare::start()?.path()?),
-        Through::Ovs => drive(args, &Ovs::start("ovs", rules)?.path()?),
-        Through::Nft => drive(args, &Kernel::start("nft", Filter::Stateless(rules))?.path("nft")?),
-        Through::NftCt => {
+        LoadForwarder::Bare => drive(args, &Bare::start()?.path()?),
+        LoadForwarder::Ovs => drive(args, &Ovs::start("ovs", rules)?.path()?),
+        LoadForwarder::Nft => {
+            drive(args, &Kernel::start("nft", Filter::Stateless(rules))?.path("nft")?)
+        }
+        LoadForwarder::NftCt => {
             drive(args, &Kernel::start("ct", Filter::Stateful(rules))?.path("nft-ct")?)
         }
     }
 }
 
-fn drive(args: &LoadArgs, path: &PeerPath<'_>) -> Result<()> {
-    path.check(args.through != Through::Bare)?;
+fn drive(args: &LoadArgs, path: &ForwarderPath<'_>) -> Result<()> {
+    path.check(args.through != LoadForwarder::Bare)?;
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(args.seconds) {
         let rate = if args.socket { path.rate_by_socket(WINDOW)? } else { path.rate(WINDOW)? };

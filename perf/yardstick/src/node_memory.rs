@@ -30,19 +30,19 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         let folder = tempfile::tempdir()?;
         fs::write(folder.path().join("pods.yaml"), node::manifest(pods))?;
         let lab = Lab::new(folder.path())?;
-        let (mut taken, mut told) = (Vec::new(), Vec::new());
+        let (mut taken, mut reported) = (Vec::new(), Vec::new());
         for round in 0..context.rounds {
             context.status(format!("{id}: round {} of {}", round + 1, context.rounds));
             let before = available()?;
             let start = if round == 0 { Agent::start_with } else { Agent::start_bare };
             let agent = start(&lab, 1, &["--max-endpoints", &pods.to_string()])?;
             taken.push(before - available()?);
-            told.push(told_by_status(&lab)?);
+            reported.push(status_memory(&lab)?);
             agent.stop()?;
         }
         let measured = Measurement::new(id, "MiB", taken).bar(Limit::AtMost(bar));
-        results.push(measured.compared_with("what status tells", told).note(
-            "what the machine's available memory falls by from before the agent's start until all \
+        results.push(measured.compared_with("the sum in status", reported).note(
+            "decrease of the machine's available memory from before the agent's start until all \
              pods are attached; meaningful on a machine that does nothing else",
         ));
     }
@@ -57,7 +57,7 @@ fn available() -> Result<f64> {
 }
 
 /// The sum of all memory in `podgate status`, MiB. `resident` includes `frames`.
-fn told_by_status(lab: &Lab) -> Result<f64> {
+fn status_memory(lab: &Lab) -> Result<f64> {
     let status = lab.podgate_json(&["status"])?;
     let memory = &status["health"]["memory"];
     let parts = ["resident", "rings", "pools", "bpf"].map(|part| memory[part].as_f64());

@@ -11,8 +11,8 @@ use etherparse::PacketBuilder;
 use podgate_tests::lab::{Agent, Daemon, Host, Lab, program};
 
 use crate::context::Context;
+use crate::forwarders::{ForwarderPath, on_forwarder_core, podgate};
 use crate::measure::{Limit, Measurement};
-use crate::peers::{PeerPath, on_forwarder_core, podgate};
 
 pub(crate) const OVERHEAD: &str = "observe.overhead";
 
@@ -74,7 +74,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
 }
 
 /// Frames per second of the established flow.
-fn rate(lab: &Lab, path: &PeerPath<'_>, observed: Observed, window: Duration) -> Result<f64> {
+fn rate(lab: &Lab, path: &ForwarderPath<'_>, observed: Observed, window: Duration) -> Result<f64> {
     let observers = match observed {
         Observed::Yes => Some(observers(lab)?),
         Observed::No => None,

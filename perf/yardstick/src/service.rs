@@ -9,8 +9,8 @@ use podgate_tests::lab::{Agent, interrupted};
 use podgate_xdp_redirect::{FIRST_EPHEMERAL_PORT, flow_hash, worker_of};
 
 use crate::context::Context;
+use crate::forwarders::{BULK_PORT, ECHO_PORT, podgate};
 use crate::measure::{Limit, Measurement};
-use crate::peers::{BULK_PORT, ECHO_PORT, podgate};
 use crate::tcp::TcpTestbed;
 
 pub(crate) const BULK: &str = "service.bulk.1";

@@ -10,8 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::context::Context;
+use crate::forwarders::{BULK_PORT, DENIED_PORT, ECHO_PORT, Filter, Kernel, Ovs, Pair, podgate};
 use crate::measure::{Limit, Measurement};
-use crate::peers::{BULK_PORT, DENIED_PORT, ECHO_PORT, Filter, Kernel, Ovs, Pair, podgate};
 
 pub(crate) const VS_BRIDGE: &str = "tcp.bulk.vs_bridge";
 pub(crate) const VS_OVS: &str = "tcp.bulk.vs_ovs";
@@ -37,11 +37,11 @@ const MARGIN: Duration = Duration::from_secs(20);
 const DENIED_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A client pod, a pod with servers, and the forwarder between them.
-pub(crate) struct TcpTestbed<'peer> {
+pub(crate) struct TcpTestbed<'forwarder> {
     name: &'static str,
-    client: &'peer Netns,
+    client: &'forwarder Netns,
     address: Ipv4Addr,
-    spinning: Option<&'peer Daemon>,
+    spinning: Option<&'forwarder Daemon>,
     _servers: [Daemon; 2],
     _folder: TempDir,
 }
@@ -138,12 +138,12 @@ fn measurements(
     all
 }
 
-impl<'peer> TcpTestbed<'peer> {
-    /// A testbed of a peer's pods.
+impl<'forwarder> TcpTestbed<'forwarder> {
+    /// A testbed of a forwarder's pods.
     pub(crate) fn between(
         name: &'static str,
-        pair: &'peer Pair,
-        spinning: Option<&'peer Daemon>,
+        pair: &'forwarder Pair,
+        spinning: Option<&'forwarder Daemon>,
     ) -> Result<Self> {
         let Pair { client, server, .. } = pair;
         Self::new(name, &client.netns, (&server.netns, server.address), spinning)
@@ -152,9 +152,9 @@ impl<'peer> TcpTestbed<'peer> {
     /// Starts the servers in the pod `server`.
     pub(crate) fn new(
         name: &'static str,
-        client: &'peer Netns,
-        (server, address): (&'peer Netns, Ipv4Addr),
-        spinning: Option<&'peer Daemon>,
+        client: &'forwarder Netns,
+        (server, address): (&'forwarder Netns, Ipv4Addr),
+        spinning: Option<&'forwarder Daemon>,
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut iperf = server.daemon("iperf3".as_ref());

@@ -1,12 +1,12 @@
-//! UDP of 64 bytes from pod to pod, through podgate and through each peer.
+//! UDP of 64 bytes from pod to pod, through podgate and through each forwarder.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use crate::context::Context;
+use crate::forwarders::{Bare, Filter, ForwarderPath, Kernel, Ovs, podgate};
 use crate::measure::{Limit, Measurement};
-use crate::peers::{Bare, Filter, Kernel, Ovs, PeerPath, podgate};
 
 pub(crate) const VS_BARE: &str = "xsk.udp64.vs_bare";
 pub(crate) const VS_OVS: &str = "xsk.udp64.vs_ovs";
@@ -18,18 +18,18 @@ pub(crate) const VS_NFT_CT_10K: &str = "xsk.udp64.vs_nft_ct.10k";
 const WINDOW: Duration = Duration::from_millis(1000);
 const WINDOW_QUICK: Duration = Duration::from_millis(500);
 
-/// A comparison of podgate with a peer that has as many rules.
+/// A comparison of podgate with a forwarder that has as many rules.
 struct Comparison {
     id: &'static str,
-    /// Number of rules of podgate, and of the peer if it has any.
+    /// Number of rules of podgate, and of the forwarder if it has any.
     rules: u32,
-    peer: PeerKind,
+    forwarder: ForwarderKind,
     bar: Option<Limit>,
     note: &'static str,
 }
 
 #[derive(Clone, Copy)]
-enum PeerKind {
+enum ForwarderKind {
     Bare,
     Ovs,
     Stateless,
@@ -40,42 +40,42 @@ const COMPARISONS: &[Comparison] = &[
     Comparison {
         id: VS_BARE,
         rules: 10,
-        peer: PeerKind::Bare,
+        forwarder: ForwarderKind::Bare,
         bar: Some(Limit::AtLeast(0.95)),
         note: "the forwarder on xsk-rs parses no packet and has no rules",
     },
     Comparison {
         id: VS_OVS,
         rules: 10,
-        peer: PeerKind::Ovs,
+        forwarder: ForwarderKind::Ovs,
         bar: Some(Limit::AtLeast(1.5)),
         note: "Open vSwitch with as many OpenFlow rules and one PMD thread",
     },
     Comparison {
         id: VS_NFT_10,
         rules: 10,
-        peer: PeerKind::Stateless,
+        forwarder: ForwarderKind::Stateless,
         bar: Some(Limit::AtLeast(1.0)),
         note: "the kernel's rules are stateless and evaluated in sequence",
     },
     Comparison {
         id: VS_NFT_1K,
         rules: 1_000,
-        peer: PeerKind::Stateless,
+        forwarder: ForwarderKind::Stateless,
         bar: None,
         note: "the kernel's rules are stateless and evaluated in sequence",
     },
     Comparison {
         id: VS_NFT_10K,
         rules: 10_000,
-        peer: PeerKind::Stateless,
+        forwarder: ForwarderKind::Stateless,
         bar: Some(Limit::AtLeast(5.0)),
         note: "the kernel's rules are stateless and evaluated in sequence",
     },
     Comparison {
         id: VS_NFT_CT_10K,
         rules: 10_000,
-        peer: PeerKind::Stateful,
+        forwarder: ForwarderKind::Stateful,
         bar: None,
         note: "with connection tracking (br_netfilter) the kernel evaluates its rules once per flow",
     },
@@ -94,17 +94,18 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
     context.status("podgate and its pods");
     let lab = podgate::lab(&rules)?;
     let agent = podgate::start(&lab)?;
-    let peers = wanted.iter().map(|one| Peer::start(one, context)).collect::<Result<Vec<_>>>()?;
+    let forwarders =
+        wanted.iter().map(|one| Forwarder::start(one, context)).collect::<Result<Vec<_>>>()?;
     let ours = rules.iter().map(|rules| podgate::path(&lab, *rules)).collect::<Result<Vec<_>>>()?;
-    let theirs = peers.iter().map(Peer::path).collect::<Result<Vec<_>>>()?;
+    let theirs = forwarders.iter().map(Forwarder::path).collect::<Result<Vec<_>>>()?;
     for path in &ours {
         path.check(true)?;
     }
-    for (path, peer) in theirs.iter().zip(&peers) {
-        path.check(!matches!(peer, Peer::Bare(_)))?;
+    for (path, forwarder) in theirs.iter().zip(&forwarders) {
+        path.check(!matches!(forwarder, Forwarder::Bare(_)))?;
     }
 
-    let paths: Vec<&PeerPath<'_>> = ours.iter().chain(&theirs).collect();
+    let paths: Vec<&ForwarderPath<'_>> = ours.iter().chain(&theirs).collect();
     let values = rounds(context, &paths)?;
     agent.stop()?;
     let (ours, theirs) = values.split_at(rules.len());
@@ -112,7 +113,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
         let Comparison { id, rules: count, bar, note, .. } = **comparison;
         let at = rules.iter().position(|rules| *rules == count).context("no such path")?;
         let measured = Measurement::new(id, "Mpps", ours[at].clone())
-            .compared_with(comparison.peer.name(), theirs.clone())
+            .compared_with(comparison.forwarder.name(), theirs.clone())
             .note(note);
         anyhow::Ok(match bar {
             Some(bar) => measured.ratio_bar(bar),
@@ -123,7 +124,7 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
 }
 
 /// Values of each path, one for each round. Every other round has the reverse order.
-fn rounds(context: &Context, paths: &[&PeerPath<'_>]) -> Result<Vec<Vec<f64>>> {
+fn rounds(context: &Context, paths: &[&ForwarderPath<'_>]) -> Result<Vec<Vec<f64>>> {
     let window = if context.quick { WINDOW_QUICK } else { WINDOW };
     let mut values = vec![Vec::new(); paths.len()];
     for round in 0..context.rounds {
@@ -140,7 +141,7 @@ fn rounds(context: &Context, paths: &[&PeerPath<'_>]) -> Result<Vec<Vec<f64>>> {
     Ok(values)
 }
 
-impl PeerKind {
+impl ForwarderKind {
     fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare AF_XDP forwarder",
@@ -151,31 +152,32 @@ impl PeerKind {
     }
 }
 
-enum Peer {
+enum Forwarder {
     Bare(Bare),
     Ovs(Ovs),
     Kernel(Kernel, &'static str),
 }
 
-impl Peer {
+impl Forwarder {
     fn start(comparison: &Comparison, context: &Context) -> Result<Self> {
-        let Comparison { rules, peer, .. } = *comparison;
-        context.status(peer.name());
+        let Comparison { rules, forwarder, .. } = *comparison;
+        context.status(forwarder.name());
         // Short, because link names contain it.
         let name = |prefix: &str| format!("{prefix}{rules}");
-        Ok(match peer {
-            PeerKind::Bare => Self::Bare(Bare::start()?),
-            PeerKind::Ovs => Self::Ovs(Ovs::start("ovs", rules)?),
-            PeerKind::Stateless => {
-                Self::Kernel(Kernel::start(&name("nft"), Filter::Stateless(rules))?, peer.name())
-            }
-            PeerKind::Stateful => {
-                Self::Kernel(Kernel::start(&name("ct"), Filter::Stateful(rules))?, peer.name())
+        Ok(match forwarder {
+            ForwarderKind::Bare => Self::Bare(Bare::start()?),
+            ForwarderKind::Ovs => Self::Ovs(Ovs::start("ovs", rules)?),
+            ForwarderKind::Stateless => Self::Kernel(
+                Kernel::start(&name("nft"), Filter::Stateless(rules))?,
+                forwarder.name(),
+            ),
+            ForwarderKind::Stateful => {
+                Self::Kernel(Kernel::start(&name("ct"), Filter::Stateful(rules))?, forwarder.name())
             }
         })
     }
 
-    fn path(&self) -> Result<PeerPath<'_>> {
+    fn path(&self) -> Result<ForwarderPath<'_>> {
         match self {
             Self::Bare(bare) => bare.path(),
             Self::Ovs(ovs) => ovs.path(),

@@ -190,7 +190,7 @@ impl Case<'_> {
                 [Requirement { key: LabelKey::Namespace, test: Test::Exists }] => String::new(),
                 _ => format!(" with {selector}"),
             };
-            format!("it is for pods{pods}, and {who} is no pod")
+            format!("it is for pods{pods}, and {who} is not a pod")
         } else {
             let reasons = unmet.iter().map(|wanted| {
                 format!(
@@ -273,7 +273,7 @@ impl Case<'_> {
         let numbers = self.named_port_numbers(name, ports.protocol);
         let who = self.destination.name();
         if self.destination.pod.is_none() {
-            return format!(", but {who} is no pod, so it has no named ports");
+            return format!(", but {who} is not a pod, so it has no named ports");
         }
         if numbers.is_empty() {
             return format!(", but {who} has no port of that name and protocol");

@@ -218,7 +218,7 @@ impl Explainer<'_> {
                 rule.rule.action == Action::Allow && Some(rule.position) == decider
             }
             Explained::Flow => {
-                would_decide_otherwise(rule.rule.action, rule.position, cause, decider)
+                would_change_decision(rule.rule.action, rule.position, cause, decider)
             }
         };
         let mut near: Vec<_> = missing.filter(would_matter).collect();
@@ -284,7 +284,7 @@ const fn rule_of(cause: Cause) -> Option<RuleId> {
 
 /// Whether a rule at `position`, if it had matched, would have changed the decision. `cause` is the
 /// decision, made at position `decider`.
-fn would_decide_otherwise(
+fn would_change_decision(
     action: Action,
     position: Position,
     cause: Cause,

@@ -293,13 +293,13 @@ impl Local<'_> {
 fn explain_request(flow: &Flow<'_>, query: &Query, destination: SocketAddr) -> Explanation {
     let Some(spec) = &query.request else { return flow.explain(None, query.misses_max) };
     request::read(spec, destination, |read| {
-        let asked = AskedFor { text: spec.to_string(), read };
+        let asked = ReadRequest { text: spec.to_string(), read };
         flow.explain(Some(&asked), query.misses_max)
     })
 }
 
 /// A request, and how the inspector reads it.
-struct AskedFor<'a> {
+struct ReadRequest<'a> {
     text: String,
     /// The error is what a client sees of a request that can't be inspected.
     read: Result<L7Request<'a>, &'static str>,
@@ -314,7 +314,7 @@ struct Flow<'a> {
 }
 
 impl Flow<'_> {
-    fn explain(&self, asked: Option<&AskedFor<'_>>, misses_max: usize) -> Explanation {
+    fn explain(&self, asked: Option<&ReadRequest<'_>>, misses_max: usize) -> Explanation {
         let Self { store, compiled, subject, local } = self;
         let tuple = &subject.tuple;
         let decision = compiled.tables.decide(subject, *local);
@@ -450,7 +450,7 @@ fn no_inspector(decision: &Decision, protocol: u8) -> Option<String> {
 }
 
 fn decide_request(
-    asked: &AskedFor<'_>,
+    asked: &ReadRequest<'_>,
     decision: &Decision,
     names: &NameResolver<'_>,
 ) -> RequestVerdict {

@@ -195,7 +195,7 @@ pub(super) fn denied(request: &L7Request<'_>) -> &'static str {
         }
         L7Request::Http(_) => "answered 403 Forbidden: no rule allows it",
         L7Request::ServerName(Some(name)) if !is_server_name(name) => {
-            "the connection is reset: it is no host name, or has a trailing dot, or is an address"
+            "the connection is reset: it is not a host name, or has a trailing dot, or is an address"
         }
         L7Request::ServerName(_) => "the connection is reset: no rule allows it",
         L7Request::Kafka(_) | L7Request::Dns(_) => "no rule allows it",

@@ -108,7 +108,8 @@ impl Scope<'_> {
                 }
                 CiliumPeer::CidrGroups { groups, except } => {
                     let networks = self.directory.networks(groups);
-                    lowered.extend(networks.filter_map(|network| leave_out(network, except)));
+                    lowered
+                        .extend(networks.filter_map(|network| without_excepted(network, except)));
                 }
                 CiliumPeer::Services(services) => {
                     lowered.extend(self.lower_services(services));
@@ -179,7 +180,7 @@ fn world(network: IpNet, except: Vec<IpNet>) -> PeerSelector {
 
 /// A network of a group without the networks that the group excludes (`except`); `None` if nothing
 /// is left of it.
-fn leave_out(network: IpNet, except: &[IpNet]) -> Option<PeerSelector> {
+fn without_excepted(network: IpNet, except: &[IpNet]) -> Option<PeerSelector> {
     if except.iter().any(|out| out.contains(&network)) {
         return None;
     }

@@ -11,7 +11,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The text of one document.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Cut<'a> {
+pub(super) struct DocumentText<'a> {
     pub(super) text: &'a str,
     /// Bytes of the whole text before it.
     pub(super) offset: usize,
@@ -30,7 +30,7 @@ struct LineStart {
 /// byte order mark (YAML 1.2.2 §9). The two markers have no other meaning at the start of a line
 /// (§9.1.2, `c-forbidden`). Files are joined without `...` between them, so directives begin a
 /// document without it too.
-pub(super) fn split_yaml(text: &str) -> Vec<Cut<'_>> {
+pub(super) fn split_yaml(text: &str) -> Vec<DocumentText<'_>> {
     let mut starts = vec![LineStart { offset: 0, line: 0 }];
     let mut directives = None;
     let mut offset = 0;
@@ -59,7 +59,7 @@ pub(super) fn split_yaml(text: &str) -> Vec<Cut<'_>> {
     let cut = |(start, end): (&LineStart, usize)| {
         let text = text[start.offset..end].trim_start_matches(BYTE_ORDER_MARK);
         let start = Position { line: start.line + 1, column: 1 };
-        Cut { text, offset: end - text.len(), start }
+        DocumentText { text, offset: end - text.len(), start }
     };
     starts.iter().zip(ends).map(cut).collect()
 }
@@ -71,7 +71,7 @@ fn is_marker(line: &str, marker: &str) -> bool {
 
 /// Splits a stream of JSON values. The end of an invalid value is unknown, so it extends to the
 /// next line that begins with `{` and does not continue the line before.
-pub(super) fn split_json(text: &str) -> Vec<Cut<'_>> {
+pub(super) fn split_json(text: &str) -> Vec<DocumentText<'_>> {
     let mut cuts = Vec::new();
     let (mut offset, mut start) = (0, Position::START);
     loop {
@@ -92,7 +92,7 @@ pub(super) fn split_json(text: &str) -> Vec<Cut<'_>> {
             Some(Err(error)) => next_object(value, error.line()),
             None => value.len(),
         };
-        cuts.push(Cut { text: &value[..length], offset, start });
+        cuts.push(DocumentText { text: &value[..length], offset, start });
         start = start.after(&value[..length]);
         offset += length;
     }

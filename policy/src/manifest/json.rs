@@ -44,7 +44,7 @@ impl<'de> Visitor<'de> for ExactVisitor {
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         let number = Number::from_f64(value);
-        number.map(Value::Number).ok_or_else(|| E::custom(format!("{value} is no number")))
+        number.map(Value::Number).ok_or_else(|| E::custom(format!("{value} is not a number")))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {

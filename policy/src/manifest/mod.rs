@@ -25,7 +25,7 @@ use serde_saphyr::{Location, SnippetMode, UserMessageFormatter};
 use crate::fields::{FieldPath, RENDER, TEMPLATE, printable};
 use crate::rejection::{Rejection, SourceLocation};
 use crate::relevance::Relevance;
-use cut::{Cut, split_json, split_yaml};
+use cut::{DocumentText, split_json, split_yaml};
 use json::Exact;
 use places::{Places, Position};
 
@@ -232,7 +232,7 @@ pub fn unreadable(path: &Path, reason: String) -> Document {
 
 /// An object that was read before and kept, with the place that it was read from.
 #[must_use]
-pub fn kept(location: &SourceLocation, value: Value) -> Document {
+pub fn saved_document(location: &SourceLocation, value: Value) -> Document {
     let at = Position { line: location.line, column: location.column };
     Document { source: Source::new(&location.file, "", at, at), value: Ok(value) }
 }
@@ -311,7 +311,7 @@ fn to_text(bytes: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
     (text.into(), broken_at)
 }
 
-fn parse_json(part: &Cut<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
+fn parse_json(part: &DocumentText<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
     match serde_json::from_str(part.text) {
         Ok(Exact(value)) => {
             flatten(value, Source::new(file, part.text, part.start, part.start), documents);
@@ -331,7 +331,7 @@ fn parse_json(part: &Cut<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
     }
 }
 
-fn parse_yaml(part: &Cut<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
+fn parse_yaml(part: &DocumentText<'_>, file: &Arc<Path>, documents: &mut Vec<Document>) {
     // Where the object begins, past the marker, comments, directives and blank lines.
     let is_content = |line: &str| {
         let line = line.strip_prefix("---").unwrap_or(line).trim();
@@ -371,16 +371,16 @@ fn is_template_line(line: &str) -> bool {
 /// What is wrong, without positions: those of the library count from the start of the document, not
 /// of the file.
 fn in_words(error: &serde_saphyr::Error) -> String {
-    let formatter = UserMessageFormatter.with_localizer(&Placeless);
+    let formatter = UserMessageFormatter.with_localizer(&WithoutLocations);
     error.render_with_options(serde_saphyr::render_options! {
         formatter: &formatter,
         snippets: SnippetMode::Off,
     })
 }
 
-struct Placeless;
+struct WithoutLocations;
 
-impl Localizer for Placeless {
+impl Localizer for WithoutLocations {
     fn attach_location<'a>(&self, message: Cow<'a, str>, _: Location) -> Cow<'a, str> {
         message
     }

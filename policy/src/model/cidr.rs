@@ -15,7 +15,7 @@ pub(super) fn parse_network(field: &Field<'_>) -> Option<IpNet> {
                 format!("{} has no prefix length", quote(text)),
                 format!("write {}", IpNet::from(address)),
             ),
-            Err(_) => field.reject(format!("{} is no network (address/prefix)", quote(text))),
+            Err(_) => field.reject(format!("{} is not a network (address/prefix)", quote(text))),
         }
         return None;
     };

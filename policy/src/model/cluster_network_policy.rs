@@ -130,7 +130,9 @@ impl ClusterNetworkPolicy {
                         peers.into(),
                         peer_index.into(),
                     ]),
-                    reason: format!("is no kind of peer that is known here, so the rule {effect}"),
+                    reason: format!(
+                        "is not a kind of peer that is known here, so the rule {effect}"
+                    ),
                     fix: None,
                 });
             }
@@ -373,7 +375,7 @@ impl DomainName {
             }
             _ => {
                 field.reject(format!(
-                    "{} is no domain name (two or more labels of letters, digits, '-' and '_', \
+                    "{} is not a domain name (two or more labels of letters, digits, '-' and '_', \
                      with nothing but *. before them)",
                     quote(text)
                 ));
@@ -413,7 +415,7 @@ fn parse_protocol(field: &Field<'_>) -> Option<Vec<PortMatch>> {
 fn parse_port_name(field: &Field<'_>) -> Option<String> {
     let name = field.string()?;
     if !is_port_name(name) {
-        field.reject(format!("{} is no port name", quote(name)));
+        field.reject(format!("{} is not a port name", quote(name)));
         return None;
     }
     Some(name.to_owned())

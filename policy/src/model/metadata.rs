@@ -203,7 +203,7 @@ pub(super) fn check_label_key(field: &Field<'_>, key: &str) {
         None => (None, key),
     };
     if !prefix.is_none_or(is_subdomain) || name.is_empty() || !is_label_text(name) {
-        field.reject(format!("{} is no label key ([prefix/]name)", quote(key)));
+        field.reject(format!("{} is not a label key ([prefix/]name)", quote(key)));
     }
 }
 
@@ -212,7 +212,7 @@ pub(super) fn check_label_value(field: &Field<'_>, value: &str) {
     if !is_label_text(value) {
         let reason = "letters, digits, '-', '_' and '.', at most 63, beginning and ending with a \
                       letter or digit";
-        field.reject(format!("{} is no label value ({reason})", quote(value)));
+        field.reject(format!("{} is not a label value ({reason})", quote(value)));
     }
 }
 

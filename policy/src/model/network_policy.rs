@@ -225,9 +225,9 @@ impl NetworkPolicyPeer {
         let block = object.take("ipBlock");
         let (namespaces, pods) = (object.take("namespaceSelector"), object.take("podSelector"));
         let has_selectors = namespaces.is_some() || pods.is_some();
-        let says_nothing = !has_selectors && block.is_none() && !object.has_unknown();
+        let is_empty = !has_selectors && block.is_none() && !object.has_unknown();
         object.finish_with(PEER_ADVICE);
-        if says_nothing {
+        if is_empty {
             field.reject("needs a podSelector, a namespaceSelector or an ipBlock");
         }
         let selector = |field: Option<Field<'_>>| field.and_then(|field| parse_selector(&field));
@@ -279,7 +279,7 @@ fn parse_int_or_name(field: &Field<'_>) -> Option<PortNumbers> {
             format!("write the number {number} without quotes"),
         ),
         _ => field.reject(format!(
-            "{} is no port name (lower-case letters, digits and '-', at most 15, with a letter)",
+            "{} is not a port name (lower-case letters, digits and '-', at most 15, with a letter)",
             quote(name)
         )),
     }

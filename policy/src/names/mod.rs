@@ -178,7 +178,7 @@ impl NameTable {
         }
         places.learn(key.clone(), expires, now);
         if is_new {
-            self.hold(pod, key);
+            self.add_place(pod, key);
         }
     }
 
@@ -203,7 +203,7 @@ impl NameTable {
             (places.len() + usize::from(is_own), is_own)
         });
         let Some((most, places)) = most else { return false };
-        let Some(key) = places.first_to_go(most == pod, now).cloned() else { return false };
+        let Some(key) = places.next_to_evict(most == pod, now).cloned() else { return false };
         places.evicted += 1;
         let most = Arc::clone(most);
         self.remove(&most, &key);
@@ -348,7 +348,7 @@ impl NameTable {
     }
 
     /// Notes that `pod` has a place for an address.
-    fn hold(&mut self, pod: &Arc<str>, (name, address): Key) {
+    fn add_place(&mut self, pod: &Arc<str>, (name, address): Key) {
         self.places += 1;
         let pods = self.names.entry(Arc::clone(&name)).or_default().entry(address).or_default();
         if let Err(at) = pods.binary_search(pod) {

@@ -10,9 +10,9 @@ use podgate_tables::time::Nanos;
 /// may miss a connection that is opened while it runs.
 const CHECKS_MIN: u32 = 2;
 
-/// How many of the first to go are examined for one that was not learned just now. More would let
+/// How many of the next to evict are examined for one that was not learned just now. More would let
 /// an answer take as much time as the pod has addresses.
-const LOOKED_AT: usize = 64;
+const EXAMINED_MAX: usize = 64;
 
 /// Which address of which name.
 pub(super) type Key = (Arc<str>, IpAddr);
@@ -57,7 +57,7 @@ impl Places {
         self.deferred.len()
     }
 
-    /// The deferred ones, the first to go first.
+    /// The deferred ones, the next to evict first.
     pub(super) fn deferred(&self) -> impl Iterator<Item = &Key> {
         self.deferred.iter().map(|(_, _, key)| key)
     }
@@ -103,12 +103,12 @@ impl Places {
         }
     }
 
-    /// The first to go: a deferred one, or the live one that expires first. Those learned `now`
+    /// The next to evict: a deferred one, or the live one that expires first. Those learned `now`
     /// come last, and not at all if `keep_new`.
-    pub(super) fn first_to_go(&self, keep_new: bool, now: Nanos) -> Option<&Key> {
+    pub(super) fn next_to_evict(&self, keep_new: bool, now: Nanos) -> Option<&Key> {
         let candidates = || self.deferred().chain(self.live.iter().map(|(_, key)| key));
         let older = |key: &&Key| self.record(key).is_some_and(|record| record.learned != now);
-        let first = candidates().take(LOOKED_AT).find(older);
+        let first = candidates().take(EXAMINED_MAX).find(older);
         first.or_else(|| candidates().next().filter(|_| !keep_new))
     }
 

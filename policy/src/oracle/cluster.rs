@@ -30,7 +30,7 @@ impl<'s> DirectionQuery<'_, 's> {
             };
             for (index, rule) in rules.iter().enumerate() {
                 let field = format!("spec.{section}[{index}]");
-                let found = vec![Match { key, field, l7: None, watches: false }];
+                let found = vec![Match { key, field, l7: None, visibility_only: false }];
                 match self.cluster_rule(rule) {
                     None => {}
                     Some(Action::Allow) => return Some(OracleVerdict::Allowed(found)),

@@ -105,14 +105,14 @@ pub(super) fn selects_peer(
     namespace: Option<&str>,
 ) -> bool {
     let own = peer.get(&format!("k8s:{NAMESPACE}"));
-    let says_reserved = keys(selector).any(|key| key.starts_with("reserved:"));
-    let says_namespace = keys(selector).any(|key| is_kubernetes(key, |key| key == NAMESPACE));
-    let says_labels =
+    let has_reserved = keys(selector).any(|key| key.starts_with("reserved:"));
+    let has_namespace = keys(selector).any(|key| is_kubernetes(key, |key| key == NAMESPACE));
+    let has_namespace_labels =
         keys(selector).any(|key| is_kubernetes(key, |key| key.starts_with(NAMESPACE_LABELS)));
     let in_scope = match namespace {
-        _ if says_reserved || says_namespace => true,
+        _ if has_reserved || has_namespace => true,
         None => own.is_some(),
-        Some(_) if says_labels => true,
+        Some(_) if has_namespace_labels => true,
         Some(namespace) => own.is_some_and(|own| own == namespace),
     };
     in_scope && matches_sourced(selector, peer)

@@ -36,7 +36,7 @@ pub struct Match<'s> {
     pub l7: Option<&'s L7Rules>,
     /// The rule's L7 rules deny no request, because the policy doesn't isolate. Server names always
     /// deny.
-    pub watches: bool,
+    pub visibility_only: bool,
 }
 
 /// The verdict on a flow in one direction.
@@ -77,7 +77,7 @@ impl<'s> OracleVerdict<'s> {
         let allows = |rule: &Match<'_>, part: &OracleRequest| match rule.l7 {
             None => true,
             // Cilium makes no wildcard for server names (`pkg/policy/l4.go`, `ensureWildcard`).
-            Some(rules) if rule.watches && rules.protocol() != L7Protocol::Tls => true,
+            Some(rules) if rule.visibility_only && rules.protocol() != L7Protocol::Tls => true,
             Some(rules) => requests::allow(rules, part),
         };
         // An inspector of one protocol denies requests of others.
@@ -228,7 +228,7 @@ impl<'s> DirectionQuery<'_, 's> {
             let port = rule.ports.is_empty() || rule.ports.iter().any(|p| self.port_matches(p));
             if peer && port {
                 let field = format!("spec.{section}[{index}]");
-                found.allows.push(Match { key, field, l7: None, watches: false });
+                found.allows.push(Match { key, field, l7: None, visibility_only: false });
             }
         }
     }
@@ -250,8 +250,8 @@ impl<'s> DirectionQuery<'_, 's> {
                     let field = format!("{}.{}[{index}]", spec.field, section.field());
                     for l7 in self.cilium_rule(rule, section.is_deny(), namespace) {
                         let restricts = matches!(l7, Some(L7Rules::ServerNames(_)));
-                        let (field, watches) = (field.clone(), !isolates && !restricts);
-                        let matched = Match { key, field, l7, watches };
+                        let (field, visibility_only) = (field.clone(), !isolates && !restricts);
+                        let matched = Match { key, field, l7, visibility_only };
                         match section.is_deny() {
                             true => found.denies.push(matched),
                             false => found.allows.push(matched),

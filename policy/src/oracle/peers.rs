@@ -43,9 +43,9 @@ pub(super) fn is_unknown(store: &Store, peer: &CiliumPeer) -> bool {
         CiliumPeer::CidrGroups { .. } => is_unread(Kind::CiliumCidrGroup),
         CiliumPeer::Services(_) => is_unread(Kind::Service) || is_unread(Kind::EndpointSlice),
         CiliumPeer::Entity(entity) => {
-            let looks_up_slices =
+            let needs_slices =
                 [Entity::KubeApiserver, Entity::Cluster, Entity::ClusterMesh].contains(entity);
-            looks_up_slices && is_unread(Kind::EndpointSlice)
+            needs_slices && is_unread(Kind::EndpointSlice)
         }
         _ => false,
     }

@@ -58,7 +58,7 @@ pub struct ObjectCounts {
     /// Other objects that verdicts depend on, and documents that are no objects.
     pub others: usize,
     /// Objects of kinds that no verdict depends on.
-    pub passed_over: usize,
+    pub ignored: usize,
 }
 
 /// What to do with objects that a file defined before and no longer has.
@@ -76,7 +76,7 @@ pub enum DocumentKind {
     /// They do: an object. It may still be rejected.
     Object(ObjectKey),
     /// They don't: an object of another kind.
-    Nothing,
+    Ignored,
     /// Unknown: it can't be identified as an object, but may be intended as one.
     Unreadable(Vec<Rejection>),
 }
@@ -90,7 +90,7 @@ impl DocumentKind {
             Err(rejection) => return Self::Unreadable(vec![rejection.clone()]),
         };
         if matches!(Relevance::of(value), Relevance::None) {
-            return Self::Nothing;
+            return Self::Ignored;
         }
         match Header::parse(value) {
             Ok(header) => Self::Object(header.key),
@@ -354,11 +354,11 @@ impl Store {
                     }
                 }
                 (DocumentKind::Unreadable(rejections), _) => unreadable.push(rejections),
-                (DocumentKind::Nothing | DocumentKind::Object(_), _) => {}
+                (DocumentKind::Ignored | DocumentKind::Object(_), _) => {}
             }
             result.counts.count(document);
         }
-        let keep = missing == Missing::Keep || is_doubtful(documents);
+        let keep = missing == Missing::Keep || has_unidentified(documents);
         result.rejections.extend(unreadable.iter().flatten().cloned());
         self.files.files.insert(Arc::clone(file), File { defines: BTreeMap::new(), unreadable });
         let shadowed = self.shadowed_keys_of(file);
@@ -492,7 +492,7 @@ impl ObjectCounts {
     fn count(&mut self, document: &Document) {
         match document.value.as_ref().map(Relevance::of) {
             Ok(Relevance::Policy) => self.policies += 1,
-            Ok(Relevance::None) => self.passed_over += 1,
+            Ok(Relevance::None) => self.ignored += 1,
             Ok(Relevance::Other) | Err(_) => self.others += 1,
         }
     }
@@ -502,12 +502,12 @@ impl std::ops::AddAssign for ObjectCounts {
     fn add_assign(&mut self, other: Self) {
         self.policies += other.policies;
         self.others += other.others;
-        self.passed_over += other.passed_over;
+        self.ignored += other.ignored;
     }
 }
 
 /// Whether one of the documents can't be identified as an object.
-fn is_doubtful(documents: &[&Document]) -> bool {
+fn has_unidentified(documents: &[&Document]) -> bool {
     documents
         .iter()
         .any(|document| matches!(DocumentKind::of(document), DocumentKind::Unreadable(_)))

@@ -72,7 +72,7 @@ fn what_needs_quotes_is_quoted_as_it_is_written() {
             let Some(messages) = messages.first() else { continue };
             let is_quoted = messages.ends_with(&format!("write it with quotes: \"{written}\""));
             let is_no_number =
-                messages.contains("finite number") || messages.contains("no label value");
+                messages.contains("finite number") || messages.contains("not a label value");
             assert!(is_quoted || is_no_number, "{messages}");
         }
     }

@@ -222,7 +222,7 @@ fn combinations_that_cilium_rejects_are_rejected() {
             "spec.ingress[0].fromCIDRSet[0].cidr",
             "10.0.0.1/32",
         ),
-        (ingress("{fromEntities: [moon]}"), "spec.ingress[0].fromEntities[0]", "no entity"),
+        (ingress("{fromEntities: [moon]}"), "spec.ingress[0].fromEntities[0]", "not an entity"),
         (
             ingress("{fromCIDRSet: [{except: []}]}"),
             "spec.ingress[0].fromCIDRSet[0]",
@@ -348,7 +348,7 @@ fn combinations_that_cilium_rejects_are_rejected() {
         (
             ingress("{toPorts: [{ports: [{port: \"080\"}]}]}"),
             "spec.ingress[0].toPorts[0].ports[0].port",
-            "no port number",
+            "neither a port number",
         ),
         (
             ingress("{toPorts: [{ports: [{port: \"0\", endPort: 9}]}]}"),
@@ -723,13 +723,13 @@ fn peers_of_egress_of_cluster_network_policies_are_checked_as_the_api_does() {
         ("Deny", "{networks: [\"::ffff:10.0.0.0/104\"]}", ".networks[0]", "write it as IPv4"),
         ("Deny", "{domainNames: [example.com]}", ".domainNames", "Accept rules"),
         ("Pass", "{domainNames: [example.com]}", ".domainNames", "Accept rules"),
-        ("Accept", "{domainNames: [example]}", ".domainNames[0]", "no domain name"),
-        ("Accept", "{domainNames: [\"*\"]}", ".domainNames[0]", "no domain name"),
-        ("Accept", "{domainNames: [\"www.*.com\"]}", ".domainNames[0]", "no domain name"),
-        ("Accept", "{domainNames: [\"*w.example.com\"]}", ".domainNames[0]", "no domain name"),
-        ("Accept", "{domainNames: [\"**.example.com\"]}", ".domainNames[0]", "no domain name"),
-        ("Accept", "{domainNames: [-x.com]}", ".domainNames[0]", "no domain name"),
-        ("Accept", "{domainNames: [x..com]}", ".domainNames[0]", "no domain name"),
+        ("Accept", "{domainNames: [example]}", ".domainNames[0]", "not a domain name"),
+        ("Accept", "{domainNames: [\"*\"]}", ".domainNames[0]", "not a domain name"),
+        ("Accept", "{domainNames: [\"www.*.com\"]}", ".domainNames[0]", "not a domain name"),
+        ("Accept", "{domainNames: [\"*w.example.com\"]}", ".domainNames[0]", "not a domain name"),
+        ("Accept", "{domainNames: [\"**.example.com\"]}", ".domainNames[0]", "not a domain name"),
+        ("Accept", "{domainNames: [-x.com]}", ".domainNames[0]", "not a domain name"),
+        ("Accept", "{domainNames: [x..com]}", ".domainNames[0]", "not a domain name"),
         ("Accept", "{nodes: {}, networks: [10.0.0.0/8]}", "", "one element for each"),
     ];
     for (action, peer, field, reason) in cases {

@@ -11,7 +11,7 @@ use podgate_policy::{Rejection, Store, manifest};
 
 /// What a row says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
+enum Treatment {
     Enforced,
     Rejected,
     Metadata,
@@ -23,7 +23,7 @@ struct Row {
     written: String,
     /// Paths, some with `.*` at their end.
     paths: Vec<String>,
-    fate: Fate,
+    treatment: Treatment,
 }
 
 impl Row {
@@ -32,7 +32,7 @@ impl Row {
             |above: &str| path.strip_prefix(above).is_some_and(|rest| rest.starts_with(['.', '[']));
         self.paths.iter().any(|own| match own.strip_suffix(".*") {
             Some(above) => is_below(above),
-            None => own == path || (self.fate == Fate::Rejected && is_below(own)),
+            None => own == path || (self.treatment == Treatment::Rejected && is_below(own)),
         })
     }
 }
@@ -54,14 +54,14 @@ fn rows(fields: &str, kinds: &[&str]) -> Vec<Row> {
         .map(|line| {
             let mut cells = line.trim_matches('|').split('|').map(str::trim);
             let written = cells.next().unwrap().trim_matches('`').to_owned();
-            let fate = match cells.next() {
-                Some("enforced") => Fate::Enforced,
-                Some("rejected") => Fate::Rejected,
-                Some("metadata") => Fate::Metadata,
-                other => panic!("{written} has the fate {other:?}"),
+            let treatment = match cells.next() {
+                Some("enforced") => Treatment::Enforced,
+                Some("rejected") => Treatment::Rejected,
+                Some("metadata") => Treatment::Metadata,
+                other => panic!("{written} has the treatment {other:?}"),
             };
             assert!(cells.next().is_some_and(|meaning| !meaning.is_empty()), "{written}");
-            Row { paths: expand(&written), written, fate }
+            Row { paths: expand(&written), written, treatment }
         })
         .collect()
 }
@@ -139,19 +139,25 @@ fn check(schema: &Value, kind: &str, root: &str, field: &Field, row: &Row) -> Op
     let policy = policy(schema, kind, root, &field.example);
     let path = format!("{root}.{}", field.path.replace("[]", "[0]"));
     let without = changed(&policy, &path, field.instead.as_ref());
-    match (row.fate, normal_form(schema, &policy)) {
-        (Fate::Rejected, Err(rejections)) => {
+    match (row.treatment, normal_form(schema, &policy)) {
+        (Treatment::Rejected, Err(rejections)) => {
             let rows = row.paths.iter().map(|own| format!("{root}.{}", own.replace("[]", "[0]")));
             let named: BTreeSet<String> = rows.chain([path]).collect();
             let is_named = rejections.iter().any(|rejection| named.contains(&rejection.field));
             (!is_named).then(|| format!("is rejected, but not by name: {rejections:?}"))
         }
-        (Fate::Rejected, Ok(_)) => Some("is said to be rejected, but is accepted".to_owned()),
-        (fate, Err(rejections)) => Some(format!("is said to be {fate:?}, but: {rejections:?}")),
-        (fate, Ok(with)) => match (fate, normal_form(schema, &without)) {
+        (Treatment::Rejected, Ok(_)) => Some("is said to be rejected, but is accepted".to_owned()),
+        (treatment, Err(rejections)) => {
+            Some(format!("is said to be {treatment:?}, but: {rejections:?}"))
+        }
+        (treatment, Ok(with)) => match (treatment, normal_form(schema, &without)) {
             (_, Err(rejections)) => Some(format!("can't be compared: {rejections:?}")),
-            (Fate::Metadata, Ok(without)) if with != without => Some("changes rules".to_owned()),
-            (Fate::Enforced, Ok(without)) if with == without => Some("has no effect".to_owned()),
+            (Treatment::Metadata, Ok(without)) if with != without => {
+                Some("changes rules".to_owned())
+            }
+            (Treatment::Enforced, Ok(without)) if with == without => {
+                Some("has no effect".to_owned())
+            }
             (_, Ok(_)) => None,
         },
     }

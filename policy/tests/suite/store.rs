@@ -329,7 +329,7 @@ fn a_rule_with_an_unknown_peer_is_in_force_and_told_of_until_it_is_mended() {
     let name = "ClusterNetworkPolicy web".to_owned();
     assert_eq!(state(&store), [(name.clone(), PolicyState::Enforced, 0)]);
     let messages: Vec<String> = store.rejections().map(ToString::to_string).collect();
-    let expected = "ClusterNetworkPolicy web: spec.egress[0].to[1]: is no kind of peer that is \
+    let expected = "ClusterNetworkPolicy web: spec.egress[0].to[1]: is not a kind of peer that is \
                     known here, so the rule allows no peer";
     assert_eq!(messages, [expected]);
     assert_eq!(store.policies().next().unwrap().warnings.len(), 1);

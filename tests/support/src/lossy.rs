@@ -21,7 +21,7 @@ pub struct Impairment {
 #[derive(Debug, Default)]
 pub struct Hop {
     /// By time of arrival, ms, and number.
-    under_way: BTreeMap<(u64, u64), Vec<u8>>,
+    in_flight: BTreeMap<(u64, u64), Vec<u8>>,
     count: u64,
 }
 
@@ -45,14 +45,14 @@ impl Hop {
         for _ in 0..copies {
             self.count += 1;
             let arrives = now + random.below(impairment.delay_ms + 1) as u64;
-            self.under_way.insert((arrives, self.count), frame.clone());
+            self.in_flight.insert((arrives, self.count), frame.clone());
         }
     }
 
     /// The frames that have arrived by `now`, milliseconds.
     #[must_use]
     pub fn arrived(&mut self, now: u64) -> Vec<Vec<u8>> {
-        let later = self.under_way.split_off(&(now + 1, 0));
-        std::mem::replace(&mut self.under_way, later).into_values().collect()
+        let later = self.in_flight.split_off(&(now + 1, 0));
+        std::mem::replace(&mut self.in_flight, later).into_values().collect()
     }
 }

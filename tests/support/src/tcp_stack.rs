@@ -10,7 +10,7 @@ use crate::random::Random;
 
 /// A link device over queues of frames.
 #[derive(Debug, Default)]
-struct Port {
+struct QueueDevice {
     incoming: Vec<Vec<u8>>,
     outgoing: Vec<Vec<u8>>,
     mtu: usize,
@@ -34,7 +34,7 @@ impl TxToken for Send<'_> {
     }
 }
 
-impl Device for Port {
+impl Device for QueueDevice {
     type RxToken<'a> = Receive;
     type TxToken<'a> = Send<'a>;
 
@@ -61,7 +61,7 @@ impl Device for Port {
 /// end's.
 #[allow(missing_debug_implementations, reason = "smoltcp's interface has none")]
 pub struct End {
-    port: Port,
+    device: QueueDevice,
     interface: Interface,
     sockets: SocketSet<'static>,
     socket: SocketHandle,
@@ -82,11 +82,11 @@ impl End {
     #[must_use]
     pub fn new(host: u8, to_send: Vec<u8>, to_read: usize, random: &mut Random) -> Self {
         let mtu = 14 + [576, 1500, 1500, 3000][random.below(4)];
-        let mut port = Port { mtu, ..Port::default() };
+        let mut device = QueueDevice { mtu, ..QueueDevice::default() };
         let address = HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, host]));
         let mut config = Config::new(address);
         config.random_seed = random.number();
-        let mut interface = Interface::new(config, &mut port, Instant::ZERO);
+        let mut interface = Interface::new(config, &mut device, Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(IpAddress::v4(10, 0, 0, host), 24)).unwrap();
         });
@@ -102,7 +102,7 @@ impl End {
         let socket = sockets.add(socket);
         let reads = [20, 200, 100_000, 100_000][random.below(4)];
         Self {
-            port,
+            device,
             interface,
             sockets,
             socket,
@@ -124,12 +124,12 @@ impl End {
 
     /// Frames that the stack has sent.
     pub fn take_sent(&mut self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.port.outgoing)
+        std::mem::take(&mut self.device.outgoing)
     }
 
     /// Delivers frames to the stack.
     pub fn receive(&mut self, frames: impl IntoIterator<Item = Vec<u8>>) {
-        self.port.incoming.extend(frames);
+        self.device.incoming.extend(frames);
     }
 
     /// The connection's socket.
@@ -139,7 +139,7 @@ impl End {
 
     /// Lets stack and application do what is due at `now`.
     pub fn poll(&mut self, now: Instant, random: &mut Random) {
-        self.interface.poll(now, &mut self.port, &mut self.sockets);
+        self.interface.poll(now, &mut self.device, &mut self.sockets);
         let socket = self.sockets.get_mut::<Socket<'static>>(self.socket);
         if socket.can_recv() && random.percent(50) {
             let reads = self.reads;
@@ -160,7 +160,7 @@ impl End {
             socket.close();
             self.closed = true;
         }
-        self.interface.poll(now, &mut self.port, &mut self.sockets);
+        self.interface.poll(now, &mut self.device, &mut self.sockets);
     }
 
     /// Whether it has read the other end's stream to its end, and sent its own.

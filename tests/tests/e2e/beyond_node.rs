@@ -6,8 +6,8 @@ use podgate_tests::lab::{
     Addresses, Agent, Capture, Family, Get, Host, Lab, Netns, Outcome, Stream,
 };
 
+use super::client_server::pod;
 use super::hairpin::nft;
-use super::peers::pod;
 
 /// Policies of pods of this node, with peers on another one.
 const POLICIES: &str = "

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, output, run, wait_for};
 
+use crate::client_server::pod;
 use crate::hairpin::nft;
-use crate::peers::pod;
 
 const BOUND: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "198.51.100.7";

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Lab, wait_for};
 
-use crate::peers::pod;
+use crate::client_server::pod;
 
 /// Rounds of query and connection, unless [`ROUNDS_VARIABLE`] says otherwise.
 const ROUNDS: u16 = 300;

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use podgate_tests::checkout::{peer, python};
+use podgate_tests::checkout::{interop, python};
 use podgate_tests::lab::{Agent, Daemon, Family, Host, Lab, run, wait_for};
 
-use crate::peers::peers_lab;
+use crate::client_server::client_server_lab;
 
 const BOUND: Duration = Duration::from_secs(60);
 const NGHTTPD: u16 = 8001;
@@ -88,7 +88,7 @@ fn connections(lab: &Lab, port: u16) -> Result<usize> {
 /// (https://github.com/curl/curl/issues/10634), so each of its requests has its own.
 #[test]
 fn curl_gets_what_is_allowed_and_a_403_for_the_rest() -> Result<()> {
-    let (lab, folder) = (peers_lab(POLICY)?, tempfile::tempdir()?);
+    let (lab, folder) = (client_server_lab(POLICY)?, tempfile::tempdir()?);
     let nghttpd = nghttpd(&lab, folder.path())?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -110,7 +110,7 @@ fn curl_gets_what_is_allowed_and_a_403_for_the_rest() -> Result<()> {
 
 #[test]
 fn one_http2_connection_of_nghttp_has_allowed_and_denied_streams() -> Result<()> {
-    let (lab, folder) = (peers_lab(POLICY)?, tempfile::tempdir()?);
+    let (lab, folder) = (client_server_lab(POLICY)?, tempfile::tempdir()?);
     let nghttpd = nghttpd(&lab, folder.path())?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -144,7 +144,7 @@ fn h2load(from: &Host, to: &Host, path: &str) -> Result<String> {
 
 #[test]
 fn a_load_of_concurrent_http2_streams_has_no_error() -> Result<()> {
-    let (lab, folder) = (peers_lab(POLICY)?, tempfile::tempdir()?);
+    let (lab, folder) = (client_server_lab(POLICY)?, tempfile::tempdir()?);
     let _server = nghttpd(&lab, folder.path())?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -163,7 +163,7 @@ fn a_load_of_concurrent_http2_streams_has_no_error() -> Result<()> {
 
 #[test]
 fn an_upgrade_from_http1_goes_on_as_http2() -> Result<()> {
-    let (lab, folder) = (peers_lab(POLICY)?, tempfile::tempdir()?);
+    let (lab, folder) = (client_server_lab(POLICY)?, tempfile::tempdir()?);
     let _apache = apache(&lab, folder.path())?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -221,7 +221,7 @@ fn calls(lab: &Lab, case: &str) -> Result<Vec<String>> {
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
     let before = connections(lab, GRPC)?;
     let mut command = client.netns.bounded(&python(), BOUND);
-    command.arg(peer("grpc_client.py"));
+    command.arg(interop("grpc_client.py"));
     command.args([&format!("{}:{GRPC}", server.addresses.v4), case]);
     let seen = run(&mut command).with_context(|| case.to_owned())?;
     assert_eq!(connections(lab, GRPC)? - before, 1, "{case}: connections");
@@ -230,8 +230,8 @@ fn calls(lab: &Lab, case: &str) -> Result<Vec<String>> {
 
 #[test]
 fn a_grpc_channel_goes_on_behind_denied_calls() -> Result<()> {
-    let lab = peers_lab(POLICY)?;
-    let program = peer("grpc_server.py");
+    let lab = client_server_lab(POLICY)?;
+    let program = interop("grpc_server.py");
     let server = serve(&lab, &python(), &[&program, &GRPC.to_string()], GRPC)?;
     let _agent = Agent::start(&lab, 2)?;
     let (ok, denied, late) = ("OK", "PERMISSION_DENIED", "DEADLINE_EXCEEDED");

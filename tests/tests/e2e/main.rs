@@ -4,6 +4,7 @@
 
 mod beyond_node;
 mod capture;
+mod client_server;
 mod cni;
 mod confined;
 mod cut_off;
@@ -16,7 +17,7 @@ mod hairpin;
 mod hostile;
 mod http;
 mod http2;
-mod http_peers;
+mod http_interop;
 mod hubble;
 mod isolation;
 mod kafka;
@@ -33,7 +34,6 @@ mod network_changes;
 mod node;
 mod operate;
 mod packets;
-mod peers;
 mod policy_change;
 mod replay;
 mod restart;

@@ -80,7 +80,7 @@ fn a_briefly_truncated_or_missing_file_lifts_no_policy() -> Result<()> {
     fs::rename(lab.manifests(), &away)?;
     wait_for_problem(&mut agent, "can't be read")?;
     fs::create_dir(lab.manifests())?;
-    wait_for_problem(&mut agent, "is empty, and not the directory that it was")?;
+    wait_for_problem(&mut agent, "was replaced by an empty directory")?;
     assert_isolated(&lab, "an empty directory in place of the one that was")?;
     fs::remove_dir(lab.manifests())?;
     fs::rename(&away, lab.manifests())?;

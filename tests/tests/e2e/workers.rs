@@ -142,11 +142,11 @@ fn links_deleted_during_transmit_and_new_links_disturb_no_stream() -> Result<()>
     assert!(matches!(seen, Outcome::Echo(_)), "{seen:?}");
     // But for the frames that two workers cache, all are free again. If a deleted link lost the
     // 1024 frames of its fill ring each time, far more would be missing.
-    const AT_HAND: u64 = 2 * FramePool::CACHED_MAX as u64;
-    const _: () = assert!(AT_HAND < TIMES as u64 * 1024);
+    const CACHED: u64 = 2 * FramePool::CACHED_MAX as u64;
+    const _: () = assert!(CACHED < TIMES as u64 * 1024);
     let what = "the frames to be spare again";
     wait_for(what, BOUND, || {
-        Ok((lab.metric("podgate_frames_spare")? + AT_HAND >= spare).then_some(()))
+        Ok((lab.metric("podgate_frames_spare")? + CACHED >= spare).then_some(()))
     })?;
     agent.assert_alive()
 }

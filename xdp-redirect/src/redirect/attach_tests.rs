@@ -362,8 +362,8 @@ fn a_link_that_was_left_stays_cut_off_and_can_be_attached_in_another_slot() {
         redirect.attach(ifindex, 0, Some(&pin)).unwrap();
         redirect.guard(0).unwrap();
         redirect.set_pod(0, Some(Pod { mac: [2; 6], addresses: vec![1, 2] })).unwrap();
-        redirect.leave(0).unwrap();
-        assert!(matches!(redirect.leave(0), Err(Error::Slot { taken: false, .. })));
+        redirect.release_slot(0).unwrap();
+        assert!(matches!(redirect.release_slot(0), Err(Error::Slot { taken: false, .. })));
         let place = |pin| HookLink::open(pin).unwrap().unwrap().place().unwrap();
         assert_eq!(place(&pin), (Hook::Xdp, Some(ifindex)));
         assert_eq!(place(&egress), (Hook::Egress, Some(ifindex)));

@@ -109,7 +109,7 @@ fn requirement(text: &str) -> Result<Requirement, String> {
         if let Some((key, value)) = text.split_once(operator) {
             let value = value.trim();
             if value.contains(['=', '!']) || value.contains(char::is_whitespace) {
-                return Err(format!("{value:?} is no value of a label"));
+                return Err(format!("{value:?} is not a label value"));
             }
             let values = vec![value.to_owned()];
             let test = if negative { Test::NotIn(values) } else { Test::In(values) };
@@ -126,7 +126,7 @@ fn make(key: &str, test: Test) -> Result<Requirement, String> {
     };
     let valid = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     if key.is_empty() || !key.chars().all(valid) {
-        return Err(format!("{key:?} is no key of a label"));
+        return Err(format!("{key:?} is not a label key"));
     }
     let source = source.filter(|source| *source != "any").map(str::to_owned);
     Ok(Requirement { source, key: key.to_owned(), test })

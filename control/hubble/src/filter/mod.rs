@@ -194,7 +194,7 @@ fn end(end: &End<'_>, tests: &mut Vec<Test>) -> Result<(), String> {
         endpoint(flow).is_some_and(|end| end.cluster_name == *name)
     });
     let wanted = parse_all(&field("port"), end.ports, |text| {
-        text.parse::<u16>().map_err(|_| "is no port number".to_owned())
+        text.parse::<u16>().map_err(|_| "is not a port number".to_owned())
     })?;
     add(tests, wanted, move |flow, wanted| {
         flow.l4.as_ref().and_then(port) == Some(u32::from(*wanted))
@@ -207,7 +207,7 @@ fn end(end: &End<'_>, tests: &mut Vec<Test>) -> Result<(), String> {
 
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| address()).map_err(|_| "is no address or network".to_owned())
+    text.parse().or_else(|_| address()).map_err(|_| "is not an address or network".to_owned())
 }
 
 fn contains(network: IpNet, address: Option<IpAddr>) -> bool {
@@ -304,7 +304,7 @@ fn protocol(name: &str) -> Result<fn(&Flow) -> bool, String> {
         "dns" => |flow| matches!(l7(flow), Some(Record::Dns(_))),
         "http" => |flow| matches!(l7(flow), Some(Record::Http(_))),
         "kafka" => |flow| matches!(l7(flow), Some(Record::Kafka(_))),
-        _ => return Err("is no protocol that is known".to_owned()),
+        _ => return Err("is not a known protocol".to_owned()),
     })
 }
 

@@ -90,7 +90,7 @@ impl Agent {
             .endpoints
             .iter()
             .flat_map(|(_, endpoint)| [endpoint.spec.pod.to_string(), endpoint.spec.link.clone()]);
-        let hint = meant(&most_similar(asked, names.map(|name| (name.clone(), name))));
+        let hint = suggestion(&most_similar(asked, names.map(|name| (name.clone(), name))));
         ApiError::failed(format!("{asked} is neither the pod nor the link of an endpoint{hint}"))
     }
 
@@ -135,9 +135,9 @@ impl Agent {
             Some((None, Err(gone))) => Some(format!("{pod} is cut off: {gone}")),
             Some((None, Ok(_))) => None,
             None if end.local => None,
-            None => {
-                Some(format!("{pod} is no endpoint of this node: its own node applies its policy"))
-            }
+            None => Some(format!(
+                "{pod} is not an endpoint of this node: its own node applies its policy"
+            )),
         }
     }
 
@@ -226,14 +226,14 @@ fn policy_details(store: &Store, filter: &PolicyFilter) -> Result<Vec<PolicyDeta
 fn no_such_policy(store: &Store, filter: &PolicyFilter, name: &str) -> ApiError {
     let policies = store.policies().map(|policy| (policy.key.name.clone(), policy.key));
     let similar = most_similar(name, policies);
-    let hint = meant(&similar.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let hint = suggestion(&similar.iter().map(ToString::to_string).collect::<Vec<_>>());
     let kind = filter.kind.as_deref().unwrap_or("policy");
     let place = filter.namespace.as_ref().map(|ns| format!("{ns}/")).unwrap_or_default();
     ApiError::failed(format!("there is no {kind} {place}{name}{hint}"))
 }
 
 /// The part of an error message that suggests names.
-fn meant(similar: &[String]) -> String {
+fn suggestion(similar: &[String]) -> String {
     match similar.is_empty() {
         true => String::new(),
         false => format!("; is {} meant?", similar.join(" or ")),

@@ -162,11 +162,11 @@ impl Links {
         };
         let served = opened.and_then(|ports| Ok(self.dataplane.add_link(ports)?));
         if served.is_err() {
-            self.close_sockets(slot);
+            self.close_sockets(slot, &link.name);
             if cut_off_before {
-                self.leave(slot);
+                self.release_slot(slot, &link.name);
             } else {
-                self.detach(slot);
+                self.detach(slot, &link.name);
             }
         }
         served.with_context(|| format!("can't serve link {}", link.name))
@@ -181,7 +181,7 @@ impl Links {
         let guarded = self.redirect.guard(slot.0).map_err(Error::from);
         let opened = guarded.and_then(|()| self.open_sockets(link, slot));
         if opened.is_err() {
-            self.leave(slot);
+            self.release_slot(slot, &link.name);
         }
         self.unserved.push(opened.with_context(|| format!("can't serve link {}", link.name))?);
         Ok(())
@@ -221,10 +221,14 @@ impl Links {
     }
 
     /// Sets MAC and IP addresses of the ready pods in the programs' maps. Returns a line for each
-    /// failure: a pod that is cut off by it, or addresses of a deleted pod that are still in the
-    /// maps. Another call tries again.
-    pub(in crate::agent) fn set_pods(&mut self, routes: &Arc<RouteTable>) -> Vec<String> {
-        if self.set.as_ref() == Some(routes) && !self.redirect.has_left() {
+    /// failure: a pod, by its `name`, that is cut off by it, or addresses of a deleted pod that are
+    /// still in the maps. Another call tries again.
+    pub(in crate::agent) fn set_pods(
+        &mut self,
+        routes: &Arc<RouteTable>,
+        name: impl Fn(LinkId) -> String,
+    ) -> Vec<String> {
+        if self.set.as_ref() == Some(routes) && !self.redirect.has_stale_entries() {
             return Vec::new();
         }
         let mut failed = Vec::new();
@@ -234,25 +238,24 @@ impl Links {
                 addresses: endpoint.addresses.iter().map(|address| address.bits()).collect(),
             });
             if let Err(error) = self.redirect.set_pod(slot.0, pod) {
-                let slot = slot.0;
-                failed.push(format!("the pod behind the link in slot {slot} is cut off: {error}"));
+                failed.push(format!("{} is cut off: {error}", name(slot)));
             }
         }
-        let left = self.redirect.remove_left().into_iter().map(|(ifindex, error)| {
+        let stale = self.redirect.remove_stale_entries().into_iter().map(|(ifindex, error)| {
             format!(
-                "addresses of a deleted pod are still in the BPF maps for link number {ifindex}: \
+                "addresses of a deleted pod are still in the BPF maps for ifindex {ifindex}: \
                  {error}; removing them is tried again every second"
             )
         });
-        failed.extend(left);
+        failed.extend(stale);
         self.set = failed.is_empty().then(|| Arc::clone(routes));
         failed
     }
 
-    /// Whether something is left in the programs' maps of pods that are gone; [`Self::set_pods`]
-    /// removes it.
-    pub(in crate::agent) fn has_left(&self) -> bool {
-        self.redirect.has_left()
+    /// Whether the programs' maps still have entries of deleted pods; [`Self::set_pods`] removes
+    /// them.
+    pub(in crate::agent) fn has_stale_entries(&self) -> bool {
+        self.redirect.has_stale_entries()
     }
 
     /// What the programs dropped, by reason.
@@ -292,9 +295,9 @@ impl Links {
     }
 
     /// Detaches a link: from here on the kernel handles its packets. The netdev may be gone.
-    pub(in crate::agent) fn close(&mut self, slot: LinkId) {
-        self.close_sockets(slot);
-        self.detach(slot);
+    pub(in crate::agent) fn close(&mut self, slot: LinkId, name: &str) {
+        self.close_sockets(slot, name);
+        self.detach(slot, name);
     }
 
     /// Detaches the pinned programs of the previous agent from the link with this index.
@@ -312,24 +315,24 @@ impl Links {
         Ok(self.redirect.pin_again()?)
     }
 
-    fn close_sockets(&self, slot: LinkId) {
+    fn close_sockets(&self, slot: LinkId, name: &str) {
         if let Err(error) = self.dataplane.remove_link(slot) {
-            tracing::error!("link in slot {} is still served: {error}", slot.0);
+            tracing::error!("workers still forward packets of link {name}: {error}");
         }
     }
 
-    fn detach(&mut self, slot: LinkId) {
+    fn detach(&mut self, slot: LinkId, name: &str) {
         if let Err(error) = self.redirect.detach(slot.0) {
-            tracing::warn!("{error}");
+            tracing::warn!("can't detach link {name} completely: {error}");
         }
         self.set_taken(slot, false);
     }
 
     /// Frees the slot of a link that stays cut off. If the maps may still have the link, no other
     /// one gets its slot.
-    fn leave(&mut self, slot: LinkId) {
-        if let Err(error) = self.redirect.leave(slot.0) {
-            tracing::error!("slot {} of a link that stays cut off is lost: {error}", slot.0);
+    fn release_slot(&mut self, slot: LinkId, name: &str) {
+        if let Err(error) = self.redirect.release_slot(slot.0) {
+            tracing::error!("link {name} stays cut off, and its slot can't be used again: {error}");
             return;
         }
         self.set_taken(slot, false);

@@ -132,7 +132,7 @@ impl Preparer {
     ) -> Result<PodEnd> {
         let found = match (&spec.netns, link.peer) {
             (Some(netns), Some(peer)) => Some(self.prepare_in_netns(netns, peer, link, mtu).await?),
-            (Some(_), None) => bail!("link {} is no end of a veth pair", link.name),
+            (Some(_), None) => bail!("link {} is not an end of a veth pair", link.name),
             (None, _) => {
                 ensure!(
                     spec.mtu.is_none(),
@@ -209,7 +209,7 @@ pub(crate) async fn restore_offload(
 ) -> Result<bool> {
     let Some(path) = &spec.netns else { return Ok(false) };
     let Some(link) = netlink.link(&spec.link).await? else { return Ok(false) };
-    let Some(peer) = link.peer else { bail!("link {} is no end of a veth pair", link.name) };
+    let Some(peer) = link.peer else { bail!("link {} is not an end of a veth pair", link.name) };
     let restored = at_pod_end(threads, path, peer, &link, async |_, end| {
         Ok(offload::tx_checksum_on(&end.name)?)
     });

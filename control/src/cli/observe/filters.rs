@@ -333,7 +333,7 @@ impl Pair {
             }
             "ip" => self.end(side, text, [|f| &mut f.source_ip, |f| &mut f.destination_ip]),
             "port" => {
-                let port: u16 = value.parse().map_err(|_| "is no port from 0 to 65535")?;
+                let port: u16 = value.parse().map_err(|_| "is not a port from 0 to 65535")?;
                 let port = port.to_string();
                 self.end(side, port, [|f| &mut f.source_port, |f| &mut f.destination_port]);
             }
@@ -369,11 +369,11 @@ impl Pair {
         match name {
             "protocol" => self.both(text, |f| &mut f.protocol),
             "verdict" => {
-                let verdict = Verdict::from_str_name(value).ok_or("is no verdict")?;
+                let verdict = Verdict::from_str_name(value).ok_or("is not a verdict")?;
                 self.both(verdict.into(), |f| &mut f.verdict);
             }
             "drop-reason-desc" => {
-                let reason = DropReason::from_str_name(value).ok_or("is no reason of drops")?;
+                let reason = DropReason::from_str_name(value).ok_or("is not a drop reason")?;
                 self.both(reason.into(), |f| &mut f.drop_reason_desc);
             }
             "type" => self.both(event_type_filter(value)?, |f| &mut f.event_type),
@@ -405,7 +405,7 @@ impl Pair {
             "ipv6" => self.both(IpVersion::IPv6.into(), |f| &mut f.ip_version),
             "snat-ip" => self.both(text, |f| &mut f.source_ip_xlated),
             "uuid" => self.both(text, |f| &mut f.uuid),
-            _ => return Err("is no filter".to_owned()),
+            _ => return Err("is not a filter".to_owned()),
         }
         Ok(())
     }
@@ -484,7 +484,7 @@ fn event_type_filter(value: &str) -> Result<EventTypeFilter, String> {
     };
     let number = |text: &str| text.parse::<u16>().ok().map(i32::from);
     let r#type = event_type(name).or_else(|| number(name));
-    let r#type = r#type.ok_or("is no type: drop, trace, policy-verdict, l7, or a number")?;
+    let r#type = r#type.ok_or("is not a type: drop, trace, policy-verdict, l7, or a number")?;
     let Some(sub_name) = sub_name else {
         return Ok(EventTypeFilter { r#type, ..EventTypeFilter::default() });
     };

@@ -188,7 +188,7 @@ fn wrong_values_and_places_are_named() {
     for (line, expected) in [
         ("--not", "--not at the end"),
         ("--not --not --pod a", "--not --not"),
-        ("--verdict dropped", "--verdict \"dropped\": is no verdict"),
+        ("--verdict dropped", "--verdict \"dropped\": is not a verdict"),
         ("--drop-reason-desc X", "--drop-reason-desc \"X\""),
         ("-t some-invalid-type", "--type \"some-invalid-type\""),
         ("-t trace:some-invalid-sub-type", "--type"),

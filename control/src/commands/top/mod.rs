@@ -39,7 +39,7 @@ pub(super) fn run(args: &TopArgs) -> Result<()> {
     let as_text = args.once || args.batch;
     ensure!(
         as_text || io::stdout().is_terminal(),
-        "the output is no terminal: use --once or --batch"
+        "the output is not a terminal: use --once or --batch"
     );
     let updates = start(&args.source, Duration::from_secs(args.interval))?;
     if as_text {

@@ -121,7 +121,7 @@ impl ApiClient {
         self.current().certificate.clone()
     }
 
-    /// The server refused the credentials (401) of the client of this number: reads them again,
+    /// The server rejected the credentials (401) of the client of this number: reads them again,
     /// unless there is another client already, or that was done just now. Returns whether there is
     /// another client.
     pub(super) async fn renew(&self, used: u64) -> bool {
@@ -138,7 +138,7 @@ impl ApiClient {
         }
         match connect_once(&self.1).await {
             Ok(Connection { client, certificate, .. }) => {
-                info!("the API server refuses the credentials (401): they are read again");
+                info!("the API server rejects the credentials (401); they were read again");
                 let mut current = self.current();
                 current.client = client;
                 current.certificate = certificate;
@@ -146,14 +146,17 @@ impl ApiClient {
                 true
             }
             Err(error) => {
-                warn!("the API server refuses the credentials (401): {}", describe(&error));
+                warn!(
+                    "the API server rejects the credentials (401), and they can't be read again: {}",
+                    describe(&error)
+                );
                 false
             }
         }
     }
 }
 
-/// A reading of credentials that the server refused.
+/// A reading of credentials that the server rejected.
 #[derive(Clone, Copy, Debug)]
 struct Renewal {
     at: Instant,

@@ -138,12 +138,12 @@ pub(super) fn writes(
     let key = policy.key;
     let reasons = reasons(policy);
     if key.kind != Kind::NetworkPolicy && !present.is_given_up() {
-        let valid = wanted_valid(policy, &reasons, author.node);
+        let valid = valid_condition(policy, &reasons, author.node);
         if must_write_valid(&valid, present, author) {
             let body = valid.to_json(VALID, present.valid.as_ref(), present, key, author);
             writes.push(Write::Status { manager: MANAGER.into(), body });
         }
-        let own = wanted_own(policy, present, epoch);
+        let own = own_condition(policy, present, epoch);
         if author.nodes <= NODE_CONDITIONS_MAX && must_write_own(&own, present) {
             let name = node_condition(author.node);
             let body = own.to_json(&name, present.node.as_ref(), present, key, author);
@@ -176,22 +176,22 @@ fn shorten(text: &str) -> String {
 }
 
 /// A condition that is to be written.
-struct Wanted {
+struct NewCondition {
     status: &'static str,
     reason: &'static str,
     message: String,
 }
 
-fn wanted_valid(policy: &PolicyStatus<'_>, reasons: &str, node: &str) -> Wanted {
+fn valid_condition(policy: &PolicyStatus<'_>, reasons: &str, node: &str) -> NewCondition {
     if is_rejected(policy) {
         let message = shorten(&format!("rejected by node {node}: {reasons}"));
-        return Wanted { status: "False", reason: "Rejected", message };
+        return NewCondition { status: "False", reason: "Rejected", message };
     }
     let message = "every field can be enforced".into();
-    Wanted { status: "True", reason: "Accepted", message }
+    NewCondition { status: "True", reason: "Accepted", message }
 }
 
-fn wanted_own(policy: &PolicyStatus<'_>, present: &Present, epoch: u64) -> Wanted {
+fn own_condition(policy: &PolicyStatus<'_>, present: &Present, epoch: u64) -> NewCondition {
     let generation = present.generation.unwrap_or(0);
     let (status, reason, message) = match policy.state {
         PolicyState::Enforced if is_rejected(policy) => (
@@ -211,10 +211,10 @@ fn wanted_own(policy: &PolicyStatus<'_>, present: &Present, epoch: u64) -> Wante
             ("False", "Rejected", format!("generation {generation} rejected, nothing in force"))
         }
     };
-    Wanted { status, reason, message }
+    NewCondition { status, reason, message }
 }
 
-impl Wanted {
+impl NewCondition {
     /// The body of a server-side apply that sets this condition and nothing else.
     fn to_json(
         &self,
@@ -257,7 +257,7 @@ fn seconds(now: Timestamp) -> String {
 /// Whether `Valid` has to be written. Nodes that disagree about a policy must not undo each other's
 /// writes for ever: rejection wins, and only the node that rejected the policy takes it back, or
 /// any node once that one is gone.
-fn must_write_valid(wanted: &Wanted, present: &Present, author: &Author<'_>) -> bool {
+fn must_write_valid(wanted: &NewCondition, present: &Present, author: &Author<'_>) -> bool {
     let Some(valid) = &present.valid else { return true };
     if valid.generation.is_some() && valid.generation < present.generation {
         return true;
@@ -277,7 +277,7 @@ fn must_write_valid(wanted: &Wanted, present: &Present, author: &Author<'_>) -> 
 
 /// Whether this node's condition has to be written. The epoch alone is no reason: it starts from
 /// one when the agent does.
-fn must_write_own(wanted: &Wanted, present: &Present) -> bool {
+fn must_write_own(wanted: &NewCondition, present: &Present) -> bool {
     let Some(own) = &present.node else { return true };
     own.status != wanted.status || without_epoch(&own.message) != without_epoch(&wanted.message)
 }

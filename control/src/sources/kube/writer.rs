@@ -154,12 +154,12 @@ impl Writer {
 }
 
 /// Lets writes pass at [`RATE`].
-struct Pace {
+struct RateLimit {
     bucket: TokenBucket,
     begin: Instant,
 }
 
-impl Pace {
+impl RateLimit {
     /// When the next write may be sent; its token is taken.
     fn next(&mut self, now: Instant) -> Instant {
         let since = now.saturating_duration_since(self.begin);
@@ -169,7 +169,7 @@ impl Pace {
 }
 
 async fn run(shared: Arc<Shared>, client: ApiClient) {
-    let mut pace = Pace { bucket: TokenBucket::default(), begin: Instant::now() };
+    let mut limit = RateLimit { bucket: TokenBucket::default(), begin: Instant::now() };
     loop {
         let due = shared.queue().jobs.values().map(|job| job.due).min();
         match due {
@@ -181,7 +181,7 @@ async fn run(shared: Arc<Shared>, client: ApiClient) {
                 }
             }
             Some(_) => {
-                sleep_until(pace.next(Instant::now())).await;
+                sleep_until(limit.next(Instant::now())).await;
                 let first = take_first(&mut shared.queue(), Instant::now());
                 if let Some((key, job)) = first {
                     send_one(&shared, &client, key, job).await;

@@ -23,7 +23,7 @@ pub(crate) struct Stamp {
 
 /// An observation of a file. `D` is its content.
 #[derive(Clone, Debug)]
-pub(super) enum Seen<D> {
+pub(super) enum FileObservation<D> {
     /// There is no such name.
     Gone,
     /// It can't be read.
@@ -45,7 +45,7 @@ pub(super) struct Content<D> {
     /// Neither an object nor anything else is in it.
     pub(super) is_blank: bool,
     /// Why some part of it could not be recognised as an object.
-    pub(super) doubt: Option<UnknownPart>,
+    pub(super) unknown_part: Option<UnknownPart>,
     pub(super) documents: D,
 }
 
@@ -183,17 +183,22 @@ impl<D> FileState<D> {
     }
 
     /// Applies an observation of time `now`.
-    pub(super) fn observe(&mut self, now: Instant, settle: Duration, seen: Seen<D>) -> Action<D> {
+    pub(super) fn observe(
+        &mut self,
+        now: Instant,
+        settle: Duration,
+        seen: FileObservation<D>,
+    ) -> Action<D> {
         let digest = match &seen {
-            Seen::Content(content) => Some(content.stamp.digest),
-            Seen::Gone | Seen::Unreadable { .. } => None,
+            FileObservation::Content(content) => Some(content.stamp.digest),
+            FileObservation::Gone | FileObservation::Unreadable { .. } => None,
         };
         let again = digest.is_some() && digest == self.seen && self.applied;
         self.seen = digest;
         match seen {
             // The content is unchanged, so what was decided on it holds.
-            Seen::Content(_) if again => Action::Nothing,
-            Seen::Content(content) if self.is_emptied(&content) => {
+            FileObservation::Content(_) if again => Action::Nothing,
+            FileObservation::Content(content) if self.is_emptied(&content) => {
                 let reason = match self.in_force.is_empty() {
                     true => "is empty; write objects into it, or remove it",
                     false => "is empty; write its objects again, or remove it to remove them",
@@ -202,18 +207,18 @@ impl<D> FileState<D> {
                 self.phase = Phase::Broken { reason, is_manifest: true, unread: true };
                 self.apply_last_good()
             }
-            Seen::Content(content) if self.is_cut(&content) => {
+            FileObservation::Content(content) if self.is_cut(&content) => {
                 self.phase = Phase::Shorter { due: now + settle, content };
                 self.apply_last_good()
             }
-            Seen::Content(content) => self.accept(Some(now + settle), content),
-            Seen::Unreadable { reason, is_manifest } => {
+            FileObservation::Content(content) => self.accept(Some(now + settle), content),
+            FileObservation::Unreadable { reason, is_manifest } => {
                 let is_manifest = is_manifest || self.has_lost_objects;
                 self.phase = Phase::Broken { reason, is_manifest, unread: true };
                 self.apply_last_good()
             }
-            Seen::Gone if self.in_force.is_empty() => Action::Remove,
-            Seen::Gone => {
+            FileObservation::Gone if self.in_force.is_empty() => Action::Remove,
+            FileObservation::Gone => {
                 if !matches!(self.phase, Phase::Gone { .. }) {
                     self.phase = Phase::Gone { due: now + settle };
                 }
@@ -310,11 +315,11 @@ impl<D> FileState<D> {
     /// Accepts a content. Objects that it lacks stay until `due`; without it, they are deleted now.
     fn accept(&mut self, due: Option<Instant>, content: Content<D>) -> Action<D> {
         self.applied = true;
-        let Content { stamp, objects, doubt, documents, .. } = content;
+        let Content { stamp, objects, unknown_part, documents, .. } = content;
         let union = union(&self.in_force, &objects);
-        if let Some(doubt) = doubt {
+        if let Some(unknown_part) = unknown_part {
             self.in_force = union;
-            let (reason, is_manifest) = match doubt {
+            let (reason, is_manifest) = match unknown_part {
                 UnknownPart::Broken(reason) => (reason, true),
                 UnknownPart::Rejected(reason) => (reason, false),
             };

@@ -11,24 +11,27 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 type State = FileState<Vec<u64>>;
 
-fn content(len: u64, inode: u64, objects: &[u64]) -> Seen<Vec<u64>> {
+fn content(len: u64, inode: u64, objects: &[u64]) -> FileObservation<Vec<u64>> {
     let digest = objects.iter().fold(len * 1000 + inode, |all, object| all * 31 + object + 1);
-    Seen::Content(Content {
+    FileObservation::Content(Content {
         stamp: Stamp { digest, len, inode: (1, inode) },
         objects: objects.to_vec(),
         is_blank: len == 0,
-        doubt: None,
+        unknown_part: None,
         documents: objects.to_vec(),
     })
 }
 
-fn broken(objects: &[u64]) -> Seen<Vec<u64>> {
-    let Seen::Content(content) = content(150, 1, objects) else { unreachable!() };
-    Seen::Content(Content { doubt: Some(UnknownPart::Broken("no YAML".into())), ..content })
+fn broken(objects: &[u64]) -> FileObservation<Vec<u64>> {
+    let FileObservation::Content(content) = content(150, 1, objects) else { unreachable!() };
+    FileObservation::Content(Content {
+        unknown_part: Some(UnknownPart::Broken("no YAML".into())),
+        ..content
+    })
 }
 
-fn unreadable() -> Seen<Vec<u64>> {
-    Seen::Unreadable { reason: "can't be read".into(), is_manifest: true }
+fn unreadable() -> FileObservation<Vec<u64>> {
+    FileObservation::Unreadable { reason: "can't be read".into(), is_manifest: true }
 }
 
 /// A file that holds 1, 2 and 3 in 100 bytes.
@@ -90,13 +93,13 @@ fn an_empty_or_unreadable_file_keeps_its_objects_for_good() {
 fn a_removed_file_counts_when_it_was_gone_for_the_settle_time() {
     let now = Instant::now();
     let mut state = whole(now);
-    assert_eq!(state.observe(now, SETTLE, Seen::Gone), Action::Nothing);
-    assert_eq!(state.observe(now + SETTLE / 2, SETTLE, Seen::Gone), Action::Nothing);
+    assert_eq!(state.observe(now, SETTLE, FileObservation::Gone), Action::Nothing);
+    assert_eq!(state.observe(now + SETTLE / 2, SETTLE, FileObservation::Gone), Action::Nothing);
     // Created again in time, it is a change.
     let action = state.observe(now + SETTLE / 2, SETTLE, content(10, 2, &[1, 2, 3]));
     assert_eq!(action, Action::Apply(vec![1, 2, 3], Missing::Delete));
     assert_eq!(state.tick(now + SETTLE * 2), Action::Nothing);
-    assert_eq!(state.observe(now, SETTLE, Seen::Gone), Action::Nothing);
+    assert_eq!(state.observe(now, SETTLE, FileObservation::Gone), Action::Nothing);
     assert_eq!(state.tick(now + SETTLE), Action::Remove);
 }
 
@@ -111,7 +114,7 @@ fn a_file_that_was_never_whole_hides_objects() {
         assert!(!state.hides_objects());
     }
     let mut state = State::new();
-    let fifo = Seen::Unreadable { reason: "is a FIFO".into(), is_manifest: false };
+    let fifo = FileObservation::Unreadable { reason: "is a FIFO".into(), is_manifest: false };
     state.observe(now, SETTLE, fifo);
     assert!(!state.hides_objects() && state.problem().is_some());
 }
@@ -120,10 +123,10 @@ fn a_file_that_was_never_whole_hides_objects() {
 fn a_file_without_objects_hides_none_unless_it_may_have_lost_some() {
     let now = Instant::now();
     let comment = || {
-        let Seen::Content(content) = content(20, 1, &[]) else { unreachable!() };
-        Seen::Content(Content { is_blank: true, ..content })
+        let FileObservation::Content(content) = content(20, 1, &[]) else { unreachable!() };
+        FileObservation::Content(Content { is_blank: true, ..content })
     };
-    let fifo = || Seen::Unreadable { reason: "is a FIFO".into(), is_manifest: false };
+    let fifo = || FileObservation::Unreadable { reason: "is a FIFO".into(), is_manifest: false };
     for seen in [comment, fifo] {
         for (mut state, hides) in [(State::new(), false), (State::with_lost_objects(), true)] {
             state.observe(now, SETTLE, seen());
@@ -139,7 +142,7 @@ fn a_start_goes_on_from_the_last_good_state() {
     let now = Instant::now();
     let stamp = Stamp { digest: 7, len: 100, inode: (1, 1) };
     let start = || State::from_last_good(stamp, vec![1, 2]);
-    for seen in [Seen::Gone, unreadable(), content(0, 1, &[]), content(40, 1, &[1])] {
+    for seen in [FileObservation::Gone, unreadable(), content(0, 1, &[]), content(40, 1, &[1])] {
         let mut state = start();
         assert!(state.needs_last_good());
         assert_eq!(state.observe(now, SETTLE, seen), Action::ApplyLastGood);
@@ -154,7 +157,7 @@ fn a_start_goes_on_from_the_last_good_state() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    See(Seen<Vec<u64>>),
+    See(FileObservation<Vec<u64>>),
     Wait(Duration),
 }
 
@@ -168,7 +171,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => content.prop_map(Step::See),
         1 => objects.prop_map(|objects| Step::See(broken(&objects))),
-        1 => Just(Step::See(Seen::Gone)),
+        1 => Just(Step::See(FileObservation::Gone)),
         1 => Just(Step::See(unreadable())),
         4 => (0..5000u64).prop_map(|ms| Step::Wait(Duration::from_millis(ms))),
     ]
@@ -205,10 +208,10 @@ proptest! {
                 }
                 Step::See(seen) => {
                     let lacks = |object: &u64| match &seen {
-                        Seen::Gone => true,
-                        Seen::Unreadable { .. } => false,
-                        Seen::Content(content) => {
-                            let whole = content.doubt.is_none() && !content.is_blank;
+                        FileObservation::Gone => true,
+                        FileObservation::Unreadable { .. } => false,
+                        FileObservation::Content(content) => {
+                            let whole = content.unknown_part.is_none() && !content.is_blank;
                             whole && !content.objects.contains(object)
                         }
                     };
@@ -230,11 +233,11 @@ proptest! {
                 prop_assert!(since.is_some_and(|since| now - *since >= SETTLE), "{object}");
             }
         }
-        if let Some((_, Seen::Content(content))) = last {
+        if let Some((_, FileObservation::Content(content))) = last {
             act(&mut store, state.tick(now + SETTLE), &state);
             let is_subset = content.objects.iter().all(|object| store.contains(object));
             prop_assert!(is_subset);
-            if content.doubt.is_none() && !content.is_blank {
+            if content.unknown_part.is_none() && !content.is_blank {
                 prop_assert_eq!(store, content.objects.into_iter().collect());
             }
         }

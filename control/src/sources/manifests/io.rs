@@ -21,7 +21,7 @@ use podgate_policy::DocumentKind;
 use podgate_policy::manifest::{self, Document, ReadError};
 use tracing::error;
 
-use super::file_state::{Content, Seen, Stamp, UnknownPart};
+use super::file_state::{Content, FileObservation, Stamp, UnknownPart};
 use super::last_good::{LastGood, hash, hash_of_key};
 use super::messages::{Check, Done, Entry, FileMetadata, Identity, Listing, Message};
 
@@ -92,7 +92,7 @@ impl Job {
             Self::Check { symlinks } => Done::Check(check(directory, symlinks)),
             Self::Read { name, path, known, needs_last_good, unreadable } => {
                 let seen = match unreadable {
-                    Some(reason) => Seen::Unreadable { reason, is_manifest: true },
+                    Some(reason) => FileObservation::Unreadable { reason, is_manifest: true },
                     None => observe_file(&path, known),
                 };
                 let last_good = match needs_last_good {
@@ -100,7 +100,7 @@ impl Job {
                     false => Ok(Vec::new()),
                 };
                 Done::Read {
-                    last_good: last_good.map(|kept| without_same(kept, &seen)),
+                    last_good: last_good.map(|kept| without_unchanged(kept, &seen)),
                     name,
                     seen,
                 }
@@ -196,20 +196,20 @@ fn names(dir: &Path, known: &BTreeSet<OsString>) -> Result<Names, String> {
     Ok((present, excess))
 }
 
-fn observe_file(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
+fn observe_file(path: &Path, known: Option<u64>) -> FileObservation<Arc<[Document]>> {
     let (bytes, metadata) = match manifest::read_regular(path) {
         Ok(read) => read,
         Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
             if fs::symlink_metadata(path).is_err() {
-                return Seen::Gone;
+                return FileObservation::Gone;
             }
             let reason =
                 "is a link to nothing; create the file that it points to, or remove it".to_owned();
-            return Seen::Unreadable { reason, is_manifest: true };
+            return FileObservation::Unreadable { reason, is_manifest: true };
         }
         Err(error) => {
             let is_manifest = !matches!(error, ReadError::NotRegular(_));
-            return Seen::Unreadable { reason: error.to_string(), is_manifest };
+            return FileObservation::Unreadable { reason: error.to_string(), is_manifest };
         }
     };
     let digest = hash(&bytes);
@@ -220,33 +220,43 @@ fn observe_file(path: &Path, known: Option<u64>) -> Seen<Arc<[Document]>> {
         false => manifest::decode(&bytes, path),
     };
     let mut objects = Vec::new();
-    let mut doubt = None;
+    let mut unknown_part = None;
     for document in &documents {
         match (DocumentKind::of(document), &document.value) {
             (DocumentKind::Object(key), _) => objects.push(hash_of_key(&key)),
-            (DocumentKind::Nothing, _) => {}
+            (DocumentKind::Ignored, _) => {}
             (DocumentKind::Unreadable(_), Err(rejection)) => {
                 let line = document.source.location.line;
-                doubt = Some(UnknownPart::Broken(format!("line {line}: {}", rejection.reason)));
+                unknown_part =
+                    Some(UnknownPart::Broken(format!("line {line}: {}", rejection.reason)));
                 break;
             }
             (DocumentKind::Unreadable(rejections), Ok(_)) => {
                 let reason = rejections.first().map(|rejection| rejection.reason.as_str());
                 let line = document.source.location.line;
                 let reason = format!("line {line}: {}", reason.unwrap_or_default());
-                doubt.get_or_insert(UnknownPart::Rejected(reason));
+                unknown_part.get_or_insert(UnknownPart::Rejected(reason));
             }
         }
     }
     objects.sort_unstable();
     objects.dedup();
     let is_blank = manifest::is_blank(&bytes);
-    Seen::Content(Content { stamp, objects, is_blank, doubt, documents: documents.into() })
+    FileObservation::Content(Content {
+        stamp,
+        objects,
+        is_blank,
+        unknown_part,
+        documents: documents.into(),
+    })
 }
 
 /// Leaves out the documents that the content has unchanged.
-fn without_same(mut kept: Vec<Document>, seen: &Seen<Arc<[Document]>>) -> Vec<Document> {
-    if let Seen::Content(content) = seen {
+fn without_unchanged(
+    mut kept: Vec<Document>,
+    seen: &FileObservation<Arc<[Document]>>,
+) -> Vec<Document> {
+    if let FileObservation::Content(content) = seen {
         let present = content.documents.iter().filter_map(|document| document.value.as_ref().ok());
         let present: std::collections::HashSet<_> = present.collect();
         kept.retain(|document| document.value.as_ref().is_ok_and(|value| !present.contains(value)));

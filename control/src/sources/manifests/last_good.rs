@@ -74,7 +74,7 @@ impl Header {
 }
 
 #[derive(Serialize, Deserialize, Debug)]
-struct Kept {
+struct SavedObject {
     line: u32,
     column: u32,
     object: Value,
@@ -109,7 +109,7 @@ impl LastGood {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return (index, damaged),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                let reason = damaged_file::set_aside_line(&self.path, "it is no directory");
+                let reason = damaged_file::set_aside_line(&self.path, "it is not a directory");
                 return (index, vec![reason]);
             }
             Err(error) => {
@@ -149,10 +149,14 @@ impl LastGood {
         if header.name != name || header.directory != self.directory {
             return Err(format!("{} belongs to another manifest", path.display()));
         }
-        let kept: Vec<Kept> = serde_json::from_str(&kept).map_err(|error| error.to_string())?;
-        let document = |kept: Kept| {
+        let kept: Vec<SavedObject> =
+            serde_json::from_str(&kept).map_err(|error| error.to_string())?;
+        let document = |kept: SavedObject| {
             let (line, column) = (kept.line, kept.column);
-            manifest::kept(&SourceLocation { file: Arc::clone(file), line, column }, kept.object)
+            manifest::saved_document(
+                &SourceLocation { file: Arc::clone(file), line, column },
+                kept.object,
+            )
         };
         Ok((header, kept.into_iter().map(document).collect()))
     }
@@ -319,7 +323,7 @@ impl Writer {
         let header = Header { directory, name, digest, len, inode, objects };
         let kept = documents.iter().filter_map(|document| {
             let (line, column) = (document.source.location.line, document.source.location.column);
-            Some(Kept { line, column, object: document.value.clone().ok()? })
+            Some(SavedObject { line, column, object: document.value.clone().ok()? })
         });
         let kept = serde_json::to_string(&kept.collect::<Vec<_>>())?;
         let body = format!("{}\n{kept}", serde_json::to_string(&header)?);
@@ -388,7 +392,7 @@ fn is_gone(error: &io::Error) -> bool {
 fn key(document: &Document) -> Option<ObjectKey> {
     match DocumentKind::of(document) {
         DocumentKind::Object(key) => Some(key),
-        DocumentKind::Nothing | DocumentKind::Unreadable(_) => None,
+        DocumentKind::Ignored | DocumentKind::Unreadable(_) => None,
     }
 }
 

@@ -15,7 +15,7 @@ use nix::sys::inotify::{InotifyEvent, WatchDescriptor};
 use podgate_policy::Missing;
 use podgate_policy::manifest::Document;
 
-use super::file_state::Seen;
+use super::file_state::FileObservation;
 use super::last_good::NotSaved;
 
 /// Changes of the directory.
@@ -107,7 +107,11 @@ pub(super) enum Message {
 pub(super) enum Done {
     List(Result<Listing, String>),
     Check(Check),
-    Read { name: OsString, seen: Seen<Arc<[Document]>>, last_good: Result<Vec<Document>, String> },
+    Read {
+        name: OsString,
+        seen: FileObservation<Arc<[Document]>>,
+        last_good: Result<Vec<Document>, String>,
+    },
 }
 
 /// Identity of a directory; an inode number alone may be reused.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::Settings;
-use super::file_state::{Action, FileState, Seen, Stamp};
+use super::file_state::{Action, FileObservation, FileState, Stamp};
 use super::io::{Job, Pool, WatchedDirectory};
 use super::last_good::{Header, LastGood, NotSaved, Save, log_damaged};
 use super::messages::{Change, Done, FileMetadata, FileUpdate, Identity, Message, ReadRequests};
@@ -143,7 +143,7 @@ pub(super) struct Reader {
     /// The status that was reported last.
     last_status: Option<(bool, Vec<String>)>,
     /// The number of manifests without last good objects on disk that was reported last.
-    said_unsaved: usize,
+    reported_unsaved: usize,
 }
 
 /// Starts the reader. It ends when the receiver of its updates is dropped.
@@ -218,7 +218,7 @@ impl Reader {
             synced: false,
             damaged: Vec::new(),
             last_status: None,
-            said_unsaved: 0,
+            reported_unsaved: 0,
         }
     }
 
@@ -507,10 +507,10 @@ impl Reader {
     fn on_read_done(
         &mut self,
         name: &OsString,
-        seen: Seen<Arc<[Document]>>,
+        seen: FileObservation<Arc<[Document]>>,
         last_good: Result<Vec<Document>, String>,
     ) {
-        if let Seen::Unreadable { reason, .. } = &seen
+        if let FileObservation::Unreadable { reason, .. } = &seen
             && reason == OPEN_FOR_WRITING
             && self.files.get(name).is_some_and(|file| file.open_since.is_none())
         {
@@ -525,7 +525,7 @@ impl Reader {
         }
         file.hangs = false;
         let reread = std::mem::take(&mut file.reread_after);
-        if file.open_since.is_some() && matches!(seen, Seen::Content(_)) {
+        if file.open_since.is_some() && matches!(seen, FileObservation::Content(_)) {
             // It was written to meanwhile: a read is due when it is closed.
             return;
         }
@@ -539,11 +539,11 @@ impl Reader {
         });
         let wanted = std::mem::take(&mut file.must_parse);
         let (content, gone) = match &seen {
-            Seen::Content(content) => {
+            FileObservation::Content(content) => {
                 (Some((content.stamp, Arc::clone(&content.documents))), false)
             }
-            Seen::Gone => (None, true),
-            Seen::Unreadable { .. } => (None, false),
+            FileObservation::Gone => (None, true),
+            FileObservation::Unreadable { .. } => (None, false),
         };
         let action = file.state.observe(now, self.settings.settle, seen);
         let wants = match (&action, content) {
@@ -578,12 +578,12 @@ impl Reader {
     fn within_bounds(
         &mut self,
         name: &OsString,
-        seen: Seen<Arc<[Document]>>,
-    ) -> Seen<Arc<[Document]>> {
+        seen: FileObservation<Arc<[Document]>>,
+    ) -> FileObservation<Arc<[Document]>> {
         let Some(file) = self.files.get_mut(name) else { return seen };
         let others = self.bytes - file.bytes;
         let max = self.settings.bytes_max;
-        let len = if let Seen::Content(content) = &seen { content.stamp.len } else { 0 };
+        let len = if let FileObservation::Content(content) = &seen { content.stamp.len } else { 0 };
         let excluded = others + len > max;
         let bytes = if excluded { 0 } else { len };
         let is_smaller = bytes < std::mem::replace(&mut file.bytes, bytes);
@@ -602,7 +602,7 @@ impl Reader {
             "is not read: with it, the files of the directory have more than {max} bytes; \
                      remove what is not needed"
         );
-        Seen::Unreadable { reason, is_manifest: true }
+        FileObservation::Unreadable { reason, is_manifest: true }
     }
 
     /// Passes on what is to be done with a file's objects, and has it written to disk.

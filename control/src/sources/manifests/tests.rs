@@ -324,7 +324,7 @@ fn a_directory_that_is_emptied_replaced_or_gone_keeps_everything() {
     fs::rename(place.dir(), place.root.path().join("away")).unwrap();
     followed.until_problem("can't be read");
     fs::create_dir(place.dir()).unwrap();
-    followed.until_problem("is empty, and not the directory that it was");
+    followed.until_problem("was replaced by an empty directory");
     assert_eq!(names(&followed.store), ["one"]);
     // With a file in it, it counts; what it lacks after the settle time.
     place.write("q.yaml", &policy("two"));

@@ -1,4 +1,4 @@
-// Questions to the agent.
+// Requests to the agent.
 
 import { useEffect, useState } from "preact/hooks";
 

@@ -92,8 +92,8 @@ function Facts({ flow, addFilter }: { flow: Flow; addFilter: Props["addFilter"] 
   );
 }
 
-/** The flow as the agent is asked about it; none if it can't be. */
-function question(flow: Flow): Record<string, string> | null {
+/** Parameters of the request to explain a flow; none if it can't be explained. */
+function explainParameters(flow: Flow): Record<string, string> | null {
   if (!flow.port) return null;
   const ends = [flow.source, flow.destination];
   if (flow.reply) ends.reverse();
@@ -105,7 +105,7 @@ function question(flow: Flow): Record<string, string> | null {
 }
 
 function Why({ flow }: { flow: Flow }) {
-  const asked = question(flow);
+  const asked = explainParameters(flow);
   const key = JSON.stringify(asked);
   const [answer, setAnswer] = useState<Asked<Explained> & { key?: string }>({});
   useEffect(() => {

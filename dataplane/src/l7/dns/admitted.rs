@@ -14,15 +14,15 @@ use podgate_tables::time::Nanos;
 use super::Answered;
 
 /// Time for which an answer counts as admitted, milliseconds. An address whose TTL ends meanwhile
-/// stays in the tables for minutes (decision 46).
+/// stays in the tables for minutes (`docs/decisions/0046-dns-names.md`).
 pub const FRESH_MS: u64 = 1_000;
 
 /// Answers that are remembered, at most: 96 KiB. An answer whose slot is occupied replaces the one
 /// in it.
-const PLACES: usize = 4096;
+const SLOTS: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Slot {
     key: AnswerKey,
     epoch: Epoch,
     since: Nanos,
@@ -38,7 +38,7 @@ pub struct AnswerKey(u64);
 #[derive(Debug, Default)]
 pub struct Admitted {
     /// Allocated with the first answer.
-    places: Vec<Option<Place>>,
+    slots: Vec<Option<Slot>>,
     hasher: RandomState,
 }
 
@@ -57,21 +57,21 @@ impl Admitted {
     /// has seen it lately.
     #[must_use]
     pub fn has(&self, key: AnswerKey, epoch: Epoch, now: Nanos) -> bool {
-        self.places.get(place_of(key)).copied().flatten().is_some_and(|place| {
-            (place.key, place.epoch) == (key, epoch) && now < place.since.plus_millis(FRESH_MS)
+        self.slots.get(slot_of(key)).copied().flatten().is_some_and(|slot| {
+            (slot.key, slot.epoch) == (key, epoch) && now < slot.since.plus_millis(FRESH_MS)
         })
     }
 
     /// An answer that the control thread was given at `since` is forwarded under the tables of this
     /// epoch.
     pub fn add(&mut self, key: AnswerKey, epoch: Epoch, since: Nanos) {
-        if self.places.is_empty() {
-            self.places = vec![None; PLACES];
+        if self.slots.is_empty() {
+            self.slots = vec![None; SLOTS];
         }
-        self.places[place_of(key)] = Some(Place { key, epoch, since });
+        self.slots[slot_of(key)] = Some(Slot { key, epoch, since });
     }
 }
 
-fn place_of(key: AnswerKey) -> usize {
-    key.0 as usize % PLACES
+fn slot_of(key: AnswerKey) -> usize {
+    key.0 as usize % SLOTS
 }

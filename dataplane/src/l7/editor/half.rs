@@ -238,7 +238,7 @@ impl Half {
 
     /// Starts the retransmission timer if some of our bytes are not acknowledged, or stops it.
     pub(super) fn set_retransmit(&mut self, now: Nanos) {
-        if self.lacks_inserted() || self.to_retransmit().is_some() {
+        if self.is_next_inserted() || self.to_retransmit().is_some() {
             self.retransmit.get_or_insert(Retransmit::after(now));
         } else {
             self.retransmit = None;
@@ -262,7 +262,7 @@ impl Half {
     }
 
     /// Whether the first byte that the receiver lacks is an inserted one, or our FIN.
-    pub(super) fn lacks_inserted(&self) -> bool {
+    pub(super) fn is_next_inserted(&self) -> bool {
         let acked = self.acked.later(self.isn.plus(1));
         let is_inserted = self.inserted.first_from(acked).is_some_and(|(start, _)| start == acked);
         is_inserted || self.our_fin == Some(acked)

@@ -11,42 +11,52 @@ pub(super) struct Answer {
     pub(super) then: AfterInjection,
 }
 
-/// A response: status, length of the body, further header lines, body.
+/// A response: status, further header lines, parts of the body. Its length has two digits.
 macro_rules! response {
-    ($status:literal, $length:literal, $further:literal, $body:literal) => {
-        concat!(
-            "HTTP/1.1 ",
-            $status,
-            "\r\ncontent-type: text/plain\r\ncontent-length: ",
-            $length,
-            "\r\n",
-            $further,
-            "server: podgate\r\n\r\n",
-            $body,
-            "\r\n"
-        )
-        .as_bytes()
-    };
+    ($status:literal, $further:literal, $($body:literal),+) => {{
+        const BODY: &str = concat!($($body,)+ "\r\n");
+        const LENGTH: [u8; 2] = two_digits(BODY.len());
+        const BEFORE: &str =
+            concat!("HTTP/1.1 ", $status, "\r\ncontent-type: text/plain\r\ncontent-length: ");
+        const AFTER: &str = concat!("\r\n", $further, "server: podgate\r\n\r\n");
+        const LEN: usize = BEFORE.len() + LENGTH.len() + AFTER.len() + BODY.len();
+        const TEXT: [u8; LEN] =
+            joined([BEFORE.as_bytes(), &LENGTH, AFTER.as_bytes(), BODY.as_bytes()]);
+        &TEXT
+    }};
+}
+
+const fn two_digits(number: usize) -> [u8; 2] {
+    assert!(number < 100, "it has more than two digits");
+    [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
+}
+
+/// The parts, which have `LEN` bytes together.
+const fn joined<const LEN: usize>(parts: [&[u8]; 4]) -> [u8; LEN] {
+    let (mut all, mut len, mut part) = ([0; LEN], 0, 0);
+    while part < parts.len() {
+        let mut at = 0;
+        while at < parts[part].len() {
+            all[len] = parts[part][at];
+            (len, at) = (len + 1, at + 1);
+        }
+        part += 1;
+    }
+    assert!(len == LEN, "the parts fill it");
+    all
 }
 
 /// A denied request, after which the connection continues. The body is Cilium's (proxy
 /// `cilium/l7policy.cc`), so clients that check it need no change; `server` says who answered.
-pub const FORBIDDEN: &[u8] = response!("403 Forbidden", 15, "", "Access denied");
+pub const FORBIDDEN: &[u8] = response!("403 Forbidden", "", "Access denied");
 
 /// A denied request, after which the connection ends.
 pub const FORBIDDEN_CLOSE: &[u8] =
-    response!("403 Forbidden", 15, "connection: close\r\n", "Access denied");
+    response!("403 Forbidden", "connection: close\r\n", "Access denied");
 
 macro_rules! bad_request {
-    ($length:literal, $flaw:literal) => {
-        concat!(
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: ",
-            $length,
-            "\r\nconnection: close\r\nserver: podgate\r\n\r\nBad request: invalid ",
-            $flaw,
-            "\r\n"
-        )
-        .as_bytes()
+    ($flaw:literal) => {
+        response!("400 Bad Request", "connection: close\r\n", "Bad request: ", $flaw)
     };
 }
 
@@ -54,30 +64,30 @@ macro_rules! bad_request {
 #[must_use]
 pub const fn bad_request(flaw: Flaw) -> &'static [u8] {
     match flaw {
-        Flaw::RequestLine => bad_request!("35", "request line"),
-        Flaw::Target => bad_request!("37", "request target"),
-        Flaw::Version => bad_request!("35", "HTTP version"),
-        Flaw::FieldName => bad_request!("38", "name of a field"),
-        Flaw::FieldValue => bad_request!("39", "value of a field"),
-        Flaw::LineEnd => bad_request!("31", "line end"),
-        Flaw::EmptyLines => bad_request!("33", "empty line"),
-        Flaw::Host => bad_request!("27", "Host"),
-        Flaw::BodyLength => bad_request!("41", "length of the body"),
-        Flaw::BodyLikeRequest => bad_request!("53", "body, it begins like a request"),
-        Flaw::ChunkSize => bad_request!("33", "chunk size"),
-        Flaw::ChunkEnd => bad_request!("37", "end of a chunk"),
-        Flaw::Trailer => bad_request!("30", "trailer"),
-        Flaw::Incomplete => bad_request!("46", "end, it is not complete"),
+        Flaw::RequestLine => bad_request!("invalid request line"),
+        Flaw::Target => bad_request!("invalid request target"),
+        Flaw::Version => bad_request!("invalid HTTP version"),
+        Flaw::FieldName => bad_request!("invalid name of a field"),
+        Flaw::FieldValue => bad_request!("invalid value of a field"),
+        Flaw::LineEnd => bad_request!("invalid line end"),
+        Flaw::EmptyLines => bad_request!("invalid empty line"),
+        Flaw::Host => bad_request!("invalid Host"),
+        Flaw::BodyLength => bad_request!("invalid length of the body"),
+        Flaw::BodyLikeRequest => bad_request!("the body begins like a request"),
+        Flaw::ChunkSize => bad_request!("invalid chunk size"),
+        Flaw::ChunkEnd => bad_request!("invalid end of a chunk"),
+        Flaw::Trailer => bad_request!("invalid trailer"),
+        Flaw::Incomplete => bad_request!("incomplete request"),
     }
 }
 
 /// A request that was not complete in time.
 pub const REQUEST_TIMEOUT: &[u8] =
-    response!("408 Request Timeout", 17, "connection: close\r\n", "Request timeout");
+    response!("408 Request Timeout", "connection: close\r\n", "Request timeout");
 
 /// A request whose head is too long or has too many fields.
 pub const HEAD_TOO_LARGE: &[u8] =
-    response!("431 Request Header Fields Too Large", 16, "connection: close\r\n", "Head too large");
+    response!("431 Request Header Fields Too Large", "connection: close\r\n", "Head too large");
 
 impl Answer {
     /// No response: the connection ends.

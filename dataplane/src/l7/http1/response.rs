@@ -64,7 +64,7 @@ pub(super) enum ResponseBody {
 
 /// The framing is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Lost;
+pub(super) struct FramingLost;
 
 /// Longest head, chunk line or trailer section, bytes.
 const UNIT_MAX: usize = 256 * 1024;
@@ -107,13 +107,13 @@ impl Responses {
         self.state == State::UntilClose
     }
 
-    pub(super) fn lose_track(&mut self) {
+    pub(super) fn stop_following(&mut self) {
         *self = Self { state: State::Untracked, ..Self::default() };
     }
 
-    /// How many of `bytes` are a body after a response that must not have one (RFC 9112 §6.3): to
-    /// `HEAD`, 204 or 304. Clients discard them. A response begins with an H.
-    pub(super) fn take_stray(&mut self, bytes: &[u8]) -> u64 {
+    /// Number of `bytes` that are a body after a response that must not have one (RFC 9112 §6.3),
+    /// to `HEAD`, 204 or 304. Clients discard them. A response begins with an H.
+    pub(super) fn skip_unexpected_body(&mut self, bytes: &[u8]) -> u64 {
         if self.stray == 0 || !self.is_between_messages() || bytes.first() == Some(&b'H') {
             return 0;
         }
@@ -144,7 +144,7 @@ impl Responses {
         bytes: &[u8],
         body: ResponseBody,
         cx: &InspectCtx<'_>,
-    ) -> Option<Result<Followed, Lost>> {
+    ) -> Option<Result<Followed, FramingLost>> {
         let before = self.has_text;
         let end = self.unit_end(bytes);
         if end.is_none() || !self.unit.is_empty() {
@@ -158,7 +158,7 @@ impl Responses {
             let taken = bytes.len() as u64;
             let too_long = self.unit.len() > UNIT_MAX;
             let followed = Followed { taken, head: None, complete: false };
-            return Some(if too_long { Err(Lost) } else { Ok(followed) });
+            return Some(if too_long { Err(FramingLost) } else { Ok(followed) });
         };
         let mut pieces = std::mem::take(&mut self.unit);
         let unit = if pieces.is_empty() { &bytes[..end] } else { &pieces };
@@ -189,13 +189,13 @@ impl Responses {
         unit: &[u8],
         len: u64,
         expected: ResponseBody,
-    ) -> Result<Followed, Lost> {
+    ) -> Result<Followed, FramingLost> {
         let followed = Followed { taken: len, head: None, complete: false };
         match self.state {
             State::Head if unit.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => Ok(followed),
             State::Head => self.head_ended(unit, len, expected),
             State::ChunkSize => {
-                let size = chunk_size(unit).ok_or(Lost)?;
+                let size = chunk_size(unit).ok_or(FramingLost)?;
                 self.state = if size == 0 { State::Trailers } else { State::ChunkEnd };
                 Ok(Followed { taken: len.saturating_add(size), ..followed })
             }
@@ -207,7 +207,7 @@ impl Responses {
                 self.state = State::Head;
                 Ok(Followed { complete: true, ..followed })
             }
-            State::ChunkEnd | State::UntilClose | State::Untracked => Err(Lost),
+            State::ChunkEnd | State::UntilClose | State::Untracked => Err(FramingLost),
         }
     }
 
@@ -216,8 +216,8 @@ impl Responses {
         unit: &[u8],
         len: u64,
         expected: ResponseBody,
-    ) -> Result<Followed, Lost> {
-        let (head, body) = parse(unit).ok_or(Lost)?;
+    ) -> Result<Followed, FramingLost> {
+        let (head, body) = parse(unit).ok_or(FramingLost)?;
         let followed = Followed { taken: len, head: Some(head), complete: false };
         self.stray = 0;
         if matches!(head.status, 100..200) {

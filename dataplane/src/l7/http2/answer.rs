@@ -24,29 +24,33 @@ pub(super) enum Form {
 }
 
 /// The words of an answer.
-struct Words {
+struct AnswerFields {
     status: &'static str,
     /// gRPC's status code.
     grpc: &'static str,
     text: &'static str,
 }
 
-const fn words(denial: Denial) -> Words {
+const fn answer_fields(denial: Denial) -> AnswerFields {
     match denial.response {
-        DenialResponse::BadRequest(_) => Words { status: "400", grpc: "13", text: "Bad request" },
-        DenialResponse::HeadTooLarge => Words { status: "431", grpc: "8", text: "Head too large" },
-        _ => Words { status: "403", grpc: "7", text: "Access denied" },
+        DenialResponse::BadRequest(_) => {
+            AnswerFields { status: "400", grpc: "13", text: "Bad request" }
+        }
+        DenialResponse::HeadTooLarge => {
+            AnswerFields { status: "431", grpc: "8", text: "Head too large" }
+        }
+        _ => AnswerFields { status: "403", grpc: "7", text: "Access denied" },
     }
 }
 
 /// Length of the body of an answer, bytes.
 pub(super) const fn body_len(denial: Denial) -> u32 {
-    words(denial).text.len() as u32 + 2
+    answer_fields(denial).text.len() as u32 + 2
 }
 
 /// Appends the response to a denied request.
 pub(super) fn write(out: &mut Vec<u8>, stream: u32, denial: Denial, form: Form) {
-    let Words { status, grpc, text } = words(denial);
+    let AnswerFields { status, grpc, text } = answer_fields(denial);
     let at = out.len();
     let end = if form == Form::Whole { 0 } else { flag::END_STREAM };
     let flags = flag::END_HEADERS | end;

@@ -155,10 +155,10 @@ impl Http2 {
         };
         let is_settings = header.kind == kind::SETTINGS && header.stream == 0;
         if !is_expected || is_first && (!is_settings || header.has(flag::ACK)) {
-            return self.lose_track();
+            return self.stop_following();
         }
         if is_settings && header.payload_len() > SETTINGS_MAX {
-            return self.lose_track();
+            return self.stop_following();
         }
         self.server_frame(cx, header, taken, &bytes[taken..])
     }
@@ -356,7 +356,7 @@ impl Http2 {
     }
 
     /// The server's stream can't be followed any more.
-    fn lose_track(&mut self) -> Step {
+    fn stop_following(&mut self) -> Step {
         self.server.phase = Phase::Untracked;
         self.server.forget_payload();
         self.server.decoder = None;

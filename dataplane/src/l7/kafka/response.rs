@@ -82,7 +82,7 @@ impl Responses {
     }
 
     /// Stops following: everything passes.
-    pub(super) fn lose(&mut self) -> Op {
+    pub(super) fn stop_following(&mut self) -> Op {
         self.lost = true;
         Op::Skip(u64::MAX)
     }
@@ -98,10 +98,10 @@ impl Responses {
     pub(super) fn begin(&mut self, expected: &Expected, bytes: &[u8]) -> Option<Op> {
         let &[l0, l1, l2, l3, c0, c1, c2, c3] = bytes.first_chunk::<HEADER>()?;
         let len = i32::from_be_bytes([l0, l1, l2, l3]);
-        let Ok(len) = usize::try_from(len) else { return Some(self.lose()) };
+        let Ok(len) = usize::try_from(len) else { return Some(self.stop_following()) };
         let frame = PREFIX + len;
         if frame < HEADER || i32::from_be_bytes([c0, c1, c2, c3]) != expected.correlation_id {
-            return Some(self.lose());
+            return Some(self.stop_following());
         }
         let Expected { api, version, released, opens_session, .. } = *expected;
         let Some(api) = api else { return Some(Op::Skip(frame as u64)) };
@@ -156,7 +156,7 @@ impl Responses {
             }
             // Nothing may overtake it.
             Some(Current::Edited) => Op::Stall.into(),
-            None => self.lose().into(),
+            None => self.stop_following().into(),
         }
     }
 

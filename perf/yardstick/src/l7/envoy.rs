@@ -42,11 +42,11 @@ pub(super) enum Upstream {
 
 /// Starts Envoy on the server's side of a testbed. Requests to it pass its RBAC filter, and
 /// loopback to the server.
-pub(super) fn start<'peer>(
+pub(super) fn start<'forwarder>(
     program: &Path,
     server: &Netns,
-    testbed: HttpTestbed<'peer>,
-) -> Result<(Daemon, HttpTestbed<'peer>)> {
+    testbed: HttpTestbed<'forwarder>,
+) -> Result<(Daemon, HttpTestbed<'forwarder>)> {
     let rule =
         Rule { method: "GET|POST", path: "/docs(/.*)?", port: PORT, upstream: Upstream::Http1 };
     let daemon = spawn(program, server, testbed.folder(), rule)?;

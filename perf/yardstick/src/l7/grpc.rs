@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::envoy::{self, ENVOY_PORT, Rule, Upstream};
 use super::testbed::client_and_servers;
 use crate::context::Context;
+use crate::forwarders::{Filter, Kernel};
 use crate::measure::{Limit, Measurement};
-use crate::peers::{Filter, Kernel};
 
 const VS_ENVOY: &str = "l7.grpc.vs_envoy";
 const SHARE: &str = "l7.grpc.share";
@@ -79,8 +79,8 @@ pub(crate) fn measure(context: &Context) -> Result<Vec<Measurement>> {
 }
 
 /// A client, and a server that answers the calls of one gRPC method.
-struct GrpcTestbed<'peer> {
-    client: &'peer Netns,
+struct GrpcTestbed<'forwarder> {
+    client: &'forwarder Netns,
     address: Ipv4Addr,
     /// Port that calls are sent to.
     port: u16,
@@ -88,8 +88,8 @@ struct GrpcTestbed<'peer> {
     _server: Daemon,
 }
 
-impl<'peer> GrpcTestbed<'peer> {
-    fn new(client: &'peer Netns, server: &Netns, address: Ipv4Addr) -> Result<Self> {
+impl<'forwarder> GrpcTestbed<'forwarder> {
+    fn new(client: &'forwarder Netns, server: &Netns, address: Ipv4Addr) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let answer = folder.path().join(CALL.trim_start_matches('/'));
         fs::create_dir_all(answer.parent().context("no folder")?)?;

@@ -15,8 +15,8 @@ use anyhow::{Result, ensure};
 use podgate_tests::lab::{Agent, Lab, interrupted};
 
 use crate::context::Context;
+use crate::forwarders::{Filter, Kernel};
 use crate::measure::{Limit, Measurement, median};
-use crate::peers::{Filter, Kernel};
 use testbed::{Body, HttpTestbed, Load, RequestMeasurement};
 
 const VS_BRIDGE: &str = "l7.http1.vs_bridge";

@@ -98,9 +98,9 @@ pub(super) enum Body {
 }
 
 /// A client and a server with one of the compared forwarders between them.
-pub(super) struct HttpTestbed<'peer> {
+pub(super) struct HttpTestbed<'forwarder> {
     name: &'static str,
-    client: &'peer Netns,
+    client: &'forwarder Netns,
     address: Ipv4Addr,
     /// Port that requests are sent to.
     port: u16,
@@ -110,10 +110,10 @@ pub(super) struct HttpTestbed<'peer> {
     _nginx: Daemon,
 }
 
-impl<'peer> HttpTestbed<'peer> {
+impl<'forwarder> HttpTestbed<'forwarder> {
     pub(super) fn new(
         name: &'static str,
-        client: &'peer Netns,
+        client: &'forwarder Netns,
         server: &Netns,
         address: Ipv4Addr,
     ) -> Result<Self> {

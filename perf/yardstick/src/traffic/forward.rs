@@ -41,25 +41,25 @@ pub(crate) struct PodLink {
 /// When XDP or AF_XDP is not available on a link, or a system call fails.
 pub(crate) fn forward(links: &[PodLink; 2], stop: &AtomicBool, ready: impl FnOnce()) -> Result<()> {
     let (umem, mut free) = xsk::umem(FRAMES)?;
-    let mut ports = [Port::open(&umem, &links[0])?, Port::open(&umem, &links[1])?];
-    for port in &mut ports {
-        port.missing = RING as usize;
-        port.refill(&mut free);
+    let mut served = [ServedLink::open(&umem, &links[0])?, ServedLink::open(&umem, &links[1])?];
+    for link in &mut served {
+        link.missing = RING as usize;
+        link.refill(&mut free);
     }
     ready();
     let mut idle = 0;
     while !stop.load(Ordering::Relaxed) {
-        let [a, b] = &mut ports;
+        let [a, b] = &mut served;
         let moved = pass(&umem, a, b, &mut free)? + pass(&umem, b, a, &mut free)?;
         idle = if moved == 0 { idle + 1 } else { 0 };
         if idle > SPIN {
-            sleep(&ports)?;
+            sleep(&served)?;
         }
     }
     Ok(())
 }
 
-struct Port {
+struct ServedLink {
     rings: Rings,
     /// Number of frames missing in its fill ring.
     missing: usize,
@@ -70,7 +70,7 @@ struct Port {
     _program: Ebpf,
 }
 
-impl Port {
+impl ServedLink {
     fn open(umem: &Umem, link: &PodLink) -> Result<Self> {
         let rings = xsk::open(umem, &link.name)?;
         let mut ebpf = load_object(0, 0)?;
@@ -97,7 +97,12 @@ impl Port {
 }
 
 /// Forwards one batch; returns the number of descriptors.
-fn pass(umem: &Umem, from: &mut Port, to: &mut Port, free: &mut Vec<FrameDesc>) -> Result<usize> {
+fn pass(
+    umem: &Umem,
+    from: &mut ServedLink,
+    to: &mut ServedLink,
+    free: &mut Vec<FrameDesc>,
+) -> Result<usize> {
     let mut batch = [FrameDesc::default(); BATCH];
     // SAFETY: there is only one UMEM; `batch` only receives descriptors.
     let count = unsafe { from.rings.rx.consume(&mut batch) };
@@ -132,13 +137,13 @@ fn pass(umem: &Umem, from: &mut Port, to: &mut Port, free: &mut Vec<FrameDesc>) 
 }
 
 /// Waits for a packet, at most [`SLEEP_MS`].
-fn sleep(ports: &[Port; 2]) -> Result<()> {
-    let poll = |port: &Port| libc::pollfd {
-        fd: port.rings.rx.fd().as_raw_fd(),
+fn sleep(served: &[ServedLink; 2]) -> Result<()> {
+    let poll = |link: &ServedLink| libc::pollfd {
+        fd: link.rings.rx.fd().as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     };
-    let mut fds = [poll(&ports[0]), poll(&ports[1])];
+    let mut fds = [poll(&served[0]), poll(&served[1])];
     // SAFETY: `fds` is an array of the given length, and outlives the call.
     let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, SLEEP_MS) };
     match Errno::result(ready) {

@@ -1,9 +1,9 @@
 //! Traffic generators, a counter of arrivals, and a minimal forwarder.
 //!
 //! A rate is the rate of *arrival*: [`Arrivals`] counts at the ingress of the receiving pod, the
-//! same way for every peer, and drops the frames there, so that the receiver's stack costs little
-//! and nothing is answered. The number of sent frames doesn't matter: the generator sends more than
-//! any peer forwards.
+//! same way for every forwarder, and drops the frames there, so that the receiver's stack costs
+//! little and nothing is answered. The number of sent frames doesn't matter: the generator sends
+//! more than any forwarder forwards.
 //!
 //! There are two generators. [`LiveFrames`] makes the kernel generate frames (`BPF_PROG_TEST_RUN`)
 //! that arrive on the host's end of the pod's veth at about 2 Mpps. [`SendSocket`] is a send-only
@@ -96,7 +96,7 @@ pub(crate) fn rate<G: Generator>(
             })
         };
         let generator = scope.spawn(generate);
-        stop.wait_sending();
+        stop.wait_until_sending();
         let measured = (|| {
             thread::sleep(warm_up);
             let (begin, before) = (Instant::now(), arrivals.count()?.measured);

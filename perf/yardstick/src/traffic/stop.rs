@@ -59,7 +59,7 @@ impl Stop {
     }
 
     /// Waits until the generator sends, or has ended.
-    pub(super) fn wait_sending(&self) {
+    pub(super) fn wait_until_sending(&self) {
         while self.thread.load(Ordering::Acquire) == 0 && !self.ended() {
             thread::sleep(INTERVAL);
         }

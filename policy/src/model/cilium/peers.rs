@@ -234,7 +234,7 @@ fn parse_entity(field: &Field<'_>) -> Option<CiliumPeer> {
     let name = field.string()?;
     let known = Entity::NAMES.iter().find(|known| known.0 == name);
     if known.is_none() {
-        field.reject(format!("{} is no entity", quote(name)));
+        field.reject(format!("{} is not an entity", quote(name)));
     }
     known.map(|(_, entity)| CiliumPeer::Entity(*entity))
 }

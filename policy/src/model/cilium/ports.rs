@@ -218,7 +218,7 @@ fn parse_port_text(field: &Field<'_>) -> Option<PortNumbers> {
             _ => PortNumbers::Range(number..=number),
         }),
         _ => {
-            field.reject(format!("{} is no port number and no port name", quote(text)));
+            field.reject(format!("{} is neither a port number nor a port name", quote(text)));
             None
         }
     }
@@ -252,7 +252,7 @@ fn parse_icmp_field(field: &Field<'_>) -> Option<PortMatch> {
             let named = names.iter().find(|(name, _)| name == text).map(|known| known.1);
             let number = named.or_else(|| text.parse::<u8>().ok().map(u16::from));
             if number.is_none() {
-                kind.reject(format!("{} is no message type of this family", quote(text)));
+                kind.reject(format!("{} is not a message type of this family", quote(text)));
             }
             number?
         }

@@ -6,7 +6,7 @@ use podgate_tables::drop_reason::FrameDropReason;
 
 use super::neighbours::{NEXT, SHOT, arp, to_pod, with};
 use super::*;
-use crate::Seen;
+use crate::DroppedData;
 
 /// `RECORD_BURST` and `RECORD_RATE` of `drops.bpf.h`.
 const BURST: u64 = 50;
@@ -30,7 +30,7 @@ impl Probe {
             assert!(dropped.age < Duration::from_secs(60), "{dropped:?}");
             // No link is attached in these tests.
             assert!(!dropped.is_attached);
-            let Seen::Frame(frame) = dropped.seen else { panic!("{dropped:?}") };
+            let DroppedData::Frame(frame) = dropped.seen else { panic!("{dropped:?}") };
             let (reason, slot, frame) = (dropped.reason, dropped.slot, frame.to_vec());
             records.push(Record { reason, slot, frame });
         });

@@ -141,8 +141,8 @@ impl Reader {
         self.watch = listing.watch;
         self.is_file = listing.is_file;
         if listing.entries.is_empty() && in_force && replaced {
-            let reason = "is empty, and not the directory that it was; put a file in it to have \
-                          what it lacks removed";
+            let reason = "was replaced by an empty directory; put a file in it to delete the \
+                          objects that are no longer there";
             return self.suspend_deletions(reason);
         }
         let now = Instant::now();

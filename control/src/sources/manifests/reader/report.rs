@@ -22,7 +22,7 @@ impl Reader {
         let status = (self.synced, self.problems());
         let reported = self.last_status.as_ref() == Some(&status);
         let unsaved = self.saver.pending();
-        let settled = unsaved != self.said_unsaved && self.saver.is_idle();
+        let settled = unsaved != self.reported_unsaved && self.saver.is_idle();
         if !settled && (self.batch.is_empty() || !hurry) && reported && was_synced == self.synced {
             return !self.updates.is_closed();
         }
@@ -33,7 +33,7 @@ impl Reader {
             }
             self.last_status = Some(status.clone());
         }
-        self.said_unsaved = unsaved;
+        self.reported_unsaved = unsaved;
         let files = std::mem::take(&mut self.batch);
         let (synced, problems) = status;
         let update = DirectoryUpdate { files, synced, problems, unsaved };

@@ -71,7 +71,7 @@ fn encode(
     if encoder.flexible {
         encoder.out.push(0);
     }
-    encoder.structure(api.response, Place::default());
+    encoder.structure(api.response, Position::default());
     let len = encoder.out.len();
     let prefix = u32::try_from(len - 4).ok()?.to_be_bytes();
     encoder.out[..4].copy_from_slice(&prefix);
@@ -81,7 +81,7 @@ fn encode(
 
 /// The elements of lists that the encoder is in.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct Position {
     topic: Option<usize>,
     partition: Option<i32>,
     key: Option<usize>,
@@ -105,33 +105,33 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    fn structure(&mut self, fields: &[Field], place: Place) {
+    fn structure(&mut self, fields: &[Field], position: Position) {
         let version = self.version;
         let fields = fields.iter().filter(|field| field.is_in(version));
         // The innermost structures that the request names have the error.
         let is_deeper = fields.clone().any(|field| match field.kind {
             Kind::Array { list, fields, .. } => {
-                self.elements(list, place) > 0 && self.can_tell(list, fields)
+                self.elements(list, position) > 0 && self.can_carry_error(list, fields)
             }
             _ => false,
         });
         let errors = if is_deeper { Errors::Deeper } else { Errors::Here };
         for field in fields {
-            self.field(field, place, errors);
+            self.field(field, position, errors);
         }
         if self.flexible {
             self.out.push(0);
         }
     }
 
-    fn field(&mut self, field: &Field, place: Place, errors: Errors) {
+    fn field(&mut self, field: &Field, position: Position, errors: Errors) {
         match field.kind {
-            Kind::Fixed(len) => self.fixed(field, usize::from(len), place, errors),
+            Kind::Fixed(len) => self.fixed(field, usize::from(len), position, errors),
             Kind::String => {
                 let names = self.names;
                 let text = match field.role {
-                    Role::Topic => place.topic.map(|index| names.topic(index).name),
-                    Role::Key => place.key.map(|index| names.keys().nth(index)),
+                    Role::Topic => position.topic.map(|index| names.topic(index).name),
+                    Role::Key => position.key.map(|index| names.keys().nth(index)),
                     _ => None,
                 };
                 match text {
@@ -140,21 +140,21 @@ impl Encoder<'_> {
                 }
             }
             Kind::Bytes => self.count((!field.is_null).then_some(0)),
-            Kind::Array { fields, list, .. } => self.list(fields, list, place),
+            Kind::Array { fields, list, .. } => self.list(fields, list, position),
             Kind::Unread => self.count((!field.is_null).then_some(0)),
             Kind::UnreadStruct => self.out.push(0xff),
         }
     }
 
-    fn fixed(&mut self, field: &Field, len: usize, place: Place, errors: Errors) {
-        let topic = place.topic.map(|index| self.names.topic(index));
+    fn fixed(&mut self, field: &Field, len: usize, position: Position, errors: Errors) {
+        let topic = position.topic.map(|index| self.names.topic(index));
         let value = match field.role {
             Role::TopicId => {
                 let id = topic.and_then(|topic| topic.id).unwrap_or_default();
                 return self.out.extend_from_slice(&id);
             }
             Role::Error if errors == Errors::Here => i64::from(self.error),
-            Role::Partition => place.partition.map_or(0, i64::from),
+            Role::Partition => position.partition.map_or(0, i64::from),
             Role::ResourceType => topic.map_or(0, |topic| i64::from(topic.resource)),
             _ => field.default,
         };
@@ -162,44 +162,44 @@ impl Encoder<'_> {
         self.out.extend_from_slice(&value.to_be_bytes()[8 - len.min(8)..]);
     }
 
-    /// Whether the error can be given in the elements of a list, or deeper. With several keys, the
-    /// elements of a list of keys must have an error code of their own.
-    fn can_tell(&self, list: List, fields: &[Field]) -> bool {
+    /// Whether the elements of a list, or structures in them, can carry the error. With several
+    /// keys, the elements of a list of keys must have an error code of their own.
+    fn can_carry_error(&self, list: List, fields: &[Field]) -> bool {
         let has_error = |field: &Field| field.role == Role::Error && field.is_in(self.version);
         list != List::Keys || self.names.keys().len() == 1 || fields.iter().any(has_error)
     }
 
     /// Elements that a list gets here.
-    fn elements(&self, list: List, place: Place) -> usize {
+    fn elements(&self, list: List, position: Position) -> usize {
         match list {
             // With several keys, it is not known to which of them a topic belongs.
-            List::Topics if self.names.keys().len() > 1 && place.key.is_some() => 0,
+            List::Topics if self.names.keys().len() > 1 && position.key.is_some() => 0,
             List::Topics => self.names.len(),
             List::Partitions => {
-                place.topic.map_or(0, |index| self.names.topic(index).partitions.len())
+                position.topic.map_or(0, |index| self.names.topic(index).partitions.len())
             }
             List::Keys => self.names.keys().len(),
             List::Other => 0,
         }
     }
 
-    fn list(&mut self, fields: &[Field], list: List, place: Place) {
-        let elements = self.elements(list, place);
+    fn list(&mut self, fields: &[Field], list: List, position: Position) {
+        let elements = self.elements(list, position);
         self.count(Some(elements as u32));
         for index in 0..elements {
             if self.out.len() > ANSWER_MAX {
                 return;
             }
-            let place = match list {
-                List::Topics => Place { topic: Some(index), ..place },
+            let position = match list {
+                List::Topics => Position { topic: Some(index), ..position },
                 List::Partitions => {
-                    let topic = place.topic.map(|topic| self.names.topic(topic));
-                    Place { partition: topic.map(|topic| topic.partitions[index]), ..place }
+                    let topic = position.topic.map(|topic| self.names.topic(topic));
+                    Position { partition: topic.map(|topic| topic.partitions[index]), ..position }
                 }
-                List::Keys => Place { key: Some(index), ..place },
-                List::Other => place,
+                List::Keys => Position { key: Some(index), ..position },
+                List::Other => position,
             };
-            self.structure(fields, place);
+            self.structure(fields, position);
         }
     }
 

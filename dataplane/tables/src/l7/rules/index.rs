@@ -166,7 +166,7 @@ fn divide(rules: &[HttpRule], parts: &[Part]) -> ([u8; 256], Vec<u8>) {
     for pattern in rules.iter().flat_map(|rule| parts.iter().filter_map(|part| part.pattern(rule)))
     {
         for byte in 1..=u8::MAX {
-            is_first[usize::from(byte)] |= pattern.tells_from_byte_before(byte);
+            is_first[usize::from(byte)] |= pattern.is_class_start(byte);
         }
     }
     let (mut symbols, mut bytes) = ([0; 256], vec![0]);

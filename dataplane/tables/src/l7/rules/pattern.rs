@@ -130,8 +130,8 @@ impl Pattern {
         self.0.is_match_state(self.0.next_eoi_state(state))
     }
 
-    /// Whether the DFA distinguishes `byte` from `byte - 1`. `byte` is not zero.
-    pub(super) fn tells_from_byte_before(&self, byte: u8) -> bool {
+    /// Whether `byte`, which is not zero, begins a class of the DFA: `byte - 1` is in another one.
+    pub(super) fn is_class_start(&self, byte: u8) -> bool {
         let classes = self.0.byte_classes();
         classes.get(byte) != classes.get(byte - 1)
     }

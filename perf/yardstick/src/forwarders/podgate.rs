@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use podgate_tests::lab::{Agent, Lab};
 
-use super::{BULK_PORT, ECHO_PORT, MEASURED_PORT, PeerPath, on_forwarder_core, other_rule};
+use super::{BULK_PORT, ECHO_PORT, ForwarderPath, MEASURED_PORT, on_forwarder_core, other_rule};
 use crate::traffic::Flow;
 
 /// MTU of both ends of the pods' links, bytes: large packets instead of TSO, which AF_XDP lacks.
@@ -75,8 +75,8 @@ pub(crate) fn start(lab: &Lab) -> Result<Agent<'_>> {
 /// The path to the server with `rules` policies that don't match.
 ///
 /// # Errors
-/// As [`PeerPath::new`].
-pub(crate) fn path(lab: &Lab, rules: u32) -> Result<PeerPath<'_>> {
+/// As [`ForwarderPath::new`].
+pub(crate) fn path(lab: &Lab, rules: u32) -> Result<ForwarderPath<'_>> {
     let (client, server) = (lab.host(CLIENT)?, lab.host(&server(rules))?);
     let flow = Flow {
         source_mac: client.mac("eth0")?,
@@ -85,7 +85,7 @@ pub(crate) fn path(lab: &Lab, rules: u32) -> Result<PeerPath<'_>> {
         target: server.addresses.v4,
         port: MEASURED_PORT,
     };
-    PeerPath::new(&format!("podgate.{rules}"), &client.netns, &server.netns, flow, None)
+    ForwarderPath::new(&format!("podgate.{rules}"), &client.netns, &server.netns, flow, None)
 }
 
 fn write_manifests(folder: &Path, rules: &[u32], others: &[&str]) -> Result<()> {

@@ -1,7 +1,7 @@
-//! podgate's peers: the forwarders that it is compared with. Each has its own pair of pods in its
+//! The forwarders that are compared: podgate and others. Each has its own pair of pods in its
 //! own namespaces.
 //!
-//! | peer | forwarder | rule set |
+//! | name | forwarder | rule set |
 //! |---|---|---|
 //! | [`podgate`] | the release agent, one worker | N + 1 NetworkPolicies for the receiving pod |
 //! | [`Bare`] | [`forward`](crate::traffic::forward) on xsk-rs | none |
@@ -26,8 +26,8 @@
 //!   serves their forwarder best: 65,000 bytes with podgate, which has no TSO but large packets;
 //!   1,500 with the bridge, which forwards TSO packets of 64 kB, and with Open vSwitch, whose
 //!   AF_XDP ports take no packet larger than a page.
-//! - **Check.** Before a peer is measured, [`PeerPath::check`] checks that it forwards and drops
-//!   what it must.
+//! - **Check.** Before a forwarder is measured, [`ForwarderPath::check`] checks that it forwards
+//!   and drops what it must.
 //! - **One at a time.** All pods exist for the whole run. Forwarders that spin are suspended
 //!   (SIGSTOP) while others are measured.
 
@@ -35,14 +35,14 @@ mod bare;
 mod kernel;
 mod ovs;
 mod pair;
-mod peer_path;
+mod path;
 pub(crate) mod podgate;
 
 pub(crate) use bare::{Bare, READY as BARE_READY};
 pub(crate) use kernel::{Filter, Kernel};
 pub(crate) use ovs::Ovs;
 pub(crate) use pair::{Pair, Pod};
-pub(crate) use peer_path::PeerPath;
+pub(crate) use path::ForwarderPath;
 
 use std::net::Ipv4Addr;
 use std::thread;

@@ -10,11 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use podgate_tests::checkout::{peer, python};
+use podgate_tests::checkout::{interop, python};
 use podgate_tests::lab::{Agent, Daemon, Family, Get, Host, Lab, Outcome, run, wait_for};
 use tempfile::TempDir;
 
-use crate::peers::peers_lab;
+use crate::client_server::client_server_lab;
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -61,8 +61,8 @@ impl Servers {
         let host = lab.host("peers/server")?;
         let folder = tempfile::tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let (node, java) = (peer("server.js"), peer("Server.java"));
-        let (servers, python) = (peer("servers.py"), python());
+        let (node, java) = (interop("server.js"), interop("Server.java"));
+        let (servers, python) = (interop("servers.py"), python());
         let apache = apache(folder.path())?;
         let programs: [(&[u16], &str, &[&str]); 4] = [
             (&[8004], "java", &[JAVA[0], JAVA[1], &java, "8004"]),
@@ -135,24 +135,24 @@ type Client = (&'static str, RangeInclusive<usize>, fn(&Host, &str, &[&str]) -> 
 const CLIENTS: [Client; 3] = [
     ("python-requests", 1..=1, |host, url, requests| {
         let mut command = host.netns.bounded(&python(), BOUND);
-        run(command.arg(peer("client.py")).arg(url).args(requests))
+        run(command.arg(interop("client.py")).arg(url).args(requests))
     }),
     // It closes connections itself: after a HEAD, and where a response comes before the request
     // has been written.
     ("Node's fetch", 2..=3, |host, url, requests| {
         let mut command = host.netns.bounded("node", BOUND);
-        run(command.arg(peer("client.js")).arg(url).args(requests))
+        run(command.arg(interop("client.js")).arg(url).args(requests))
     }),
     ("Java's HttpClient", 1..=1, |host, url, requests| {
         let mut command = host.netns.bounded("java", BOUND);
-        run(command.args(JAVA).arg(peer("Client.java")).arg(url).args(requests))
+        run(command.args(JAVA).arg(interop("Client.java")).arg(url).args(requests))
     }),
 ];
 
 /// Each client to each server: allowed and denied requests on one connection, which stays usable.
 #[test]
 fn connections_of_every_client_go_on_behind_denied_requests() -> Result<()> {
-    let lab = peers_lab(POLICY)?;
+    let lab = client_server_lab(POLICY)?;
     let servers = Servers::start(&lab, &ALL)?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -201,14 +201,14 @@ fn connections_of_every_client_go_on_behind_denied_requests() -> Result<()> {
 
 #[test]
 fn a_websocket_echoes_ten_thousand_frames_and_a_denied_one_is_answered_403() -> Result<()> {
-    let lab = peers_lab(POLICY)?;
+    let lab = client_server_lab(POLICY)?;
     let _servers = Servers::start(&lab, &[WEBSOCKETS])?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
     let echo = |path: &str, frames: &str| {
         let url = format!("ws://{}:{WEBSOCKETS}{path}", server.addresses.v4);
         let mut command = client.netns.bounded(&python(), BOUND);
-        run(command.arg(peer("echo.py")).args([&url, frames]))
+        run(command.arg(interop("echo.py")).args([&url, frames]))
     };
     assert_eq!(echo("/docs/echo", "10000")?.trim(), "10000");
     assert_eq!(echo("/secret", "1")?.trim(), "403");
@@ -217,7 +217,7 @@ fn a_websocket_echoes_ten_thousand_frames_and_a_denied_one_is_answered_403() -> 
 
 #[test]
 fn a_tunnel_carries_any_bytes_and_a_declined_one_goes_on_as_http() -> Result<()> {
-    let lab = peers_lab(POLICY)?;
+    let lab = client_server_lab(POLICY)?;
     let servers = Servers::start(&lab, &[NODE])?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -318,7 +318,7 @@ fn exchange(from: &Host, to: &Host, port: u16, stream: &[u8]) -> Result<Vec<u8>>
 
 #[test]
 fn no_server_answers_a_request_that_hides_in_another() -> Result<()> {
-    let lab = peers_lab(POLICY)?;
+    let lab = client_server_lab(POLICY)?;
     let servers = Servers::start(&lab, &ALL)?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -352,7 +352,7 @@ fn no_server_answers_a_request_that_hides_in_another() -> Result<()> {
 
 #[test]
 fn other_protocols_on_an_http_port_are_reset_at_once_and_recorded() -> Result<()> {
-    let lab = peers_lab(POLICY)?;
+    let lab = client_server_lab(POLICY)?;
     let _servers = Servers::start(&lab, &[NODE])?;
     let _agent = Agent::start(&lab, 2)?;
     let (client, server) = (lab.host("peers/client")?, lab.host("peers/server")?);
@@ -375,7 +375,7 @@ fn other_protocols_on_an_http_port_are_reset_at_once_and_recorded() -> Result<()
 
 #[test]
 fn limits_are_those_of_the_command_line_and_each_denial_is_recorded() -> Result<()> {
-    let lab = peers_lab(POLICY)?;
+    let lab = client_server_lab(POLICY)?;
     let _servers = Servers::start(&lab, &[NODE])?;
     let options = ["--http-max-head", "2048", "--http-max-headers", "10"];
     let chunks = ["--http-max-chunk-line", "32"];

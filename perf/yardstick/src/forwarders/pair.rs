@@ -22,7 +22,7 @@ pub(crate) struct Pod {
     pub(crate) address: Ipv4Addr,
 }
 
-/// Two pods in one subnet, and the node between them, on which a peer forwards. Neighbour entries
+/// Two pods in one subnet, and the node between them, on which a forwarder runs. Neighbour entries
 /// are static, so that only the measured traffic is on the links.
 #[derive(Debug)]
 pub(crate) struct Pair {
@@ -35,7 +35,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Creates the pods of the peer `name`, which must be short because link names contain it.
+    /// Creates the pods of the forwarder `name`, which must be short because link names contain it.
     ///
     /// # Errors
     /// Without root, or when a name is taken or too long.

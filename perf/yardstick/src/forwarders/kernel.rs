@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use podgate_tests::lab::run;
 use tempfile::TempDir;
 
-use super::{MEASURED_PORT, Pair, PeerPath, Pod, other_rule, run_in};
+use super::{ForwarderPath, MEASURED_PORT, Pair, Pod, other_rule, run_in};
 use crate::traffic::{FORWARDER_CORE, source_ports};
 
 /// Timeout for an answer to cross the bridge.
@@ -85,13 +85,13 @@ impl Kernel {
     /// forwarders' core.
     ///
     /// # Errors
-    /// As [`PeerPath::new`], or when threaded NAPI can't be enabled.
-    pub(crate) fn path(&self, name: &str) -> Result<PeerPath<'_>> {
+    /// As [`ForwarderPath::new`], or when threaded NAPI can't be enabled.
+    pub(crate) fn path(&self, name: &str) -> Result<ForwarderPath<'_>> {
         let Pair { client, server, node } = &self.pair;
         run_in(node, "ethtool", &["-K", &client.link, "gro", "on"])?;
         self.thread_napi()?;
         let flow = self.pair.flow(MEASURED_PORT);
-        let path = PeerPath::new(name, &client.netns, &server.netns, flow, None)?;
+        let path = ForwarderPath::new(name, &client.netns, &server.netns, flow, None)?;
         if let Filter::Stateful(_) = self.filter {
             path.check(true)?;
             self.answer()?;

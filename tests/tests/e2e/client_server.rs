@@ -17,7 +17,7 @@ status: {{podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]}}
 }
 
 /// A lab with pods `peers/client` and `peers/server`, and a policy.
-pub(crate) fn peers_lab(policy: &str) -> Result<Lab> {
+pub(crate) fn client_server_lab(policy: &str) -> Result<Lab> {
     let client = pod("peers", "client", ["10.77.0.10", "fd77::10"]);
     let server = pod("peers", "server", ["10.77.0.30", "fd77::30"]);
     Lab::of(&[&client, &server, policy].concat())

@@ -10,7 +10,7 @@ use podgate_tests::lab::{Daemon, run, wait_for};
 use tempfile::TempDir;
 
 use super::{
-    BULK_PORT, COMMAND_BOUND, ECHO_PORT, MEASURED_PORT, Pair, PeerPath, on_forwarder_core,
+    BULK_PORT, COMMAND_BOUND, ECHO_PORT, ForwarderPath, MEASURED_PORT, Pair, on_forwarder_core,
     other_rule,
 };
 
@@ -79,11 +79,11 @@ impl Ovs {
     /// The path through it.
     ///
     /// # Errors
-    /// As [`PeerPath::new`].
-    pub(crate) fn path(&self) -> Result<PeerPath<'_>> {
+    /// As [`ForwarderPath::new`].
+    pub(crate) fn path(&self) -> Result<ForwarderPath<'_>> {
         let Pair { client, server, .. } = &self.pair;
         let flow = self.pair.flow(MEASURED_PORT);
-        PeerPath::new("ovs", &client.netns, &server.netns, flow, Some(&self.vswitchd))
+        ForwarderPath::new("ovs", &client.netns, &server.netns, flow, Some(&self.vswitchd))
     }
 
     fn configure(&self, rules: u32) -> Result<()> {

@@ -8,7 +8,7 @@ use podgate_tests::lab::Daemon;
 use tempfile::TempDir;
 
 use super::pair::colons;
-use super::{MEASURED_PORT, Pair, PeerPath, on_forwarder_core};
+use super::{ForwarderPath, MEASURED_PORT, Pair, on_forwarder_core};
 
 /// Line that the process prints when it forwards.
 pub(crate) const READY: &str = "forwarding";
@@ -48,10 +48,10 @@ impl Bare {
     /// The path through it.
     ///
     /// # Errors
-    /// As [`PeerPath::new`].
-    pub(crate) fn path(&self) -> Result<PeerPath<'_>> {
+    /// As [`ForwarderPath::new`].
+    pub(crate) fn path(&self) -> Result<ForwarderPath<'_>> {
         let Pair { client, server, .. } = &self.pair;
         let flow = self.pair.flow(MEASURED_PORT);
-        PeerPath::new("bare", &client.netns, &server.netns, flow, Some(&self.forwarder))
+        ForwarderPath::new("bare", &client.netns, &server.netns, flow, Some(&self.forwarder))
     }
 }

@@ -1,4 +1,4 @@
-//! The path of the measured frames through one peer.
+//! The path of the measured frames through one forwarder.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ const CHECK_FRAMES: u32 = 256;
 /// Timeout for a check's frames to arrive.
 const CHECK_BOUND: Duration = Duration::from_secs(10);
 
-/// From a pod through a peer to a pod.
-pub(crate) struct PeerPath<'peer> {
+/// From a pod through a forwarder to a pod.
+pub(crate) struct ForwarderPath<'forwarder> {
     name: String,
-    from: &'peer Netns,
+    from: &'forwarder Netns,
     flow: Flow,
     arrivals: Arrivals,
-    spinning: Option<&'peer Daemon>,
+    spinning: Option<&'forwarder Daemon>,
 }
 
-impl<'peer> PeerPath<'peer> {
+impl<'forwarder> ForwarderPath<'forwarder> {
     /// The path of `flow` between two pods. A `spinning` forwarder is suspended (SIGSTOP) until
     /// [`Self::rate`] needs it.
     ///
@@ -33,23 +33,23 @@ impl<'peer> PeerPath<'peer> {
     /// When arrivals can't be counted.
     pub(crate) fn new(
         name: &str,
-        from: &'peer Netns,
-        to: &'peer Netns,
+        from: &'forwarder Netns,
+        to: &'forwarder Netns,
         flow: Flow,
-        spinning: Option<&'peer Daemon>,
+        spinning: Option<&'forwarder Daemon>,
     ) -> Result<Self> {
         let arrivals = Arrivals::attach(to, MEASURED_PORT)?;
         Ok(Self { name: name.to_owned(), from, flow, arrivals, spinning })
     }
 
-    /// Name of the peer.
+    /// Name of the forwarder.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Checks that the flow passes and, if the peer `enforces`, that another port doesn't. Suspends
-    /// a spinning forwarder again.
+    /// Checks that the flow passes and, if the forwarder `enforces`, that another port doesn't.
+    /// Suspends a spinning forwarder again.
     ///
     /// # Errors
     /// When one of these doesn't hold.
