@@ -298,7 +298,15 @@ impl Lab {
     /// # Errors
     /// When the link exists.
     pub fn create_link(&self, host: &Host) -> Result<()> {
-        let (link, netns, addresses) = (&host.link, host.netns.name(), host.addresses);
+        self.create_link_named(host, &host.link)
+    }
+
+    /// As [`Self::create_link`], with another name of the node's end.
+    ///
+    /// # Errors
+    /// When the link exists.
+    pub fn create_link_named(&self, host: &Host, link: &str) -> Result<()> {
+        let (netns, addresses) = (host.netns.name(), host.addresses);
         self.node.netns.ip(&format!(
             "link add {link} type veth peer name eth0 netns {netns}\n\
              addr add {GATEWAY_V4}/32 scope link dev {link}\n\

@@ -10,7 +10,9 @@ pub(crate) mod wire;
 use std::io;
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage, LinkXdp,
@@ -154,8 +156,10 @@ impl Netlink {
     /// # Errors
     /// When the kernel answers with an error.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        let request = self.handle.link().get().match_name(name.to_owned());
-        first_link(request, format!("look up link {name}")).await
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let message = self.look_up(link, format!("look up link {name}")).await?;
+        Ok(message.as_ref().map(Link::from_message))
     }
 
     /// The link with this index; `None` if there is none.
@@ -163,8 +167,45 @@ impl Netlink {
     /// # Errors
     /// When the kernel answers with an error.
     pub async fn link_at(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
-        let request = self.handle.link().get().match_index(index);
-        first_link(request, format!("look up link {index}")).await
+        let message = self.look_up(with_index(index), format!("look up link {index}")).await?;
+        Ok(message.as_ref().map(Link::from_message))
+    }
+
+    /// The link that `link` has the name or index of; `None` if there is none.
+    async fn look_up(
+        &self,
+        link: LinkMessage,
+        action: String,
+    ) -> Result<Option<LinkMessage>, NetlinkError> {
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(link));
+        // The acknowledgement ends the request even if the answer is dropped because it can't be
+        // decoded. A pod can see to that: names and aliases of links are any bytes.
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        let answers = self.handle.clone().request(request);
+        let mut answers = answers.map_err(|error| NetlinkError::new(action.as_str(), &error))?;
+        let mut found = None;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                    found = Some(link);
+                }
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    let source = error.to_io();
+                    return match source.raw_os_error() {
+                        // ERANGE: a name that is too long for any link.
+                        Some(libc::ENODEV | libc::ERANGE) => Ok(None),
+                        _ => Err(NetlinkError::Failed { action, source }),
+                    };
+                }
+                _ => {}
+            }
+        }
+        if found.is_none() {
+            let why = "the kernel's answer can't be read; is the link's name or alias not UTF-8?";
+            let source = io::Error::new(io::ErrorKind::InvalidData, why);
+            return Err(NetlinkError::Failed { action, source });
+        }
+        Ok(found)
     }
 
     /// All links.
@@ -188,9 +229,8 @@ impl Netlink {
     /// # Errors
     /// When the kernel answers with an error.
     pub async fn has_xdp(&self, link: &Link) -> Result<bool, NetlinkError> {
-        let request = self.handle.link().get().match_index(link.index);
         let action = format!("look up the XDP program of link {}", link.name);
-        let message = first_message(request, action).await?;
+        let message = self.look_up(with_index(link.index), action).await?;
         let attributes = message.iter().flat_map(|message| &message.attributes);
         Ok(attributes.into_iter().any(|attribute| match attribute {
             LinkAttribute::Xdp(attributes) => attributes
@@ -281,29 +321,11 @@ impl Netlink {
     }
 }
 
-async fn first_link(
-    request: rtnetlink::LinkGetRequest,
-    action: String,
-) -> Result<Option<Link>, NetlinkError> {
-    Ok(first_message(request, action).await?.as_ref().map(Link::from_message))
-}
-
-async fn first_message(
-    request: rtnetlink::LinkGetRequest,
-    action: String,
-) -> Result<Option<LinkMessage>, NetlinkError> {
-    let mut links = std::pin::pin!(request.execute());
-    match links.try_next().await {
-        Ok(message) => Ok(message),
-        Err(error) => {
-            let error = NetlinkError::new(action, &error);
-            match error.errno() {
-                // ERANGE: a name that is too long for any link.
-                Some(libc::ENODEV | libc::ERANGE) => Ok(None),
-                _ => Err(error),
-            }
-        }
-    }
+/// A request for the link with this index.
+fn with_index(index: u32) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link
 }
 
 fn local_address(message: &AddressMessage) -> Option<IpAddr> {
@@ -322,6 +344,10 @@ fn local_address(message: &AddressMessage) -> Option<IpAddr> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::time::Duration;
+
     use super::*;
     use nix::sched::{CloneFlags, unshare};
 
@@ -356,6 +382,31 @@ pub(crate) mod tests {
             netlink.delete_link(&first).await.unwrap();
             assert_eq!(netlink.link("pg-t1").await.unwrap(), None);
             assert_eq!(netlink.link("a-name-too-long-for-a-link").await.unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn a_link_whose_alias_is_not_utf8_is_an_error_and_keeps_nobody_waiting() {
+        in_netns(|netlink| async move {
+            netlink.add_pair("pg-t0", "pg-t1", 9000).await.unwrap();
+            let link = netlink.link("pg-t0").await.unwrap().unwrap();
+            let set = |bytes: &[u8]| {
+                let mut ip = std::process::Command::new("ip");
+                ip.args(["link", "set", "pg-t0", "alias"]).arg(OsStr::from_bytes(bytes));
+                assert!(ip.status().unwrap().success());
+            };
+            set(b"\xff");
+            let bound = Duration::from_secs(20);
+            let looked_up = tokio::time::timeout(bound, netlink.link_at(link.index)).await;
+            let error = looked_up.expect("the request ends").unwrap_err().to_string();
+            assert!(error.contains("UTF-8"), "{error}");
+            let looked_up = tokio::time::timeout(bound, netlink.has_xdp(&link)).await;
+            looked_up.expect("the request ends").unwrap_err();
+            // The other links are listed.
+            let listed = tokio::time::timeout(bound, netlink.links()).await.unwrap().unwrap();
+            assert!(listed.iter().any(|link| link.name == "pg-t1"), "{listed:?}");
+            set(b"uplink");
+            assert_eq!(netlink.link_at(link.index).await.unwrap(), Some(link));
         });
     }
 }

@@ -268,7 +268,7 @@ impl Endpoints {
     /// Whether the endpoint may be added.
     ///
     /// # Errors
-    /// When the link belongs to another endpoint, or the pod has another link.
+    /// When the link belongs to another endpoint, or the pod has another link that is not gone.
     pub(super) fn admit(&self, spec: &EndpointSpec) -> Result<Admission> {
         if let Some(endpoint) = self.by_link.get(&spec.link)
             && endpoint.link.is_ok()
@@ -282,13 +282,23 @@ impl Endpoints {
                 endpoint.spec.pod
             );
         }
-        let same_pod =
-            |endpoint: &&Endpoint| endpoint.spec.pod == spec.pod && endpoint.spec.link != spec.link;
-        if let Some(other) = self.by_link.values().find(same_pod) {
+        if let Some(other) = self.of_same_pod(spec).find(|other| !self.is_gone(other)) {
             let link = &other.spec.link;
             bail!("pod {} is the endpoint on link {link} already; remove it first", spec.pod);
         }
         Ok(Admission::New)
+    }
+
+    /// Endpoints of the same pod on other links.
+    fn of_same_pod(&self, spec: &EndpointSpec) -> impl Iterator<Item = &Endpoint> {
+        let same_pod =
+            |other: &&Endpoint| other.spec.pod == spec.pod && other.spec.link != spec.link;
+        self.by_link.values().filter(same_pod)
+    }
+
+    /// Whether the endpoint's link is gone, and nothing that a previous agent pinned at it is left.
+    fn is_gone(&self, endpoint: &Endpoint) -> bool {
+        endpoint.link.is_err() && !self.unattached.contains_key(&endpoint.spec.link)
     }
 
     /// Whether an operation on the link runs.
@@ -389,6 +399,12 @@ impl Endpoints {
             Some(before) => pod_end.offload.after(before.offload),
             None => pod_end.offload,
         };
+        // The network plugin need not have removed the link of the pod's last sandbox.
+        let gone = self.of_same_pod(&spec).map(|other| other.spec.link.clone());
+        for gone in gone.collect::<Vec<_>>() {
+            info!("endpoint {} on link {gone}, which is gone, is replaced", spec.pod);
+            self.remove(&gone);
+        }
         info!("endpoint {} on link {link} attached", spec.pod);
         self.unknown.remove(&link);
         self.unknown.take_unread(attached.link.index);

@@ -1,11 +1,13 @@
 //! Malformed and spoofed frames from a pod.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use etherparse::PacketBuilder;
-use podgate_tests::lab::{Agent, CorpusFrame, Download, Family, Host, Lab, Outcome, wait_for};
+use podgate_tests::lab::{Agent, CorpusFrame, Download, Family, Host, Lab, Outcome, run, wait_for};
 use podgate_tests::scenario::MANIFESTS;
 
 /// Runs `attack` by `other/stranger` while admin downloads from the store.
@@ -117,4 +119,28 @@ fn mutations(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
         })
     });
     cut.chain(changed)
+}
+
+/// The library that decodes the kernel's answers drops one with such an alias. A request that waits
+/// for it occupies one of the threads that enter pods' namespaces.
+#[test]
+fn a_pods_link_whose_alias_is_not_utf8_concerns_that_pod_only() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 1)?;
+    let (admin, stranger) = (lab.host("admin/adminapp")?, lab.host("other/stranger")?);
+    let mut ip = stranger.netns.bounded("ip", Duration::from_secs(20));
+    run(ip.args(["link", "set", "eth0", "alias"]).arg(OsStr::from_bytes(b"\xff")))?;
+    stranger.netns.ip("link set eth0 down\nlink set eth0 up\n")?;
+    agent.wait_until("the agent to give up on the pod's link", |daemon| {
+        Ok(daemon.log().contains("UTF-8").then_some(()))
+    })?;
+    agent.stop()?;
+    let mut agent = Agent::restart(&lab, 1)?;
+    lab.wait_for_endpoint(stranger, "gone")?;
+    lab.wait_for_endpoint(admin, "ready")?;
+    // Readable again, the link is taken back.
+    stranger.netns.ip("link set eth0 alias uplink\n")?;
+    lab.wait_for_endpoint(stranger, "ready")?;
+    agent.assert_alive()?;
+    agent.stop()
 }

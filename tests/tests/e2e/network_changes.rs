@@ -108,6 +108,31 @@ fn a_recreated_link_is_attached_again_under_policy() -> Result<()> {
     agent.assert_alive()
 }
 
+/// The node was rebooted, or the network plugin was not asked to remove the link of the sandbox
+/// before.
+#[test]
+fn a_pod_whose_link_is_gone_may_be_added_with_another() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let mut agent = Agent::start(&lab, 1)?;
+    let (admin, store) = (lab.host("admin/adminapp")?, lab.host("backend/store")?);
+    let netns = store.netns.path().display().to_string();
+    let add = ["endpoint", "add", "--link", "again", "--pod", &store.name, "--netns", &netns];
+    let early = lab.podgate(&add)?;
+    let error = String::from_utf8(early.stderr)?;
+    assert!(!early.status.success() && error.contains("remove it first"), "{error}");
+    lab.delete_link(store)?;
+    lab.wait_for_endpoint(store, "gone")?;
+    lab.create_link_named(store, "again")?;
+    let added = lab.podgate(&add)?;
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    wait_for_echo(admin, store, Family::V4)?;
+    let list = lab.podgate_json(&["endpoint", "list"])?;
+    let endpoints = list.as_array().into_iter().flatten();
+    let links: Vec<_> = endpoints.filter(|e| e["pod"] == *store.name).map(|e| &e["link"]).collect();
+    assert_eq!(links, ["again"]);
+    agent.assert_alive()
+}
+
 #[test]
 fn a_pod_is_cut_off_while_its_end_is_outside_its_namespace() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;

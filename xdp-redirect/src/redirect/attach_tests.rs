@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::{Redirect, unpin};
 use crate::link::{Hook, HookLink};
 use crate::test_netns::{in_new_namespaces, ip};
-use crate::{Error, Pod, Seen, bpffs};
+use crate::{DroppedData, Error, Pod, bpffs};
 
 const HOST: &str = "pg-host0";
 const POD: &str = "pg-pod0";
@@ -426,7 +426,7 @@ fn a_record_of_a_tagged_frame_from_a_bridge_has_the_tag() {
                     assert!(Instant::now() < deadline, "no record of the frame of {length} bytes");
                     send_frame("pg-far0", &frame);
                     redirect.take_dropped(usize::MAX, |dropped| {
-                        let Seen::Frame(frame) = dropped.seen else { panic!("{dropped:?}") };
+                        let DroppedData::Frame(frame) = dropped.seen else { panic!("{dropped:?}") };
                         // The bridge sends some of its own.
                         let is_tagged = dropped.reason == FrameDropReason::ToPodVlanTagged;
                         if is_tagged && frame != before {
