@@ -161,7 +161,7 @@ fn agent_families(counts: &AgentCounts) -> Vec<Family> {
         .with(&[], counts.links_gone),
         Family::counter(
             "podgate_clients_rejected_total",
-            "Requests on the control socket that were rejected because there were too many",
+            "Requests and connections on the control socket that were rejected because there were too many",
         )
         .with(&[], counts.clients_rejected),
         Family::counter(

@@ -479,7 +479,7 @@ fn a_session_gets_no_topic_that_is_not_allowed() {
 }
 
 #[test]
-fn a_fetch_of_a_session_from_elsewhere_is_answered_as_by_a_broker_that_lost_it() {
+fn a_fetch_of_a_session_from_elsewhere_is_answered_as_by_a_broker_that_expects_another_epoch() {
     let policy = topics(&["a", "b"]);
     for version in (7..=12).chain([13, 15, 16, 18]) {
         for (session, epoch) in [(SESSION, 1), (SESSION, -2), (0, 1), (-1, i32::MIN)] {

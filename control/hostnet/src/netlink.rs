@@ -201,7 +201,8 @@ impl Netlink {
             }
         }
         if found.is_none() {
-            let why = "the kernel's answer can't be read; is the link's name or alias not UTF-8?";
+            let why =
+                "no answer of the kernel could be read; is the link's name or alias not UTF-8?";
             let source = io::Error::new(io::ErrorKind::InvalidData, why);
             return Err(NetlinkError::Failed { action, source });
         }

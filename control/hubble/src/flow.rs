@@ -201,8 +201,8 @@ fn policy_verdicts(record: &FlowRecord, common: Flow) -> Vec<Flow> {
         drop.policy_match_type = 0;
         // Both directions may have denied it.
         for flow in &flows {
-            drop.egress_denied_by.extend(not_in(&flow.egress_denied_by, &drop.egress_denied_by));
-            drop.ingress_denied_by.extend(not_in(&flow.ingress_denied_by, &drop.ingress_denied_by));
+            drop.egress_denied_by.extend(not_in(&drop.egress_denied_by, &flow.egress_denied_by));
+            drop.ingress_denied_by.extend(not_in(&drop.ingress_denied_by, &flow.ingress_denied_by));
         }
         flows.push(drop);
     }

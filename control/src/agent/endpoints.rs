@@ -60,6 +60,8 @@ pub(super) struct Endpoints {
     /// Indices of links that the previous agent cut off and that could not be attached again, by
     /// name.
     unattached: BTreeMap<String, u32>,
+    /// Endpoints whose link doesn't exist, by its name.
+    without_link: BTreeSet<String>,
 }
 
 /// An operation on a link that a task works on.
@@ -179,6 +181,7 @@ impl Endpoints {
             retries: Retries::default(),
             unset: Vec::new(),
             unattached: BTreeMap::new(),
+            without_link: BTreeSet::new(),
         }
     }
 
@@ -268,7 +271,7 @@ impl Endpoints {
     /// Whether the endpoint may be added.
     ///
     /// # Errors
-    /// When the link belongs to another endpoint, or the pod has another link that is not gone.
+    /// When the link belongs to another endpoint, or the pod has another link that exists.
     pub(super) fn admit(&self, spec: &EndpointSpec) -> Result<Admission> {
         if let Some(endpoint) = self.by_link.get(&spec.link)
             && endpoint.link.is_ok()
@@ -296,9 +299,10 @@ impl Endpoints {
         self.by_link.values().filter(same_pod)
     }
 
-    /// Whether the endpoint's link is gone, and nothing that a previous agent pinned at it is left.
+    /// Whether the endpoint's link doesn't exist, and none of that name is being attached.
     fn is_gone(&self, endpoint: &Endpoint) -> bool {
-        endpoint.link.is_err() && !self.unattached.contains_key(&endpoint.spec.link)
+        let link = &endpoint.spec.link;
+        self.without_link.contains(link) && !self.running.contains_key(link)
     }
 
     /// Whether an operation on the link runs.
@@ -399,16 +403,17 @@ impl Endpoints {
             Some(before) => pod_end.offload.after(before.offload),
             None => pod_end.offload,
         };
-        // The network plugin need not have removed the link of the pod's last sandbox.
+        // The network plugin need not have asked to remove that of the pod's last sandbox.
         let gone = self.of_same_pod(&spec).map(|other| other.spec.link.clone());
         for gone in gone.collect::<Vec<_>>() {
-            info!("endpoint {} on link {gone}, which is gone, is replaced", spec.pod);
+            info!("endpoint {} on link {gone}, which doesn't exist, is replaced", spec.pod);
             self.remove(&gone);
         }
         info!("endpoint {} on link {link} attached", spec.pod);
         self.unknown.remove(&link);
         self.unknown.take_unread(attached.link.index);
         self.unattached.remove(&link);
+        self.without_link.remove(&link);
         self.retries.clear(&link);
         self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload });
     }
@@ -421,6 +426,7 @@ impl Endpoints {
         result: Result<(Attached, PodEnd)>,
     ) -> bool {
         let Some(endpoint) = self.by_link.get_mut(&spec.link) else { return false };
+        self.without_link.remove(&spec.link);
         let before = endpoint.offload;
         match result {
             Ok((attached, pod_end)) => {
@@ -444,6 +450,7 @@ impl Endpoints {
     /// There is still no link for an endpoint.
     pub(super) fn still_gone(&mut self, link: &str) {
         if self.by_link.contains_key(link) {
+            self.without_link.insert(link.to_owned());
             self.retries.failed(link.to_owned(), None, Instant::now());
         }
     }
@@ -492,6 +499,7 @@ impl Endpoints {
     /// Removes an endpoint, whose link is still attached.
     pub(super) fn remove(&mut self, link: &str) -> Option<Endpoint> {
         self.retries.clear(link);
+        self.without_link.remove(link);
         self.by_link.remove(link)
     }
 
@@ -550,6 +558,7 @@ impl Endpoints {
                 warn!("link {} of endpoint {} is gone", endpoint.spec.link, endpoint.spec.pod);
                 self.links.close(attached.slot, &endpoint.spec.link);
                 endpoint.link = Err(format!("link {} is gone", endpoint.spec.link));
+                self.without_link.insert(endpoint.spec.link.clone());
                 // The pod's end of another link is as it was created.
                 let offload = mem::replace(&mut endpoint.offload, ChecksumOffload::Untouched);
                 self.links_gone += 1;

@@ -294,6 +294,7 @@ impl Reassembly {
         datagram.ecn |= 1 << ecn(&egress.umem().data(&packet.head)[usize::from(view.l3)..]);
         datagram.parts.insert(at, Part { offset, end, view, packet });
         let complete = datagram.is_complete();
+        let list = datagram.list;
         self.count(list, |usage| usage.frames += frames);
         egress.stats().fragments_waiting.add(1);
         if !complete {
@@ -344,8 +345,8 @@ impl Reassembly {
         Some(slot)
     }
 
-    /// Drops other datagrams of the same link until the datagram in `slot` may use `frames` more.
-    /// Returns false if that isn't enough.
+    /// Drops other datagrams ([`Self::first_to_drop`]) until the datagram in `slot` may use
+    /// `frames` more. Returns false if that isn't enough.
     fn make_room(&mut self, egress: &mut Egress, slot: usize, frames: usize) -> bool {
         let Some(list) = self.slots[slot].as_ref().map(|datagram| datagram.list) else {
             return false;

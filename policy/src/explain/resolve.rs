@@ -172,12 +172,13 @@ pub(super) fn transport(query: &Query, store: &Store) -> Result<Transport, Query
     let of_tcp = fitting.iter().find(|fits| fits.protocol == proto::TCP);
     // Packets have a number: without one, nothing is sent.
     let unknown = number.map(|number| Transport { protocol: proto::TCP, number: Some(number) });
+    let unknown_port = || QueryError::UnknownServicePort {
+        service: format!("{}/{}", service_name.0, service_name.1),
+        port: wanted.clone(),
+        ports: ports.iter().map(|port| to_transport(port).to_string()).collect(),
+    };
     let Some(is) = of_tcp.or(fitting.first()).copied().or(unknown) else {
-        return Err(QueryError::UnknownServicePort {
-            service: format!("{}/{}", service_name.0, service_name.1),
-            port: wanted.clone(),
-            ports: ports.iter().map(|port| to_transport(port).to_string()).collect(),
-        });
+        return Err(unknown_port());
     };
     match query.port {
         None => Ok(is),
@@ -186,6 +187,7 @@ pub(super) fn transport(query: &Query, store: &Store) -> Result<Transport, Query
         Some(port) if has_ports(port.protocol) && number.is_some() && port.number == number => {
             Ok(port)
         }
+        Some(_) if fitting.is_empty() => Err(unknown_port()),
         Some(port) => Err(QueryError::PortConflict { to: query.to.clone(), is, port }),
     }
 }

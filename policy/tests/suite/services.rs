@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use podgate_policy::explain::{EndName, Local, Outcome, Query, explain, service_list};
+use podgate_policy::explain::{EndName, Local, Outcome, Query, QueryError, explain, service_list};
 use podgate_policy::{Compiler, ServicesLeftOut, Store, Translation, compile};
 use podgate_tables::address::Address;
 use podgate_tables::proto;
@@ -445,7 +445,6 @@ fn explain_takes_the_port_that_is_given_beside_a_services_port() {
     for (to, is, port) in [
         ("shop/dns:dns", "53/UDP", "53/TCP"),
         ("shop/web:80", "80/TCP", "8080/TCP"),
-        ("shop/web:81", "81/TCP", "80/TCP"),
         ("shop/web:http", "80/TCP", "80/UDP"),
         ("shop/web:80", "80/TCP", "ICMPv4"),
     ] {
@@ -455,6 +454,10 @@ fn explain_takes_the_port_that_is_given_beside_a_services_port() {
         );
         assert_eq!(ask(to, Some(port)).unwrap_err().to_string(), expected);
     }
+    let error = ask("shop/web:81", Some("80/TCP")).unwrap_err();
+    let ports = vec!["80/TCP".to_owned()];
+    let (service, port) = ("shop/web".to_owned(), "81".into());
+    assert_eq!(error, QueryError::UnknownServicePort { service, port, ports });
     let error = ask("shop/web-0", None).unwrap_err().to_string();
     assert_eq!(error, "give --port, such as --port 80/TCP");
 }

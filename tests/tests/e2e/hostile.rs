@@ -131,8 +131,9 @@ fn a_pods_link_whose_alias_is_not_utf8_concerns_that_pod_only() -> Result<()> {
     let mut ip = stranger.netns.bounded("ip", Duration::from_secs(20));
     run(ip.args(["link", "set", "eth0", "alias"]).arg(OsStr::from_bytes(b"\xff")))?;
     stranger.netns.ip("link set eth0 down\nlink set eth0 up\n")?;
-    agent.wait_until("the agent to give up on the pod's link", |daemon| {
-        Ok(daemon.log().contains("UTF-8").then_some(()))
+    agent.wait_until("the agent to give up on the pod's link", |lab| {
+        let status = lab.podgate_json(&["status"])?.to_string();
+        Ok(status.contains("UTF-8").then_some(()))
     })?;
     agent.stop()?;
     let mut agent = Agent::restart(&lab, 1)?;

@@ -85,7 +85,9 @@ fn each_request_of_a_rule_is_counted() -> Result<()> {
 fn bytes_of_live_flows_are_counted_for_their_rule() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
     let agent = Agent::start_with(&lab, 2, &["--metrics-listen", ADDRESS])?;
-    let bytes = || Ok(sum(&scrape(&lab)?, "podgate_rule_bytes_total", "verdict=\"allowed\""));
+    let bytes = || -> Result<f64> {
+        Ok(sum(&scrape(&lab)?, "podgate_rule_bytes_total", "verdict=\"allowed\""))
+    };
     assert_eq!(bytes()?, 0.0);
     let (admin, nginx) = (lab.host("admin/adminapp")?, lab.host("backend/nginx")?);
     let _connection = admin.connect(nginx, 80, Family::V4)?;

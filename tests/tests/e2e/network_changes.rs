@@ -125,7 +125,7 @@ fn a_pod_whose_link_is_gone_may_be_added_with_another() -> Result<()> {
     lab.create_link_named(store, "again")?;
     let added = lab.podgate(&add)?;
     assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-    wait_for_echo(admin, store, Family::V4)?;
+    wait_for_echo(store, admin, Family::V6)?;
     let list = lab.podgate_json(&["endpoint", "list"])?;
     let endpoints = list.as_array().into_iter().flatten();
     let links: Vec<_> = endpoints.filter(|e| e["pod"] == *store.name).map(|e| &e["link"]).collect();

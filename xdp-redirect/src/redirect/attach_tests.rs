@@ -419,7 +419,7 @@ fn a_record_of_a_tagged_frame_from_a_bridge_has_the_tag() {
             // Customer and service tag, IEEE 802.1Q-2022 table 9-1.
             for protocol in [[0x81, 0x00], [0x88, 0xa8]] {
                 let mut frame = [&[2; 6][..], &[4; 6], &protocol, &[0x60, 7]].concat();
-                frame.extend((frame.len()..length).map(|index| index as u8));
+                frame.extend((frame.len()..length).map(|index| (index + length) as u8));
                 let mut seen = None;
                 // The bridge forwards once its ports are up, and records are limited by rate.
                 while seen.is_none() {

@@ -112,7 +112,7 @@ impl Links {
         self.slots.taken() as u64
     }
 
-    /// A free slot, none that was freed shortly before if there are others ([`Slots`]).
+    /// The slot that has been free for longest ([`Slots`]).
     ///
     /// # Errors
     /// When all are in use.

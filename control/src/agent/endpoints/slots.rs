@@ -1,40 +1,44 @@
 //! The slots of links in the dataplane: which are in use, and which one the next link gets.
 
+use std::collections::VecDeque;
+
 use podgate_tables::ids::LinkId;
 
 use crate::agent::host_network::HOST_SLOT;
 
 /// All slots. The first one is the host link's, the others are those of endpoints.
 ///
-/// Endpoints get slots in turn. Workers know a pod by its slot, and a flow keeps the slot until it
-/// is evaluated again: a slot that was just freed would make another pod look like the former one.
+/// Endpoints get the slot that has been free for longest. Workers know a pod by its slot, and a
+/// flow keeps the slot until it is evaluated again: a slot that was just freed would make another
+/// pod look like the former one.
 #[derive(Debug)]
 pub(super) struct Slots {
     /// Whether each slot is in use.
     taken: Vec<bool>,
-    /// The slot that an endpoint took last.
-    last: usize,
+    /// Free slots of endpoints, the one that has been free for longest first.
+    free: VecDeque<LinkId>,
 }
 
 impl Slots {
     /// Free slots for `endpoints_max` endpoints and the host link.
     pub(super) fn new(endpoints_max: u16) -> Self {
-        Self { taken: vec![false; usize::from(endpoints_max) + 1], last: HOST_SLOT.index() }
+        let free = (HOST_SLOT.0 + 1..=endpoints_max).map(LinkId).collect();
+        Self { taken: vec![false; usize::from(endpoints_max) + 1], free }
     }
 
-    /// The free slot for the next endpoint: the first one after the slot that was taken last.
+    /// The free slot for the next endpoint.
     pub(super) fn free(&self) -> Option<LinkId> {
-        let after = self.last + 1..self.taken.len();
-        let mut in_turn = after.chain(HOST_SLOT.index() + 1..=self.last);
-        let slot = in_turn.find(|slot| !self.taken[*slot])?;
-        u16::try_from(slot).ok().map(LinkId)
+        self.free.front().copied()
     }
 
     /// Notes whether a slot is in use.
     pub(super) fn set(&mut self, slot: LinkId, taken: bool) {
         self.taken[slot.index()] = taken;
-        if taken && slot != HOST_SLOT {
-            self.last = slot.index();
+        if slot != HOST_SLOT {
+            self.free.retain(|free| *free != slot);
+            if !taken {
+                self.free.push_back(slot);
+            }
         }
     }
 
@@ -79,13 +83,22 @@ mod tests {
         assert_eq!([take(&mut slots), take(&mut slots)], [Some(1), Some(2)]);
         slots.set(LinkId(1), false);
         slots.set(LinkId(2), false);
-        // The host link, attached again, does not change whose turn it is.
+        // The host link, attached again, makes no difference.
         slots.set(HOST_SLOT, false);
         slots.set(HOST_SLOT, true);
         let next: Vec<_> = (0..3).map(|_| take(&mut slots)).collect();
         assert_eq!(next, [Some(3), Some(4), Some(1)]);
         assert_eq!(slots.taken_by_endpoints().collect::<Vec<_>>(), [1, 3, 4].map(LinkId));
         assert_eq!((slots.of_endpoints(), slots.taken(), slots.left()), ((3, 4), 4, 1));
+    }
+
+    #[test]
+    fn the_slot_that_has_been_free_for_longest_comes_first() {
+        let mut slots = Slots::new(4);
+        while take(&mut slots).is_some() {}
+        slots.set(LinkId(3), false);
+        slots.set(LinkId(1), false);
+        assert_eq!([take(&mut slots), take(&mut slots)], [Some(3), Some(1)]);
     }
 
     #[test]

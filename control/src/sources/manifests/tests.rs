@@ -384,7 +384,7 @@ fn a_start_with_a_broken_file_goes_on_from_the_last_good_objects() {
     let mut followed = place.follow();
     followed.until_synced();
     assert_eq!(names(&followed.store), ["one", "two"]);
-    assert!(followed.has_problem("is empty"));
+    assert!(followed.has_problem("was replaced by an empty directory"));
     fs::remove_dir(place.dir()).unwrap();
     let mut followed = place.follow();
     followed.until_synced();

@@ -427,7 +427,8 @@ fn frames_are_shared_among_sources_outside_of_the_node() {
         fixture.now = fixture.now.plus_millis(1);
         let _ = fixture.insert(OUTSIDE, &v4_from(greedy, id, &fragment(at, true)));
     }
-    assert_eq!(fixture.reassembly.outside.frames, 96);
+    assert!(fixture.reassembly.outside.frames <= 96, "half of one in sixteen of 3072 frames");
+    assert!(fixture.dropped(DropReason::FragmentLimit) > 0);
     let last = fixture.insert(OUTSIDE, &v4_from(honest, 1, &fragment(3, false))).unwrap();
     assert!(last.is_some());
 }
