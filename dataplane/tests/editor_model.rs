@@ -2,8 +2,8 @@
 //! reorders, delays and corrupts packets.
 //!
 //! Each connection has a seed, from which everything follows: both streams, what the inspector does
-//! with them, windows, options, and what happens to each packet. What the two applications read must
-//! be the streams with the dropped spans taken out and the inserted ones put in.
+//! with them, windows, options, and what happens to each packet. What the two applications read
+//! must be the streams with the dropped spans taken out and the inserted ones put in.
 //!
 //! A single seed: `EDITOR_SEED=1234 cargo test -p podgate-dataplane --test editor_model`.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
