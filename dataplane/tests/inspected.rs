@@ -197,7 +197,7 @@ fn a_kafka_fetch_session_lasts_as_long_as_its_rules() {
         rig.shared.publish(snapshot(2, topics(&rules)));
         let ack = SERVER_SEQ + answer.len() as u32;
         let left = rig.send(A, &segment(A, seq, Some(ack), "P", &next_fetch()));
-        let lost = kafka_frame(&[&[0, 0, 0, 2], &[0; 4], &[0, 70], &[0; 8]]);
+        let lost = kafka_frame(&[&[0, 0, 0, 2], &[0; 4], &[0, 71], &[0; 8]]);
         let sent = if lasts { (B, next_fetch()) } else { (A, lost) };
         assert!(left.iter().any(|(link, frame)| (*link, payload(frame)) == (sent.0, &sent.1)));
         assert_eq!(requests(&rig), [true, lasts], "{rules:?}");
