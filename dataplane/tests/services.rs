@@ -17,7 +17,8 @@ use podgate_tables::ids::LinkId;
 use podgate_tables::l7::{HttpRule, HttpRuleSpec, L7Rules};
 use podgate_tables::policy::{Snapshot, Verdict};
 use podgate_tables::service::{
-    Affinity, Backend, ClusterIp, L4Addr, PORTS_MAX, ServicePort, ServiceTable, WithoutBackends,
+    Affinity, Backend, L4Addr, PORTS_MAX, ServiceAddress, ServicePort, ServicePorts, ServiceTable,
+    WithoutBackends,
 };
 use podgate_tables::tuple::Tuple;
 use podgate_tables::{proto, tcp_flags};
@@ -80,7 +81,9 @@ fn port(protocol: u8, backends: &[(Address, u16)]) -> ServicePort {
 /// The snapshot with these ports at the cluster IP of a family.
 fn with_ports(mut snapshot: Snapshot, family: Family, ports: Vec<ServicePort>) -> Snapshot {
     let services = &mut Arc::make_mut(&mut snapshot.policy).services;
-    services.set(cluster_ip(family), Some(ClusterIp::new(ports))).unwrap();
+    services
+        .set(ServiceAddress::cluster_ip(cluster_ip(family)), Some(ServicePorts::new(ports)))
+        .unwrap();
     snapshot
 }
 
@@ -910,8 +913,8 @@ fn with_many(mut snapshot: Snapshot, ips: std::ops::Range<u8>, affinity: Affinit
             affinity,
             ..port(proto::UDP, &[(outside(V4, last), number)])
         });
-        let address = Address::v4([10, 96, 0, last]);
-        table.set(address, Some(ClusterIp::new(ports.collect()))).unwrap();
+        let address = ServiceAddress::cluster_ip(Address::v4([10, 96, 0, last]));
+        table.set(address, Some(ServicePorts::new(ports.collect()))).unwrap();
     }
     snapshot
 }
@@ -1238,8 +1241,8 @@ fn a_backend_that_is_a_cluster_ip_is_not_translated_again() {
     let mut snapshot =
         with_ports(snapshot(1, IngressOfB::Open), V4, vec![port(proto::UDP, &[(second, PORT)])]);
     let services = &mut Arc::make_mut(&mut snapshot.policy).services;
-    let back = ClusterIp::new(vec![port(proto::UDP, &[(cluster_ip(V4), PORT)])]);
-    services.set(second, Some(back)).unwrap();
+    let back = ServicePorts::new(vec![port(proto::UDP, &[(cluster_ip(V4), PORT)])]);
+    services.set(ServiceAddress::cluster_ip(second), Some(back)).unwrap();
     let mut rig = rig(1, snapshot);
     let first = to_service(V4, proto::UDP, CLIENT);
     let other = Tuple { dst: second, ..first };
@@ -1251,19 +1254,198 @@ fn a_backend_that_is_a_cluster_ip_is_not_translated_again() {
     rig.assert_no_frame_is_lost();
 }
 
-/// An address of a pod or of the node is not a service's, whatever the tables say.
+/// An address of a pod is not a service's, and that of a node is no cluster IP, whatever the tables
+/// say.
 #[test]
 fn a_pods_address_is_never_translated() {
     let mut snapshot = snapshot(1, IngressOfB::Open);
     let services = &mut Arc::make_mut(&mut snapshot.policy).services;
-    let stolen = ClusterIp::new(vec![port(proto::TCP, &[(outside(V4, 9), 80)])]);
-    for link in [HOST, B] {
-        services.set(pod(V4, link), Some(stolen.clone())).unwrap();
+    let stolen = ServicePorts::new(vec![port(proto::TCP, &[(outside(V4, 9), 80)])]);
+    for at in [
+        ServiceAddress::cluster_ip(pod(V4, HOST)),
+        ServiceAddress::cluster_ip(pod(V4, B)),
+        ServiceAddress::external(pod(V4, B)),
+    ] {
+        services.set(at, Some(stolen.clone())).unwrap();
     }
     let mut rig = rig(1, snapshot);
     for link in [HOST, B] {
         let tuple = Tuple { dst: pod(V4, link), ..to_service(V4, proto::TCP, CLIENT) };
         assert_eq!(send_one(&mut rig, A, &packet(A, &tuple, SYN, b"")).0, link);
+    }
+}
+
+/// The service's backend is port 80 of pod B. Pods reach it by a node port, and by external
+/// addresses, one of which is the node's.
+fn external_to_b(mut snapshot: Snapshot) -> Snapshot {
+    let services = &mut Arc::make_mut(&mut snapshot.policy).services;
+    for family in FAMILIES {
+        let ports = |number| {
+            let ports = PROTOCOLS.map(|protocol| ServicePort {
+                port: number,
+                ..port(protocol, &[(pod(family, B), 80)])
+            });
+            Some(ServicePorts::new(ports.to_vec()))
+        };
+        services.set(ServiceAddress::node(family == V4), ports(NODE_PORT)).unwrap();
+        for address in [outside(family, 50), pod(family, HOST)] {
+            services.set(ServiceAddress::external(address), ports(PORT)).unwrap();
+        }
+    }
+    snapshot
+}
+
+const NODE_PORT: u16 = 30_080;
+
+/// The tuples of A to the service of [`external_to_b`].
+fn to_external(protocol: u8, client: u16) -> impl Iterator<Item = (Family, Tuple)> {
+    let with = move |family| {
+        let to = |dst, dst_port| Tuple { dst, dst_port, ..to_service(family, protocol, client) };
+        let node = pod(family, HOST);
+        let all = [to(node, NODE_PORT), to(node, PORT), to(outside(family, 50), PORT)];
+        all.map(|tuple| (family, tuple))
+    };
+    FAMILIES.into_iter().flat_map(with)
+}
+
+#[test]
+fn node_ports_and_external_addresses_are_translated_for_pods() {
+    for (workers, protocol) in (1..=2).flat_map(|n| PROTOCOLS.map(|protocol| (n, protocol))) {
+        let mut rig = rig(workers, external_to_b(snapshot(1, IngressOfB::Open)));
+        for client in CLIENT..CLIENT + 4 {
+            for (number, (family, tuple)) in to_external(protocol, client * 2).enumerate() {
+                // Else the flows have one tuple at the backend.
+                let tuple = Tuple { src_port: tuple.src_port + number as u16 * 100, ..tuple };
+                let at_b = connect(&mut rig, &tuple);
+                assert_eq!(at_b, to_backend(tuple, (pod(family, B), 80)));
+                let verdict = rig.events().remove(0);
+                let frontend = L4Addr { address: tuple.dst, port: tuple.dst_port };
+                assert_eq!((verdict.tuple, verdict.frontend), (at_b, Some(frontend)));
+            }
+        }
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+/// The node may always be sent to, and its kernel would translate and masquerade what policy
+/// denies.
+#[test]
+fn policy_of_the_client_decides_on_the_backend_of_a_node_port() {
+    const POD_A: u32 = 4;
+    let mut snapshot = external_to_b(snapshot(1, IngressOfB::Open));
+    let policy = Arc::make_mut(&mut snapshot.policy);
+    let mut row = policy.identities.get(POD_A).unwrap().clone();
+    row.egress = Arc::new(closed());
+    policy.identities.set(POD_A, row);
+    let mut rig = rig(1, snapshot);
+    let mut sent = 0;
+    for protocol in PROTOCOLS {
+        for (family, tuple) in to_external(protocol, CLIENT) {
+            assert!(send(&mut rig, A, &packet(A, &tuple, SYN, b"q")).is_empty(), "{tuple:?}");
+            sent += 1;
+            assert_eq!(rig.dropped(DropReason::PolicyDenied), sent);
+            assert_eq!(rig.events()[0].tuple, to_backend(tuple, (pod(family, B), 80)));
+        }
+    }
+    // What the node itself serves.
+    for (protocol, dst_port) in [(proto::TCP, 10_250), (proto::UDP, 53)] {
+        let tuple = Tuple { dst: pod(V4, HOST), dst_port, ..to_service(V4, protocol, CLIENT) };
+        let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, SYN, b""));
+        assert_eq!((link, view(&bytes).tuple), (HOST, tuple));
+    }
+    rig.expire_all();
+    rig.assert_no_frame_is_lost();
+}
+
+#[test]
+fn packets_from_the_host_link_to_node_ports_are_not_translated() {
+    let mut rig = rig(1, external_to_b(snapshot(1, IngressOfB::Open)));
+    let tuple = Tuple { src: outside(V4, 9), ..to_service(V4, proto::TCP, CLIENT) };
+    for (dst, dst_port) in [(pod(V4, HOST), NODE_PORT), (outside(V4, 50), PORT)] {
+        let out = send(&mut rig, HOST, &packet(HOST, &Tuple { dst, dst_port, ..tuple }, SYN, b""));
+        assert!(out.iter().all(|(link, _)| *link == HOST), "{out:?}");
+    }
+    assert_eq!(rig.dropped(DropReason::ServiceConflict), 0);
+}
+
+#[test]
+fn a_pod_reaches_itself_by_a_node_port() {
+    for workers in 1..=2 {
+        let mut snapshot = guarded(1, IngressOfB::Closed);
+        let services = &mut Arc::make_mut(&mut snapshot.policy).services;
+        for family in FAMILIES {
+            let to_a = port(proto::TCP, &[(pod(family, A), 80)]);
+            let ports = ServicePorts::new(vec![ServicePort { port: NODE_PORT, ..to_a }]);
+            services.set(ServiceAddress::node(family == V4), Some(ports)).unwrap();
+        }
+        let mut rig = rig(workers, snapshot);
+        for family in FAMILIES {
+            let node = pod(family, HOST);
+            let to_node = to_service(family, proto::TCP, CLIENT);
+            let tuple = Tuple { dst: node, dst_port: NODE_PORT, ..to_node };
+            let at_server = Tuple { src: node, dst: pod(family, A), dst_port: 80, ..tuple };
+            for flags in [SYN, ACK] {
+                let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, flags, b"q"));
+                assert_eq!((link, view(&bytes).tuple), (A, at_server));
+                let reply = packet(A, &at_server.reversed(), flags | ACK, b"reply");
+                let (link, bytes) = send_one(&mut rig, A, &reply);
+                assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()));
+            }
+        }
+        rig.expire_all();
+        rig.assert_no_frame_is_lost();
+    }
+}
+
+#[test]
+fn a_node_port_without_backends_rejects() {
+    let mut snapshot = snapshot(1, IngressOfB::Open);
+    let services = &mut Arc::make_mut(&mut snapshot.policy).services;
+    let ports = [proto::TCP, proto::UDP]
+        .map(|protocol| ServicePort { port: NODE_PORT, ..port(protocol, &[]) });
+    let ports = ServicePorts::new(ports.to_vec());
+    services.set(ServiceAddress::node(true), Some(ports)).unwrap();
+    let mut rig = rig(1, snapshot);
+    for protocol in [proto::TCP, proto::UDP] {
+        let to_node = to_service(V4, protocol, CLIENT);
+        let tuple = Tuple { dst: pod(V4, HOST), dst_port: NODE_PORT, ..to_node };
+        let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, SYN, b""));
+        assert_eq!(link, A);
+        let answer = parse(&bytes, bytes.len() as u32).unwrap();
+        let is_icmp = matches!(answer.l4_kind, L4::IcmpError { .. });
+        assert_eq!(is_icmp, protocol == proto::UDP, "{answer:?}");
+    }
+    assert_eq!(rig.dropped(DropReason::ServiceNoBackend), 2);
+}
+
+#[test]
+fn connections_to_node_ports_outlive_a_restart() {
+    let mut rig = rig(1, external_to_b(snapshot(1, IngressOfB::Open)));
+    let tuples: Vec<_> = to_external(proto::TCP, CLIENT)
+        .enumerate()
+        .map(|(number, (_, tuple))| Tuple { src_port: CLIENT + number as u16, ..tuple })
+        .collect();
+    let at_b: Vec<_> = tuples.iter().map(|tuple| connect(&mut rig, tuple)).collect();
+    let now = rig.now;
+    let saved: Vec<SavedFlow> =
+        rig.workers.iter().flat_map(|worker| worker.saved_flows(now)).collect();
+    assert_eq!(saved.len(), tuples.len());
+    // Also if the service has no node port any more.
+    for next in [external_to_b(snapshot(2, IngressOfB::Open)), snapshot(2, IngressOfB::Open)] {
+        let mut rig = Rig::new(2);
+        let next = Arc::new(next);
+        let now = rig.now;
+        let restored: usize =
+            rig.workers.iter_mut().map(|w| w.restore_flows(now, &next, &saved)).sum();
+        assert_eq!(restored, saved.len());
+        rig.shared.publish(next);
+        for (tuple, at_b) in tuples.iter().zip(&at_b) {
+            let (_, bytes) = send_one(&mut rig, A, &packet(A, tuple, ACK, b"x"));
+            assert_eq!(view(&bytes).tuple, *at_b);
+            let (_, bytes) = send_one(&mut rig, B, &packet(B, &at_b.reversed(), ACK, b"y"));
+            assert_eq!(view(&bytes).tuple, tuple.reversed());
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use podgate_names::PodName;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, Epoch, PortNameId, RuleId};
 use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
+use podgate_tables::service::{AddressKind, ServiceAddress};
 use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
@@ -27,8 +28,13 @@ pub struct Catalog {
     pub(crate) port_names: Rows<Arc<str>>,
     pub(crate) pods: AddressMap<PodInfo>,
     /// Services by their cluster IPs.
-    pub(crate) services: AddressMap<ServiceName>,
+    pub(crate) cluster_ips: AddressMap<ServiceName>,
+    /// Services by their external addresses; node ports are at the unspecified address.
+    pub(crate) external: AddressMap<ExternalNames>,
 }
+
+/// The services at an external address, by protocol and port, sorted.
+pub(crate) type ExternalNames = Arc<[((u8, u16), ServiceName)]>;
 
 /// The peers that an entry of the tables matches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -211,6 +217,20 @@ impl Catalog {
     /// The service that has a cluster IP.
     #[must_use]
     pub fn service_at(&self, address: IpAddr) -> Option<&ServiceName> {
-        self.services.get(Address::from(address))
+        self.cluster_ips.get(Address::from(address))
+    }
+
+    /// The service that a port in a row of [`ServiceTable`](podgate_tables::service::ServiceTable)
+    /// belongs to.
+    #[must_use]
+    pub fn service_of(&self, at: ServiceAddress, protocol: u8, port: u16) -> Option<&ServiceName> {
+        match at.kind {
+            AddressKind::ClusterIp => self.cluster_ips.get(at.address),
+            AddressKind::External => {
+                let names = self.external.get(at.address)?;
+                let at = names.binary_search_by_key(&(protocol, port), |(port, _)| *port).ok()?;
+                Some(&names[at].1)
+            }
+        }
     }
 }

@@ -34,9 +34,11 @@
 //! `egress` and `ingress` name what decides there: a rule, `default deny`, `unenforced`, `exempt`.
 //! `why` is for the reader.
 //!
-//! `to: service NAMESPACE/NAME` is the service's cluster IP, and `on` its port. The row is asked
-//! for each of its backends, or only for `backend`, a pod or an address. All executors must know
-//! the same backends. `expect: reject` (a reset or an ICMP error) is for services that have none.
+//! `to: service NAMESPACE/NAME` is the service's cluster IP, and `on` its port; `to: frontend
+//! ADDRESS` an address of the node, a load balancer or `spec.externalIPs`, and `on` a node port or
+//! a service's port there. The row is asked for each of the backends, or only for `backend`, a pod
+//! or an address. All executors must know the same backends. `expect: reject` (a reset or an ICMP
+//! error) is for services that have none.
 //!
 //! A row may ask about one or more requests of one protocol: `http` as above, `kafka` (`API
 //! [TOPIC …] [version=N] [client=ID]`, such as `produce orders version=9`), `dns` (a name that is
@@ -103,7 +105,7 @@ pub struct Row {
 /// The service that a row's flow is sent to.
 #[derive(Clone, Debug)]
 pub struct ServiceCall {
-    /// Its cluster IP and port.
+    /// Its address and port.
     pub frontend: L4Addr,
     /// The backends that the objects give it. If there are none, the row's flow is not translated.
     pub backends: BTreeSet<L4Addr>,
@@ -301,17 +303,19 @@ impl TruthTable {
         };
         let shown = request.map(|request| format!(" {request:?}")).unwrap_or_default();
         let why = name("why")?.map(|why| format!(" ({why})")).unwrap_or_default();
-        let (dst, service) = match destination.strip_prefix("service ") {
+        let called = match destination.split_once(' ') {
+            Some(("service", called)) => Some(self.cluster_ip_of(called, of_family)?),
+            Some(("frontend", address)) => Some(parse_ip(address)?),
+            _ => None,
+        };
+        let (dst, service) = match called {
             None => (self.address_of(destination, of_family)?, None),
             Some(_) if !self.is_local(source) => {
                 return Err(format!(
                     "only packets of this node's pods are translated, not {source}'s"
                 ));
             }
-            Some(called) => {
-                let address = self.cluster_ip_of(called, of_family)?;
-                (address, Some(self.call(address, protocol, dst_port)?))
-            }
+            Some(address) => (address, Some(self.call(address, protocol, dst_port)?)),
         };
         let dst = Address::from(dst);
         let backend = name("backend")?;

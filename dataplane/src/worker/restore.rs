@@ -82,13 +82,11 @@ impl Pipeline {
             return;
         };
         let tables = &cx.snapshot.policy;
-        let port = tables.services.port(frontend, saved.tuple.protocol);
+        let port = tables.service(frontend, saved.tuple.protocol).and_then(Result::ok);
         let has_backend = port.is_some_and(|port| port.has(destination(&saved.tuple)));
-        // As for a packet: the address of a pod or node is not a cluster IP, and a UDP flow whose
-        // backend is gone gets another one.
-        if tables.addresses.get(frontend.address).is_some()
-            || saved.tuple.protocol == proto::UDP && !has_backend
-        {
+        // As for a packet: the address of a pod belongs to no service, and a UDP flow whose backend
+        // is gone gets another one.
+        if tables.is_pod(frontend.address) || saved.tuple.protocol == proto::UDP && !has_backend {
             return;
         }
         let tuple = untranslated(&saved.tuple, frontend);

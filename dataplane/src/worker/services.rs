@@ -1,7 +1,8 @@
-//! (2) Services: packets of pods to cluster IPs, translated before policy decides on them.
+//! (2) Services: packets of pods to cluster IPs, node ports of this node and external addresses,
+//! translated before policy decides on them.
 //!
 //! # Two entries
-//! The worker that a pod's packet to a cluster IP is steered to chooses the backend, and stores the
+//! The worker that a pod's packet to a service is steered to chooses the backend, and stores the
 //! choice in its flow table as a *translation* ([`Flow::is_translation`]): an entry with the tuple
 //! of those packets. It replaces the packet's destination and hands the packet off to the worker
 //! that owns the translated tuple, which may be itself. There it is a packet like any other: policy
@@ -11,8 +12,8 @@
 //!
 //! # Rules
 //! - *Who.* TCP, UDP and SCTP of pods. Packets from the host link are not translated: the kernel
-//!   has already translated those that it should. Other protocols to a cluster IP are not
-//!   translated either; policy sees the cluster IP, which is an address of `world`.
+//!   has already translated those that it should. Other protocols to a service's address are not
+//!   translated either; policy sees that address.
 //! - *Which backend.* [`ServicePort::choose`], which depends on the client's address, its port
 //!   without affinity, and the backends. Without affinity, the worker prefers backends whose flow
 //!   it owns itself, so that few packets are handed off. With affinity, a client keeps the backend
@@ -29,7 +30,7 @@
 //!   services with one backend. The flows then have the same tuple, and replies can't be told
 //!   apart. Segments of the second TCP connection are dropped while the first one is open; a UDP
 //!   flow ends when the client sends to the other destination.
-//! - *Existing flows to an address that becomes a cluster IP*: TCP connections continue as they
+//! - *Existing flows to an address and port that become a service's*: TCP connections continue as they
 //!   are, others are translated.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
 //!   order of eviction of a flow. One that is evicted is created again with the same choice.
@@ -45,9 +46,7 @@ use podgate_tables::drop_reason::DropReason;
 use podgate_tables::ids::LinkId;
 use podgate_tables::policy::{ProvenSender, Subject, Verdict};
 use podgate_tables::proto;
-use podgate_tables::service::{
-    Affinity, ClusterIp, L4Addr, ServicePort, WithoutBackends, is_translated,
-};
+use podgate_tables::service::{Affinity, L4Addr, NoPort, ServicePort, WithoutBackends};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::{FlowDirection, Tuple};
 
@@ -70,16 +69,19 @@ use super::steering::{Steering, steer};
 
 #[cfg(doc)]
 use super::targets::Targets;
+#[cfg(doc)]
+use podgate_tables::policy::PolicyTables;
 
-/// The cluster IP that a packet from `link` is sent to, if it has to be translated.
-fn cluster_ip<'s>(cx: &PacketCtx<'s>, link: LinkId, tuple: &Tuple) -> Option<&'s ClusterIp> {
-    let snapshot = cx.snapshot;
-    let found = snapshot.policy.services.at(tuple.dst)?;
-    // The address of a pod or node is not a cluster IP, whatever a Service says.
-    let is_ours = is_translated(tuple.protocol)
-        && !snapshot.routes.is_host(link)
-        && snapshot.policy.addresses.get(tuple.dst).is_none();
-    is_ours.then_some(found)
+/// The port of the service that a packet from `link` is sent to, see [`PolicyTables::service`].
+fn service<'s>(
+    cx: &PacketCtx<'s>,
+    link: LinkId,
+    tuple: &Tuple,
+) -> Option<Result<&'s ServicePort, NoPort>> {
+    if cx.snapshot.routes.is_host(link) {
+        return None;
+    }
+    cx.snapshot.policy.service(destination(tuple), tuple.protocol)
 }
 
 impl Pipeline {
@@ -105,7 +107,7 @@ impl Pipeline {
         let becomes_translated = of_flow.is_none()
             && flow.epoch() != cx.snapshot.epoch.short()
             && (!is_tcp || view.is_syn())
-            && cluster_ip(cx, link, &view.tuple).is_some();
+            && service(cx, link, &view.tuple).is_some();
         if becomes_translated { Relation::Replaces } else { Relation::Same }
     }
 
@@ -168,8 +170,7 @@ impl Pipeline {
             return false;
         }
         let backend = self.targets.of(flow);
-        let port = cluster_ip(cx, link, &view.tuple)
-            .and_then(|service| service.port(view.tuple.protocol, view.tuple.dst_port));
+        let port = service(cx, link, &view.tuple).and_then(Result::ok);
         if port.zip(backend).is_some_and(|(port, backend)| port.has(backend)) {
             self.flows.get_mut(index).set_permission(cx.snapshot.epoch, super::pipeline::ALLOWED);
             return false;
@@ -186,10 +187,13 @@ impl Pipeline {
         view: &View,
         packet: Packet,
     ) -> Option<Packet> {
-        let Some(service) = cluster_ip(cx, link, &view.tuple) else { return Some(packet) };
-        let Some(port) = service.port(view.tuple.protocol, view.tuple.dst_port) else {
-            reject(cx, link, view, packet, DropReason::ServiceNoPort);
-            return None;
+        let port = match service(cx, link, &view.tuple) {
+            None => return Some(packet),
+            Some(Err(NoPort)) => {
+                reject(cx, link, view, packet, DropReason::ServiceNoPort);
+                return None;
+            }
+            Some(Ok(port)) => port,
         };
         let Some(backend) = self.choose(cx, link, port, &view.tuple) else {
             match port.without_backends {

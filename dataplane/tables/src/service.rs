@@ -1,8 +1,14 @@
-//! Compiled services: cluster IPs, their ports, and the backends of each port.
+//! Compiled services: their addresses, the ports at each address, and the backends of each port.
 //!
-//! A worker translates a pod's packet to a cluster IP before policy decides on it, so policy sees
-//! the backend. A cluster IP belongs to one service; an address that is not in the table is no
-//! cluster IP, and its packets are not translated.
+//! A worker translates a pod's packet to a service before policy decides on it, so policy sees the
+//! backend. There are three kinds of addresses:
+//! - A *cluster IP* belongs to one service. Packets to a port that the service lacks are rejected.
+//! - An *external address*, of a load balancer or from `spec.externalIPs`, may belong to several
+//!   services, and be a node's address, too. Packets to other ports are not translated.
+//! - *Node ports* are ports of all addresses of the node. Packets to other ports are not translated.
+//!
+//! Which of them applies depends on whose address it is, see
+//! [`PolicyTables::service`](crate::policy::PolicyTables::service).
 
 use std::sync::Arc;
 
@@ -12,10 +18,10 @@ use crate::proto;
 
 /// Backends of one port, at most.
 pub const BACKENDS_MAX: usize = 16_384;
-/// Ports of one cluster IP, at most: as many as an object of the API server can have.
+/// Ports of one service, at most: as many as an object of the API server can have.
 pub const PORTS_MAX: usize = 4096;
-/// Cluster IPs, at most.
-pub const CLUSTER_IPS_MAX: usize = 131_072;
+/// Cluster IPs and external addresses together, at most.
+pub const ADDRESSES_MAX: usize = 131_072;
 
 /// An address and an L4 port: of a service, of a backend, or of one end of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -89,7 +95,7 @@ pub enum WithoutBackends {
     Drop,
 }
 
-/// One port of a cluster IP.
+/// One port of a service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServicePort {
     /// IP protocol number: TCP, UDP or SCTP.
@@ -104,20 +110,18 @@ pub struct ServicePort {
     pub backends: Arc<[Backend]>,
 }
 
-/// A cluster IP: the ports of its service, sorted by protocol and port.
+/// The services' ports at one address, sorted by protocol and port.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ClusterIp {
+pub struct ServicePorts {
     ports: Arc<[ServicePort]>,
 }
 
-impl ClusterIp {
-    /// Sorts the ports. Of several with one protocol and port the first stays; [`PORTS_MAX`] of
-    /// them stay.
+impl ServicePorts {
+    /// Sorts the ports. Of several with one protocol and port the first stays.
     #[must_use]
     pub fn new(mut ports: Vec<ServicePort>) -> Self {
         ports.sort_by_key(|port| (port.protocol, port.port));
         ports.dedup_by_key(|port| (port.protocol, port.port));
-        ports.truncate(PORTS_MAX);
         Self { ports: ports.into() }
     }
 
@@ -135,36 +139,81 @@ impl ClusterIp {
     }
 }
 
-/// All cluster IPs. Copies are cheap: they share unchanged rows.
+/// A kind of addresses of services.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum AddressKind {
+    /// Cluster IPs.
+    ClusterIp,
+    /// Addresses of load balancers and `spec.externalIPs`. The unspecified address of a family
+    /// stands for all addresses of the node, and has the node ports.
+    External,
+}
+
+/// A service's address, as the table's rows are found by it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ServiceAddress {
+    /// Its kind.
+    pub kind: AddressKind,
+    /// The address.
+    pub address: Address,
+}
+
+impl ServiceAddress {
+    /// A cluster IP.
+    #[must_use]
+    pub const fn cluster_ip(address: Address) -> Self {
+        Self { kind: AddressKind::ClusterIp, address }
+    }
+
+    /// An external address.
+    #[must_use]
+    pub const fn external(address: Address) -> Self {
+        Self { kind: AddressKind::External, address }
+    }
+
+    /// All addresses of the node that are of one family.
+    #[must_use]
+    pub const fn node(is_v4: bool) -> Self {
+        Self::external(if is_v4 { Address::v4([0; 4]) } else { Address::v6([0; 16]) })
+    }
+}
+
+/// A service has the packet's address, but not its port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoPort;
+
+/// All services. Copies are cheap: they share unchanged rows.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceTable {
-    by_address: AddressMap<ClusterIp>,
+    cluster_ips: AddressMap<ServicePorts>,
+    external: AddressMap<ServicePorts>,
     count: usize,
 }
 
-/// There are [`CLUSTER_IPS_MAX`] cluster IPs already.
+/// There are [`ADDRESSES_MAX`] addresses already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("there are {CLUSTER_IPS_MAX} cluster IPs already")]
-pub struct TooManyClusterIps;
+#[error("there are {ADDRESSES_MAX} addresses of services already")]
+pub struct TooManyAddresses;
 
 impl ServiceTable {
-    /// The service at an address, if that is a cluster IP.
+    /// The ports at an address.
     #[must_use]
     #[inline]
-    pub fn at(&self, address: Address) -> Option<&ClusterIp> {
+    pub fn at(&self, address: ServiceAddress) -> Option<&ServicePorts> {
         if self.count == 0 {
             return None;
         }
-        self.by_address.get(address)
+        self.of_kind(address.kind).get(address.address)
     }
 
-    /// The port that a packet to this destination is sent to.
-    #[must_use]
-    pub fn port(&self, frontend: L4Addr, protocol: u8) -> Option<&ServicePort> {
-        self.at(frontend.address)?.port(protocol, frontend.port)
+    const fn of_kind(&self, kind: AddressKind) -> &AddressMap<ServicePorts> {
+        match kind {
+            AddressKind::ClusterIp => &self.cluster_ips,
+            AddressKind::External => &self.external,
+        }
     }
 
-    /// Cluster IPs.
+    /// Addresses.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.count
@@ -176,9 +225,13 @@ impl ServiceTable {
         self.count == 0
     }
 
-    /// All cluster IPs, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (Address, &ClusterIp)> {
-        self.by_address.iter()
+    /// All rows, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (ServiceAddress, &ServicePorts)> {
+        let cluster_ips = self.cluster_ips.iter();
+        let external = self.external.iter();
+        cluster_ips
+            .map(|(address, row)| (ServiceAddress::cluster_ip(address), row))
+            .chain(external.map(|(address, row)| (ServiceAddress::external(address), row)))
     }
 
     /// Sets a row, or removes it if `row` is `None`. Returns whether that changed it.
@@ -187,15 +240,19 @@ impl ServiceTable {
     /// When the table is full; it is unchanged.
     pub fn set(
         &mut self,
-        address: Address,
-        row: Option<ClusterIp>,
-    ) -> Result<bool, TooManyClusterIps> {
-        let (before, after) = (self.by_address.get(address).is_some(), row.is_some());
-        if after && !before && self.count >= CLUSTER_IPS_MAX {
-            return Err(TooManyClusterIps);
+        address: ServiceAddress,
+        row: Option<ServicePorts>,
+    ) -> Result<bool, TooManyAddresses> {
+        let (before, after) = (self.at(address).is_some(), row.is_some());
+        if after && !before && self.count >= ADDRESSES_MAX {
+            return Err(TooManyAddresses);
         }
         self.count = self.count + usize::from(after) - usize::from(before);
-        Ok(self.by_address.set(address, row))
+        let rows = match address.kind {
+            AddressKind::ClusterIp => &mut self.cluster_ips,
+            AddressKind::External => &mut self.external,
+        };
+        Ok(rows.set(address.address, row))
     }
 }
 
@@ -352,23 +409,29 @@ mod tests {
             steps in prop::collection::vec((0..20_u8, prop::option::of(1..5_u16)), 0..100),
         ) {
             let mut table = ServiceTable::default();
-            let mut model: HashMap<Address, ClusterIp> = HashMap::new();
+            let mut model: HashMap<ServiceAddress, ServicePorts> = HashMap::new();
+            let address = |last: u8| match Address::v4([10, 96, 0, last / 2]) {
+                address if last % 2 == 0 => ServiceAddress::cluster_ip(address),
+                address => ServiceAddress::external(address),
+            };
             for (last, number) in steps {
-                let address = Address::v4([10, 96, 0, last]);
+                let at = address(last);
                 let row = number.map(|number| {
-                    ClusterIp::new(vec![ServicePort { port: number, ..port(Affinity::None, [1]) }])
+                    let port = ServicePort { port: number, ..port(Affinity::None, [1]) };
+                    ServicePorts::new(vec![port])
                 });
-                let changed = model.get(&address) != row.as_ref();
-                prop_assert_eq!(table.set(address, row.clone()), Ok(changed));
+                let changed = model.get(&at) != row.as_ref();
+                prop_assert_eq!(table.set(at, row.clone()), Ok(changed));
                 match row {
-                    Some(row) => drop(model.insert(address, row)),
-                    None => drop(model.remove(&address)),
+                    Some(row) => drop(model.insert(at, row)),
+                    None => drop(model.remove(&at)),
                 }
                 prop_assert_eq!(table.len(), model.len());
                 for last in 0..20 {
-                    let address = Address::v4([10, 96, 0, last]);
-                    prop_assert_eq!(table.at(address), model.get(&address));
+                    prop_assert_eq!(table.at(address(last)), model.get(&address(last)));
                 }
+                let rows: HashMap<_, _> = table.iter().map(|(at, row)| (at, row.clone())).collect();
+                prop_assert_eq!(&rows, &model);
             }
         }
     }
@@ -377,7 +440,7 @@ mod tests {
     fn a_port_is_found_by_protocol_and_number() {
         let udp = ServicePort { protocol: proto::UDP, ..port(Affinity::None, [2]) };
         let other = ServicePort { port: 81, ..port(Affinity::None, [3]) };
-        let row = ClusterIp::new(vec![udp.clone(), other.clone(), port(Affinity::None, [1])]);
+        let row = ServicePorts::new(vec![udp.clone(), other.clone(), port(Affinity::None, [1])]);
         assert_eq!(row.port(proto::UDP, 80), Some(&udp));
         assert_eq!(row.port(proto::TCP, 81), Some(&other));
         assert_eq!(row.port(proto::UDP, 81), None);

@@ -9,7 +9,7 @@
 //!    to an identity. Identities with the same rule sets share one table ([`sharing`],
 //!    [`direction`]).
 //! 4. Each address gets the identity of its pod or node ([`addresses`]).
-//! 5. Each cluster IP gets the ports and backends of its service ([`services`]).
+//! 5. Each address of a service gets the service's ports and backends ([`services`]).
 //!
 //! A [`Compiler`] stores the results and applies changes of the store to them. Parts that a change
 //! does not affect are shared between snapshots ([`podgate_tables::policy::Rows`]). The numbers
@@ -34,6 +34,7 @@ use hashbrown::HashMap;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, PortNameId, RuleId};
 use podgate_tables::policy::{IdentityRow, PeerMatch, PolicyTables, SelectorSet};
+use podgate_tables::service::{L4Addr, ServiceAddress};
 
 use self::addresses::{Claims, PodEntry};
 use self::identities::{Acquired, Identities, IdentityKey, number_of};
@@ -45,7 +46,7 @@ pub use self::services::ServicesLeftOut;
 use self::sharing::DirectionTables;
 use self::table_builder::TableBuilder;
 use crate::PodName;
-use crate::catalog::{Catalog, IdentityInfo, RuleOrigin};
+use crate::catalog::{Catalog, IdentityInfo, RuleOrigin, ServiceName};
 use crate::key::ObjectKey;
 use crate::model::Pod;
 use crate::rules::{PerDirection, PortNumbers, Rule, RuleSet};
@@ -58,6 +59,27 @@ pub struct Compiled {
     pub tables: Arc<PolicyTables>,
     /// The names behind its numbers.
     pub catalog: Arc<Catalog>,
+}
+
+impl Compiled {
+    /// The service that a pod's packet to this destination is sent to, see
+    /// [`PolicyTables::service`]; also one that is not translated, if the address is its cluster
+    /// IP.
+    #[must_use]
+    pub fn service_at(&self, to: L4Addr, protocol: u8) -> Option<&ServiceName> {
+        let at = |address| self.catalog.service_of(address, protocol, to.port);
+        let external = || at(ServiceAddress::external(to.address));
+        let node_port = || at(ServiceAddress::node(to.address.is_v4()));
+        match self.tables.addresses.get(to.address).map(|row| row.identity) {
+            None => {
+                let node_port = || node_port().filter(|_| to.address.is_link_local());
+                at(ServiceAddress::cluster_ip(to.address)).or_else(external).or_else(node_port)
+            }
+            Some(PolicyTables::HOST) => external().or_else(node_port),
+            Some(PolicyTables::REMOTE_NODE) => external(),
+            Some(_) => None,
+        }
+    }
 }
 
 /// Compiles everything in the store.

@@ -6,9 +6,9 @@ use hashbrown::HashSet;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, Epoch, PortNameId, RuleId, SelectorId};
 use podgate_tables::policy::{AddressSet, IdentityRow, PolicyTables, SelectorSet};
-use podgate_tables::service::{ClusterIp, TooManyClusterIps};
+use podgate_tables::service::{ServiceAddress, ServicePorts, TooManyAddresses};
 
-use crate::catalog::{Catalog, IdentityInfo, RuleOrigin, ServiceName};
+use crate::catalog::{Catalog, ExternalNames, IdentityInfo, RuleOrigin, ServiceName};
 use crate::key::ObjectKey;
 use crate::rules::PeerSelector;
 use crate::selector::Selector;
@@ -20,8 +20,8 @@ pub(super) struct TableBuilder {
     pub(super) catalog: Catalog,
     /// Identities whose rows have to be written again.
     pub(super) dirty: HashSet<u32>,
-    /// Cluster IPs for which there was no room.
-    pub(super) services_left_out: HashSet<Address>,
+    /// Addresses of services for which there was no room.
+    pub(super) services_left_out: HashSet<ServiceAddress>,
     /// Rules whose names were set or cleared since [`Compiler::take_renamed_rules`].
     ///
     /// [`Compiler::take_renamed_rules`]: super::Compiler::take_renamed_rules
@@ -51,20 +51,24 @@ impl TableBuilder {
         self.changed |= self.catalog.port_names.set(id.0, name);
     }
 
-    /// Sets the row and the name of a cluster IP's service. A row beyond the limit is left out.
-    pub(super) fn set_service(
-        &mut self,
-        address: Address,
-        row: Option<ClusterIp>,
-        name: Option<ServiceName>,
-    ) {
-        self.changed |= self.catalog.services.set(address, name);
+    /// Names the service that has a cluster IP.
+    pub(super) fn name_cluster_ip(&mut self, address: Address, name: Option<ServiceName>) {
+        self.changed |= self.catalog.cluster_ips.set(address, name);
+    }
+
+    /// Names the services that have ports at an external address.
+    pub(super) fn name_external(&mut self, address: Address, names: Option<ExternalNames>) {
+        self.changed |= self.catalog.external.set(address, names);
+    }
+
+    /// Sets the services' ports at an address. A row beyond the limit is left out.
+    pub(super) fn set_service(&mut self, address: ServiceAddress, row: Option<ServicePorts>) {
         match self.tables.services.set(address, row) {
             Ok(changed) => {
                 self.changed |= changed;
                 self.services_left_out.remove(&address);
             }
-            Err(TooManyClusterIps) => drop(self.services_left_out.insert(address)),
+            Err(TooManyAddresses) => drop(self.services_left_out.insert(address)),
         }
     }
 

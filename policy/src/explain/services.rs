@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use podgate_tables::address::Address;
 use podgate_tables::policy::Subject;
 use podgate_tables::proto;
-use podgate_tables::service::{Affinity, L4Addr, ServicePort, WithoutBackends};
+use podgate_tables::service::{
+    Affinity, L4Addr, NoPort, ServiceAddress, ServicePort, ServicePorts, WithoutBackends,
+};
 use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
 
@@ -50,9 +52,10 @@ pub struct ServiceEntry {
     pub namespace: String,
     /// Name of the service.
     pub name: String,
-    /// The cluster IP.
+    /// A cluster IP or an external address; of a node port the unspecified address, which stands
+    /// for all addresses of the node.
     pub address: IpAddr,
-    /// The service's port.
+    /// The service's port, or the node port.
     pub port: u16,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
@@ -68,18 +71,17 @@ pub struct ServiceEntry {
 #[must_use]
 pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
     let mut rows: Vec<_> = compiled.tables.services.iter().collect();
-    rows.sort_unstable_by_key(|(address, _)| address.ip());
-    let ports = rows
-        .into_iter()
-        .flat_map(|(address, row)| row.ports().iter().map(move |port| (address.ip(), port)));
-    let entry = |(id, (address, port)): (usize, (IpAddr, &ServicePort))| {
-        let name = compiled.catalog.service_at(address)?;
+    rows.sort_unstable_by_key(|(at, _)| (at.address.ip(), at.kind));
+    let ports =
+        rows.into_iter().flat_map(|(at, row)| row.ports().iter().map(move |port| (at, port)));
+    let entry = |(id, (at, port)): (usize, (ServiceAddress, &ServicePort))| {
+        let name = compiled.catalog.service_of(at, port.protocol, port.port)?;
         let key: Name = (name.namespace.as_str().into(), name.name.as_str().into());
         Some(ServiceEntry {
             id: id + 1,
             namespace: name.namespace.clone(),
             name: name.name.clone(),
-            address,
+            address: at.address.ip(),
             port: port.port,
             protocol: proto::name(port.protocol).into_owned(),
             service_type: store.service(&key).map_or("", |it| it.kind.name()).to_owned(),
@@ -117,24 +119,26 @@ pub(super) fn called<'a>(
     usable.sort_unstable_by_key(|address| address.is_ipv6());
     let Some(address) = usable.first() else { return Ok(None) };
     let address = Address::from(**address);
-    let (Some(row), Some(name)) =
-        (compiled.tables.services.at(address), compiled.catalog.service_at(address.ip()))
+    let frontend = L4Addr { address, port: number };
+    let (Some(service), Some(name)) =
+        (compiled.tables.service(frontend, protocol), compiled.service_at(frontend, protocol))
     else {
         return Ok(None);
     };
-    let (frontend, name) = (L4Addr { address, port: number }, name.to_string());
-    let reason = match row.port(protocol, number) {
-        Some(port) if !port.backends.is_empty() => {
+    let name = name.to_string();
+    let reason = match service {
+        Ok(port) if !port.backends.is_empty() => {
             return Ok(Some(Callee::Translated(Called { frontend, protocol, name, port })));
         }
-        Some(port) if port.without_backends == WithoutBackends::Drop => format!(
+        Ok(port) if port.without_backends == WithoutBackends::Drop => format!(
             "Service {name} has no ready backend on this node for port {transport}, and its \
              internalTrafficPolicy is Local"
         ),
-        Some(_) => format!("Service {name} has no ready backend for port {transport}"),
-        None => {
+        Ok(_) => format!("Service {name} has no ready backend for port {transport}"),
+        Err(NoPort) => {
             let has = |port: &ServicePort| format!("{}/{}", port.port, proto::name(port.protocol));
-            match row.ports() {
+            let row = compiled.tables.services.at(ServiceAddress::cluster_ip(address));
+            match row.map_or(&[][..], ServicePorts::ports) {
                 [] => format!("Service {name} has no ports"),
                 ports => {
                     let ports: Vec<_> = ports.iter().map(has).collect();

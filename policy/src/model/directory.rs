@@ -75,6 +75,10 @@ pub struct Service {
     /// `spec.clusterIPs`, or `spec.clusterIP`: addresses that are translated to those of a backend;
     /// sorted. None for a headless service, and for one of type ExternalName.
     pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`, and of `status.loadBalancer.ingress` the addresses that a node may
+    /// translate (`ipMode: VIP`); sorted. None for a service without cluster IPs, as kube-proxy
+    /// ignores it.
+    pub external_addresses: Vec<IpAddr>,
     /// `spec.type`.
     pub kind: ServiceKind,
     /// `spec.ports`.
@@ -132,6 +136,8 @@ pub struct ServicePort {
     pub protocol: u8,
     /// Port.
     pub port: u16,
+    /// `nodePort` of a Service, if it has one.
+    pub node_port: Option<u16>,
 }
 
 impl ServicePort {
@@ -149,8 +155,13 @@ impl ServicePort {
             "SCTP" => proto::SCTP,
             _ => return None,
         };
-        let port = u16::try_from(value.get("port")?.as_u64()?).ok().filter(|port| *port > 0)?;
-        Some(Self { name: text("name").unwrap_or_default().into(), protocol, port })
+        let number = |key| u16::try_from(value.get(key)?.as_u64()?).ok().filter(|port| *port > 0);
+        Some(Self {
+            name: text("name").unwrap_or_default().into(),
+            protocol,
+            port: number("port")?,
+            node_port: number("nodePort"),
+        })
     }
 }
 
@@ -197,8 +208,40 @@ impl Service {
         if service.kind == ServiceKind::ExternalName {
             service.cluster_ips.clear();
         }
+        service.external_addresses = external_addresses(root.value());
+        if service.cluster_ips.is_empty() {
+            service.external_addresses.clear();
+            service.ports.iter_mut().for_each(|port| port.node_port = None);
+        }
         Some(service)
     }
+}
+
+/// Addresses outside of the cluster at which nodes offer a Service.
+fn external_addresses(service: &Value) -> Vec<IpAddr> {
+    let list = |path| service.pointer(path).and_then(Value::as_array).into_iter().flatten();
+    let is_translated = |ingress: &&Value| {
+        let mode = ingress.get("ipMode").and_then(Value::as_str);
+        mode.is_none_or(|mode| mode == "VIP")
+    };
+    let of_load_balancers =
+        list("/status/loadBalancer/ingress").filter(is_translated).filter_map(|it| it.get("ip"));
+    let all = list("/spec/externalIPs").chain(of_load_balancers);
+    let mut addresses: Vec<IpAddr> =
+        all.filter_map(|text| text.as_str()?.parse().ok()).filter(is_ordinary).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Whether an endpoint or a Service can have an address (`ValidateEndpointIP` in
+/// `pkg/apis/core/validation` of Kubernetes rejects the others).
+fn is_ordinary(address: &IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local)
 }
 
 /// An EndpointSlice.
@@ -228,16 +271,10 @@ pub struct SliceEndpoint {
 }
 
 impl SliceEndpoint {
-    /// `None` if it takes no connections, or has no address that an endpoint can have (API
-    /// validation rejects the same, `ValidateEndpointIP` in `pkg/apis/core/validation`).
+    /// `None` if it takes no connections, or has no address that an endpoint can have.
     fn parse(value: &Value) -> Option<Self> {
         let address: IpAddr = value.get("addresses")?.get(0)?.as_str()?.parse().ok()?;
-        let link_local = match address {
-            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
-        };
-        if address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local
-        {
+        if !is_ordinary(&address) {
             return None;
         }
         let condition = |name| value.pointer("/conditions").and_then(|c| c.get(name)?.as_bool());

@@ -96,11 +96,17 @@ impl FlowRecord {
 /// The service that an event's flow or packet was sent to.
 fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
     let to = L4Addr { address: event.tuple.dst, port: event.tuple.dst_port };
+    let was_rejected =
+        matches!(event.kind, EventKind::Drop { reason: DropReason::ServiceNoBackend, .. });
+    let name = match event.frontend {
+        Some(frontend) => compiled.service_at(frontend, event.tuple.protocol),
+        None if was_rejected => compiled.service_at(to, event.tuple.protocol),
+        // The destination of a reply may have a node port's number, too.
+        None => compiled.catalog.service_at(to.address.ip()),
+    };
     let L4Addr { address, port } = event.frontend.unwrap_or(to);
-    let address = address.ip();
-    let name = compiled.catalog.service_at(address);
     (event.frontend.is_some() || name.is_some()).then(|| FlowService {
-        address,
+        address: address.ip(),
         port,
         namespace: name.map(|name| name.namespace.clone()).unwrap_or_default(),
         name: name.map(|name| name.name.clone()).unwrap_or_default(),

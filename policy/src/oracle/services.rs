@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::peers::{AddressOwner, resolve};
-use crate::model::{InternalTraffic, SliceEndpoint};
+use crate::directory::Name;
+use crate::model::{EndpointSlice, InternalTraffic, Service, ServicePort, SliceEndpoint};
 use crate::store::{Store, Translation};
 
 /// Where a pod's packets to an address and port go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ServiceOutcome {
-    /// The address is no service's, and policy decides on it.
+    /// No service has the address and port, and policy decides on them.
     NotTranslated,
     /// One of these backends has them, and policy decides on the backend.
     Backends(BTreeSet<(IpAddr, u16)>),
-    /// They are rejected: the service has no such port, or no backend.
+    /// They are rejected: the service with this cluster IP has no such port, or there is no backend.
     Rejected,
     /// They are dropped silently: all backends are on other nodes, and the service asks for one
     /// here.
@@ -29,27 +30,81 @@ pub fn through_service(
     protocol: u8,
     number: u16,
 ) -> ServiceOutcome {
-    let Some((name, service)) = store.service_at(address) else {
-        return ServiceOutcome::NotTranslated;
-    };
-    let all_slices = store.directory().slices.iter();
-    let own: Vec<_> = all_slices
-        .filter(|((namespace, _), slice)| *namespace == name.0 && *slice.service == *name.1)
-        .map(|(_, slice)| slice)
-        .collect();
-    let is_known = !own.is_empty() && !service.ports.is_empty();
-    let is_ours = store.translation() == Translation::On
-        && matches!(resolve(store, address), AddressOwner::World);
-    if !(is_known && is_ours) {
+    let owner = resolve(store, address);
+    if store.translation() != Translation::On || matches!(owner, AddressOwner::Pod(..)) {
         return ServiceOutcome::NotTranslated;
     }
-    let is_asked =
-        |port: &&crate::model::ServicePort| port.protocol == protocol && port.port == number;
-    let Some(port) = service.ports.iter().find(is_asked) else { return ServiceOutcome::Rejected };
+    if matches!(owner, AddressOwner::World)
+        && let Some((name, service)) = store.service_at(address)
+        && is_known(store, name, service)
+    {
+        let mut ports = service.ports.iter();
+        return match ports.find(|port| (port.protocol, port.port) == (protocol, number)) {
+            Some(port) => through_port(store, name, port, address, service.traffic),
+            None => ServiceOutcome::Rejected,
+        };
+    }
+    // Not a cluster IP. An external address, and last a port of the node: of several services the
+    // first one by name has it.
+    let services = || {
+        let all = store.directory().services.iter();
+        all.filter(|(name, service)| is_known(store, name, service)).filter(|(_, service)| {
+            service.cluster_ips.iter().any(|ip| ip.is_ipv4() == address.is_ipv4())
+        })
+    };
+    let by_address = || {
+        services().filter(|(_, service)| service.external_addresses.contains(&address)).find_map(
+            |(name, service)| {
+                let mut ports = service.ports.iter();
+                let port = ports.find(|it| (it.protocol, it.port) == (protocol, number))?;
+                Some((name, port))
+            },
+        )
+    };
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let is_of_node = match owner {
+        AddressOwner::Host => true,
+        AddressOwner::World => is_link_local,
+        AddressOwner::RemoteNode | AddressOwner::Pod(..) => false,
+    };
+    let by_node_port = || {
+        services().filter(|_| is_of_node).find_map(|(name, service)| {
+            let mut ports = service.ports.iter();
+            let port = ports.find(|it| it.protocol == protocol && it.node_port == Some(number))?;
+            Some((name, port))
+        })
+    };
+    match by_address().or_else(by_node_port) {
+        Some((name, port)) => through_port(store, name, port, address, InternalTraffic::Cluster),
+        None => ServiceOutcome::NotTranslated,
+    }
+}
+
+fn slices_of<'s>(store: &'s Store, name: &'s Name) -> impl Iterator<Item = &'s EndpointSlice> {
+    let all = store.directory().slices.iter();
+    all.filter(|((namespace, _), slice)| *namespace == name.0 && *slice.service == *name.1)
+        .map(|(_, slice)| slice)
+}
+
+fn is_known(store: &Store, name: &Name, service: &Service) -> bool {
+    slices_of(store, name).next().is_some() && !service.ports.is_empty()
+}
+
+/// Where packets to a port of a service go, which were sent to `address`.
+fn through_port(
+    store: &Store,
+    name: &Name,
+    port: &ServicePort,
+    address: IpAddr,
+    traffic: InternalTraffic,
+) -> ServiceOutcome {
     let mut endpoints: Vec<(&SliceEndpoint, u16)> = Vec::new();
-    for slice in own {
+    for slice in slices_of(store, name) {
         for target in &slice.ports {
-            if target.name == port.name && target.protocol == protocol {
+            if target.name == port.name && target.protocol == port.protocol {
                 endpoints.extend(slice.endpoints.iter().map(|endpoint| (endpoint, target.port)));
             }
         }
@@ -58,7 +113,7 @@ pub fn through_service(
     if endpoints.is_empty() {
         return ServiceOutcome::Rejected;
     }
-    if service.traffic == InternalTraffic::Local {
+    if traffic == InternalTraffic::Local {
         endpoints.retain(|(endpoint, _)| {
             let is_host = matches!(resolve(store, endpoint.address), AddressOwner::Host);
             is_host || store.is_this_node(&endpoint.node)

@@ -47,8 +47,10 @@ pub(crate) fn by_names(compiled: &Compiled) -> Vec<String> {
         lines.push(format!("{peers:?}: {set:?}"));
     }
     for (address, row) in tables.services.iter() {
-        let name = catalog.service_at(address.ip()).unwrap();
-        lines.push(format!("service {} {name}: {:?}", address.ip(), row.ports()));
+        for port in row.ports() {
+            let name = catalog.service_of(address, port.protocol, port.port).unwrap();
+            lines.push(format!("service {address:?} {name}: {port:?}"));
+        }
     }
     lines.extend(catalog.everything().map(|name| format!("name {name}")));
     lines.sort_unstable();

@@ -110,9 +110,8 @@ impl Outcome {
 /// Checks that the tables have the backends that the objects give a service, and if there are none,
 /// that this is expected.
 fn check_backends(compiled: &Compiled, row: &Row, call: &ServiceCall) -> Result<(), String> {
-    let services = &compiled.tables.services;
-    let cluster_ip = services.at(call.frontend.address).ok_or("the tables have no such service")?;
-    let port = cluster_ip.port(row.subject.tuple.protocol, call.frontend.port);
+    let service = compiled.tables.service(call.frontend, row.subject.tuple.protocol);
+    let port = service.ok_or("the tables have no such service")?.ok();
     let backends = port.iter().flat_map(|port| port.backends.iter().map(Backend::target));
     let backends: BTreeSet<_> = backends.collect();
     if backends != call.backends {
@@ -134,7 +133,7 @@ fn with_port_of_client(compiled: &Compiled, row: &Row) -> Row {
     let mut row = row.clone();
     let Some(ServiceCall { frontend, .. }) = row.service else { return row };
     let tuple = &mut row.subject.tuple;
-    let port = compiled.tables.services.port(frontend, tuple.protocol);
+    let port = compiled.tables.service(frontend, tuple.protocol).and_then(Result::ok);
     let port = port.expect("its backends were found");
     let chosen = |client| {
         let client = L4Addr { address: tuple.src, port: client };

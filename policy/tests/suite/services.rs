@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use podgate_policy::explain::{EndName, Local, Outcome, Query, QueryError, explain, service_list};
-use podgate_policy::{Compiler, ServicesLeftOut, Store, Translation, compile};
+use podgate_policy::{Compiled, Compiler, ServicesLeftOut, Store, Translation, compile};
 use podgate_tables::address::Address;
 use podgate_tables::proto;
 use podgate_tables::service::{Affinity, L4Addr, WithoutBackends};
@@ -49,8 +49,8 @@ fn store_of(objects: &[Value]) -> Store {
 /// The backends of TCP port 80 at an address; `None` if that isn't translated.
 fn backends(store: &Store, ip: &str) -> Option<Vec<String>> {
     let address = Address::from(ip.parse::<IpAddr>().unwrap());
-    let services = compile(store).tables.services.clone();
-    let port = services.port(L4Addr { address, port: 80 }, proto::TCP)?;
+    let compiled = compile(store);
+    let port = compiled.tables.service(L4Addr { address, port: 80 }, proto::TCP)?.ok()?;
     let text = |backend: L4Addr| format!("{}:{}", backend.address, backend.port);
     Some(port.backends.iter().map(|backend| text(backend.target())).collect())
 }
@@ -126,10 +126,6 @@ fn addresses_that_are_nobodys_are_no_backends() {
 #[test]
 fn an_internal_traffic_policy_of_local_asks_for_a_backend_on_this_node() {
     let on = |address: &str, node: &str| json!({"addresses": [address], "nodeName": node});
-    let node = |name: &str, address: &str| {
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
-               "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
-    };
     let mut store = store_of(&[
         service("web", IP, &json!({"internalTrafficPolicy": "Local"})),
         slice("a", "web", 80, &json!([on("10.0.0.1", "n1"), on("10.0.0.2", "n2")])),
@@ -142,8 +138,8 @@ fn an_internal_traffic_policy_of_local_asks_for_a_backend_on_this_node() {
         store.set_host_addresses([host.parse().unwrap()]);
         compiler.update(&store);
         let compiled = compiler.compiled();
-        let port = compiled.tables.services.port(L4Addr { address, port: 80 }, proto::TCP);
-        let port = port.unwrap();
+        let port = compiled.tables.service(L4Addr { address, port: 80 }, proto::TCP);
+        let port = port.unwrap().unwrap();
         assert_eq!(port.backends.len(), expected, "{host}");
         assert_eq!(port.without_backends, WithoutBackends::Drop);
         let last = if host.ends_with('1') { "10.0.0.1" } else { "10.0.0.2" };
@@ -160,8 +156,8 @@ fn affinity_and_protocols_are_taken_from_the_service() {
         slice("a", "web", 8080, &json!([ready("10.0.0.1")])),
     ]);
     let address = Address::from(IP.parse::<IpAddr>().unwrap());
-    let services = compile(&store).tables.services.clone();
-    let udp = services.port(L4Addr { address, port: 53 }, proto::UDP).unwrap();
+    let compiled = compile(&store);
+    let udp = compiled.tables.service(L4Addr { address, port: 53 }, proto::UDP).unwrap().unwrap();
     assert!(udp.backends.is_empty(), "the slice has no such port");
     assert_eq!(udp.affinity, Affinity::ClientIp { seconds: 10_800 });
     assert_eq!(backends(&store, IP).unwrap(), ["10.0.0.1:8080"]);
@@ -187,8 +183,9 @@ fn the_timeout_of_affinity_is_taken_from_the_service() {
             service("web", IP, &more),
             slice("a", "web", 8080, &json!([ready("10.0.0.1")])),
         ]);
-        let services = compile(&store).tables.services.clone();
-        let port = services.port(L4Addr { address, port: 80 }, proto::TCP).unwrap();
+        let compiled = compile(&store);
+        let port = compiled.tables.service(L4Addr { address, port: 80 }, proto::TCP);
+        let port = port.unwrap().unwrap();
         assert_eq!(port.affinity, Affinity::ClientIp { seconds }, "{value}");
     }
 }
@@ -282,6 +279,134 @@ fn services_that_are_left_out_of_the_table_are_counted_by_reason() {
     assert_eq!(left_out(&store), ServicesLeftOut { no_ports: 1, ..ServicesLeftOut::default() });
 }
 
+/// The backends of a TCP port at an address; `None` if that isn't translated.
+fn backends_at(compiled: &Compiled, ip: &str, port: u16) -> Option<Vec<String>> {
+    let address = Address::from(ip.parse::<IpAddr>().unwrap());
+    let port = compiled.tables.service(L4Addr { address, port }, proto::TCP)?.unwrap();
+    Some(port.backends.iter().map(|it| it.address().to_string()).collect())
+}
+
+fn node(name: &str, address: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+           "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
+}
+
+/// `web` has a node port, an external address of its own, one that is this node's, and two of load
+/// balancers, one of which keeps its traffic for itself.
+fn web_outside() -> Store {
+    let mut web = service(
+        "web",
+        IP,
+        &json!({
+            "type": "LoadBalancer",
+            "internalTrafficPolicy": "Local",
+            "externalTrafficPolicy": "Local",
+            "externalIPs": ["203.0.113.1", "192.0.2.1", "192.0.2.2", "2001:db8::1"],
+            "ports": [{"name": "http", "port": 80, "nodePort": 30080}],
+        }),
+    );
+    web["status"] = json!({"loadBalancer": {"ingress": [
+        {"ip": "203.0.113.2"},
+        {"ip": "203.0.113.3", "ipMode": "VIP"},
+        {"ip": "203.0.113.4", "ipMode": "Proxy"},
+        {"hostname": "lb.test"},
+    ]}});
+    let mut store = store_of(&[
+        web,
+        slice("a", "web", 8080, &json!([{"addresses": ["10.0.0.1"], "nodeName": "n2"}])),
+        node("n1", "192.0.2.1"),
+        node("n2", "192.0.2.2"),
+    ]);
+    store.set_host_addresses(["192.0.2.1".parse().unwrap()]);
+    store
+}
+
+#[test]
+fn node_ports_and_external_addresses_lead_to_all_endpoints() {
+    let compiled = compile(&web_outside());
+    let at = |ip, port| backends_at(&compiled, ip, port);
+    for ip in ["203.0.113.1", "203.0.113.2", "203.0.113.3", "192.0.2.1", "192.0.2.2"] {
+        assert_eq!(at(ip, 80), Some(vec!["10.0.0.1".to_owned()]), "{ip}");
+        assert_eq!(at(ip, 81), None, "{ip}");
+    }
+    // Another node's node ports are translated there. The service has no IPv6 cluster IP.
+    for (ip, is_translated) in
+        [("192.0.2.1", true), ("192.0.2.2", false), ("203.0.113.1", false), ("10.96.0.9", false)]
+    {
+        assert_eq!(at(ip, 30080).is_some(), is_translated, "{ip}");
+    }
+    assert_eq!(at("203.0.113.4", 80), None);
+    assert_eq!(at("2001:db8::1", 80), None);
+    // `internalTrafficPolicy` is of the cluster IP only.
+    assert_eq!(at(IP, 80), Some(Vec::new()));
+}
+
+#[test]
+fn external_addresses_that_are_nobodys_are_ignored() {
+    let addresses = ["0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "::", "::ffff:0.0.0.0"];
+    let mut store = store_of(&[
+        service("web", IP, &json!({"externalIPs": addresses})),
+        slice("a", "web", 8080, &json!([ready("10.0.0.1")])),
+    ]);
+    store.set_host_addresses(["192.0.2.1".parse().unwrap()]);
+    assert_eq!(compile(&store).tables.services.len(), 1);
+    assert_eq!(backends_at(&compile(&store), "192.0.2.1", 80), None);
+}
+
+#[test]
+fn a_service_without_a_cluster_ip_has_no_external_ones() {
+    let more = json!({"clusterIPs": ["None"], "externalIPs": ["203.0.113.1"],
+                      "ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
+    let store = store_of(&[
+        service("web", "None", &more),
+        slice("a", "web", 8080, &json!([ready("10.0.0.1")])),
+    ]);
+    assert!(compile(&store).tables.services.is_empty());
+}
+
+#[test]
+fn services_share_an_external_address_by_ports_and_the_first_by_name_has_a_port() {
+    let with = |name: &str, ip: &str, ports: &[u16]| {
+        let ports: Vec<_> = ports
+            .iter()
+            .map(|port| json!({"name": format!("p{port}"), "port": port, "nodePort": 30000 + port}))
+            .collect();
+        service(name, ip, &json!({"externalIPs": ["203.0.113.1"], "ports": ports}))
+    };
+    let slice = |name: &str, port: u16, to: &str| {
+        let mut slice = slice(&format!("{name}{port}"), name, port, &json!([ready(to)]));
+        slice["ports"][0]["name"] = json!(format!("p{port}"));
+        slice
+    };
+    let mut store = store_of(&[
+        with("a", IP, &[80, 81]),
+        with("b", "10.96.0.2", &[81, 82]),
+        slice("a", 80, "10.0.0.1"),
+        slice("a", 81, "10.0.0.2"),
+        slice("b", 81, "10.0.0.3"),
+        slice("b", 82, "10.0.0.4"),
+    ]);
+    store.set_host_addresses(["192.0.2.1".parse().unwrap()]);
+    let mut compiler = Compiler::new();
+    compiler.update(&store);
+    let compiled = compiler.compiled();
+    for (port, last) in [(80, 1), (81, 2), (82, 4)] {
+        let expected = Some(vec![format!("10.0.0.{last}")]);
+        assert_eq!(backends_at(&compiled, "203.0.113.1", port), expected);
+        assert_eq!(backends_at(&compiled, "192.0.2.1", 30_000 + port), expected);
+    }
+    // Port 81 of the external address, and its node port.
+    let left_out = ServicesLeftOut { address_taken: 2, ..ServicesLeftOut::default() };
+    assert_eq!(compiler.services_left_out(), left_out);
+    let list = service_list(&store, &compiled);
+    let rows: Vec<_> = list.iter().map(|it| (it.address, it.port, it.name.as_str())).collect();
+    let external: IpAddr = "203.0.113.1".parse().unwrap();
+    assert_eq!(rows.iter().filter(|(ip, ..)| *ip == external).count(), 3);
+    assert!(rows.contains(&(external, 81, "a")) && rows.contains(&(external, 82, "b")));
+    assert!(rows.contains(&("0.0.0.0".parse().unwrap(), 30_081, "a")), "{rows:?}");
+    assert_eq!(by_names(&compiled), by_names(&compile(&store)));
+}
+
 fn any_object() -> impl Strategy<Value = (bool, Value)> {
     let name = prop::sample::select(&["a", "b", "c"][..]);
     let endpoint =
@@ -293,10 +418,19 @@ fn any_object() -> impl Strategy<Value = (bool, Value)> {
         .prop_map(|(of, number, port, endpoints)| {
             slice(&format!("slice{number}"), of, port, &json!(endpoints))
         });
-    let services = (name, 1..3_u8, any::<bool>()).prop_map(|(name, last, local)| {
-        let traffic = if local { "Local" } else { "Cluster" };
-        service(name, &format!("10.96.0.{last}"), &json!({"internalTrafficPolicy": traffic}))
-    });
+    let external = prop::collection::vec((1..4_u8).prop_map(|n| format!("192.0.2.{n}")), 0..3);
+    let node_port = prop::option::of(30_000..30_002_u16);
+    let services = (name, 1..3_u8, any::<bool>(), external, node_port).prop_map(
+        |(name, last, local, external, node_port)| {
+            let more = json!({
+                "type": "NodePort",
+                "internalTrafficPolicy": if local { "Local" } else { "Cluster" },
+                "externalIPs": external,
+                "ports": [{"name": "http", "port": 80, "nodePort": node_port}],
+            });
+            service(name, &format!("10.96.0.{last}"), &more)
+        },
+    );
     (prop::bool::weighted(0.7), prop_oneof![slices.boxed(), services.boxed()])
 }
 

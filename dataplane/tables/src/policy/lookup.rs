@@ -7,6 +7,7 @@ use super::{
 use crate::address::Address;
 use crate::l7::{Conflict, L7Entry, L7Policy};
 use crate::proto;
+use crate::service::{L4Addr, NoPort, ServiceAddress, ServicePort, is_translated};
 use crate::tuple::Tuple;
 
 /// What policy knows about an address.
@@ -152,6 +153,38 @@ impl PolicyTables {
     pub fn is_node(&self, address: Address) -> bool {
         let nodes = [Self::HOST, Self::REMOTE_NODE];
         self.addresses.get(address).is_some_and(|row| nodes.contains(&row.identity))
+    }
+
+    /// Whether `address` is a pod's.
+    #[must_use]
+    pub fn is_pod(&self, address: Address) -> bool {
+        self.addresses.get(address).is_some_and(|row| row.identity >= Self::RESERVED)
+    }
+
+    /// The port of a service that a pod's packet to this destination is translated for, `NoPort` if
+    /// such packets are rejected; `None` if they are not translated.
+    ///
+    /// The address of a pod belongs to no service, and that of a node is no cluster IP, whatever a
+    /// Service says. A pod's packet to a link-local address is to the node, if to anyone.
+    #[must_use]
+    pub fn service(&self, to: L4Addr, protocol: u8) -> Option<Result<&ServicePort, NoPort>> {
+        if self.services.is_empty() || !is_translated(protocol) {
+            return None;
+        }
+        let at = |address| self.services.at(address);
+        let external = |address| Some(Ok(at(address)?.port(protocol, to.port)?));
+        let of_address = || external(ServiceAddress::external(to.address));
+        let of_node = || external(ServiceAddress::node(to.address.is_v4()));
+        match self.addresses.get(to.address).map(|row| row.identity) {
+            None => match at(ServiceAddress::cluster_ip(to.address)) {
+                Some(row) => Some(row.port(protocol, to.port).ok_or(NoPort)),
+                None if to.address.is_link_local() => of_address().or_else(of_node),
+                None => of_address(),
+            },
+            Some(Self::HOST) => of_address().or_else(of_node),
+            Some(Self::REMOTE_NODE) => of_address(),
+            Some(_) => None,
+        }
     }
 
     /// Resolves an address to its identity.

@@ -220,7 +220,7 @@ pub struct PolicyTables {
     pub namespaces: Rows<SelectorSet>,
     /// Sets of networks, and of addresses of DNS names.
     pub address_sets: Rows<Arc<AddressSet>>,
-    /// Cluster IPs, translated before policy decides.
+    /// Services, translated before policy decides.
     pub services: ServiceTable,
 }
 
