@@ -189,7 +189,7 @@ fn services_left_out_family(left_out: ServicesLeftOut) -> Family {
     ];
     let family = Family::gauge(
         "podgate_services_left_out",
-        "Cluster IPs of services whose packets are left to the kernel, by reason",
+        "Addresses and ports of services whose packets are left to the kernel, by reason",
     );
     by_reason
         .into_iter()

@@ -23,6 +23,7 @@
 //!   delete: [NetworkPolicy shop/web]
 //!   learned: {a.example: []} # no address forgets the name
 //!   host: [192.0.2.2]
+//!   services: off
 //!   mode: always
 //!   rows: […]                # what holds from then on
 //! ```
@@ -62,7 +63,7 @@ use crate::model::Pod;
 use crate::oracle::{
     HttpRequest, KafkaRequest, OracleRequest, ServiceOutcome, kafka_api, through_service,
 };
-use crate::store::{EnforcementMode, Store};
+use crate::store::{EnforcementMode, Store, Translation};
 
 /// A table, at one of its steps.
 #[derive(Debug)]
@@ -143,7 +144,8 @@ pub enum Expect {
 /// Fields of a table besides those of [`CHANGES`].
 const FIELDS: &[&str] = &["title", "remote", "manifests", "objects", "steps"];
 /// Fields of a step, which the table itself may have too.
-const CHANGES: &[&str] = &["apply", "reject", "delete", "learned", "host", "node", "mode", "rows"];
+const CHANGES: &[&str] =
+    &["apply", "reject", "delete", "learned", "host", "node", "services", "mode", "rows"];
 /// Fields of a row.
 const COLUMNS: &[&str] = &[
     "from", "to", "on", "http", "kafka", "dns", "sni", "family", "backend", "expect", "egress",
@@ -236,6 +238,13 @@ impl TruthTable {
         }
         if let Some(node) = step.get("node") {
             self.store.assume_node(Some(text(node)?), &[]).map_err(|error| error.to_string())?;
+        }
+        if let Some(services) = step.get("services") {
+            self.store.set_translation(match text(services)? {
+                "on" => Translation::On,
+                "off" => Translation::Off,
+                other => return Err(format!("services can't be {other}")),
+            });
         }
         if let Some(mode) = step.get("mode") {
             self.store.set_mode(match text(mode)? {

@@ -102,6 +102,10 @@ policies_apply_behind_services() {
         egress: [{to: [{podSelector: {matchLabels: {app: back}}}], ports: [{port: 8080}]}]}'
     await 20 "web to be denied" answers near http://10.96.0.80/ 000
     answers near http://10.96.0.81/ 200 || fail "near doesn't reach the service back"
+    # kube-proxy would translate its own node's ports, which a pod may always send to.
+    answers near http://192.168.77.11:30080/ 000 || fail "near reaches web by a node port"
+    answers near http://192.168.77.11:30081/ 200 || fail "near doesn't reach back by a node port"
+    answers far http://192.168.77.11:30080/ 200 || fail "far doesn't reach web by a node port"
     policy NetworkPolicy back '{podSelector: {matchLabels: {app: back}},
         ingress: [{from: [{podSelector: {matchLabels: {app: near}}}]}]}'
     await 20 "far to be denied" answers far http://10.96.0.81/ 000

@@ -29,14 +29,18 @@ spec:
 YAML
 }
 
-# The manifest of a service: NAME ADDRESS PORT TARGET PROTOCOL
+# The manifest of a service: NAME ADDRESS PORT TARGET PROTOCOL NODEPORT
 service() {
     cat <<YAML
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: $1, namespace: shop}
-spec: {clusterIP: $2, selector: {app: $1}, ports: [{port: $3, targetPort: $4, protocol: $5}]}
+spec:
+  type: NodePort
+  clusterIP: $2
+  selector: {app: $1}
+  ports: [{port: $3, targetPort: $4, protocol: $5, nodePort: $6}]
 YAML
 }
 
@@ -50,9 +54,9 @@ make_pods() {
         pod far n2 "$WAIT"
         pod back n2 "$SERVE" back "$probed"
         pod dns n2 "${NAMES//$'\n'/ }"
-        service dns 10.96.0.10 53 53 UDP
-        service web 10.96.0.80 80 8080 TCP
-        service back 10.96.0.81 80 8080 TCP
+        service dns 10.96.0.10 53 53 UDP 30053
+        service web 10.96.0.80 80 8080 TCP 30080
+        service back 10.96.0.81 80 8080 TCP 30081
     } | kubectl apply -f - >/dev/null
     await 120 "pods" pods_ready
     find_pods || fail "a pod has no process"

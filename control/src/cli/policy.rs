@@ -97,9 +97,9 @@ With --manifests no agent is needed, and policy is evaluated for both ends. This
 its pods and its own addresses (InternalIPs, and status.hostIPs of its pods) is always allowed. All \
 other nodes are remote.
 
-Policies apply to pods. For a flow to a Service, or to its cluster IP, the backends are shown with the \
-verdict on each; the rest of the output explains one of them: a denied one, if there is any. A \
-cluster IP that workers don't translate is evaluated as a plain address.
+Policies apply to pods. For a flow to a Service, or to its cluster IP, node port or external address, \
+the backends are shown with the verdict on each; the rest of the output explains one of them: a denied \
+one, if there is any. An address that workers don't translate is evaluated as a plain one.
 
 Packets that workers drop or reject before they evaluate policy are denied, with the reason: to \
 multicast, broadcast, loopback and unspecified addresses, and to a Service without this port or \

@@ -135,7 +135,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 0,
           value_parser = clap::value_parser!(u32).range(0..=604_800))]
     pub dns_min_ttl: u32,
-    /// Who translates packets of pods to the cluster IPs of services.
+    /// Who translates packets of pods to services: their cluster IPs, node ports and external
+    /// addresses.
     #[arg(long, value_enum, default_value_t = Services::On)]
     pub services: Services,
     /// Hubble's API.

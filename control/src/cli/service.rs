@@ -15,8 +15,9 @@ pub enum ServiceCommand {
 const LIST_ABOUT: &str = "\
 List the services that workers translate, with their backends.
 
-A pod's packet to a cluster IP is sent to one of the backends, and policy decides on that backend. \
-Services without a cluster IP, and those of which no EndpointSlice is known, are not translated.";
+A pod's packet to a cluster IP, to an external address, or to a node port of its node (0.0.0.0 or [::] \
+in the list) is sent to one of the backends, and policy decides on that backend. Services without a \
+cluster IP, and those of which no EndpointSlice is known, are not translated.";
 
 const LIST_EXAMPLES: &str = examples! {
     "podgate service list"

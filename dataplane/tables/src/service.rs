@@ -188,6 +188,8 @@ pub struct ServiceTable {
     cluster_ips: AddressMap<ServicePorts>,
     external: AddressMap<ServicePorts>,
     count: usize,
+    /// Whether the node's kernel translates, and not workers.
+    pub left_to_kernel: bool,
 }
 
 /// There are [`ADDRESSES_MAX`] addresses already.

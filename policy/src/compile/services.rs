@@ -69,6 +69,7 @@ pub(super) struct Services {
 impl Services {
     /// Brings changed services up to date, and if nodes have changed, those that depend on them.
     pub(super) fn change(&mut self, store: &Store, changes: &Changes, builder: &mut TableBuilder) {
+        builder.leave_services_to_kernel(store.translation() == Translation::Off);
         let local = if changes.nodes { self.local.clone() } else { BTreeSet::new() };
         for name in changes.services.union(&local) {
             self.change_one(store, name, builder);
@@ -129,12 +130,12 @@ impl Services {
             self.external.entry(address).or_default().insert(name.clone(), ports);
         }
         for address in touched {
-            self.write_external(address, builder);
+            self.write_external(store, address, builder);
         }
     }
 
     /// Writes the row of an external address.
-    fn write_external(&mut self, address: Address, builder: &mut TableBuilder) {
+    fn write_external(&mut self, store: &Store, address: Address, builder: &mut TableBuilder) {
         let at = ServiceAddress::external(address);
         let of_services = self.external.get(&address).filter(|all| !all.is_empty());
         let Some(of_services) = of_services else {
@@ -155,7 +156,9 @@ impl Services {
         let row = ServicePorts::new(owners.values().map(|(_, port)| (*port).clone()).collect());
         builder.name_external(address, Some(names));
         builder.set_service(at, Some(row));
-        set_or_remove(&mut self.contested_external, address, (contested > 0).then_some(contested));
+        let is_on = store.translation() == Translation::On;
+        let contested = Some(contested).filter(|n| is_on && *n > 0);
+        set_or_remove(&mut self.contested_external, address, contested);
     }
 
     /// Writes the row of a cluster IP.
@@ -212,8 +215,8 @@ fn external_ports(store: &Store, name: &Name) -> BTreeMap<Address, Vec<ServicePo
     let Some(service) = store.service(name) else { return found };
     let has_node_ports = service.ports.iter().any(|port| port.node_port.is_some());
     let is_external = has_node_ports || !service.external_addresses.is_empty();
-    let is_known = store.translation() == Translation::On && store.slices_of(name).next().is_some();
-    if !(is_external && is_known) {
+    // Also where the kernel translates: policy has to know of what.
+    if !is_external || store.slices_of(name).next().is_none() {
         return found;
     }
     for is_v4 in [true, false] {

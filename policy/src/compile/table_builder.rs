@@ -61,6 +61,12 @@ impl TableBuilder {
         self.changed |= self.catalog.external.set(address, names);
     }
 
+    /// Sets whether the node's kernel translates, and not workers.
+    pub(super) fn leave_services_to_kernel(&mut self, left: bool) {
+        self.changed |= self.tables.services.left_to_kernel != left;
+        self.tables.services.left_to_kernel = left;
+    }
+
     /// Sets the services' ports at an address. A row beyond the limit is left out.
     pub(super) fn set_service(&mut self, address: ServiceAddress, row: Option<ServicePorts>) {
         match self.tables.services.set(address, row) {

@@ -56,7 +56,7 @@ pub struct Explanation {
     pub source: End,
     /// The end that it is opened to.
     pub destination: End,
-    /// The service whose cluster IP the destination is, if it is one.
+    /// The service whose cluster IP, node port or external address the destination is, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<CalledService>,
     /// DNS names that resolve to the destination, at most [`NAMES_MAX`], if it is neither a pod nor
@@ -107,9 +107,9 @@ pub struct End {
     pub local: bool,
 }
 
-/// A service whose cluster IP is the destination. Workers translate it to a backend before policy
-/// decides, and the explanation is of one backend. If they don't, egress policy of the source sees
-/// the cluster IP, which is an address outside of the cluster; the node's kernel translates it to a
+/// A service that the destination is. Workers translate it to a backend before policy decides, and
+/// the explanation is of one backend. If they don't translate its cluster IP, egress policy of the
+/// source sees the cluster IP, which is an address outside of the cluster; the node's kernel translates it to a
 /// pod behind the service, where ingress policy sees the source's own address.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct CalledService {
@@ -121,7 +121,7 @@ pub struct CalledService {
     pub backends: Vec<String>,
     /// How many more there are.
     pub further_backends: usize,
-    /// The cluster IP and port that workers translate; `None` if they don't.
+    /// The address and port that workers translate; `None` if they don't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub translated: Option<SocketAddr>,
     /// The verdict for each backend that workers may choose, at most [`VERDICTS_MAX`], those that
@@ -236,7 +236,7 @@ pub fn explain(
     let verdicts: Vec<_> = explained.iter().take(VERDICTS_MAX).map(verdict).collect();
     let further_backends = subjects.len() - verdicts.len();
     let Some(mut explanation) = explained.into_iter().next() else {
-        // It has a backend, so the source has no address of the cluster IP's family.
+        // It has a backend, so the source has no address of the service's family.
         return Err(QueryError::NoCommonFamily);
     };
     let service = CalledService::translated(&called.name, frontend, verdicts, further_backends);
@@ -258,7 +258,7 @@ impl Explanation {
 }
 
 impl CalledService {
-    /// A service whose cluster IP workers handle packets to.
+    /// A service that workers handle packets to.
     fn translated(
         name: &str,
         frontend: SocketAddr,

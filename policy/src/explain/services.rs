@@ -70,7 +70,9 @@ pub struct ServiceEntry {
 /// All services that workers translate, by address, protocol and port.
 #[must_use]
 pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
-    let mut rows: Vec<_> = compiled.tables.services.iter().collect();
+    let services = &compiled.tables.services;
+    let rows = services.iter().filter(|_| !services.left_to_kernel);
+    let mut rows: Vec<_> = rows.collect();
     rows.sort_unstable_by_key(|(at, _)| (at.address.ip(), at.kind));
     let ports =
         rows.into_iter().flat_map(|(at, row)| row.ports().iter().map(move |port| (at, port)));

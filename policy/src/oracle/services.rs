@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use podgate_tables::policy::Subject;
+use podgate_tables::service::is_translated;
+use podgate_tables::tuple::Tuple;
+
 use super::peers::{AddressOwner, resolve};
 use crate::directory::Name;
 use crate::model::{EndpointSlice, InternalTraffic, Service, ServicePort, SliceEndpoint};
@@ -30,8 +34,24 @@ pub fn through_service(
     protocol: u8,
     number: u16,
 ) -> ServiceOutcome {
+    match store.translation() {
+        Translation::On => by_anyone(store, address, protocol, number),
+        Translation::Off => ServiceOutcome::NotTranslated,
+    }
+}
+
+/// Whether the node's kernel translates a pod's packets to this destination.
+pub(super) fn is_left_to_kernel(store: &Store, subject: &Subject) -> bool {
+    let Tuple { dst, dst_port, protocol, .. } = subject.tuple;
+    store.translation() == Translation::Off
+        && is_translated(protocol)
+        && by_anyone(store, dst.ip(), protocol, dst_port) != ServiceOutcome::NotTranslated
+}
+
+/// Where the packets go if they are translated, by workers or by the kernel.
+fn by_anyone(store: &Store, address: IpAddr, protocol: u8, number: u16) -> ServiceOutcome {
     let owner = resolve(store, address);
-    if store.translation() != Translation::On || matches!(owner, AddressOwner::Pod(..)) {
+    if matches!(owner, AddressOwner::Pod(..)) {
         return ServiceOutcome::NotTranslated;
     }
     if matches!(owner, AddressOwner::World)

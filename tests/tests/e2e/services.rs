@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use podgate_tests::lab::{Agent, Daemon, Host, Lab, output, wait_for};
 use serde_json::Value;
 
+use super::hairpin::nft;
+
 const BOUND: Duration = Duration::from_secs(20);
 
 const MANIFEST: &str = r#"
@@ -250,6 +252,121 @@ fn dns_rules_apply_behind_a_service() -> Result<()> {
         }
     }
     ensure!(!resolver.log().contains("evil.test"));
+    agent.assert_alive()
+}
+
+/// The same services by node ports, and `other` by an external address too.
+const NODE_PORTS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  type: NodePort
+  selector: {app: web}
+  clusterIPs: [10.96.2.1, "fd96:2::1"]
+  ports: [{name: http, port: 80, targetPort: http, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other, namespace: shop}
+spec:
+  type: NodePort
+  clusterIPs: [10.96.2.2, "fd96:2::2"]
+  externalIPs: [203.0.113.80]
+  ports: [{port: 80, nodePort: 30081}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: other-v6, namespace: shop, labels: {kubernetes.io/service-name: other}}
+addressType: IPv6
+ports: [{port: 8080}]
+endpoints: [{addresses: ["fd66:2::12"]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside, namespace: shop}
+spec: {type: NodePort, clusterIP: 10.96.2.4, ports: [{port: 80, nodePort: 30082}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: outside, namespace: shop, labels: {kubernetes.io/service-name: outside}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [GUEST]}]
+"#;
+
+/// What kube-proxy does for these: it masquerades, so that a backend sees the node.
+const KUBE_PROXY: &str = "
+table ip services {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip daddr 192.0.2.1 tcp dport 30080 dnat to 10.66.2.10:8080
+        ip daddr 192.0.2.1 tcp dport 30081 dnat to 10.66.2.12:8080
+        ip daddr 203.0.113.80 tcp dport 80 dnat to 10.66.2.12:8080
+        ip daddr 192.0.2.1 tcp dport 30082 dnat to GUEST:8080
+    }
+    chain postrouting { type nat hook postrouting priority srcnat; ct status dnat masquerade; }
+}
+table ip6 services {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip6 daddr 2001:db8::1 tcp dport 30080 dnat to [fd66:2::10]:8080
+        ip6 daddr 2001:db8::1 tcp dport 30081 dnat to [fd66:2::12]:8080
+    }
+    chain postrouting { type nat hook postrouting priority srcnat; ct status dnat masquerade; }
+}
+";
+
+/// A pod may always send to its node, but not to what the node's kernel would translate that to.
+#[test]
+fn egress_policy_applies_to_the_backends_of_node_ports() -> Result<()> {
+    let lab = lab()?;
+    let guest = lab.host("guest")?;
+    let address = guest.addresses.v4.to_string();
+    lab.write_manifest("node-ports.yaml", &NODE_PORTS.replace("GUEST", &address))?;
+    let mut agent = Agent::start(&lab, 2)?;
+    nft(&lab, &KUBE_PROXY.replace("GUEST", &address))?;
+    let (client, web) = (lab.host("shop/client")?, lab.host("shop/web-0")?);
+    let node = ["192.0.2.1", "[2001:db8::1]"];
+    for ip in node {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..40 {
+            seen.insert(server(client, &format!("http://{ip}:30080/docs"))?);
+        }
+        ensure!(seen.len() == 2, "{ip}: both backends are used: {seen:?}");
+        let (status, body, _) = get(client, &format!("http://{ip}:30080/secret"))?;
+        ensure!(status == 403, "{ip}: {status} {body}");
+    }
+    let denied = [
+        "http://192.0.2.1:30081/docs",
+        "http://[2001:db8::1]:30081/docs",
+        "http://203.0.113.80/docs",
+        "http://192.0.2.1:30082/docs",
+    ];
+    for url in denied {
+        ensure!(get(client, url)?.0 == 0, "{url} from the client");
+        // No policy selects this pod.
+        ensure!(get(web, url)?.0 == 200, "{url}");
+    }
+    // Packets from outside are translated by the node.
+    ensure!(get(guest, "http://192.0.2.1:30081/docs")?.0 == 200);
+    let records = lab.podgate_json_lines(&["flows", "--last", "500", "--verdict", "DROPPED"])?;
+    let of_node_port = |record: &&Value| {
+        record["service"]["address"] == "192.0.2.1" && record["service"]["port"] == 30081
+    };
+    let record = records.iter().find(of_node_port).context("a record of the denial")?;
+    ensure!(record["source"]["pod"] == "client", "{record}");
+    ensure!(record["destination"]["pod"] == "other", "{record}");
+    ensure!(record["service"]["name"] == "other", "{record}");
+    let question = ["policy", "explain", "--from", "shop/client", "--to", "192.0.2.1"];
+    let explained = lab.podgate_json(&[&question[..], &["--port", "30081"]].concat())?;
+    ensure!(explained["verdict"] == "denied", "{explained}");
+    ensure!(explained["service"]["translated"] == "192.0.2.1:30081", "{explained}");
+    let explained = lab.podgate_json(&[&question[..], &["--port", "10250"]].concat())?;
+    ensure!(explained["verdict"] == "allowed", "{explained}");
+    let text = lab.podgate(&["service", "list"])?;
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    ensure!(text.contains("0.0.0.0:30081/TCP") && text.contains("203.0.113.80:80/TCP"), "{text}");
     agent.assert_alive()
 }
 

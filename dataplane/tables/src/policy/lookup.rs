@@ -168,6 +168,16 @@ impl PolicyTables {
     /// Service says. A pod's packet to a link-local address is to the node, if to anyone.
     #[must_use]
     pub fn service(&self, to: L4Addr, protocol: u8) -> Option<Result<&ServicePort, NoPort>> {
+        if self.services.left_to_kernel { None } else { self.service_at(to, protocol) }
+    }
+
+    /// Whether this node's kernel translates packets to this destination. What becomes of them is
+    /// then not known here, so a pod may not send them just because its node has the address.
+    fn is_translated_by_kernel(&self, to: L4Addr, protocol: u8) -> bool {
+        self.services.left_to_kernel && self.service_at(to, protocol).is_some()
+    }
+
+    fn service_at(&self, to: L4Addr, protocol: u8) -> Option<Result<&ServicePort, NoPort>> {
         if self.services.is_empty() || !is_translated(protocol) {
             return None;
         }
@@ -246,9 +256,11 @@ impl PolicyTables {
                 l7: L7Policy::default(),
             };
         }
+        let Tuple { dst, dst_port, protocol, .. } = subject.tuple;
+        let to = L4Addr { address: dst, port: dst_port };
         let egress = if !local.source {
             EndDecision::plain(Cause::Exempt(Exemption::NotLocal))
-        } else if destination.is_own_node() {
+        } else if destination.is_own_node() && !self.is_translated_by_kernel(to, protocol) {
             EndDecision::plain(Cause::Exempt(Exemption::ToNode))
         } else {
             source.identity.egress.decide(subject, &destination, &destination)
