@@ -322,6 +322,7 @@ table ip6 services {
 fn egress_policy_applies_to_the_backends_of_node_ports() -> Result<()> {
     let lab = lab()?;
     let guest = lab.host("guest")?;
+    let _server = lab.serve(guest, &[8080])?;
     let address = guest.addresses.v4.to_string();
     lab.write_manifest("node-ports.yaml", &NODE_PORTS.replace("GUEST", &address))?;
     let mut agent = Agent::start(&lab, 2)?;
@@ -350,13 +351,16 @@ fn egress_policy_applies_to_the_backends_of_node_ports() -> Result<()> {
     }
     // Packets from outside are translated by the node.
     ensure!(get(guest, "http://192.0.2.1:30081/docs")?.0 == 200);
-    let records = lab.podgate_json_lines(&["flows", "--last", "500", "--verdict", "DROPPED"])?;
+    let records = lab.podgate_json_lines(&["flows", "--last", "500"])?;
     let of_node_port = |record: &&Value| {
-        record["service"]["address"] == "192.0.2.1" && record["service"]["port"] == 30081
+        let service = &record["service"];
+        service["address"] == "192.0.2.1" && service["port"] == 30081
     };
-    let record = records.iter().find(of_node_port).context("a record of the denial")?;
-    ensure!(record["source"]["pod"] == "client", "{record}");
+    let mut of_node_port = records.iter().filter(of_node_port);
+    let of_client = of_node_port.find(|record| record["source"]["pod"] == "client");
+    let record = of_client.context("a record of the denial")?;
     ensure!(record["destination"]["pod"] == "other", "{record}");
+    ensure!(record["verdict"] == "DROPPED", "{record}");
     ensure!(record["service"]["name"] == "other", "{record}");
     let question = ["policy", "explain", "--from", "shop/client", "--to", "192.0.2.1"];
     let explained = lab.podgate_json(&[&question[..], &["--port", "30081"]].concat())?;
