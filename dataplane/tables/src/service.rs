@@ -413,7 +413,7 @@ mod tests {
             let mut table = ServiceTable::default();
             let mut model: HashMap<ServiceAddress, ServicePorts> = HashMap::new();
             let address = |last: u8| match Address::v4([10, 96, 0, last / 2]) {
-                address if last % 2 == 0 => ServiceAddress::cluster_ip(address),
+                address if last.is_multiple_of(2) => ServiceAddress::cluster_ip(address),
                 address => ServiceAddress::external(address),
             };
             for (last, number) in steps {
