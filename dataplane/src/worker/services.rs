@@ -30,8 +30,8 @@
 //!   services with one backend. The flows then have the same tuple, and replies can't be told
 //!   apart. Segments of the second TCP connection are dropped while the first one is open; a UDP
 //!   flow ends when the client sends to the other destination.
-//! - *Existing flows to an address and port that become a service's*: TCP connections continue as they
-//!   are, others are translated.
+//! - *Existing flows to an address and port that become a service's*: TCP connections continue as
+//!   they are, others are translated.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
 //!   order of eviction of a flow. One that is evicted is created again with the same choice.
 //!   Neither of the two entries of a connection is evicted for the other one: if nothing else can

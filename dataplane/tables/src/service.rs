@@ -5,7 +5,8 @@
 //! - A *cluster IP* belongs to one service. Packets to a port that the service lacks are rejected.
 //! - An *external address*, of a load balancer or from `spec.externalIPs`, may belong to several
 //!   services, and be a node's address, too. Packets to other ports are not translated.
-//! - *Node ports* are ports of all addresses of the node. Packets to other ports are not translated.
+//! - *Node ports* are ports of all addresses of the node. Packets to other ports are not
+//!   translated.
 //!
 //! Which of them applies depends on whose address it is, see
 //! [`PolicyTables::service`](crate::policy::PolicyTables::service).

@@ -56,7 +56,7 @@ pub struct Explanation {
     pub source: End,
     /// The end that it is opened to.
     pub destination: End,
-    /// The service whose cluster IP, node port or external address the destination is, if it is one.
+    /// The service whose cluster IP, node port or external address the destination is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<CalledService>,
     /// DNS names that resolve to the destination, at most [`NAMES_MAX`], if it is neither a pod nor
@@ -109,8 +109,8 @@ pub struct End {
 
 /// A service that the destination is. Workers translate it to a backend before policy decides, and
 /// the explanation is of one backend. If they don't translate its cluster IP, egress policy of the
-/// source sees the cluster IP, which is an address outside of the cluster; the node's kernel translates it to a
-/// pod behind the service, where ingress policy sees the source's own address.
+/// source sees the cluster IP, which is an address outside of the cluster; the node's kernel
+/// translates it to a pod behind the service, where ingress policy sees the source's own address.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct CalledService {
     /// Namespace.

@@ -19,7 +19,8 @@ pub enum ServiceOutcome {
     NotTranslated,
     /// One of these backends has them, and policy decides on the backend.
     Backends(BTreeSet<(IpAddr, u16)>),
-    /// They are rejected: the service with this cluster IP has no such port, or there is no backend.
+    /// They are rejected: the service with this cluster IP has no such port, or there is no
+    /// backend.
     Rejected,
     /// They are dropped silently: all backends are on other nodes, and the service asks for one
     /// here.
