@@ -39,7 +39,7 @@ pub(crate) struct AgentCounts {
     pub(crate) policies: u64,
     /// Objects rejected.
     pub(crate) rejected: u64,
-    /// Cluster IPs that are not translated.
+    /// Addresses and ports of services that are not translated.
     pub(crate) services_left_out: ServicesLeftOut,
     /// Epoch of the published snapshot.
     pub(crate) epoch: u64,

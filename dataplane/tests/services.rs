@@ -1,4 +1,4 @@
-//! Services: pods' packets to cluster IPs, on memory links.
+//! Services: pods' packets to cluster IPs, node ports and external addresses, on memory links.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail here")]
 
@@ -82,7 +82,7 @@ fn port(protocol: u8, backends: &[(Address, u16)]) -> ServicePort {
 fn with_ports(mut snapshot: Snapshot, family: Family, ports: Vec<ServicePort>) -> Snapshot {
     let services = &mut Arc::make_mut(&mut snapshot.policy).services;
     services
-        .set(ServiceAddress::cluster_ip(cluster_ip(family)), Some(ServicePorts::new(ports)))
+        .set(ServiceAddress::ClusterIp(cluster_ip(family)), Some(ServicePorts::new(ports)))
         .unwrap();
     snapshot
 }
@@ -913,7 +913,7 @@ fn with_many(mut snapshot: Snapshot, ips: std::ops::Range<u8>, affinity: Affinit
             affinity,
             ..port(proto::UDP, &[(outside(V4, last), number)])
         });
-        let address = ServiceAddress::cluster_ip(Address::v4([10, 96, 0, last]));
+        let address = ServiceAddress::ClusterIp(Address::v4([10, 96, 0, last]));
         table.set(address, Some(ServicePorts::new(ports.collect()))).unwrap();
     }
     snapshot
@@ -1242,7 +1242,7 @@ fn a_backend_that_is_a_cluster_ip_is_not_translated_again() {
         with_ports(snapshot(1, IngressOfB::Open), V4, vec![port(proto::UDP, &[(second, PORT)])]);
     let services = &mut Arc::make_mut(&mut snapshot.policy).services;
     let back = ServicePorts::new(vec![port(proto::UDP, &[(cluster_ip(V4), PORT)])]);
-    services.set(ServiceAddress::cluster_ip(second), Some(back)).unwrap();
+    services.set(ServiceAddress::ClusterIp(second), Some(back)).unwrap();
     let mut rig = rig(1, snapshot);
     let first = to_service(V4, proto::UDP, CLIENT);
     let other = Tuple { dst: second, ..first };
@@ -1262,9 +1262,9 @@ fn a_pods_address_is_never_translated() {
     let services = &mut Arc::make_mut(&mut snapshot.policy).services;
     let stolen = ServicePorts::new(vec![port(proto::TCP, &[(outside(V4, 9), 80)])]);
     for at in [
-        ServiceAddress::cluster_ip(pod(V4, HOST)),
-        ServiceAddress::cluster_ip(pod(V4, B)),
-        ServiceAddress::external(pod(V4, B)),
+        ServiceAddress::ClusterIp(pod(V4, HOST)),
+        ServiceAddress::ClusterIp(pod(V4, B)),
+        ServiceAddress::External(pod(V4, B)),
     ] {
         services.set(at, Some(stolen.clone())).unwrap();
     }
@@ -1287,9 +1287,9 @@ fn external_to_b(mut snapshot: Snapshot) -> Snapshot {
             });
             Some(ServicePorts::new(ports.to_vec()))
         };
-        services.set(ServiceAddress::node(family == V4), ports(NODE_PORT)).unwrap();
+        services.set(ServiceAddress::Node { v4: family == V4 }, ports(NODE_PORT)).unwrap();
         for address in [outside(family, 50), pod(family, HOST)] {
-            services.set(ServiceAddress::external(address), ports(PORT)).unwrap();
+            services.set(ServiceAddress::External(address), ports(PORT)).unwrap();
         }
     }
     snapshot
@@ -1332,13 +1332,7 @@ fn node_ports_and_external_addresses_are_translated_for_pods() {
 /// denies.
 #[test]
 fn policy_of_the_client_decides_on_the_backend_of_a_node_port() {
-    const POD_A: u32 = 4;
-    let mut snapshot = external_to_b(snapshot(1, IngressOfB::Open));
-    let policy = Arc::make_mut(&mut snapshot.policy);
-    let mut row = policy.identities.get(POD_A).unwrap().clone();
-    row.egress = Arc::new(closed());
-    policy.identities.set(POD_A, row);
-    let mut rig = rig(1, snapshot);
+    let mut rig = rig(1, without_egress_of_a(external_to_b(snapshot(1, IngressOfB::Open))));
     let mut sent = 0;
     for protocol in PROTOCOLS {
         for (family, tuple) in to_external(protocol, CLIENT) {
@@ -1362,11 +1356,115 @@ fn policy_of_the_client_decides_on_the_backend_of_a_node_port() {
 fn packets_from_the_host_link_to_node_ports_are_not_translated() {
     let mut rig = rig(1, external_to_b(snapshot(1, IngressOfB::Open)));
     let tuple = Tuple { src: outside(V4, 9), ..to_service(V4, proto::TCP, CLIENT) };
-    for (dst, dst_port) in [(pod(V4, HOST), NODE_PORT), (outside(V4, 50), PORT)] {
-        let out = send(&mut rig, HOST, &packet(HOST, &Tuple { dst, dst_port, ..tuple }, SYN, b""));
-        assert!(out.iter().all(|(link, _)| *link == HOST), "{out:?}");
+    for (number, (dst, dst_port)) in
+        [(pod(V4, HOST), NODE_PORT), (outside(V4, 50), PORT)].into_iter().enumerate()
+    {
+        // It is for neither pod, as it would be once it were translated.
+        let tuple = Tuple { dst, dst_port, ..tuple };
+        assert!(send(&mut rig, HOST, &packet(HOST, &tuple, SYN, b"")).is_empty());
+        assert_eq!(rig.dropped(DropReason::Unroutable), number as u64 + 1);
+        assert_eq!(rig.events()[0].tuple, tuple);
     }
-    assert_eq!(rig.dropped(DropReason::ServiceConflict), 0);
+}
+
+/// Nothing is allowed to pod A.
+fn without_egress_of_a(mut snapshot: Snapshot) -> Snapshot {
+    const POD_A: u32 = 4;
+    let policy = Arc::make_mut(&mut snapshot.policy);
+    let mut row = policy.identities.get(POD_A).unwrap().clone();
+    row.egress = Arc::new(closed());
+    policy.identities.set(POD_A, row);
+    snapshot
+}
+
+/// A connection to the node, which the kernel translates, from before the service was known.
+#[test]
+fn a_connection_to_what_becomes_a_node_port_is_decided_again() {
+    let open = || without_egress_of_a(snapshot(1, IngressOfB::Open));
+    let mut rig = rig(1, open());
+    let to_node = to_service(V4, proto::TCP, CLIENT);
+    let tuple = Tuple { dst: pod(V4, HOST), dst_port: NODE_PORT, ..to_node };
+    assert_eq!(connect_to_host(&mut rig, &tuple), tuple);
+    let now = rig.now;
+    let saved: Vec<SavedFlow> =
+        rig.workers.iter().flat_map(|worker| worker.saved_flows(now)).collect();
+    assert_eq!(saved.len(), 1);
+    let next = || {
+        let next = snapshot(2, IngressOfB::Open);
+        without_egress_of_a(external_to_b(next))
+    };
+    rig.shared.publish(next());
+    assert!(send(&mut rig, A, &packet(A, &tuple, ACK, b"x")).is_empty());
+    assert!(send(&mut rig, HOST, &packet(HOST, &tuple.reversed(), ACK, b"y")).is_empty());
+    // Nor is it taken over by the next agent.
+    let mut restarted = Rig::new(1);
+    let next = Arc::new(next());
+    let now = restarted.now;
+    assert_eq!(restarted.workers[0].restore_flows(now, &next, &saved), 0);
+}
+
+/// Opens a TCP connection to the host link completely, and returns the tuple there.
+#[track_caller]
+fn connect_to_host(rig: &mut Rig, tuple: &Tuple) -> Tuple {
+    let there = open(rig, tuple);
+    let (link, _) = send_one(rig, HOST, &packet(HOST, &there.reversed(), SYN | ACK, b""));
+    assert_eq!(link, A);
+    assert_eq!(send_one(rig, A, &packet(A, tuple, ACK, b"")).0, HOST);
+    there
+}
+
+/// The cluster IP's backend is a port of the node, which is what the snapshot says.
+fn to_node_at(snapshot: Snapshot, number: u16) -> Snapshot {
+    let ports = vec![port(proto::TCP, &[(pod(V4, HOST), number)])];
+    with_ports(snapshot, V4, ports)
+}
+
+#[test]
+fn a_backend_that_is_another_services_node_port_gets_nothing() {
+    let snapshot_with = external_to_b(snapshot(1, IngressOfB::Open));
+    let mut rig = rig(1, to_node_at(snapshot_with, NODE_PORT));
+    let tuple = to_service(V4, proto::TCP, CLIENT);
+    assert!(send(&mut rig, A, &packet(A, &tuple, SYN, b"")).is_empty());
+    assert_eq!(rig.dropped(DropReason::ServiceConflict), 1);
+    // A port that the node itself serves.
+    rig.shared.publish(to_node_at(snapshot(2, IngressOfB::Open), 10_250));
+    let tuple = to_service(V4, proto::TCP, CLIENT + 1);
+    let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, SYN, b""));
+    assert_eq!((link, view(&bytes).tuple.dst_port), (HOST, 10_250));
+}
+
+/// A process of the node that listens where its service is offered, such as an ingress proxy in the
+/// node's network.
+#[test]
+fn a_backend_at_the_services_own_address_gets_the_packet_as_it_is() {
+    let with = |epoch| {
+        let mut snapshot = snapshot(epoch, IngressOfB::Open);
+        let services = &mut Arc::make_mut(&mut snapshot.policy).services;
+        let ports = vec![port(proto::TCP, &[(pod(V4, HOST), PORT)])];
+        let at = ServiceAddress::External(pod(V4, HOST));
+        services.set(at, Some(ServicePorts::new(ports))).unwrap();
+        snapshot
+    };
+    let mut rig = rig(1, with(1));
+    let tuple = Tuple { dst: pod(V4, HOST), ..to_service(V4, proto::TCP, CLIENT) };
+    assert_eq!(connect_to_host(&mut rig, &tuple), tuple);
+    rig.shared.publish(with(2));
+    assert_eq!(send_one(&mut rig, A, &packet(A, &tuple, ACK, b"x")).0, HOST);
+    // The kernel may choose another backend, so the pod needs to be allowed to send there.
+    rig.shared.publish(without_egress_of_a(with(3)));
+    assert!(send(&mut rig, A, &packet(A, &tuple, ACK, b"x")).is_empty());
+}
+
+#[test]
+fn without_room_for_all_external_addresses_the_node_is_an_address_like_any_other() {
+    let mut snapshot = without_egress_of_a(snapshot(1, IngressOfB::Open));
+    Arc::make_mut(&mut snapshot.policy).services.is_incomplete = true;
+    let mut rig = rig(1, snapshot);
+    for protocol in PROTOCOLS {
+        let tuple = Tuple { dst: pod(V4, HOST), ..to_service(V4, protocol, CLIENT) };
+        assert!(send(&mut rig, A, &packet(A, &tuple, SYN, b"")).is_empty());
+    }
+    assert_eq!(rig.dropped(DropReason::PolicyDenied), 3);
 }
 
 #[test]
@@ -1377,7 +1475,7 @@ fn a_pod_reaches_itself_by_a_node_port() {
         for family in FAMILIES {
             let to_a = port(proto::TCP, &[(pod(family, A), 80)]);
             let ports = ServicePorts::new(vec![ServicePort { port: NODE_PORT, ..to_a }]);
-            services.set(ServiceAddress::node(family == V4), Some(ports)).unwrap();
+            services.set(ServiceAddress::Node { v4: family == V4 }, Some(ports)).unwrap();
         }
         let mut rig = rig(workers, snapshot);
         for family in FAMILIES {
@@ -1405,7 +1503,7 @@ fn a_node_port_without_backends_rejects() {
     let ports = [proto::TCP, proto::UDP]
         .map(|protocol| ServicePort { port: NODE_PORT, ..port(protocol, &[]) });
     let ports = ServicePorts::new(ports.to_vec());
-    services.set(ServiceAddress::node(true), Some(ports)).unwrap();
+    services.set(ServiceAddress::Node { v4: true }, Some(ports)).unwrap();
     let mut rig = rig(1, snapshot);
     for protocol in [proto::TCP, proto::UDP] {
         let to_node = to_service(V4, protocol, CLIENT);

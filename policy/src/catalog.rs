@@ -8,9 +8,10 @@ use podgate_names::PodName;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, Epoch, PortNameId, RuleId};
 use podgate_tables::policy::{AddressMap, PeerMatch, Rows};
-use podgate_tables::service::{AddressKind, ServiceAddress};
+use podgate_tables::service::ServiceAddress;
 use serde::{Deserialize, Serialize};
 
+use crate::directory::Name;
 use crate::key::ObjectKey;
 use crate::labels::LabelContext;
 use crate::model::Workload;
@@ -29,12 +30,14 @@ pub struct Catalog {
     pub(crate) pods: AddressMap<PodInfo>,
     /// Services by their cluster IPs.
     pub(crate) cluster_ips: AddressMap<ServiceName>,
-    /// Services by their external addresses; node ports are at the unspecified address.
+    /// Services by their external addresses.
     pub(crate) external: AddressMap<ExternalNames>,
+    /// Services by their node ports, for IPv4 and IPv6.
+    pub(crate) node_ports: [Option<ExternalNames>; 2],
 }
 
-/// The services at an external address, by protocol and port, sorted.
-pub(crate) type ExternalNames = Arc<[((u8, u16), ServiceName)]>;
+/// The services at an external address, or with node ports, by protocol and port, sorted.
+pub(crate) type ExternalNames = Arc<[((u8, u16), Name)]>;
 
 /// The peers that an entry of the tables matches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +122,12 @@ pub struct ServiceName {
     pub namespace: String,
     /// Name.
     pub name: String,
+}
+
+impl From<&Name> for ServiceName {
+    fn from((namespace, name): &Name) -> Self {
+        Self { namespace: namespace.to_string(), name: name.to_string() }
+    }
 }
 
 impl fmt::Display for ServiceName {
@@ -223,14 +232,13 @@ impl Catalog {
     /// The service that a port in a row of [`ServiceTable`](podgate_tables::service::ServiceTable)
     /// belongs to.
     #[must_use]
-    pub fn service_of(&self, at: ServiceAddress, protocol: u8, port: u16) -> Option<&ServiceName> {
-        match at.kind {
-            AddressKind::ClusterIp => self.cluster_ips.get(at.address),
-            AddressKind::External => {
-                let names = self.external.get(at.address)?;
-                let at = names.binary_search_by_key(&(protocol, port), |(port, _)| *port).ok()?;
-                Some(&names[at].1)
-            }
-        }
+    pub fn service_of(&self, at: ServiceAddress, protocol: u8, port: u16) -> Option<ServiceName> {
+        let names = match at {
+            ServiceAddress::ClusterIp(address) => return self.cluster_ips.get(address).cloned(),
+            ServiceAddress::External(address) => self.external.get(address)?,
+            ServiceAddress::Node { v4 } => self.node_ports[usize::from(!v4)].as_ref()?,
+        };
+        let at = names.binary_search_by_key(&(protocol, port), |(port, _)| *port).ok()?;
+        Some(ServiceName::from(&names[at].1))
     }
 }

@@ -53,8 +53,7 @@ macro_rules! for_each_kind {
                     },
                     model: CidrGroup, set: set_group
                 }
-                /// `v1` Service: its cluster IPs and ports, and what Cilium's `toServices` refers
-                /// to.
+                /// `v1` Service: its addresses and ports, and what Cilium's `toServices` refers to.
                 Service {
                     resource: {
                         name: "Service", plural: "services", versions: ["v1"],

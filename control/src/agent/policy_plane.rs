@@ -108,7 +108,7 @@ impl PolicyPlane {
         self.compiler.is_wanted(name)
     }
 
-    /// Cluster IPs that are not translated.
+    /// Addresses and ports of services that are not translated.
     pub(super) fn services_left_out(&self) -> ServicesLeftOut {
         self.compiler.services_left_out()
     }

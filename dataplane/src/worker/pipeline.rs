@@ -4,7 +4,7 @@
 //! 2. **Established flow**: a hit in the worker's flow table under the current epoch. The cached
 //!    verdict holds; count, track TCP's state, forward. Nearly every packet ends here, most of them
 //!    on the [fast path](super::fast_path), which reads only a few header fields in step 1. A pod's
-//!    packet to a cluster IP is translated first, see [`super::services`].
+//!    packet to a service is translated first, see [`super::services`].
 //! 3. **New flow, or an old epoch**: addresses to identities, the source's egress table, the
 //!    destination's ingress table, a verdict and its cause. Costs about ten times a flow table hit,
 //!    once per flow and epoch; less if the decision is cached ([`super::decisions`]).
@@ -348,7 +348,7 @@ impl Pipeline {
             if self.flows.get(index).is_translation() {
                 return match frontend {
                     None => self.continue_translation(cx, link, found, view, packet),
-                    // A backend that is a cluster IP, and is not translated again.
+                    // A backend that is a service's address, and is not translated again.
                     Some(_) => {
                         cx.drop_with_event(link, view.tuple, packet, DropReason::ServiceConflict);
                     }

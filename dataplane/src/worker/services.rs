@@ -32,6 +32,9 @@
 //!   flow ends when the client sends to the other destination.
 //! - *Existing flows to an address and port that become a service's*: TCP connections continue as
 //!   they are, others are translated.
+//! - *Backends that are services themselves.* A backend with the very address and port that the
+//!   packet was sent to is a process of a node; the packet is not translated, and policy decides on
+//!   that address. Packets to any other backend that is a service's address and port are dropped.
 //! - *Bounds.* A translation uses an entry of the flow table, with the share, the timeouts and the
 //!   order of eviction of a flow. One that is evicted is created again with the same choice.
 //!   Neither of the two entries of a connection is evicted for the other one: if nothing else can
@@ -207,6 +210,16 @@ impl Pipeline {
             }
             return None;
         };
+        if backend == destination(&view.tuple) {
+            // A process of a node that listens at the service's own address and port.
+            return Some(packet);
+        }
+        let policy = &cx.snapshot.policy;
+        if policy.find_service(backend, view.tuple.protocol).is_some() {
+            // The kernel would translate it again, to what policy has not decided on.
+            cx.drop_with_event(link, view.tuple, packet, DropReason::ServiceConflict);
+            return None;
+        }
         match self.insert_translation(cx, link, view, backend) {
             Ok(()) => self.translate_and_process(cx, link, view, packet, backend),
             Err(reason) => {

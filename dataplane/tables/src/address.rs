@@ -64,15 +64,6 @@ impl Address {
         Some(src.swap_bytes() as u64 | (dst.swap_bytes() as u64) << 32)
     }
 
-    /// Whether this is a unicast address of link scope (169.254.0.0/16, fe80::/10).
-    #[must_use]
-    pub const fn is_link_local(self) -> bool {
-        match self.as_v4_bits() {
-            Some(bits) => bits >> 16 == 0xa9fe,
-            None => self.0 >> 118 == 0xfe80 >> 6,
-        }
-    }
-
     /// Whether this is a multicast address (either family) or IPv4 limited broadcast.
     #[must_use]
     #[inline]

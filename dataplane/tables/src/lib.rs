@@ -5,7 +5,7 @@
 //! | [`policy`] | the snapshot that workers read, and the lookup that decides a flow |
 //! | [`l7`] | the L7 rules of a flow, their matchers, and parsers of HTTP, DNS, Kafka and TLS |
 //! | [`route`] | local endpoints, and the next hop of a packet |
-//! | [`service`] | cluster IPs, their ports and backends |
+//! | [`service`] | addresses of services, their ports and backends |
 //! | [`tunnel`] | tunnel packets that a node would decapsulate |
 //! | [`event`], [`drop_reason`] | what workers report |
 //! | [`address`], [`ids`], [`proto`], [`tcp_flags`], [`time`], [`mod@tuple`] | plain values |

@@ -21,8 +21,10 @@ use crate::proto;
 pub const BACKENDS_MAX: usize = 16_384;
 /// Ports of one service, at most: as many as an object of the API server can have.
 pub const PORTS_MAX: usize = 4096;
-/// Cluster IPs and external addresses together, at most.
-pub const ADDRESSES_MAX: usize = 131_072;
+/// Cluster IPs, at most.
+pub const CLUSTER_IPS_MAX: usize = 131_072;
+/// External addresses and the ports at them, counted together, at most.
+pub const EXTERNAL_MAX: usize = 262_144;
 
 /// An address and an L4 port: of a service, of a backend, or of one end of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -140,43 +142,18 @@ impl ServicePorts {
     }
 }
 
-/// A kind of addresses of services.
+/// Where pods reach services: a row of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum AddressKind {
-    /// Cluster IPs.
-    ClusterIp,
-    /// Addresses of load balancers and `spec.externalIPs`. The unspecified address of a family
-    /// stands for all addresses of the node, and has the node ports.
-    External,
-}
-
-/// A service's address, as the table's rows are found by it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct ServiceAddress {
-    /// Its kind.
-    pub kind: AddressKind,
-    /// The address.
-    pub address: Address,
-}
-
-impl ServiceAddress {
+pub enum ServiceAddress {
     /// A cluster IP.
-    #[must_use]
-    pub const fn cluster_ip(address: Address) -> Self {
-        Self { kind: AddressKind::ClusterIp, address }
-    }
-
-    /// An external address.
-    #[must_use]
-    pub const fn external(address: Address) -> Self {
-        Self { kind: AddressKind::External, address }
-    }
-
-    /// All addresses of the node that are of one family.
-    #[must_use]
-    pub const fn node(is_v4: bool) -> Self {
-        Self::external(if is_v4 { Address::v4([0; 4]) } else { Address::v6([0; 16]) })
-    }
+    ClusterIp(Address),
+    /// An address of a load balancer, or of `spec.externalIPs`.
+    External(Address),
+    /// All addresses of the node of one family; its ports are the node ports.
+    Node {
+        /// Whether the family is IPv4.
+        v4: bool,
+    },
 }
 
 /// A service has the packet's address, but not its port.
@@ -187,75 +164,109 @@ pub struct NoPort;
 #[derive(Clone, Debug, Default)]
 pub struct ServiceTable {
     cluster_ips: AddressMap<ServicePorts>,
+    cluster_ips_count: usize,
     external: AddressMap<ServicePorts>,
-    count: usize,
+    /// Ports of all rows of `external`, and one for each row.
+    external_size: usize,
+    /// For IPv4 and IPv6.
+    node_ports: [Option<ServicePorts>; 2],
     /// Whether the node's kernel translates, and not workers.
     pub left_to_kernel: bool,
+    /// Whether there are external addresses for which the table has no room, or services can't be
+    /// read. Any address and port may be a service's then, also the node's.
+    pub is_incomplete: bool,
 }
 
-/// There are [`ADDRESSES_MAX`] addresses already.
+/// There is no room for a row: see [`CLUSTER_IPS_MAX`] and [`EXTERNAL_MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("there are {ADDRESSES_MAX} addresses of services already")]
-pub struct TooManyAddresses;
+#[error("there are too many addresses and ports of services")]
+pub struct TooManyServices;
 
 impl ServiceTable {
     /// The ports at an address.
     #[must_use]
     #[inline]
     pub fn at(&self, address: ServiceAddress) -> Option<&ServicePorts> {
-        if self.count == 0 {
-            return None;
-        }
-        self.of_kind(address.kind).get(address.address)
-    }
-
-    const fn of_kind(&self, kind: AddressKind) -> &AddressMap<ServicePorts> {
-        match kind {
-            AddressKind::ClusterIp => &self.cluster_ips,
-            AddressKind::External => &self.external,
+        match address {
+            ServiceAddress::ClusterIp(address) => self.cluster_ips.get(address),
+            ServiceAddress::External(address) => self.external.get(address),
+            ServiceAddress::Node { v4 } => self.node_ports[usize::from(!v4)].as_ref(),
         }
     }
 
-    /// Addresses.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether there is none.
+    /// Whether there is no row.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.count == 0
+        self.cluster_ips_count == 0
+            && self.external_size == 0
+            && self.node_ports[0].is_none()
+            && self.node_ports[1].is_none()
     }
 
     /// All rows, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (ServiceAddress, &ServicePorts)> {
         let cluster_ips = self.cluster_ips.iter();
         let external = self.external.iter();
+        let node_ports = [true, false].into_iter().filter_map(|v4| {
+            let at = ServiceAddress::Node { v4 };
+            Some((at, self.at(at)?))
+        });
         cluster_ips
-            .map(|(address, row)| (ServiceAddress::cluster_ip(address), row))
-            .chain(external.map(|(address, row)| (ServiceAddress::external(address), row)))
+            .map(|(address, row)| (ServiceAddress::ClusterIp(address), row))
+            .chain(external.map(|(address, row)| (ServiceAddress::External(address), row)))
+            .chain(node_ports)
+    }
+
+    /// What the row of an external address counts.
+    fn size_at(&self, address: Address) -> usize {
+        self.external.get(address).map_or(0, |row| 1 + row.ports.len())
+    }
+
+    /// Whether there is room for a row with this number of ports at an address.
+    #[must_use]
+    pub fn has_room(&self, address: ServiceAddress, ports: usize) -> bool {
+        match address {
+            ServiceAddress::ClusterIp(address) => {
+                self.cluster_ips_count < CLUSTER_IPS_MAX || self.cluster_ips.get(address).is_some()
+            }
+            ServiceAddress::External(address) => {
+                self.external_size - self.size_at(address) + 1 + ports <= EXTERNAL_MAX
+            }
+            ServiceAddress::Node { .. } => true,
+        }
     }
 
     /// Sets a row, or removes it if `row` is `None`. Returns whether that changed it.
     ///
     /// # Errors
-    /// When the table is full; it is unchanged.
+    /// When there is no room; the table is unchanged.
     pub fn set(
         &mut self,
         address: ServiceAddress,
         row: Option<ServicePorts>,
-    ) -> Result<bool, TooManyAddresses> {
-        let (before, after) = (self.at(address).is_some(), row.is_some());
-        if after && !before && self.count >= ADDRESSES_MAX {
-            return Err(TooManyAddresses);
+    ) -> Result<bool, TooManyServices> {
+        let ports = row.as_ref().map(|row| row.ports.len());
+        if ports.is_some_and(|ports| !self.has_room(address, ports)) {
+            return Err(TooManyServices);
         }
-        self.count = self.count + usize::from(after) - usize::from(before);
-        let rows = match address.kind {
-            AddressKind::ClusterIp => &mut self.cluster_ips,
-            AddressKind::External => &mut self.external,
-        };
-        Ok(rows.set(address.address, row))
+        match address {
+            ServiceAddress::ClusterIp(at) => {
+                let before = self.cluster_ips.get(at).is_some();
+                self.cluster_ips_count =
+                    self.cluster_ips_count + usize::from(row.is_some()) - usize::from(before);
+                Ok(self.cluster_ips.set(at, row))
+            }
+            ServiceAddress::External(at) => {
+                let after = ports.map_or(0, |ports| 1 + ports);
+                self.external_size = self.external_size - self.size_at(at) + after;
+                Ok(self.external.set(at, row))
+            }
+            ServiceAddress::Node { v4 } => {
+                let changed = self.at(address) != row.as_ref();
+                self.node_ports[usize::from(!v4)] = row;
+                Ok(changed)
+            }
+        }
     }
 }
 
@@ -413,9 +424,10 @@ mod tests {
         ) {
             let mut table = ServiceTable::default();
             let mut model: HashMap<ServiceAddress, ServicePorts> = HashMap::new();
-            let address = |last: u8| match Address::v4([10, 96, 0, last / 2]) {
-                address if last.is_multiple_of(2) => ServiceAddress::cluster_ip(address),
-                address => ServiceAddress::external(address),
+            let address = |last: u8| match (last, Address::v4([10, 96, 0, last / 2])) {
+                (0 | 1, _) => ServiceAddress::Node { v4: last == 0 },
+                (_, address) if last.is_multiple_of(2) => ServiceAddress::ClusterIp(address),
+                (_, address) => ServiceAddress::External(address),
             };
             for (last, number) in steps {
                 let at = address(last);
@@ -429,7 +441,7 @@ mod tests {
                     Some(row) => drop(model.insert(at, row)),
                     None => drop(model.remove(&at)),
                 }
-                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.is_empty(), model.is_empty());
                 for last in 0..20 {
                     prop_assert_eq!(table.at(address(last)), model.get(&address(last)));
                 }
@@ -437,6 +449,31 @@ mod tests {
                 prop_assert_eq!(&rows, &model);
             }
         }
+    }
+
+    /// Addresses without ports count, too; an external one that grows beyond the room is refused.
+    #[test]
+    fn external_addresses_and_their_ports_are_bounded() {
+        let row = |ports: u16| {
+            let ports =
+                (1..=ports).map(|port| ServicePort { port, ..self::port(Affinity::None, []) });
+            Some(ServicePorts::new(ports.collect()))
+        };
+        let address = |number: u32| ServiceAddress::External(Address::v4(number.to_be_bytes()));
+        let mut table = ServiceTable::default();
+        let full = (EXTERNAL_MAX / 4096) as u32;
+        for number in 0..full {
+            assert_eq!(table.set(address(number), row(4095)), Ok(true));
+        }
+        assert_eq!(table.set(address(full), row(1)), Err(TooManyServices));
+        assert_eq!(table.set(address(0), row(4096)), Err(TooManyServices));
+        assert_eq!(table.at(address(0)), row(4095).as_ref());
+        assert_eq!(table.set(address(0), row(4093)), Ok(true));
+        assert_eq!(table.set(address(full), row(1)), Ok(true));
+        for number in 0..=full {
+            assert_eq!(table.set(address(number), None), Ok(true));
+        }
+        assert!(table.is_empty());
     }
 
     #[test]

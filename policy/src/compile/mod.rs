@@ -17,6 +17,7 @@
 
 mod addresses;
 mod direction;
+mod external_services;
 mod identities;
 mod index;
 mod interner;
@@ -34,7 +35,7 @@ use hashbrown::HashMap;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{Epoch, PortNameId, RuleId};
 use podgate_tables::policy::{IdentityRow, PeerMatch, PolicyTables, SelectorSet};
-use podgate_tables::service::{L4Addr, ServiceAddress};
+use podgate_tables::service::L4Addr;
 
 use self::addresses::{Claims, PodEntry};
 use self::identities::{Acquired, Identities, IdentityKey, number_of};
@@ -62,22 +63,13 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// The service that a pod's packet to this destination is sent to, see
-    /// [`PolicyTables::service`]; also one that is not translated, if the address is its cluster
-    /// IP.
+    /// The service that has this destination, see [`PolicyTables::find_service`]; also one without a
+    /// row, if the address is its cluster IP.
     #[must_use]
-    pub fn service_at(&self, to: L4Addr, protocol: u8) -> Option<&ServiceName> {
-        let at = |address| self.catalog.service_of(address, protocol, to.port);
-        let external = || at(ServiceAddress::external(to.address));
-        let node_port = || at(ServiceAddress::node(to.address.is_v4()));
-        match self.tables.addresses.get(to.address).map(|row| row.identity) {
-            None => {
-                let node_port = || node_port().filter(|_| to.address.is_link_local());
-                at(ServiceAddress::cluster_ip(to.address)).or_else(external).or_else(node_port)
-            }
-            Some(PolicyTables::HOST) => external().or_else(node_port),
-            Some(PolicyTables::REMOTE_NODE) => external(),
-            Some(_) => None,
+    pub fn service_at(&self, to: L4Addr, protocol: u8) -> Option<ServiceName> {
+        match self.tables.find_service(to, protocol) {
+            Some((at, _)) => self.catalog.service_of(at, protocol, to.port),
+            None => self.catalog.service_at(to.address.ip()).cloned(),
         }
     }
 }

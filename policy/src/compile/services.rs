@@ -1,13 +1,9 @@
 //! Services, from their objects and EndpointSlices to the table of their addresses.
 //!
-//! Pods reach a service by its cluster IPs, by its node ports at this node's addresses, and by its
-//! external addresses. kube-proxy sends pods' packets to the last two to any endpoint: it ignores
-//! `externalTrafficPolicy` and `internalTrafficPolicy` for them (`writeServiceToEndpointRules` and
-//! the `KUBE-EXT` chains in `pkg/proxy/iptables/proxier.go` of Kubernetes).
-//!
 //! A service is translated once there is an EndpointSlice of it, even an empty one: without any,
 //! nothing is known of its backends, and its packets are left to the node's kernel. A change of a
-//! service or of one of its slices costs as much as that service.
+//! service or of one of its slices costs as much as that service, and the services with which it
+//! shares an external address or has node ports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,9 +13,11 @@ use podgate_tables::service::{
     BACKENDS_MAX, Backend, PORTS_MAX, ServiceAddress, ServicePort, ServicePorts, WithoutBackends,
 };
 
+use super::external_services::ExternalServices;
 use super::table_builder::TableBuilder;
 use crate::catalog::ServiceName;
 use crate::directory::Name;
+use crate::key::Kind;
 use crate::model::{InternalTraffic, Service, SliceEndpoint};
 use crate::store::{Changes, Store, Translation};
 
@@ -55,13 +53,7 @@ pub(super) struct Services {
     addresses: BTreeMap<Name, Vec<IpAddr>>,
     /// Services that claim each cluster IP; the first one has it.
     claims: BTreeMap<IpAddr, BTreeSet<Name>>,
-    /// Ports that services have at each external address. The first service that has a port by its
-    /// protocol and number has it.
-    external: BTreeMap<Address, BTreeMap<Name, Vec<ServicePort>>>,
-    /// How many ports at external addresses belong to another service, if some do.
-    contested_external: BTreeMap<Address, usize>,
-    /// External addresses of each service.
-    external_addresses: BTreeMap<Name, Vec<Address>>,
+    external: ExternalServices,
     /// Services whose backends depend on which node this is.
     local: BTreeSet<Name>,
 }
@@ -74,6 +66,9 @@ impl Services {
         for name in changes.services.union(&local) {
             self.change_one(store, name, builder);
         }
+        self.external.write(store.translation() == Translation::On, builder);
+        let is_unread = |kind| store.directory().is_unread(kind);
+        builder.note_left_out(is_unread(Kind::Service) || is_unread(Kind::EndpointSlice));
     }
 
     /// What is not in the table; `table_full` are those for which there was no room.
@@ -82,7 +77,7 @@ impl Services {
         ServicesLeftOut {
             no_endpoint_slice: without(NoRow::EndpointSlice),
             no_ports: without(NoRow::Ports),
-            address_taken: self.contested.values().chain(self.contested_external.values()).sum(),
+            address_taken: self.contested.values().sum::<usize>() + self.external.contested(),
             table_full,
         }
     }
@@ -110,55 +105,7 @@ impl Services {
         for address in touched {
             self.write(store, address, builder);
         }
-        self.change_external(store, name, builder);
-    }
-
-    fn change_external(&mut self, store: &Store, name: &Name, builder: &mut TableBuilder) {
-        let former = self.external_addresses.remove(name).unwrap_or_default();
-        for address in &former {
-            if let Some(of_services) = self.external.get_mut(address) {
-                of_services.remove(name);
-            }
-        }
-        let present = external_ports(store, name);
-        let mut touched: BTreeSet<Address> = former.into_iter().collect();
-        touched.extend(present.keys());
-        if !present.is_empty() {
-            self.external_addresses.insert(name.clone(), present.keys().copied().collect());
-        }
-        for (address, ports) in present {
-            self.external.entry(address).or_default().insert(name.clone(), ports);
-        }
-        for address in touched {
-            self.write_external(store, address, builder);
-        }
-    }
-
-    /// Writes the row of an external address.
-    fn write_external(&mut self, store: &Store, address: Address, builder: &mut TableBuilder) {
-        let at = ServiceAddress::external(address);
-        let of_services = self.external.get(&address).filter(|all| !all.is_empty());
-        let Some(of_services) = of_services else {
-            self.external.remove(&address);
-            self.contested_external.remove(&address);
-            builder.name_external(address, None);
-            return builder.set_service(at, None);
-        };
-        let mut owners: BTreeMap<(u8, u16), (&Name, &ServicePort)> = BTreeMap::new();
-        let mut contested = 0;
-        for (name, ports) in of_services {
-            for port in ports {
-                let owner = owners.entry((port.protocol, port.port)).or_insert((name, port));
-                contested += usize::from(owner.0 != name);
-            }
-        }
-        let names = owners.iter().map(|(port, (name, _))| (*port, service_name(name))).collect();
-        let row = ServicePorts::new(owners.values().map(|(_, port)| (*port).clone()).collect());
-        builder.name_external(address, Some(names));
-        builder.set_service(at, Some(row));
-        let is_on = store.translation() == Translation::On;
-        let contested = Some(contested).filter(|n| is_on && *n > 0);
-        set_or_remove(&mut self.contested_external, address, contested);
+        self.external.change(store, name);
     }
 
     /// Writes the row of a cluster IP.
@@ -176,17 +123,13 @@ impl Services {
         let no_row = row.as_ref().and_then(|row| row.as_ref().err().copied());
         set_or_remove(&mut self.without_row, address, no_row);
         let row = row.and_then(Result::ok);
-        let (name, address) = (name.map(service_name), Address::from(address));
+        let (name, address) = (name.map(ServiceName::from), Address::from(address));
         builder.name_cluster_ip(address, name);
-        builder.set_service(ServiceAddress::cluster_ip(address), row);
+        builder.set_service(ServiceAddress::ClusterIp(address), row);
     }
 }
 
-fn service_name((namespace, name): &Name) -> ServiceName {
-    ServiceName { namespace: namespace.to_string(), name: name.to_string() }
-}
-
-fn set_or_remove<K: Ord, V>(map: &mut BTreeMap<K, V>, address: K, value: Option<V>) {
+pub(super) fn set_or_remove<K: Ord, V>(map: &mut BTreeMap<K, V>, address: K, value: Option<V>) {
     match value {
         Some(value) => map.insert(address, value),
         None => map.remove(&address),
@@ -208,42 +151,8 @@ fn cluster_ip(store: &Store, name: &Name, address: IpAddr) -> Result<ServicePort
     Ok(ServicePorts::new(ports.map(compiled).collect()))
 }
 
-/// A service's ports at each of its external addresses, and its node ports. As with kube-proxy,
-/// there are those of families that it has a cluster IP of.
-fn external_ports(store: &Store, name: &Name) -> BTreeMap<Address, Vec<ServicePort>> {
-    let mut found = BTreeMap::new();
-    let Some(service) = store.service(name) else { return found };
-    let has_node_ports = service.ports.iter().any(|port| port.node_port.is_some());
-    let is_external = has_node_ports || !service.external_addresses.is_empty();
-    // Also where the kernel translates: policy has to know of what.
-    if !is_external || store.slices_of(name).next().is_none() {
-        return found;
-    }
-    for is_v4 in [true, false] {
-        if !service.cluster_ips.iter().any(|address| address.is_ipv4() == is_v4) {
-            continue;
-        }
-        let ports = service.ports.iter().take(PORTS_MAX);
-        let traffic = InternalTraffic::Cluster;
-        let compiled = |port| service_port(store, (name, service), port, traffic, is_v4);
-        let ports: Vec<_> = ports.map(|port| (compiled(port), port.node_port)).collect();
-        let at_node_port = |(port, number): &(ServicePort, Option<u16>)| {
-            Some(ServicePort { port: (*number)?, ..port.clone() })
-        };
-        let node_ports: Vec<_> = ports.iter().filter_map(at_node_port).collect();
-        let ports: Vec<_> = ports.into_iter().map(|(port, _)| port).collect();
-        let addresses = service.external_addresses.iter().filter(|ip| ip.is_ipv4() == is_v4);
-        if !ports.is_empty() {
-            found.extend(addresses.map(|address| (Address::from(*address), ports.clone())));
-        }
-        if !node_ports.is_empty() {
-            found.insert(ServiceAddress::node(is_v4).address, node_ports);
-        }
-    }
-    found
-}
-
-fn service_port(
+/// A port of a service, with its backends of one family.
+pub(super) fn service_port(
     store: &Store,
     (name, service): (&Name, &Service),
     port: &crate::model::ServicePort,

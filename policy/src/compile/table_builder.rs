@@ -6,7 +6,7 @@ use hashbrown::HashSet;
 use podgate_tables::address::Address;
 use podgate_tables::ids::{DenySetId, Epoch, PortNameId, RuleId, SelectorId};
 use podgate_tables::policy::{AddressSet, IdentityRow, PolicyTables, SelectorSet};
-use podgate_tables::service::{ServiceAddress, ServicePorts, TooManyAddresses};
+use podgate_tables::service::{ServiceAddress, ServicePorts, TooManyServices};
 
 use crate::catalog::{Catalog, ExternalNames, IdentityInfo, RuleOrigin, ServiceName};
 use crate::key::ObjectKey;
@@ -56,25 +56,88 @@ impl TableBuilder {
         self.changed |= self.catalog.cluster_ips.set(address, name);
     }
 
-    /// Names the services that have ports at an external address.
-    pub(super) fn name_external(&mut self, address: Address, names: Option<ExternalNames>) {
-        self.changed |= self.catalog.external.set(address, names);
-    }
-
     /// Sets whether the node's kernel translates, and not workers.
     pub(super) fn leave_services_to_kernel(&mut self, left: bool) {
         self.changed |= self.tables.services.left_to_kernel != left;
         self.tables.services.left_to_kernel = left;
     }
 
-    /// Sets the services' ports at an address. A row beyond the limit is left out.
-    pub(super) fn set_service(&mut self, address: ServiceAddress, row: Option<ServicePorts>) {
-        match self.tables.services.set(address, row) {
+    /// Sets the services' ports at an address. A row beyond the limit is left out. Returns whether
+    /// there is a row now.
+    pub(super) fn set_service(
+        &mut self,
+        address: ServiceAddress,
+        row: Option<ServicePorts>,
+    ) -> bool {
+        let services = &mut self.tables.services;
+        let has_row = row.is_some();
+        let is_stored = match services.set(address, row) {
             Ok(changed) => {
                 self.changed |= changed;
                 self.services_left_out.remove(&address);
+                has_row
             }
-            Err(TooManyAddresses) => drop(self.services_left_out.insert(address)),
+            Err(TooManyServices) => {
+                self.leave_out(address);
+                false
+            }
+        };
+        is_stored
+    }
+
+    /// Leaves an address out, for which there is no room.
+    fn leave_out(&mut self, address: ServiceAddress) {
+        self.changed |= self.tables.services.set(address, None) != Ok(false);
+        self.services_left_out.insert(address);
+    }
+
+    /// External addresses for which there was no room.
+    pub(super) fn external_left_out(&self) -> impl Iterator<Item = ServiceAddress> {
+        let is_external = |at: &&ServiceAddress| matches!(at, ServiceAddress::External(_));
+        self.services_left_out.iter().filter(is_external).copied()
+    }
+
+    /// Sets whether external addresses are left out; `unread` if the objects can't be read.
+    pub(super) fn note_left_out(&mut self, unread: bool) {
+        let is_incomplete = unread || self.external_left_out().next().is_some();
+        self.changed |= self.tables.services.is_incomplete != is_incomplete;
+        self.tables.services.is_incomplete = is_incomplete;
+    }
+
+    /// Sets the services' ports at an external address, or the node ports, and their names. There
+    /// are at most `size` ports; `row` is not called if there is no room for as many.
+    pub(super) fn set_external(
+        &mut self,
+        address: ServiceAddress,
+        size: usize,
+        row: impl FnOnce() -> (ServicePorts, ExternalNames),
+    ) {
+        if !self.tables.services.has_room(address, size) {
+            self.leave_out(address);
+            return self.name_external(address, None);
+        }
+        let (row, names) = row();
+        let is_stored = self.set_service(address, Some(row));
+        self.name_external(address, is_stored.then_some(names));
+    }
+
+    /// Removes the row of an external address, or of the node ports.
+    pub(super) fn remove_external(&mut self, address: ServiceAddress) {
+        self.set_service(address, None);
+        self.name_external(address, None);
+    }
+
+    fn name_external(&mut self, address: ServiceAddress, names: Option<ExternalNames>) {
+        match address {
+            ServiceAddress::ClusterIp(_) => {}
+            ServiceAddress::External(address) => {
+                self.changed |= self.catalog.external.set(address, names);
+            }
+            ServiceAddress::Node { v4 } => {
+                let former = &mut self.catalog.node_ports[usize::from(!v4)];
+                self.changed |= *former != names;
+                *former = names;
+            }
         }
     }
 

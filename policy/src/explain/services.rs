@@ -1,6 +1,6 @@
 //! Services: the destination of a query, its backends, and the list of all.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use podgate_tables::address::Address;
 use podgate_tables::policy::Subject;
@@ -73,7 +73,7 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
     let services = &compiled.tables.services;
     let rows = services.iter().filter(|_| !services.left_to_kernel);
     let mut rows: Vec<_> = rows.collect();
-    rows.sort_unstable_by_key(|(at, _)| (at.address.ip(), at.kind));
+    rows.sort_unstable_by_key(|(at, _)| (shown(*at), *at));
     let ports =
         rows.into_iter().flat_map(|(at, row)| row.ports().iter().map(move |port| (at, port)));
     let entry = |(id, (at, port)): (usize, (ServiceAddress, &ServicePort))| {
@@ -81,9 +81,9 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
         let key: Name = (name.namespace.as_str().into(), name.name.as_str().into());
         Some(ServiceEntry {
             id: id + 1,
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-            address: at.address.ip(),
+            namespace: name.namespace,
+            name: name.name,
+            address: shown(at),
             port: port.port,
             protocol: proto::name(port.protocol).into_owned(),
             service_type: store.service(&key).map_or("", |it| it.kind.name()).to_owned(),
@@ -96,6 +96,15 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
         })
     };
     ports.enumerate().filter_map(entry).collect()
+}
+
+/// The address of a row, in the list.
+fn shown(at: ServiceAddress) -> IpAddr {
+    match at {
+        ServiceAddress::ClusterIp(address) | ServiceAddress::External(address) => address.ip(),
+        ServiceAddress::Node { v4: true } => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        ServiceAddress::Node { v4: false } => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
 }
 
 /// The service that a query's destination is, if workers handle packets to it. `source` has
@@ -122,6 +131,12 @@ pub(super) fn called<'a>(
     let Some(address) = usable.first() else { return Ok(None) };
     let address = Address::from(**address);
     let frontend = L4Addr { address, port: number };
+    let Some((at, _)) = compiled.tables.find_service(frontend, protocol) else { return Ok(None) };
+    let is_pod = |ip: &IpAddr| compiled.tables.is_pod(Address::from(*ip));
+    if !matches!(at, ServiceAddress::ClusterIp(_)) && !source.iter().any(is_pod) {
+        // The node translates packets of others.
+        return Ok(None);
+    }
     let (Some(service), Some(name)) =
         (compiled.tables.service(frontend, protocol), compiled.service_at(frontend, protocol))
     else {
@@ -139,7 +154,7 @@ pub(super) fn called<'a>(
         Ok(_) => format!("Service {name} has no ready backend for port {transport}"),
         Err(NoPort) => {
             let has = |port: &ServicePort| format!("{}/{}", port.port, proto::name(port.protocol));
-            let row = compiled.tables.services.at(ServiceAddress::cluster_ip(address));
+            let row = compiled.tables.services.at(ServiceAddress::ClusterIp(address));
             match row.map_or(&[][..], ServicePorts::ports) {
                 [] => format!("Service {name} has no ports"),
                 ports => {

@@ -125,9 +125,9 @@ pub struct Restriction {
 /// The service that a flow is sent to.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct FlowService {
-    /// The cluster IP that the source sends to.
+    /// The service's address that the source sends to.
     pub address: IpAddr,
-    /// The service's port.
+    /// The port there.
     pub port: u16,
     /// Namespace; empty if the service is gone.
     #[serde(default, skip_serializing_if = "String::is_empty")]

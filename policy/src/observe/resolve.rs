@@ -102,14 +102,14 @@ fn service(event: &Event, compiled: &Compiled) -> Option<FlowService> {
         Some(frontend) => compiled.service_at(frontend, event.tuple.protocol),
         None if was_rejected => compiled.service_at(to, event.tuple.protocol),
         // The destination of a reply may have a node port's number, too.
-        None => compiled.catalog.service_at(to.address.ip()),
+        None => compiled.catalog.service_at(to.address.ip()).cloned(),
     };
     let L4Addr { address, port } = event.frontend.unwrap_or(to);
     (event.frontend.is_some() || name.is_some()).then(|| FlowService {
         address: address.ip(),
         port,
-        namespace: name.map(|name| name.namespace.clone()).unwrap_or_default(),
-        name: name.map(|name| name.name.clone()).unwrap_or_default(),
+        namespace: name.as_ref().map(|name| name.namespace.clone()).unwrap_or_default(),
+        name: name.map(|name| name.name).unwrap_or_default(),
     })
 }
 

@@ -18,7 +18,7 @@ use podgate_tables::proto;
 
 use self::peers::{AddressOwner, is_unknown, resolve};
 pub use self::requests::{HttpRequest, KafkaRequest, OracleRequest, kafka_api};
-use self::services::is_left_to_kernel;
+use self::services::is_service;
 pub use self::services::{ServiceOutcome, through_service};
 use crate::PodName;
 use crate::key::ObjectKey;
@@ -119,7 +119,7 @@ pub fn decide<'s>(store: &'s Store, subject: &Subject, local: LocalEnds) -> [Ora
     let (source, destination) = (resolve(store, src), resolve(store, dst));
     let egress = match (local.source, &destination) {
         (false, _) => OracleVerdict::Exempt(Exemption::NotLocal),
-        (true, AddressOwner::Host) if !is_left_to_kernel(store, subject) => {
+        (true, AddressOwner::Host) if !is_service(store, subject) => {
             OracleVerdict::Exempt(Exemption::ToNode)
         }
         (true, _) => evaluate(store, subject, TrafficDirection::Egress, &source, &destination, dst),

@@ -9,6 +9,7 @@ use podgate_tables::tuple::Tuple;
 
 use super::peers::{AddressOwner, resolve};
 use crate::directory::Name;
+use crate::key::Kind;
 use crate::model::{EndpointSlice, InternalTraffic, Service, ServicePort, SliceEndpoint};
 use crate::store::{Store, Translation};
 
@@ -41,11 +42,14 @@ pub fn through_service(
     }
 }
 
-/// Whether the node's kernel translates a pod's packets to this destination.
-pub(super) fn is_left_to_kernel(store: &Store, subject: &Subject) -> bool {
+/// Whether packets to this destination may be translated if a pod sends them, be it by the kernel.
+pub(super) fn is_service(store: &Store, subject: &Subject) -> bool {
     let Tuple { dst, dst_port, protocol, .. } = subject.tuple;
-    store.translation() == Translation::Off
-        && is_translated(protocol)
+    let is_unread = |kind| store.directory().is_unread(kind);
+    if is_unread(Kind::Service) || is_unread(Kind::EndpointSlice) {
+        return is_translated(protocol);
+    }
+    is_translated(protocol)
         && by_anyone(store, dst.ip(), protocol, dst_port) != ServiceOutcome::NotTranslated
 }
 
@@ -82,17 +86,8 @@ fn by_anyone(store: &Store, address: IpAddr, protocol: u8, number: u16) -> Servi
             },
         )
     };
-    let is_link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let is_of_node = match owner {
-        AddressOwner::Host => true,
-        AddressOwner::World => is_link_local,
-        AddressOwner::RemoteNode | AddressOwner::Pod(..) => false,
-    };
     let by_node_port = || {
-        services().filter(|_| is_of_node).find_map(|(name, service)| {
+        services().filter(|_| matches!(owner, AddressOwner::Host)).find_map(|(name, service)| {
             let mut ports = service.ports.iter();
             let port = ports.find(|it| it.protocol == protocol && it.node_port == Some(number))?;
             Some((name, port))

@@ -157,7 +157,7 @@ fn read_digest(value: &Value) -> u64 {
         return hasher.finish();
     };
     let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::by_name);
-    let has_status = matches!(kind, Some(Kind::Pod | Kind::Node));
+    let has_status = matches!(kind, Some(Kind::Pod | Kind::Node | Kind::Service));
     for (field, value) in object {
         match (field.as_str(), value) {
             (_, Value::Null) => {}

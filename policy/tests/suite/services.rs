@@ -1,13 +1,15 @@
-//! Services and EndpointSlices, compiled to cluster IPs and backends.
+//! Services and EndpointSlices, compiled to addresses, ports and backends.
 
 use std::net::IpAddr;
 
 use podgate_policy::explain::{EndName, Local, Outcome, Query, QueryError, explain, service_list};
+use podgate_policy::oracle::{ServiceOutcome, through_service};
 use podgate_policy::{Compiled, Compiler, ServicesLeftOut, Store, Translation, compile};
 use podgate_tables::address::Address;
 use podgate_tables::proto;
-use podgate_tables::service::{Affinity, L4Addr, WithoutBackends};
+use podgate_tables::service::{Affinity, EXTERNAL_MAX, L4Addr, WithoutBackends};
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 
 use crate::by_names::by_names;
@@ -219,7 +221,7 @@ fn translation_can_be_left_to_the_kernel() {
     ]);
     let mut compiler = Compiler::new();
     compiler.update(&store);
-    assert_eq!(compiler.compiled().tables.services.len(), 1);
+    assert_eq!(compiler.compiled().tables.services.iter().count(), 1);
     store.set_translation(Translation::Off);
     assert!(compiler.update(&store));
     assert!(compiler.compiled().tables.services.is_empty());
@@ -250,7 +252,10 @@ fn a_change_of_one_service_changes_one_row() {
     assert_eq!(changed.count(), 1);
     assert!(!compiler.update(&store));
     let left_out = compiler.services_left_out();
-    assert_eq!((after.tables.services.len(), left_out), (2_000, ServicesLeftOut::default()));
+    assert_eq!(
+        (after.tables.services.iter().count(), left_out),
+        (2_000, ServicesLeftOut::default())
+    );
 }
 
 #[test]
@@ -349,8 +354,38 @@ fn external_addresses_that_are_nobodys_are_ignored() {
         slice("a", "web", 8080, &json!([ready("10.0.0.1")])),
     ]);
     store.set_host_addresses(["192.0.2.1".parse().unwrap()]);
-    assert_eq!(compile(&store).tables.services.len(), 1);
+    assert_eq!(compile(&store).tables.services.iter().count(), 1);
     assert_eq!(backends_at(&compile(&store), "192.0.2.1", 80), None);
+}
+
+/// Beyond the bound the table is marked, so that nothing is allowed for being the node's.
+#[test]
+fn external_addresses_beyond_the_bound_are_left_out_and_known() {
+    let ports: Vec<_> =
+        (1..=1000).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
+    let addresses: Vec<_> = (0..400_u32)
+        .map(|number| format!("203.0.{}.{}", number / 200 + 1, number % 200 + 1))
+        .collect();
+    let big = service("big", IP, &json!({"externalIPs": addresses, "ports": ports}));
+    let mut store = store_of(&[big, slice("a", "big", 8080, &json!([ready("10.0.0.1")]))]);
+    let mut compiler = Compiler::new();
+    compiler.update(&store);
+    let left_out = 400 - EXTERNAL_MAX / 1001;
+    assert_eq!(compiler.services_left_out().table_full, left_out);
+    assert!(compiler.compiled().tables.services.is_incomplete);
+    // Node ports and cluster IPs have room all the same.
+    let small = json!({"ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
+    store.apply(&service("small", "10.96.0.2", &small), None).unwrap();
+    store.apply(&slice("b", "small", 8080, &json!([ready("10.0.0.2")])), None).unwrap();
+    store.set_host_addresses(["192.0.2.1".parse().unwrap()]);
+    compiler.update(&store);
+    let compiled = compiler.compiled();
+    assert!(backends_at(&compiled, "192.0.2.1", 30_080).is_some());
+    assert!(backends_at(&compiled, "10.96.0.2", 80).is_some());
+    store.apply(&service("big", IP, &json!({})), None).unwrap();
+    compiler.update(&store);
+    assert!(!compiler.compiled().tables.services.is_incomplete);
+    assert_eq!(compiler.services_left_out(), ServicesLeftOut::default());
 }
 
 #[test]
@@ -434,20 +469,57 @@ fn any_object() -> impl Strategy<Value = (bool, Value)> {
     (prop::bool::weighted(0.7), prop_oneof![slices.boxed(), services.boxed()])
 }
 
+/// Checks that the tables have what the oracle finds in the objects, for addresses and ports that
+/// [`any_object`] uses.
+fn check_with_oracle(store: &Store, compiled: &Compiled) -> Result<(), TestCaseError> {
+    let addresses = ["10.96.0.1", "10.96.0.2", "192.0.2.1", "192.0.2.2", "192.0.2.3", "10.0.0.1"];
+    for (ip, port) in addresses.into_iter().flat_map(|ip| [80, 30_000, 30_001].map(|n| (ip, n))) {
+        let ip: IpAddr = ip.parse().unwrap();
+        let to = L4Addr { address: Address::from(ip), port };
+        let expected = through_service(store, ip, proto::TCP, port);
+        let seen = match compiled.tables.service(to, proto::TCP) {
+            None => ServiceOutcome::NotTranslated,
+            Some(Err(_)) => ServiceOutcome::Rejected,
+            Some(Ok(port)) if port.backends.is_empty() => match port.without_backends {
+                WithoutBackends::Reject => ServiceOutcome::Rejected,
+                WithoutBackends::Drop => ServiceOutcome::Dropped,
+            },
+            Some(Ok(port)) => ServiceOutcome::Backends(
+                port.backends.iter().map(|it| (it.address().ip(), it.port())).collect(),
+            ),
+        };
+        prop_assert_eq!(seen, expected, "{}:{}", ip, port);
+    }
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn services_depend_on_the_objects_and_not_on_their_order(
-        steps in prop::collection::vec(any_object(), 0..40),
+        steps in prop::collection::vec(
+            (any_object(), prop::option::weighted(0.1, (any::<bool>(), 1..4_u8))),
+            0..40,
+        ),
     ) {
         let mut store = Store::new();
         let mut compiler = Compiler::new();
-        for (apply, object) in steps {
+        for ((apply, object), change) in steps {
             let key = store.apply(&object, None).unwrap();
             if !apply {
                 store.delete(&key);
             }
+            if let Some((on, last)) = change {
+                store.set_translation(if on { Translation::On } else { Translation::Off });
+                store.set_host_addresses([format!("192.0.2.{last}").parse().unwrap()]);
+            }
             compiler.update(&store);
-            prop_assert_eq!(by_names(&compiler.compiled()), by_names(&compile(&store)));
+            let (compiled, again) = (compiler.compiled(), compile(&store));
+            prop_assert_eq!(by_names(&compiled), by_names(&again));
+            let flags = |of: &Compiled| {
+                (of.tables.services.left_to_kernel, of.tables.services.is_incomplete)
+            };
+            prop_assert_eq!(flags(&compiled), flags(&again));
+            check_with_oracle(&store, &compiled)?;
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Services by their cluster IPs, translated by workers, without kube-proxy: real clients and
-//! servers, and policy on the backends.
+//! Services by their cluster IPs, node ports and external addresses, translated by workers: real
+//! clients and servers, and policy on the backends.
 
 use std::time::Duration;
 

@@ -196,7 +196,7 @@ impl Cluster {
 /// Whether policy can be enforced without having read the kind once. A policy that refers to its
 /// objects then fails closed ([`Store::set_unread`]). Each verdict may depend on the other kinds:
 /// pods, namespaces and nodes determine the owner of an address, services and their EndpointSlices
-/// where a packet to a cluster IP goes, if podgate decides that.
+/// where a packet to a service goes, if podgate decides that.
 fn can_do_without(kind: Kind, translation: Translation) -> bool {
     match kind {
         Kind::CiliumCidrGroup => true,
@@ -458,7 +458,7 @@ mod tests {
             (Kind::CiliumCidrGroup, On, true),
             (Kind::Service, Off, true),
             (Kind::EndpointSlice, Off, true),
-            // Packets to a cluster IP would pass without the policies about its backends.
+            // Packets to a service would pass without the policies about its backends.
             (Kind::Service, On, false),
             (Kind::EndpointSlice, On, false),
             // Nodes would be the world.

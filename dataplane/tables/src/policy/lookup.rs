@@ -163,38 +163,48 @@ impl PolicyTables {
 
     /// The port of a service that a pod's packet to this destination is translated for, `NoPort` if
     /// such packets are rejected; `None` if they are not translated.
-    ///
-    /// The address of a pod belongs to no service, and that of a node is no cluster IP, whatever a
-    /// Service says. A pod's packet to a link-local address is to the node, if to anyone.
     #[must_use]
     pub fn service(&self, to: L4Addr, protocol: u8) -> Option<Result<&ServicePort, NoPort>> {
-        if self.services.left_to_kernel { None } else { self.service_at(to, protocol) }
+        if self.services.left_to_kernel {
+            return None;
+        }
+        self.find_service(to, protocol).map(|(_, port)| port.ok_or(NoPort))
     }
 
-    /// Whether this node's kernel translates packets to this destination. What becomes of them is
-    /// then not known here, so a pod may not send them just because its node has the address.
-    fn is_translated_by_kernel(&self, to: L4Addr, protocol: u8) -> bool {
-        self.services.left_to_kernel && self.service_at(to, protocol).is_some()
-    }
-
-    fn service_at(&self, to: L4Addr, protocol: u8) -> Option<Result<&ServicePort, NoPort>> {
+    /// The row of the service that has this destination, and its port, if it has it; also if the
+    /// node's kernel translates.
+    ///
+    /// The address of a pod belongs to no service, and that of a node is no cluster IP, whatever a
+    /// Service says.
+    #[must_use]
+    pub fn find_service(
+        &self,
+        to: L4Addr,
+        protocol: u8,
+    ) -> Option<(ServiceAddress, Option<&ServicePort>)> {
         if self.services.is_empty() || !is_translated(protocol) {
             return None;
         }
-        let at = |address| self.services.at(address);
-        let external = |address| Some(Ok(at(address)?.port(protocol, to.port)?));
-        let of_address = || external(ServiceAddress::external(to.address));
-        let of_node = || external(ServiceAddress::node(to.address.is_v4()));
+        let row = |at| self.services.at(at).map(|row| (at, row.port(protocol, to.port)));
+        let with_port = |at| row(at).filter(|(_, port)| port.is_some());
+        let external = || with_port(ServiceAddress::External(to.address));
         match self.addresses.get(to.address).map(|row| row.identity) {
-            None => match at(ServiceAddress::cluster_ip(to.address)) {
-                Some(row) => Some(row.port(protocol, to.port).ok_or(NoPort)),
-                None if to.address.is_link_local() => of_address().or_else(of_node),
-                None => of_address(),
-            },
-            Some(Self::HOST) => of_address().or_else(of_node),
-            Some(Self::REMOTE_NODE) => of_address(),
+            None => row(ServiceAddress::ClusterIp(to.address)).or_else(external),
+            Some(Self::HOST) => {
+                external().or_else(|| with_port(ServiceAddress::Node { v4: to.address.is_v4() }))
+            }
+            Some(Self::REMOTE_NODE) => external(),
             Some(_) => None,
         }
+    }
+
+    /// Whether a destination with this node's address may be a service's. What the node's kernel
+    /// makes of such packets is not known here, so that a pod may not send them just because the
+    /// address is its node's.
+    fn may_be_service(&self, subject: &Subject) -> bool {
+        let Tuple { dst: address, dst_port: port, protocol, .. } = subject.tuple;
+        self.services.is_incomplete && is_translated(protocol)
+            || self.find_service(L4Addr { address, port }, protocol).is_some()
     }
 
     /// Resolves an address to its identity.
@@ -256,11 +266,9 @@ impl PolicyTables {
                 l7: L7Policy::default(),
             };
         }
-        let Tuple { dst, dst_port, protocol, .. } = subject.tuple;
-        let to = L4Addr { address: dst, port: dst_port };
         let egress = if !local.source {
             EndDecision::plain(Cause::Exempt(Exemption::NotLocal))
-        } else if destination.is_own_node() && !self.is_translated_by_kernel(to, protocol) {
+        } else if destination.is_own_node() && !self.may_be_service(subject) {
             EndDecision::plain(Cause::Exempt(Exemption::ToNode))
         } else {
             source.identity.egress.decide(subject, &destination, &destination)

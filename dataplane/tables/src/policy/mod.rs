@@ -63,7 +63,7 @@ pub enum Exemption {
     /// `staging/src/k8s.io/api/networking/v1/types.go`, "the traffic source is the pod's local
     /// node").
     FromNode,
-    /// A pod may always reach its own node.
+    /// A pod may always reach its own node, but for what may be a service's address and port.
     ToNode,
     /// A pod may always reach itself, also through a service whose source address is translated
     /// ([`ProvenSender::Destination`]).

@@ -1,0 +1,128 @@
+//! Services by their external addresses and node ports.
+//!
+//! kube-proxy sends pods' packets there to any endpoint: `externalTrafficPolicy` is for clients
+//! outside of the cluster, and `internalTrafficPolicy` for cluster IPs ("pod traffic for … external
+//! destinations" in `syncProxyRules`, `pkg/proxy/iptables/proxier.go` of Kubernetes).
+//!
+//! Rows are also written where the kernel translates: policy has to know what is not the node's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use podgate_tables::address::Address;
+use podgate_tables::service::{PORTS_MAX, ServiceAddress, ServicePort, ServicePorts};
+
+use super::services::{service_port, set_or_remove};
+use super::table_builder::TableBuilder;
+use crate::directory::Name;
+use crate::model::InternalTraffic;
+use crate::store::Store;
+
+/// Services by their external addresses and node ports.
+#[derive(Debug, Default)]
+pub(super) struct ExternalServices {
+    /// Ports that services have at each address. The first service that has a port by its protocol
+    /// and number has it.
+    ports: BTreeMap<ServiceAddress, BTreeMap<Name, Arc<[ServicePort]>>>,
+    /// Addresses of each service.
+    addresses: BTreeMap<Name, Vec<ServiceAddress>>,
+    /// How many ports at an address belong to another service, if some do.
+    contested: BTreeMap<ServiceAddress, usize>,
+    /// Addresses whose rows have to be written again.
+    touched: BTreeSet<ServiceAddress>,
+}
+
+impl ExternalServices {
+    /// Ports that belong to another service.
+    pub(super) fn contested(&self) -> usize {
+        self.contested.values().sum()
+    }
+
+    /// Brings a changed service up to date, but for its rows.
+    pub(super) fn change(&mut self, store: &Store, name: &Name) {
+        for address in self.addresses.remove(name).unwrap_or_default() {
+            if let Some(of_services) = self.ports.get_mut(&address) {
+                of_services.remove(name);
+            }
+            self.touched.insert(address);
+        }
+        let present = ports_of(store, name);
+        if !present.is_empty() {
+            let addresses = present.iter().map(|(address, _)| *address);
+            self.addresses.insert(name.clone(), addresses.collect());
+        }
+        for (address, ports) in present {
+            self.ports.entry(address).or_default().insert(name.clone(), ports);
+            self.touched.insert(address);
+        }
+    }
+
+    /// Writes the rows of changed services; `is_on` says whether workers translate.
+    pub(super) fn write(&mut self, is_on: bool, builder: &mut TableBuilder) {
+        let mut touched = std::mem::take(&mut self.touched);
+        if !touched.is_empty() {
+            // There may be room now.
+            touched.extend(builder.external_left_out());
+        }
+        for address in touched {
+            self.write_row(address, is_on, builder);
+        }
+    }
+
+    fn write_row(&mut self, address: ServiceAddress, is_on: bool, builder: &mut TableBuilder) {
+        let of_services = self.ports.get(&address).filter(|all| !all.is_empty());
+        let Some(of_services) = of_services else {
+            self.ports.remove(&address);
+            self.contested.remove(&address);
+            return builder.remove_external(address);
+        };
+        let size = of_services.values().map(|ports| ports.len()).sum();
+        let mut contested = 0;
+        builder.set_external(address, size, || {
+            let mut owners: BTreeMap<(u8, u16), (&Name, &ServicePort)> = BTreeMap::new();
+            for (name, ports) in of_services {
+                for port in ports.iter() {
+                    let owner = owners.entry((port.protocol, port.port)).or_insert((name, port));
+                    contested += usize::from(owner.0 != name);
+                }
+            }
+            let names = owners.iter().map(|(port, (name, _))| (*port, (*name).clone()));
+            let ports = owners.values().map(|(_, port)| (*port).clone());
+            (ServicePorts::new(ports.collect()), names.collect())
+        });
+        let contested = Some(contested).filter(|n| is_on && *n > 0);
+        set_or_remove(&mut self.contested, address, contested);
+    }
+}
+
+/// A service's ports at each of its external addresses, and its node ports. As with kube-proxy,
+/// there are those of families that it has a cluster IP of.
+fn ports_of(store: &Store, name: &Name) -> Vec<(ServiceAddress, Arc<[ServicePort]>)> {
+    let mut found: Vec<(ServiceAddress, Arc<[ServicePort]>)> = Vec::new();
+    let Some(service) = store.service(name) else { return found };
+    let has_node_ports = service.ports.iter().any(|port| port.node_port.is_some());
+    let is_external = has_node_ports || !service.external_addresses.is_empty();
+    if !is_external || store.slices_of(name).next().is_none() {
+        return found;
+    }
+    for v4 in [true, false] {
+        if !service.cluster_ips.iter().any(|address| address.is_ipv4() == v4) {
+            continue;
+        }
+        let traffic = InternalTraffic::Cluster;
+        let numbers = service.ports.iter().take(PORTS_MAX).map(|port| port.node_port);
+        let ports = service.ports.iter().take(PORTS_MAX);
+        let ports: Arc<[ServicePort]> =
+            ports.map(|port| service_port(store, (name, service), port, traffic, v4)).collect();
+        let node_ports = ports.iter().zip(numbers);
+        let node_ports: Arc<[ServicePort]> = node_ports
+            .filter_map(|(port, number)| Some(ServicePort { port: number?, ..port.clone() }))
+            .collect();
+        let addresses = service.external_addresses.iter().filter(|ip| ip.is_ipv4() == v4);
+        let external = addresses.map(|ip| ServiceAddress::External(Address::from(*ip)));
+        found.extend(external.map(|address| (address, Arc::clone(&ports))));
+        found.push((ServiceAddress::Node { v4 }, node_ports));
+    }
+    found.retain(|(_, ports)| !ports.is_empty());
+    found
+}
