@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podgate_api::{CertificateStatus, SourceStatus};
-use podgate_policy::{Compiled, Compiler, ServicesLeftOut, Store, Translation};
+use podgate_policy::{Compiled, Compiler, PodName, ServicesLeftOut, Store, Translation};
 use podgate_tables::address::Address;
 use podgate_tables::ids::Epoch;
 use podgate_tables::policy::Snapshot;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::debounce::Debounce;
-use super::endpoints::Endpoint;
+use super::endpoints::{Endpoint, Endpoints};
 use super::epochs::Epochs;
 use super::rule_totals::RuleTotals;
 use crate::sources::kube::Cluster;
@@ -194,14 +194,30 @@ impl PolicyPlane {
         self.source.is_synced().then_some(StartedPublication(begin))
     }
 
-    /// Compiles what changed. Returns the snapshot to publish, unless nothing changed.
-    pub(super) fn compile(
+    /// Compiles what changed. Returns whether anything did.
+    pub(super) fn compile(&mut self) -> bool {
+        self.compiler.set_epoch(Epoch(self.epoch.0 + 1));
+        self.compiler.update(&self.store)
+    }
+
+    /// Routes to the endpoints that are ready by the compiled tables, and why the others are not,
+    /// by link.
+    pub(super) fn route_table(
+        &self,
+        endpoints: &Endpoints,
+        host: NextHop,
+    ) -> (RouteTable, BTreeMap<String, String>) {
+        let owner = |address| self.compiler.pod_at(address);
+        route_table(endpoints.iter(), &self.store, owner, host)
+    }
+
+    /// The snapshot to publish, unless nothing changed.
+    pub(super) fn next_snapshot(
         &mut self,
+        policy_changed: bool,
         routes: &Arc<RouteTable>,
         not_ready: BTreeMap<String, String>,
     ) -> Option<Arc<Snapshot>> {
-        self.compiler.set_epoch(Epoch(self.epoch.0 + 1));
-        let policy_changed = self.compiler.update(&self.store);
         self.not_ready = not_ready;
         let same_routes = self.routes.as_ref() == Some(routes);
         if !policy_changed && same_routes && !self.forced {
@@ -242,10 +258,13 @@ impl PolicyPlane {
 
 /// Routes to the endpoints that are ready, and why the others are not, by link.
 ///
-/// Endpoints that claim the same address get no routes: which of them owns it is unknown.
-pub(super) fn route_table<'e>(
+/// Endpoints that claim the same address get no routes: which of them owns it is unknown. Nor does
+/// an endpoint with an address that is another pod's for policy, by `owner`, or a node's: that
+/// owner's policies would apply to it.
+fn route_table<'e>(
     endpoints: impl Iterator<Item = (&'e String, &'e Endpoint)>,
     store: &Store,
+    owner: impl Fn(IpAddr) -> Option<&'e PodName>,
     host: NextHop,
 ) -> (RouteTable, BTreeMap<String, String>) {
     let mut routes: BTreeMap<&str, route::Endpoint> = BTreeMap::new();
@@ -257,7 +276,22 @@ pub(super) fn route_table<'e>(
                 for address in &route.addresses {
                     claims.entry(*address).or_default().insert(link);
                 }
-                routes.insert(link, route);
+                let pod = &endpoint.spec.pod;
+                let of_another = |address: &&Address| owner(address.ip()) != Some(pod);
+                match route.addresses.iter().find(of_another).map(|address| address.ip()) {
+                    None => drop(routes.insert(link, route)),
+                    Some(address) => {
+                        let reason = match owner(address) {
+                            Some(other) => {
+                                format!(
+                                    "address {address} belongs to pod {other}, which is younger"
+                                )
+                            }
+                            None => format!("address {address} belongs to a node"),
+                        };
+                        not_ready.insert(link.clone(), reason);
+                    }
+                }
             }
             Err(reason) => {
                 not_ready.insert(link.clone(), reason);

@@ -7,20 +7,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use podgate_hostnet::ROUTE_MTU_MAX;
 
-use super::{Agent, policy_plane};
+use super::Agent;
 
 impl Agent {
     /// Compiles what changed and publishes it, unless nothing did.
     pub(super) fn publish(&mut self) {
         self.plane.set_assigned_addresses(self.endpoints.iter());
         let Some(begun) = self.plane.begin() else { return };
-        let (routes, not_ready) = policy_plane::route_table(
-            self.endpoints.iter(),
-            self.plane.store(),
-            self.host.next_hop(),
-        );
+        let policy_changed = self.plane.compile();
+        let (routes, not_ready) = self.plane.route_table(&self.endpoints, self.host.next_hop());
         let routes = Arc::new(self.host.complete(routes));
-        let Some(snapshot) = self.plane.compile(&routes, not_ready) else {
+        let Some(snapshot) = self.plane.next_snapshot(policy_changed, &routes, not_ready) else {
             self.endpoints.set_pods(&routes);
             self.latency.without_effect();
             return self.plane.end(begun);

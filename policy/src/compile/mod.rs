@@ -29,6 +29,7 @@ mod sharing;
 mod table_builder;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -189,6 +190,12 @@ impl Compiler {
         let names = store.names_since(self.name_cursor);
         self.name_cursor = store.name_cursor();
         self.peers.update_names(names, store, &mut self.builder);
+    }
+
+    /// The pod that an address belongs to, in what is compiled now.
+    #[must_use]
+    pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
+        self.builder.catalog.pod_at(address)
     }
 
     /// The tables as they are now.
