@@ -349,7 +349,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         2 => Just(Act::Denied),
         2 => response.prop_map(Act::Allowed),
-        3 => (0_usize..5, any::<bool>()).prop_map(|(segments, reads)| Act::Exchange(segments, reads)),
+        3 => (0_usize..5, any::<bool>()).prop_map(|(count, reads)| Act::Exchange(count, reads)),
     ];
     prop::collection::vec(act, 1..30)
 }
@@ -425,8 +425,8 @@ proptest! {
         for (stream, response) in &responses {
             let (content, ended) = &client.received[stream];
             prop_assert!(*ended, "{} of {} bytes", content.len(), response.len);
-            let is_same = content.iter().copied().eq((0..response.len).map(|at| byte_at(*stream, at)));
-            prop_assert!(is_same, "stream {stream}");
+            let sent = (0..response.len).map(|at| byte_at(*stream, at));
+            prop_assert!(content.iter().copied().eq(sent), "stream {stream}");
         }
         for stream in &denied {
             let (content, ended) = &client.received[stream];
