@@ -3,6 +3,7 @@
 use etherparse::{PacketBuilder, TcpHeader, VlanId};
 use podgate_dataplane::l7::editor::Editor;
 use podgate_dataplane::l7::http1::Http1;
+use podgate_dataplane::l7::inspector::Inspector;
 use podgate_dataplane::l7::io::FlowIo;
 use podgate_dataplane::mem::{FRAME_HEADROOM, FRAME_SIZE};
 use podgate_dataplane::packet::parse;
@@ -151,10 +152,13 @@ impl Default for Options {
     }
 }
 
-pub(super) struct Lab {
+/// A lab whose connections speak HTTP/1.
+pub(super) type Lab = LabOf<Http1>;
+
+pub(super) struct LabOf<I: Inspector> {
     pub(super) options: Options,
     pub(super) io: RecordingIo,
-    pub(super) editor: Editor<Http1>,
+    pub(super) editor: Editor<I>,
     pub(super) policy: L7Policy,
     pub(super) now: Nanos,
     pub(super) client: End,
@@ -171,7 +175,7 @@ pub(super) struct Lab {
 pub(super) const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const HEAD_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
 
-impl Lab {
+impl<I: Inspector> LabOf<I> {
     pub(super) fn new(options: Options) -> Self {
         let mut io = RecordingIo::new(128);
         io.held_frames_max = 40;
@@ -401,7 +405,7 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
+impl<I: Inspector> Drop for LabOf<I> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.editor.close(&mut self.io);

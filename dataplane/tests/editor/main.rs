@@ -5,6 +5,7 @@ mod answers;
 mod bounds;
 mod ending;
 mod hostile;
+mod http2;
 mod lab;
 mod opening;
 mod stream;

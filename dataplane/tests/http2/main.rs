@@ -4,6 +4,7 @@
 mod frames;
 mod limits;
 mod upgrade;
+mod windows;
 
 use std::sync::Arc;
 

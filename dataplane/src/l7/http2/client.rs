@@ -252,6 +252,9 @@ impl Http2 {
     /// The client's window for the connection grows.
     fn connection_window(&mut self, header: FrameHeader, increment: u32) -> Op {
         let own = self.window.add(increment);
+        if let Some(parts) = &mut self.server.parts {
+            parts.grow(&mut self.window);
+        }
         if own == 0 {
             return Op::Pass(header.frame_len());
         }

@@ -81,10 +81,14 @@ impl FrameHeader {
         bytes.get(HEADER_LEN..self.frame_len())
     }
 
-    pub(super) fn write(self, out: &mut Vec<u8>) {
+    pub(super) const fn bytes(self) -> [u8; HEADER_LEN] {
         let [_, a, b, c] = self.len.to_be_bytes();
-        out.extend_from_slice(&[a, b, c, self.kind, self.flags]);
-        out.extend_from_slice(&self.stream.to_be_bytes());
+        let [d, e, f, g] = self.stream.to_be_bytes();
+        [a, b, c, self.kind, self.flags, d, e, f, g]
+    }
+
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes());
     }
 }
 

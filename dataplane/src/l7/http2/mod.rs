@@ -18,8 +18,11 @@
 //!   server's lacks. From then on, blocks that refer to entries are re-encoded without
 //!   references. Others pass, as it does not matter which entries the server's table has.
 //! - *Flow control.* Credit for dropped content is returned by us. Credit that the client returns
-//!   for our content is taken off its next WINDOW_UPDATE frames; until then, no frame of the server
-//!   passes that the client's window has no room for.
+//!   for our content is taken off its next WINDOW_UPDATE frames. Until then, the client's window
+//!   may have no room for a whole DATA frame of the server. Such a frame is divided: what there is
+//!   room for passes as a frame of its own, and the rest when the client has returned credit. If it
+//!   waited as a whole, all might wait for ever, because a client need not return credit before
+//!   most of its window is used.
 //!
 //! # Strictness
 //! What the RFC calls a malformed request is answered by 400 on its stream. A stream whose content
@@ -42,6 +45,7 @@ mod budget;
 mod client;
 mod frame;
 pub mod hpack;
+mod parts;
 mod request;
 mod server;
 mod settings;
@@ -98,16 +102,19 @@ impl Inspector for Http2 {
     }
 
     fn ahead(&mut self, direction: FlowDirection) -> Option<Op> {
-        if direction.is_reply() || !self.to_server.is_empty() {
-            return None;
-        }
-        self.client.take_content().map(Op::Skip)
+        let count = match direction {
+            FlowDirection::Original if !self.to_server.is_empty() => None,
+            FlowDirection::Original => self.client.take_content(),
+            FlowDirection::Reply => self.server.take_passing(),
+        };
+        count.map(Op::Skip)
     }
 
     fn end(&mut self, _: &InspectCtx<'_>, direction: FlowDirection, undecided: usize) -> Step {
         match direction {
             FlowDirection::Original if undecided > 0 => Step::reset(DropReason::L7Malformed),
-            _ => Op::Pass(0).into(),
+            // The start of a frame that will not be complete.
+            _ => Op::Pass(undecided).into(),
         }
     }
 
@@ -116,9 +123,10 @@ impl Inspector for Http2 {
     }
 
     fn injection(&self, direction: FlowDirection) -> Option<Injection<'_>> {
-        let (bytes, may_stand) = match direction {
-            FlowDirection::Original => (&self.to_server, true),
-            FlowDirection::Reply => (&self.to_client, self.server.is_between_frames()),
+        let (bytes, may_stand) = match (direction, self.server.part_head()) {
+            (FlowDirection::Original, _) => (&self.to_server[..], true),
+            (FlowDirection::Reply, b"") => (&self.to_client[..], self.server.is_between_frames()),
+            (FlowDirection::Reply, head) => (head, true),
         };
         let then = AfterInjection::Continue;
         (may_stand && !bytes.is_empty()).then_some(Injection { bytes, then })
@@ -127,6 +135,9 @@ impl Inspector for Http2 {
     fn injected(&mut self, direction: FlowDirection) {
         let bytes = match direction {
             FlowDirection::Original => &mut self.to_server,
+            FlowDirection::Reply if !self.server.part_head().is_empty() => {
+                return self.begin_part();
+            }
             FlowDirection::Reply => {
                 self.credit_at = None;
                 &mut self.to_client

@@ -100,8 +100,10 @@ impl Http2 {
             let refused = error::REFUSED_STREAM;
             return write(&mut self.to_client, |out| frame::write_rst_stream(out, id, refused));
         }
+        // A frame whose header has passed in part might have no room beside our body.
+        let (body, begun) = (answer::body_len(denial), self.server.begun_content_max());
         let form = match form {
-            Form::Whole if !self.window.reserve_own(answer::body_len(denial)) => Form::Empty,
+            Form::Whole if !self.window.reserve_own(body, begun) => Form::Empty,
             form => form,
         };
         write(&mut self.to_client, |out| answer::write(out, id, denial, form));

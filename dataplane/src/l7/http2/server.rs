@@ -8,6 +8,7 @@ use super::block::SCRATCH;
 use super::client::{EARNED_BY_CONTENT, SETTINGS_MAX};
 use super::frame::{self, FrameHeader, HEADER_LEN, Settings, flag, kind};
 use super::hpack::{Decoder, Part};
+use super::parts::Parts;
 use super::settings::Unacked;
 use super::{Http2, InspectCtx, Op, Step, TABLE_MAX};
 use crate::l7::heap::{self, grown};
@@ -50,6 +51,10 @@ pub(super) struct Server {
     /// Bytes of it that are missing.
     missing: usize,
     open: Option<Open>,
+    /// A DATA frame whose last part has not begun.
+    pub(super) parts: Option<Parts>,
+    /// Bytes that come next, and pass: of a part that has begun.
+    passing: u32,
     /// [`None`] once a block could not be decoded.
     decoder: Option<Decoder>,
     /// The server's SETTINGS frames that the client has not acknowledged.
@@ -66,6 +71,8 @@ impl Default for Server {
             payload: Vec::new(),
             missing: 0,
             open: None,
+            parts: None,
+            passing: 0,
             decoder: Some(Decoder::new(TABLE_MAX)),
             settings: Unacked::default(),
         }
@@ -76,7 +83,42 @@ impl Server {
     /// Whether our frames may be inserted here.
     pub(super) fn is_between_frames(&self) -> bool {
         let is_between = self.partial_len == 0 && self.frame.is_none() && self.open.is_none();
-        self.phase == Phase::Frames && is_between
+        self.phase == Phase::Frames && is_between && self.passing == 0
+    }
+
+    /// Whether a part of a frame's header has passed: the frame can't be divided any more.
+    const fn is_within_header(&self) -> bool {
+        self.partial_len > 0
+    }
+
+    /// Upper bound of the content of a frame whose header has passed in part, bytes.
+    pub(super) fn begun_content_max(&self) -> u32 {
+        let byte = |at: usize| if at < self.partial_len { self.partial[at] } else { u8::MAX };
+        match self.partial_len {
+            0 => 0,
+            4.. if self.partial[3] != kind::DATA => 0,
+            _ => u32::from_be_bytes([0, byte(0), byte(1), byte(2)]),
+        }
+    }
+
+    /// What is to be inserted in front of the next part of a frame. Empty if nothing is.
+    pub(super) fn part_head(&self) -> &[u8] {
+        self.parts.as_ref().map_or(b"", Parts::head)
+    }
+
+    /// [`Self::part_head`] was inserted.
+    fn begin_part(&mut self) {
+        if let Some(parts) = &mut self.parts {
+            self.passing = parts.begin();
+            if parts.is_over() {
+                self.parts = None;
+            }
+        }
+    }
+
+    /// Length of what comes next of a part, if any. It counts as passed.
+    pub(super) fn take_passing(&mut self) -> Option<u64> {
+        Some(u64::from(std::mem::take(&mut self.passing))).filter(|passing| *passing > 0)
     }
 
     pub(super) fn is_untracked(&self) -> bool {
@@ -140,8 +182,16 @@ impl Http2 {
         if self.server.frame.is_some() {
             return self.collect(cx, bytes);
         }
+        if self.server.parts.is_some() {
+            // The rest of the frame waits for room, or for its header.
+            return Op::Stall.into();
+        }
         let (header, taken) = self.server.peek_header(bytes);
         let Some(header) = header else {
+            // It is needed as a whole, if the frame may have to be divided.
+            if self.window.differs() && !self.server.is_within_header() {
+                return if cx.may_buffer { Op::More.into() } else { Op::Stall.into() };
+            }
             let at = self.server.partial_len;
             self.server.partial[at..at + taken].copy_from_slice(&bytes[..taken]);
             self.server.partial_len += taken;
@@ -206,9 +256,10 @@ impl Http2 {
         }
         match header.kind {
             kind::DATA => {
-                if !self.window.reserve(header.len) {
-                    return Op::Stall.into();
+                if self.window.room_for(header.len) < header.len {
+                    return self.divide(cx, header, rest).into();
                 }
+                self.window.reserve(header.len);
                 self.client.earn(EARNED_BY_CONTENT);
                 if ends {
                     self.streams.update(id, |stream| stream.server_ended = true);
@@ -226,6 +277,35 @@ impl Http2 {
         }
         self.server.partial_len = 0;
         Op::Skip(taken as u64 + u64::from(header.len)).into()
+    }
+
+    /// A DATA frame for which the client's window has no room as a whole. To wait for it could be
+    /// for ever: a client may return credit only when it has received most of its window.
+    fn divide(&mut self, cx: &InspectCtx<'_>, header: FrameHeader, rest: &[u8]) -> Op {
+        let (padding, taken) = match (header.has(flag::PADDED), rest.first()) {
+            (false, _) => (None, HEADER_LEN),
+            (true, Some(padding)) => (Some(*padding), HEADER_LEN + 1),
+            (true, None) if cx.may_buffer => return Op::More,
+            (true, None) => return Op::Stall,
+        };
+        if self.server.is_within_header() {
+            // Does not happen: our content leaves room for such a frame.
+            return Op::Stall;
+        }
+        self.server.parts = Parts::new(header, padding, &mut self.window);
+        if self.server.parts.is_none() {
+            return Op::Stall;
+        }
+        if header.has(flag::END_STREAM) {
+            self.streams.update(header.stream, |stream| stream.server_ended = true);
+        }
+        Op::Drop(taken as u64)
+    }
+
+    /// The head of a part of a DATA frame was inserted.
+    pub(super) fn begin_part(&mut self) {
+        self.server.begin_part();
+        self.client.earn(EARNED_BY_CONTENT);
     }
 
     /// Collects the payload of a frame.

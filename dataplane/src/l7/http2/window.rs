@@ -21,9 +21,10 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Takes room for our content on a new stream. False if there is none.
-    pub(super) fn reserve_own(&mut self, bytes: u32) -> bool {
-        if self.initial < bytes || self.room < i64::from(bytes) {
+    /// Takes room for our content on a new stream. False if there is none beside `begun` bytes of
+    /// the server, which must pass as a whole.
+    pub(super) fn reserve_own(&mut self, bytes: u32, begun: u32) -> bool {
+        if self.initial < bytes || self.room < i64::from(bytes) + i64::from(begun) {
             return false;
         }
         self.room -= i64::from(bytes);
@@ -31,15 +32,19 @@ impl Window {
         true
     }
 
-    /// Takes room for content of the server. False if it has to wait, because the server does not
-    /// know of ours.
-    pub(super) fn reserve(&mut self, bytes: u32) -> bool {
-        let room = self.room - i64::from(bytes);
-        if self.hidden > 0 && room < 0 {
-            return false;
-        }
-        self.room = room;
-        true
+    /// Whether the server believes that there is more room, as it does not know of our content.
+    pub(super) const fn differs(&self) -> bool {
+        self.hidden > 0
+    }
+
+    /// How many of these bytes of the server may pass now.
+    pub(super) fn room_for(&self, bytes: u32) -> u32 {
+        if self.differs() { self.room.clamp(0, i64::from(bytes)) as u32 } else { bytes }
+    }
+
+    /// Takes room for content of the server.
+    pub(super) fn reserve(&mut self, bytes: u32) {
+        self.room -= i64::from(bytes);
     }
 
     /// The client adds room. Returns by how many bytes the increment is to be smaller for the
