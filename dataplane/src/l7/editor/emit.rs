@@ -25,11 +25,74 @@ impl<I: Inspector> Editor<I> {
         segment: TcpSegment,
         io: &mut impl FlowIo,
     ) {
-        if segment.start().is_after(decided) {
-            let to = segment.start().earlier(self.halves[direction].decided);
+        self.flush_before(direction, decided, segment.start(), io);
+        if segment.is_rest {
+            self.forward_rest(direction, decided, segment, io);
+        } else {
+            self.forward_decided(direction, segment, io);
+        }
+    }
+
+    /// As [`Self::flush_decided`], and queues the segment until the rest of it can be decided. If
+    /// there is no room, its sender retransmits the rest.
+    pub(super) fn flush_and_hold(
+        &mut self,
+        direction: FlowDirection,
+        since: Nanos,
+        decided: Seq,
+        mut segment: TcpSegment,
+        io: &mut impl FlowIo,
+    ) {
+        self.flush_before(direction, decided, segment.start(), io);
+        let to = segment.end().earlier(self.halves[direction].decided);
+        let start = segment.start();
+        let from = if segment.is_rest { decided.later(start) } else { start };
+        self.send_pieces(direction, from, to, Some(&segment), None, io);
+        segment.is_rest = true;
+        if let Some(segment) = self.halves[direction].queue.push(since, segment, io) {
+            io.drop_counted(segment.packet, DropReason::L7Limit);
+        }
+    }
+
+    /// Forwards the buffered bytes from `decided` on, up to a segment's `start`.
+    fn flush_before(
+        &mut self,
+        direction: FlowDirection,
+        decided: Seq,
+        start: Seq,
+        io: &mut impl FlowIo,
+    ) {
+        if start.is_after(decided) {
+            let to = start.earlier(self.halves[direction].decided);
             self.send_from_history(direction, decided, to, io);
         }
-        self.forward_decided(direction, segment, io);
+    }
+
+    /// Forwards what was decided from `decided` on of a segment whose beginning was forwarded.
+    fn forward_rest(
+        &mut self,
+        direction: FlowDirection,
+        decided: Seq,
+        segment: TcpSegment,
+        io: &mut impl FlowIo,
+    ) {
+        let (to, with_fin) = self.decided_part(direction, &segment);
+        let from = decided.later(segment.start());
+        let fin_at = with_fin.then(|| self.halves[direction].splices.to_out(segment.end()));
+        self.send_pieces(direction, from, to, Some(&segment), fin_at, io);
+        io.drop_counted(segment.packet, DropReason::L7Closed);
+    }
+
+    /// In: the end of what may be forwarded now of a segment, and whether its FIN may.
+    fn decided_part(&self, direction: FlowDirection, segment: &TcpSegment) -> (Seq, bool) {
+        let half = &self.halves[direction];
+        let end = segment.end();
+        let to = end.earlier(half.decided).earlier(half.limit());
+        let with_fin = half.our_fin.is_none()
+            && segment.has_fin()
+            && to == end
+            && !half.decided.is_before(segment.end_with_fin());
+        (to, with_fin)
     }
 
     /// Forwards the decided part of a segment; a bare acknowledgement if there is none.
@@ -41,11 +104,7 @@ impl<I: Inspector> Editor<I> {
     ) {
         let half = &self.halves[direction];
         let (start, end) = (segment.start(), segment.end());
-        let to = end.earlier(half.decided).earlier(half.limit());
-        let with_fin = half.our_fin.is_none()
-            && segment.has_fin()
-            && to == end
-            && !half.decided.is_before(segment.end_with_fin());
+        let (to, with_fin) = self.decided_part(direction, &segment);
         match half.splices.first_piece(start, to) {
             None if with_fin && segment.len() == 0 => {
                 let at = half.splices.to_out(end);
@@ -352,8 +411,8 @@ impl<I: Inspector> Editor<I> {
             return;
         }
         for (from, to) in blocks {
-            // Only a gap in front of them makes them out of order.
-            if from.is_after(self.halves[direction].ack()) {
+            // Only a gap in front of them makes them out of order: undecided bytes have arrived.
+            if from.is_after(self.halves[direction].next) {
                 let sack = Some((from.0, to.0));
                 let segment = Segment { sack, ..self.blank(direction.reverse()) };
                 self.send_segment(&segment, io);

@@ -13,7 +13,8 @@
 //!    queue; only bytes that decide nothing ([`Op::Skip`]) may be passed over.
 //! 2. A segment that ends in undecided bytes (an incomplete head, say) is cut: what is decided is
 //!    forwarded, and the rest is buffered until the segment that completes it arrives, and is
-//!    forwarded before that. A segment of decided bytes is forwarded unchanged.
+//!    forwarded before that. A segment of decided bytes is forwarded unchanged. Where there is no
+//!    room for an edit, or no memory, the segment waits in the queue for the rest of it.
 //! 3. Bytes that decided something stay in the history until the receiver has acknowledged them,
 //!    and a segment that differs from them is dropped. So it does not matter which packets the
 //!    receiver ignores for reasons that we can't see.
@@ -266,7 +267,7 @@ impl<I: Inspector> Editor<I> {
         } else {
             return io.drop_packet(direction, packet, DropReason::BadChecksum);
         };
-        let segment = TcpSegment { view: *view, tcp, packet, checksum };
+        let segment = TcpSegment { view: *view, tcp, packet, checksum, is_rest: false };
         (self.active, self.shrunk) = (now, false);
         let Some(segment) = self.forward_unedited(now, direction, segment, io) else { return };
         let cx = InspectCtx { now, policy, http: io.http_limits(), may_buffer: true };

@@ -1,4 +1,5 @@
-//! Out-of-order segments: those that arrived before the bytes in front of them.
+//! Segments that wait: those that arrived before the bytes in front of them, and those of which a
+//! part can't be decided yet.
 
 use std::collections::VecDeque;
 

@@ -157,7 +157,9 @@ impl<I: Inspector> Editor<I> {
         if half.undecided() > 0 && (decided == next || progress) {
             half.undecided_since = cx.now;
         }
-        let nothing_to_send = !progress && !start.is_before(decided);
+        let nothing_to_send = !progress && (segment.is_rest || !start.is_before(decided));
+        // Where there is no room for an edit, no memory or no verdict, and the FIN after that.
+        let has_rest = end.is_after(half.next) && matches!(self.stage, Stage::Open);
         match outcome {
             Err(reason) => {
                 if nothing_to_send {
@@ -169,6 +171,9 @@ impl<I: Inspector> Editor<I> {
             }
             Ok(()) if nothing_to_send && half.next == next && end.is_after(next) => {
                 self.enqueue(direction, since, segment, io);
+            }
+            Ok(()) if has_rest => {
+                self.flush_and_hold(direction, since, decided, segment, io);
             }
             Ok(()) => self.flush_decided(direction, decided, segment, io),
         }

@@ -19,6 +19,8 @@ pub(super) struct TcpSegment {
     pub(super) tcp: Tcp,
     pub(super) packet: Packet,
     pub(super) checksum: Checksum,
+    /// What was decided of it has been forwarded, and it waits for the rest.
+    pub(super) is_rest: bool,
 }
 
 /// What the checksum field covers.

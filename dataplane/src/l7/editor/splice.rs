@@ -6,9 +6,10 @@
 
 use super::seq::Seq;
 
-/// Edits that may be in flight at once. When there is no room, the next edit has to wait until the
+/// Edits that may be in flight at once: as many as requests of one connection may be outstanding
+/// (128), if every second one is denied. When there is no room, the next edit has to wait until the
 /// receiver has acknowledged the first.
-pub(super) const SPLICES_MAX: usize = 16;
+const SPLICES_MAX: usize = 64;
 
 /// One edit: the bytes from `at_in` on, `removed` of them, became the `inserted` ones at `at_out`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
