@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use etherparse::{SlicedPacket, TransportSlice};
-use podgate_dataplane::l7::dns::{FRESH_MS, HOLD_MS};
+use podgate_dataplane::l7::dns::{FRESH_MS, HOLD_MS, QUERY_MS};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
 use podgate_tables::ids::LinkId;
@@ -535,6 +535,45 @@ fn over_tcp_denied_queries_are_answered_and_answers_wait_for_their_release() {
     assert!(rig.workers[0].has_releases());
     assert_eq!(stream_to(A, &rig.run()), answer);
     assert!(!rig.workers[0].has_releases());
+}
+
+#[test]
+fn over_tcp_queries_that_stay_unanswered_make_room_in_time() {
+    let mut rig = rig(proto::TCP);
+    rig.send(A, &segment(A, 1_000, None, "S", b""));
+    rig.send(B, &segment(B, 9_000, Some(1_001), "S", b""));
+    rig.send(A, &segment(A, 1_001, Some(9_001), "", b""));
+    let query = |id| with_length(&message(id, 0x0100, "www.example.com", &[]));
+    let mut seq = 1_001;
+    let mut ask = |rig: &mut Rig, id: u16| {
+        let left = rig.send(A, &segment(A, seq, Some(9_001), "P", &query(id)));
+        seq += query(id).len() as u32;
+        stream_to(B, &left)
+    };
+    for id in 0..128 {
+        assert_eq!(ask(&mut rig, id), query(id));
+        rig.send(
+            B,
+            &segment(B, 9_001, Some(1_001 + query(0).len() as u32 * u32::from(id + 1)), "", b""),
+        );
+    }
+    assert_eq!(ask(&mut rig, 128), b"", "all are waited for");
+    rig.now = rig.now.plus_millis(QUERY_MS - 1);
+    assert_eq!(stream_to(B, &rig.run()), b"");
+    let mut passed = Vec::new();
+    // The connection is looked at again at some time.
+    for _ in 0..100 {
+        rig.now = rig.now.plus_millis(100);
+        passed.extend(stream_to(B, &rig.run()));
+    }
+    assert_eq!(passed, query(128));
+    // One is late, and the other is not.
+    for (id, expected) in [(5, false), (128, true)] {
+        let answer = with_length(&message(id, 0x8183, "www.example.com", &[]));
+        let (at, acked) = if id == 5 { (9_001, seq) } else { (9_001 + answer.len() as u32, seq) };
+        let left = rig.send(B, &segment(B, at, Some(acked), "P", &answer));
+        assert_eq!(!stream_to(A, &left).is_empty(), expected, "{id}");
+    }
 }
 
 /// A worker whose pod B takes DNS queries over TCP, of many connections at a time.
