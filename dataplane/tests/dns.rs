@@ -182,6 +182,27 @@ fn an_answer_without_addresses_passes_at_once() {
     assert_eq!(learned(&rig).0, []);
 }
 
+/// A server that doesn't know the version of EDNS, or could not read the query (RFC 6891 §6.1.3).
+#[test]
+fn an_error_without_a_question_passes_with_its_edns() {
+    let opt = |extended: u8| [0, 0, 41, 4, 208, extended, 0, 0, 0, 0, 0];
+    let error = |id: u16, flags: u16, extended| {
+        let header = [id, flags, 0, 0, 0, 1].map(u16::to_be_bytes).concat();
+        [&header[..], &opt(extended)].concat()
+    };
+    for (flags, extended) in [(0x8101, 0), (0x8100, 1)] {
+        let mut rig = rig(proto::UDP);
+        rig.send(A, &from_client(&query("www.example.com")));
+        assert_eq!(rig.send(B, &from_server(&error(ID + 1, flags, extended))), []);
+        assert_eq!(rig.dropped(DropReason::DnsUnsolicited), 1);
+        let answer = error(ID, flags, extended);
+        assert_eq!(messages(&rig.send(B, &from_server(&answer))), [(A, answer.clone())]);
+        assert_eq!(rig.send(B, &from_server(&answer)), [], "the query is answered");
+        assert_eq!(rig.dropped(DropReason::DnsUnsolicited), 2);
+        assert_eq!(learned(&rig), (vec![], 0));
+    }
+}
+
 #[test]
 fn what_answers_no_query_is_dropped_and_nothing_is_learned() {
     let mut rig = rig(proto::UDP);
