@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use etherparse::{SlicedPacket, TransportSlice};
-use podgate_dataplane::l7::dns::{FRESH_MS, HOLD_MS};
+use podgate_dataplane::l7::dns::{FRESH_MS, HOLD_MS, QUERY_MS};
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, RequestRecord, ResponseStatus};
 use podgate_tables::ids::LinkId;
@@ -180,6 +180,27 @@ fn an_answer_without_addresses_passes_at_once() {
     let bare = [ID, 0x8181, 0, 0, 0, 0].map(u16::to_be_bytes).concat();
     assert_eq!(messages(&rig.send(B, &from_server(&bare))), [(A, bare)]);
     assert_eq!(learned(&rig).0, []);
+}
+
+/// A server that doesn't know the version of EDNS, or could not read the query (RFC 6891 §6.1.3).
+#[test]
+fn an_error_without_a_question_passes_with_its_edns() {
+    let opt = |extended: u8| [0, 0, 41, 4, 208, extended, 0, 0, 0, 0, 0];
+    let error = |id: u16, flags: u16, extended| {
+        let header = [id, flags, 0, 0, 0, 1].map(u16::to_be_bytes).concat();
+        [&header[..], &opt(extended)].concat()
+    };
+    for (flags, extended) in [(0x8101, 0), (0x8100, 1)] {
+        let mut rig = rig(proto::UDP);
+        rig.send(A, &from_client(&query("www.example.com")));
+        assert_eq!(rig.send(B, &from_server(&error(ID + 1, flags, extended))), []);
+        assert_eq!(rig.dropped(DropReason::DnsUnsolicited), 1);
+        let answer = error(ID, flags, extended);
+        assert_eq!(messages(&rig.send(B, &from_server(&answer))), [(A, answer.clone())]);
+        assert_eq!(rig.send(B, &from_server(&answer)), [], "the query is answered");
+        assert_eq!(rig.dropped(DropReason::DnsUnsolicited), 2);
+        assert_eq!(learned(&rig), (vec![], 0));
+    }
 }
 
 #[test]
@@ -535,6 +556,45 @@ fn over_tcp_denied_queries_are_answered_and_answers_wait_for_their_release() {
     assert!(rig.workers[0].has_releases());
     assert_eq!(stream_to(A, &rig.run()), answer);
     assert!(!rig.workers[0].has_releases());
+}
+
+#[test]
+fn over_tcp_queries_that_stay_unanswered_make_room_in_time() {
+    let mut rig = rig(proto::TCP);
+    rig.send(A, &segment(A, 1_000, None, "S", b""));
+    rig.send(B, &segment(B, 9_000, Some(1_001), "S", b""));
+    rig.send(A, &segment(A, 1_001, Some(9_001), "", b""));
+    let query = |id| with_length(&message(id, 0x0100, "www.example.com", &[]));
+    let mut seq = 1_001;
+    let mut ask = |rig: &mut Rig, id: u16| {
+        let left = rig.send(A, &segment(A, seq, Some(9_001), "P", &query(id)));
+        seq += query(id).len() as u32;
+        stream_to(B, &left)
+    };
+    for id in 0..128 {
+        assert_eq!(ask(&mut rig, id), query(id));
+        rig.send(
+            B,
+            &segment(B, 9_001, Some(1_001 + query(0).len() as u32 * u32::from(id + 1)), "", b""),
+        );
+    }
+    assert_eq!(ask(&mut rig, 128), b"", "all are waited for");
+    rig.now = rig.now.plus_millis(QUERY_MS - 1);
+    assert_eq!(stream_to(B, &rig.run()), b"");
+    let mut passed = Vec::new();
+    // The connection is looked at again at some time.
+    for _ in 0..100 {
+        rig.now = rig.now.plus_millis(100);
+        passed.extend(stream_to(B, &rig.run()));
+    }
+    assert_eq!(passed, query(128));
+    // One is late, and the other is not.
+    for (id, expected) in [(5, false), (128, true)] {
+        let answer = with_length(&message(id, 0x8183, "www.example.com", &[]));
+        let (at, acked) = if id == 5 { (9_001, seq) } else { (9_001 + answer.len() as u32, seq) };
+        let left = rig.send(B, &segment(B, at, Some(acked), "P", &answer));
+        assert_eq!(!stream_to(A, &left).is_empty(), expected, "{id}");
+    }
 }
 
 /// A worker whose pod B takes DNS queries over TCP, of many connections at a time.

@@ -8,6 +8,7 @@ use podgate_dataplane::l7::kafka::Kafka;
 use podgate_tables::drop_reason::DropReason;
 use podgate_tables::event::{EventKind, KafkaResult, RequestRecord, ResponseStatus};
 use podgate_tables::ids::RuleId;
+use podgate_tables::l7::kafka::schema::{Api, Field, Kind, List, Role};
 use podgate_tables::l7::{KafkaRule, KafkaRuleSpec, L7Entry, L7Policy, L7Rules};
 use podgate_tables::time::Nanos;
 use podgate_tables::tuple::FlowDirection::{Original, Reply};
@@ -149,7 +150,8 @@ fn run(bytes: &[u8], size: usize, policy: &L7Policy) -> Conn {
 fn allowed_requests_of_every_version_pass_unchanged() {
     let both = topics(&["orders", "jobs"]);
     for (key, version, request) in corpus("requests.txt") {
-        let by_id = matches!((key, version), (0, 13) | (1, 13..) | (8..=9, 10));
+        let by_id = matches!((key, version), (0, 13) | (1, 13..) | (8..=9, 10))
+            || may_have_both(Api::of(key).unwrap().request, version);
         let policy = if by_id { topics(&[""]) } else { both.clone() };
         for size in [usize::MAX, 1, 9] {
             let mut kafka = match (key, version) {
@@ -162,6 +164,53 @@ fn allowed_requests_of_every_version_pass_unchanged() {
             assert_eq!(ask(&mut kafka, &request, size, &policy), allowed, "{what}");
         }
     }
+}
+
+/// Whether a topic of the request may have a name and an id.
+fn may_have_both(fields: &[Field], version: i16) -> bool {
+    fields.iter().filter(|field| field.is_in(version)).any(|field| match field.kind {
+        Kind::Array { fields, list, .. } => {
+            let has = |role| fields.iter().any(|field| field.role == role && field.is_in(version));
+            list == List::Topics && has(Role::Topic) && has(Role::TopicId)
+                || may_have_both(fields, version)
+        }
+        _ => false,
+    })
+}
+
+/// A broker may use the id of a topic, and ignore its name.
+#[test]
+fn a_topic_with_a_name_and_an_id_must_be_allowed_by_both() {
+    let named = topics(&["orders", "jobs"]);
+    let mut versions = Vec::new();
+    for (key, version, by_both) in corpus("requests.txt") {
+        if !may_have_both(Api::of(key).unwrap().request, version) {
+            continue;
+        }
+        versions.push((key, version));
+        let mut by_name = by_both.clone();
+        for id in [[0x10, 0x00], [0x10, 0x01]] {
+            let id = [&[0; 14][..], &id].concat();
+            let at = by_both.windows(16).position(|bytes| bytes == id).unwrap();
+            by_name[at..at + 16].fill(0);
+        }
+        let behind = metadata(2, &["orders"]);
+        for (request, policy, allowed) in [
+            (&by_name, &named, true),
+            (&by_name, &topics(&["orders"]), false),
+            (&by_both, &named, false),
+            (&by_both, &topics(&["orders", "jobs", ""]), true),
+        ] {
+            for size in [usize::MAX, 1, 9] {
+                let kafka = run(&[&request[..], &behind].concat(), size, policy);
+                let what = format!("API {key} version {version}");
+                assert_eq!(kafka.verdicts(), [allowed, true], "{what}");
+                assert_eq!(kafka.reset, None, "{what}");
+                assert_eq!(kafka.requests.received.starts_with(request), allowed, "{what}");
+            }
+        }
+    }
+    assert_eq!(versions, [(3, 10), (3, 11), (3, 12), (3, 13), (20, 6)]);
 }
 
 /// The answers are those that were compared with the message definitions.

@@ -41,7 +41,7 @@ pub struct KafkaRequest {
     pub api_version: i16,
     /// Client id.
     pub client_id: Option<String>,
-    /// Topics; none if the API carries none.
+    /// Topics; none if the API carries none. A topic by id is an empty name, also beside its name.
     pub topics: Vec<String>,
 }
 

@@ -65,10 +65,11 @@ pub struct Answered<'a> {
 }
 
 impl Exchange {
-    /// Whether one more query would replace the oldest one.
+    /// Whether one more query would replace one that may still be answered.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub fn is_full(&self, now: Nanos) -> bool {
         self.outstanding.len() >= OUTSTANDING_MAX
+            && self.outstanding.iter().all(|query| is_recent(query, now))
     }
 
     /// Forgets all queries, for the next flow.
@@ -113,7 +114,7 @@ impl Exchange {
             *repeated = new;
             return false;
         }
-        if !self.is_full() {
+        if self.outstanding.len() < OUTSTANDING_MAX {
             self.outstanding.push(new);
             return false;
         }

@@ -95,7 +95,7 @@ impl DnsStream {
         if len > QUERY_MAX || bytes.len() < end {
             return Op::More.into();
         }
-        if self.replies.len() >= REPLIES_MAX || self.exchange.is_full() {
+        if self.replies.len() >= REPLIES_MAX || self.exchange.is_full(cx.now) {
             return Op::Stall.into();
         }
         let denied = self.dns.as_ref().map_or_else(Default::default, |(dns, _)| dns.denied);

@@ -405,7 +405,8 @@ impl RequestParser {
         }
     }
 
-    /// Decides the topics up to `complete`.
+    /// Decides the topics up to `complete`. One with a name and an id must be allowed as both, as
+    /// brokers may use either.
     fn decide_topics(
         &self,
         policy: &L7Policy,
@@ -415,8 +416,9 @@ impl RequestParser {
         while current.decided < complete {
             let topic = self.names.topic(current.decided);
             if topic.resource == TOPIC_RESOURCE {
-                let name = topic.name.unwrap_or(UNKNOWN_TOPIC);
-                let rule = self.allowing_rule(policy, current, &[name])?;
+                let both = [topic.name.unwrap_or(UNKNOWN_TOPIC), UNKNOWN_TOPIC];
+                let topics = if topic.has_id() { &both[..] } else { &both[..1] };
+                let rule = self.allowing_rule(policy, current, topics)?;
                 current.rule = current.rule.or(rule);
                 current.has_topic = true;
             }

@@ -21,8 +21,7 @@ const IPV6_HINT: u16 = 6;
 pub struct Response<'a> {
     /// Header.
     pub header: Header,
-    /// What was asked for. None in a response without any content, which only says that the query
-    /// failed.
+    /// What was asked for. None in a response that only says that the query failed.
     pub question: Option<Question>,
     answers: Records<'a>,
     /// Authorities and additional records.
@@ -34,14 +33,12 @@ impl<'a> Response<'a> {
     ///
     /// # Errors
     /// [`Malformed`] also for a query, and for another number of questions than one, unless the
-    /// response is only a header with an error.
+    /// response is only an error, with or without EDNS.
     pub fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
         let header = Header::parse(message).filter(Header::is_response).ok_or(Malformed)?;
         let [questions, answers, authorities, additionals] = header.counts;
-        let is_bare = message.len() == super::HEADER_LEN && header.rcode() != rcode::NO_ERROR;
-        if is_bare && header.counts == [0; 4] {
-            let answers = Records { message, at: message.len(), left: 0 };
-            return Ok(Self { header, question: None, others: answers.clone(), answers });
+        if [questions, answers, authorities] == [0; 3] {
+            return Self::without_question(message, header);
         }
         if questions != 1 || header.opcode() != 0 {
             return Err(Malformed);
@@ -67,6 +64,27 @@ impl<'a> Response<'a> {
         }
         let answers = Records { message, at, left: left[0] };
         Ok(Self { header, question: Some(question), answers, others })
+    }
+
+    /// An error of a server that did not read the question, or doesn't know the version of EDNS
+    /// (RFC 6891 §6.1.3): a header, and an OPT record at most.
+    fn without_question(message: &'a [u8], header: Header) -> Result<Self, Malformed> {
+        let left = u32::from(header.counts[3]);
+        let mut records = Records { message, at: super::HEADER_LEN, left };
+        let mut extended = 0;
+        if let Some(record) = records.next()? {
+            // RFC 6891 §6.1.1: its owner is the root.
+            if record.kind != kind::OPT || message[record.owner] != 0 {
+                return Err(Malformed);
+            }
+            // RFC 6891 §6.1.3: the upper bits of the response code.
+            extended = record.ttl >> 24;
+        }
+        let is_error = header.rcode() != rcode::NO_ERROR || extended > 0;
+        if !is_error || records.left > 0 || records.at != message.len() {
+            return Err(Malformed);
+        }
+        Ok(Self { header, question: None, others: records.clone(), answers: records })
     }
 
     /// The addresses of the queried name: those of A and AAAA records of the name itself or of the

@@ -229,6 +229,38 @@ fn malformed_responses_are_told_from_bare_errors() {
     let bare = header(0x8181, [0; 4]);
     assert!(Response::parse(&bare).unwrap().question.is_none());
     assert!(Response::parse(&header(0x8180, [0; 4])).is_err(), "it says nothing");
+    assert!(Response::parse(&[&bare[..], b"x"].concat()).is_err());
+}
+
+#[test]
+fn an_error_without_a_question_has_at_most_edns() {
+    const ROOT: &[u8] = &[0];
+    let opt = |extended: u32| record(ROOT, kind::OPT, extended << 24, &[0, 3, 0, 1, b'x']);
+    let error =
+        |flags, counts, records: &[Vec<u8>]| [header(flags, counts), records.concat()].concat();
+    let (formerr, noerror) = (0x8181, 0x8180);
+    for message in [
+        error(formerr, [0, 0, 0, 1], &[opt(0)]),
+        // BADVERS: its code is in both, and the header's part is zero.
+        error(noerror, [0, 0, 0, 1], &[opt(1)]),
+    ] {
+        let response = Response::parse(&message).unwrap();
+        assert!(response.question.is_none() && response.addresses().next().is_none());
+        assert!(Response::parse(&[&message[..], b"x"].concat()).is_err());
+        assert!(Response::parse(&message[..message.len() - 1]).is_err());
+    }
+    let address = || record(ROOT, kind::A, 9, &[192, 0, 2, 1]);
+    for message in [
+        error(noerror, [0, 0, 0, 1], &[opt(0)]),
+        error(formerr, [0, 0, 0, 2], &[opt(0), opt(0)]),
+        error(formerr, [0, 0, 0, 1], &[record(&wire("a"), kind::OPT, 0, &[])]),
+        error(formerr, [0, 0, 0, 1], &[address()]),
+        error(formerr, [0, 0, 0, 2], &[opt(0), address()]),
+        error(formerr, [0, 0, 1, 0], &[opt(0)]),
+        error(formerr, [0, 1, 0, 0], &[address()]),
+    ] {
+        assert!(Response::parse(&message).is_err(), "{message:?}");
+    }
 }
 
 proptest! {

@@ -71,6 +71,14 @@ pub struct TopicRef<'a> {
     pub partitions: &'a [i32],
 }
 
+impl TopicRef<'_> {
+    /// Whether it has an id, which is not zero.
+    #[must_use]
+    pub fn has_id(&self) -> bool {
+        self.id.is_some_and(|id| id != [0; 16])
+    }
+}
+
 /// A request exceeds one of the bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooMany;
