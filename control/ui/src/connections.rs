@@ -1,19 +1,23 @@
-//! Connections: their number, and how long they may be silent.
+//! Connections: their number, which of them yield to others, and how long they may be silent.
 
+use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use podgate_api::limits::ServerLimits;
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use podgate_api::limits::{ACCEPT_PAUSE, ServerLimits};
+use podgate_api::places::{Place, Places, Requested};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Further connections wait.
+/// Further connections on loopback wait until another one ends, or yields its place ([`Places`]).
 const LIMITS: ServerLimits = ServerLimits::WEB;
 
 /// How long a connection may be silent.
@@ -28,35 +32,57 @@ struct Timeouts {
 /// A stream of flows is never idle: it has a comment each 15 seconds.
 const TIMEOUTS: Timeouts = Timeouts { header: LIMITS.request, idle: LIMITS.silence };
 
-/// A listener that accepts no connection while there are as many as [`LIMITS`] allows.
+/// Dropped when a connection loses its place.
+type HasPlace = oneshot::Sender<Infallible>;
+
+/// A listener with as many connections at a time as [`LIMITS`] allows.
 pub(crate) struct Limited {
     listener: TcpListener,
-    connections: Arc<Semaphore>,
+    places: Arc<Places<HasPlace>>,
     timeouts: Timeouts,
 }
 
 impl Limited {
     /// Accepts the connections of `listener`.
     pub(crate) fn new(listener: TcpListener) -> Self {
-        let connections = Arc::new(Semaphore::new(LIMITS.connections));
-        Self { listener, connections, timeouts: TIMEOUTS }
+        Self { listener, places: Places::new(LIMITS.connections), timeouts: TIMEOUTS }
+    }
+
+    /// A place, and what ends when it is lost. A client on loopback waits for one. Others that have
+    /// to wait get none, or those of one address would keep the rest waiting.
+    async fn place(
+        &self,
+        source: Option<IpAddr>,
+    ) -> Option<(Place<HasPlace>, oneshot::Receiver<Infallible>)> {
+        loop {
+            let (has_place, loses_place) = oneshot::channel();
+            match self.places.take(source, has_place) {
+                Some(place) => return Some((place, loses_place)),
+                None if source.is_some() => return None,
+                None => sleep(ACCEPT_PAUSE).await,
+            }
+        }
     }
 }
 
 impl axum::serve::Listener for Limited {
-    type Io = CountedConnection;
+    type Io = PlacedConnection;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (CountedConnection, SocketAddr) {
-        let permit = Arc::clone(&self.connections).acquire_owned().await.ok();
-        let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+    async fn accept(&mut self) -> (PlacedConnection, SocketAddr) {
+        let (stream, peer, place, loses_place) = loop {
+            let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+            if let Some((place, loses_place)) = self.place(source(peer)).await {
+                break (stream, peer, place, loses_place);
+            }
+        };
         let Timeouts { header, idle } = self.timeouts;
         let silence = SilenceLimit {
             deadline: Box::pin(sleep(header)),
             header: Some(Header::default()),
             idle,
         };
-        (CountedConnection { stream, silence, _permit: permit }, peer)
+        (PlacedConnection { stream, silence, loses_place, place }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -64,12 +90,48 @@ impl axum::serve::Listener for Limited {
     }
 }
 
-/// A connection that is counted until it is closed. Reading fails once it was silent for too long,
-/// so that clients that send nothing don't keep others out.
-pub(crate) struct CountedConnection {
+/// By what places are shared. Clients of this machine may use any loopback address, so that these
+/// say nothing.
+fn source(peer: SocketAddr) -> Option<IpAddr> {
+    Some(peer.ip().to_canonical()).filter(|address| !address.is_loopback())
+}
+
+/// A connection that has its place until it is closed, or loses it to another one. Reading fails
+/// once it was silent for too long, so that clients that send nothing don't keep others out.
+pub(crate) struct PlacedConnection {
     stream: TcpStream,
     silence: SilenceLimit,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// Ends when the connection loses its place.
+    loses_place: oneshot::Receiver<Infallible>,
+    place: Place<HasPlace>,
+}
+
+impl PlacedConnection {
+    /// Fails once the place is lost; wakes the caller then.
+    fn poll_place(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let receiver = &mut self.loses_place;
+        if receiver.is_terminated() || Pin::new(receiver).poll(context).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the place of a connection, once a request on it was admitted.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission(Requested);
+
+impl Admission {
+    /// Records that a request was admitted.
+    pub(crate) fn grant(&self) {
+        self.0.set();
+    }
+}
+
+impl Connected<IncomingStream<'_, Limited>> for Admission {
+    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
+        Self(stream.io().place.requested().clone())
+    }
 }
 
 /// For how long a connection may be silent.
@@ -124,12 +186,13 @@ impl Header {
     }
 }
 
-impl AsyncRead for CountedConnection {
+impl AsyncRead for PlacedConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.poll_place(context)?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_pending() {
@@ -141,12 +204,13 @@ impl AsyncRead for CountedConnection {
     }
 }
 
-impl AsyncWrite for CountedConnection {
+impl AsyncWrite for PlacedConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_place(context)?;
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         if let Poll::Ready(Ok(bytes)) = written {
             self.silence.moved(bytes);
@@ -177,7 +241,48 @@ mod tests {
     async fn limited(timeouts: Timeouts) -> (Limited, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Limited { listener, connections: Arc::new(Semaphore::new(1)), timeouts }, address)
+        (Limited { listener, places: Places::new(1), timeouts }, address)
+    }
+
+    /// Whether no connection has a place.
+    fn is_empty(places: &Arc<Places<HasPlace>>, owners: usize) -> bool {
+        // Each place has a reference.
+        Arc::strong_count(places) == owners
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_an_admitted_request_yields_its_place() {
+        let (mut limited, address) = limited(Timeouts { header: NEVER, idle: NEVER }).await;
+        let mut clients = Vec::new();
+        let mut last: Option<PlacedConnection> = None;
+        for _ in 0..3 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            clients.push(client);
+            let (accepted, _) = axum::serve::Listener::accept(&mut limited).await;
+            if let Some(mut last) = last.replace(accepted) {
+                let error = last.read_to_end(&mut Vec::new()).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+                let error = last.write_all(b"HTTP/1.1").await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+            }
+        }
+        let mut last = last.unwrap();
+        last.read_exact(&mut [0; 18]).await.unwrap();
+        drop(last);
+        assert!(is_empty(&limited.places, 1));
+    }
+
+    #[test]
+    fn loopback_addresses_are_one_source() {
+        for (address, remote) in [
+            ("127.0.0.2:9", false),
+            ("[::1]:9", false),
+            ("[::ffff:127.0.0.1]:9", false),
+            ("192.0.2.1:9", true),
+        ] {
+            assert_eq!(source(address.parse().unwrap()).is_some(), remote, "{address}");
+        }
     }
 
     #[tokio::test]
@@ -191,7 +296,7 @@ mod tests {
             let error = accepted.read_to_end(&mut Vec::new()).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             drop(accepted);
-            assert_eq!(limited.connections.available_permits(), 1);
+            assert!(is_empty(&limited.places, 1));
         }
         let mut header = Header::default();
         assert!(!header.ends_in(b"GET / HTTP/1.1\r\nHost: a\r\n\r"));
@@ -203,7 +308,7 @@ mod tests {
     async fn a_connection_ends_if_it_is_idle_after_its_first_request() {
         let timeouts = Timeouts { header: NEVER, idle: Duration::from_millis(300) };
         let (limited, address) = limited(timeouts).await;
-        let connections = Arc::clone(&limited.connections);
+        let places = Arc::clone(&limited.places);
         let router = Router::new().route("/", get(|| async { "here" }));
         let server = tokio::spawn(axum::serve(limited, router).into_future());
         for _ in 0..2 {
@@ -215,7 +320,9 @@ mod tests {
         }
         server.abort();
         assert!(server.await.unwrap_err().is_cancelled());
-        let _closed = connections.acquire().await.unwrap();
+        while !is_empty(&places, 1) {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
@@ -223,7 +330,7 @@ mod tests {
         let (mut limited, address) = limited(Timeouts { header: NEVER, idle: 2 * NEVER }).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let (mut accepted, _) = axum::serve::Listener::accept(&mut limited).await;
-        let deadline = |accepted: &CountedConnection| accepted.silence.deadline.deadline();
+        let deadline = |accepted: &PlacedConnection| accepted.silence.deadline.deadline();
         let start = deadline(&accepted);
         for (said, moves) in [(&b"GET / HTTP/1.1\r\n"[..], false), (b"\r\n", true), (b"G", true)] {
             let before = deadline(&accepted);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
+    SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
@@ -23,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::access::{Access, Decision, Exposure};
 use crate::agent::{ApiCall, Parameters, ask};
 use crate::assets::ASSETS;
-use crate::connections::Limited;
+use crate::connections::{Admission, Limited};
 use crate::flows::{self, Message};
 use crate::{Config, UiError};
 
@@ -99,7 +100,8 @@ impl Server {
     /// # Errors
     /// When no connections can be accepted any more.
     pub async fn serve(self) -> Result<(), UiError> {
-        axum::serve(Limited::new(self.listener), router(self.shared)).await.map_err(UiError::Serve)
+        let service = router(self.shared).into_make_service_with_connect_info::<Admission>();
+        axum::serve(Limited::new(self.listener), service).await.map_err(UiError::Serve)
     }
 }
 
@@ -123,10 +125,18 @@ fn router(shared: Arc<Shared>) -> Router {
     router.layer(from_fn_with_state(Arc::clone(&shared), check)).with_state(shared)
 }
 
-/// Answers the requests that may be answered, and says to the browser what the page may do.
+/// Answers the requests that may be answered, and says to the browser what the page may do. The
+/// connection of a denied request is closed, and that of an admitted one keeps its place.
 async fn check(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let decision = shared.access.decide(request.method(), request.uri(), request.headers());
-    let deny = |status: StatusCode, text: &str| (status, format!("{text}\n")).into_response();
+    if let Decision::Answer | Decision::Admit(_) = decision
+        && let Some(ConnectInfo(admission)) = request.extensions().get::<ConnectInfo<Admission>>()
+    {
+        admission.grant();
+    }
+    let deny = |status: StatusCode, text: &str| {
+        (status, [(CONNECTION, "close")], format!("{text}\n")).into_response()
+    };
     let mut response = match decision {
         Decision::Answer => next.run(request).await,
         Decision::Admit(cookie) => {
@@ -225,6 +235,8 @@ fn request(config: &Config, parameters: &Parameters) -> Result<GetFlowsRequest, 
 mod tests {
     use podgate_hubble::client::Address;
     use podgate_hubble::proto::flow::FlowFilter;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -255,6 +267,55 @@ mod tests {
             assert!(url.starts_with("http://127.0.0.1:") && !url.contains(":0/"), "{url}");
             assert!(Server::open(config("0.0.0.0:0", Exposure::Any)).await.is_ok());
         });
+    }
+
+    /// Sends a request with these fields.
+    async fn ask(stream: &mut TcpStream, target: &str, fields: &str) {
+        let host = stream.peer_addr().unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+    }
+
+    /// Reads an answer up to its end, which is `end`.
+    async fn answer_until(end: &str, stream: &mut TcpStream) -> String {
+        let mut answer = Vec::new();
+        while !answer.ends_with(end.as_bytes()) {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "it is closed");
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn clients_without_the_token_keep_no_browser_out() {
+        let server = Server::open(config("127.0.0.1:0", Exposure::Loopback)).await.unwrap();
+        let address = server.address;
+        let token = server.shared.access.token().to_owned();
+        let cookie = format!("Cookie: podgate-ui-{}={token}\r\n", address.port());
+        tokio::spawn(server.serve());
+        let connect = || async { TcpStream::connect(address).await.unwrap() };
+        let mut browser = connect().await;
+        ask(&mut browser, &format!("/?token={token}"), "").await;
+        let admitted = answer_until("\r\n\r\n", &mut browser).await;
+        assert!(admitted.starts_with("HTTP/1.1 303 "), "{admitted}");
+        let mut others = Vec::new();
+        for fields in ["", "Origin: http://evil.example\r\n"].into_iter().cycle().take(140) {
+            let mut other = connect().await;
+            ask(&mut other, "/", fields).await;
+            let mut denied = String::new();
+            other.read_to_string(&mut denied).await.unwrap();
+            assert!(denied.starts_with("HTTP/1.1 40"), "{denied}");
+            assert!(denied.contains("\r\nconnection: close\r\n"), "{denied}");
+            others.push(other);
+        }
+        // Nor do those that send nothing.
+        for _ in 0..140 {
+            others.push(connect().await);
+        }
+        for stream in [&mut browser, &mut connect().await] {
+            ask(stream, "/", &cookie).await;
+            let page = answer_until("</html>\n", stream).await;
+            assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+        }
     }
 
     #[tokio::test]
