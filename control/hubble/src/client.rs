@@ -236,6 +236,8 @@ mod tests {
     use tokio::sync::{broadcast, watch};
 
     use super::*;
+    use crate::observer::STREAMS_MAX;
+    use crate::proto::flow::FlowFilter;
     use crate::read::tests::observed;
     use crate::{
         AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Tcp, Translator, UnixSocket,
@@ -379,6 +381,40 @@ mod tests {
             let debug = crate::proto::observer::GetDebugEventsRequest::default();
             let error = client.get_debug_events(debug).await.unwrap_err();
             assert_eq!(error.code(), Code::Unimplemented);
+        });
+    }
+
+    #[test]
+    fn too_many_filters_are_rejected_before_they_are_decoded() {
+        with_server(|address| async move {
+            let mut client = Client::connect(&address, None).await.unwrap().observer;
+            let whitelist = vec![FlowFilter::default(); 257];
+            let request = GetFlowsRequest { whitelist, ..GetFlowsRequest::default() };
+            let error = client.get_flows(request).await.unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument);
+            assert_eq!(error.message(), "a request has at most 256 filters");
+            let source_fqdn = vec!["*".into(); 21_000];
+            let whitelist = vec![FlowFilter { source_fqdn, ..FlowFilter::default() }];
+            let request = GetFlowsRequest { whitelist, ..GetFlowsRequest::default() };
+            let error = client.get_flows(request).await.unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument);
+            assert!(error.message().starts_with("source_fqdn: "), "{error}");
+        });
+    }
+
+    #[test]
+    fn open_streams_leave_places_for_requests() {
+        with_server(|address| async move {
+            let mut client = Client::connect(&address, None).await.unwrap();
+            let mut streams = Vec::new();
+            for _ in 0..STREAMS_MAX - 1 {
+                let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+                streams.push(client.flows(request).await.unwrap());
+            }
+            let mut other = Client::connect(&address, None).await.unwrap();
+            for _ in 0..100 {
+                other.server_status().await.unwrap();
+            }
         });
     }
 

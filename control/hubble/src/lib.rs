@@ -4,6 +4,7 @@
 //! | module | topic |
 //! |---|---|
 //! | `proto` | messages and services, generated from `proto/` |
+//! | `codec` | messages as protocol buffers |
 //! | `flow` | from a record to the flows that clients read |
 //! | `filter` | which flows a client wants |
 //! | `field_mask` | which fields of them |
@@ -20,6 +21,7 @@
 
 mod agent_events;
 pub mod client;
+mod codec;
 mod field_mask;
 mod filter;
 mod flow;

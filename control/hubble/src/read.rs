@@ -4,6 +4,7 @@
 //! little memory whatever it asks for. One that reads too slowly loses records and learns how many.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use podgate_api::FlowItem;
@@ -19,8 +20,8 @@ use crate::proto::observer::get_flows_response::ResponseTypes;
 use crate::proto::observer::{GetFlowsRequest, GetFlowsResponse};
 use crate::source::{FlowSource, Observed};
 
-/// Records after which others may run.
-const RECORDS_PER_TURN: usize = 64;
+/// Time after which other tasks may run: how long a record takes depends on the filters.
+const TURN: Duration = Duration::from_micros(500);
 
 /// What one client asked for.
 pub(crate) struct Query {
@@ -130,6 +131,7 @@ impl Query {
 
     /// Where the last `number` flows begin.
     async fn start(&self, items: &[Arc<Observed>], translator: &Translator) -> Start {
+        let mut turn = Turn::default();
         let mut left = self.range.number;
         for (item, observed) in items.iter().enumerate().rev() {
             if left == 0 {
@@ -140,7 +142,7 @@ impl Query {
                 return Start { item, flows: count - left };
             }
             left -= count;
-            yield_sometimes(item).await;
+            turn.yield_when_over().await;
         }
         Start { item: if left == 0 { items.len() } else { 0 }, flows: 0 }
     }
@@ -156,10 +158,22 @@ impl Query {
     }
 }
 
-/// Lets other tasks run after some records.
-async fn yield_sometimes(record: usize) {
-    if record.is_multiple_of(RECORDS_PER_TURN) {
-        tokio::task::yield_now().await;
+/// The time since other tasks could run.
+struct Turn(Instant);
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Turn {
+    /// Lets other tasks run, once it has taken its time.
+    async fn yield_when_over(&mut self) {
+        if self.0.elapsed() >= TURN {
+            tokio::task::yield_now().await;
+            *self = Self::default();
+        }
     }
 }
 
@@ -210,7 +224,8 @@ impl Reader {
         };
         let mut left = range.number;
         let mut skip = start.flows;
-        for (index, observed) in past.iter().enumerate().skip(start.item) {
+        let mut turn = Turn::default();
+        for observed in past.iter().skip(start.item) {
             // Gaps after the last one are sent only if flows are counted from the newest on.
             if left == 0 && range.starts_at_oldest() {
                 break;
@@ -222,7 +237,7 @@ impl Reader {
             }
             skip = 0;
             self.send_gap(observed).await?;
-            yield_sometimes(index).await;
+            turn.yield_when_over().await;
         }
         Ok(())
     }
@@ -231,7 +246,9 @@ impl Reader {
         &self,
         mut live: broadcast::Receiver<Arc<Observed>>,
     ) -> Result<(), ClientGone> {
+        let mut turn = Turn::default();
         loop {
+            turn.yield_when_over().await;
             let received = tokio::select! {
                 received = live.recv() => received,
                 () = self.to.closed() => return Err(ClientGone),

@@ -38,7 +38,9 @@ use crate::source::FlowSource;
 /// socket.
 const LIMITS: ServerLimits = ServerLimits::HUBBLE;
 /// Largest request, bytes.
-const REQUEST_MAX: usize = 1 << 18;
+const REQUEST_MAX: usize = 1 << 16;
+/// Most requests of a socket that have come in part, or are not answered yet: each has memory.
+const REQUESTS_MAX: usize = 64;
 
 /// A TCP port to listen on.
 #[derive(Clone, Debug)]
@@ -239,7 +241,7 @@ pub async fn serve(
     };
     let accept = move || accept_unix(unix.clone());
     let by_unix = builder()
-        .layer(InterceptorLayer::new(note_request))
+        .layer(InterceptorLayer::new(take_requests()))
         .add_routes(routes())
         .serve_with_incoming(incoming(accept));
     let by_tcp = async {
@@ -253,7 +255,7 @@ pub async fn serve(
         if let Some(tls) = tls {
             builder = builder.tls_config(tls.clone()).map_err(io::Error::other)?;
         }
-        let mut builder = builder.layer(InterceptorLayer::new(note_request));
+        let mut builder = builder.layer(InterceptorLayer::new(take_requests()));
         let served = builder.add_routes(routes()).serve_with_incoming(incoming(accept));
         served.await.map_err(io::Error::other)
     };
@@ -290,6 +292,8 @@ fn builder() -> Server {
         .http2_keepalive_interval(Some(LIMITS.silence))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(STREAMS_MAX as u32))
+        // Of a request and the head of its answer, not of a stream.
+        .timeout(LIMITS.request)
 }
 
 /// A connection that counts towards the limit.
@@ -306,11 +310,24 @@ struct Connection<T> {
 type HasPlace = oneshot::Sender<Infallible>;
 
 /// Records that a request came on its connection.
-fn note_request(request: Request<()>) -> Result<Request<()>, Status> {
+fn note_request(request: &Request<()>) {
     if let Some(requested) = request.extensions().get::<Requested>() {
         requested.set();
     }
-    Ok(request)
+}
+
+/// Takes the requests of a socket as they begin, up to [`REQUESTS_MAX`] at a time.
+fn take_requests() -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
+    let places = Arc::new(Semaphore::new(REQUESTS_MAX));
+    move |mut request| {
+        note_request(&request);
+        let place = Arc::clone(&places).try_acquire_owned();
+        let too_many =
+            |_| Status::resource_exhausted(format!("{REQUESTS_MAX} requests are not answered yet"));
+        // The request has its place until it is dropped, when it is answered.
+        request.extensions_mut().insert(Arc::new(place.map_err(too_many)?));
+        Ok(request)
+    }
 }
 
 /// Connections, at most as many as [`LIMITS`] says; others are closed, as are those without a
@@ -440,10 +457,23 @@ mod tests {
         let mut accepted = Connection::new(accepted, None, &places).unwrap();
         let mut request = Request::new(());
         request.extensions_mut().insert(accepted.connect_info());
-        note_request(request).unwrap();
+        note_request(&request);
         sleep(LIMITS.request).await;
         client.write_all(b"more").await.unwrap();
         accepted.read_exact(&mut [0; 4]).await.unwrap();
+    }
+
+    #[test]
+    fn requests_of_a_socket_are_limited_until_they_are_dropped() {
+        let take = take_requests();
+        let mut taken: Vec<_> =
+            (0..REQUESTS_MAX).map(|_| take(Request::new(())).unwrap()).collect();
+        let error = take.clone()(Request::new(())).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::ResourceExhausted);
+        taken.pop();
+        take(Request::new(())).unwrap();
+        // Another socket has its own.
+        take_requests()(Request::new(())).unwrap();
     }
 
     #[tokio::test]

@@ -45,6 +45,8 @@ fn generate() -> BTreeMap<String, String> {
     let out = tempfile::tempdir().unwrap();
     tonic_prost_build::configure()
         .build_transport(false)
+        // Requests are checked before they are decoded.
+        .codec_path("crate::codec::Codec")
         // Responses are passed from task to task, and a flow has a kilobyte.
         .boxed(".observer.GetFlowsResponse.response_types.flow")
         .out_dir(out.path())

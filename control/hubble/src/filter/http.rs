@@ -1,19 +1,12 @@
 //! Filters of requests and responses.
 
-use regex::{Regex, RegexBuilder};
-
-use super::{Test, add, l7, parse_all};
+use super::{Tests, l7};
 use crate::flow::event_type;
 use crate::proto::flow::layer7::Record;
 use crate::proto::flow::{Flow, FlowFilter, Http};
 
-/// Largest compiled pattern, bytes.
-const PATTERN_SIZE_MAX: usize = 1 << 18;
-/// Most patterns of one filter.
-const PATTERNS_MAX: usize = 16;
-
 /// The tests of a filter's fields.
-pub(super) fn tests(filter: &FlowFilter, tests: &mut Vec<Test>) -> Result<(), String> {
+pub(super) fn tests(filter: &FlowFilter, tests: &mut Tests<'_>) -> Result<(), String> {
     let l7_fields = [
         ("http_status_code", filter.http_status_code.len()),
         ("http_method", filter.http_method.len()),
@@ -29,37 +22,21 @@ pub(super) fn tests(filter: &FlowFilter, tests: &mut Vec<Test>) -> Result<(), St
             return Err(format!("{field}: event_type must contain L7 events ({})", event_type::L7));
         }
     }
-    if filter.http_path.len() + filter.http_url.len() + filter.dns_query.len() > PATTERNS_MAX {
-        return Err(format!("a filter has at most {PATTERNS_MAX} patterns"));
-    }
-    let statuses = parse_all("http_status_code", &filter.http_status_code, status)?;
-    add(tests, statuses, |flow, wanted| {
+    tests.add_parsed("http_status_code", &filter.http_status_code, status, |flow, wanted| {
         http(flow).is_some_and(|http| http.code > 0 && wanted.contains(&http.code))
-    });
-    add(tests, filter.http_method.clone(), |flow, method| {
+    })?;
+    tests.add("http_method", &filter.http_method, |flow, method| {
         http(flow).is_some_and(|http| http.method.eq_ignore_ascii_case(method))
-    });
-    let paths = parse_all("http_path", &filter.http_path, pattern)?;
-    add(tests, paths, |flow, pattern| {
-        request(flow).is_some_and(|http| pattern.is_match(path(&http.url)))
-    });
-    let urls = parse_all("http_url", &filter.http_url, pattern)?;
-    add(tests, urls, |flow, pattern| request(flow).is_some_and(|http| pattern.is_match(&http.url)));
-    add(tests, filter.http_header.clone(), |flow, header| {
+    })?;
+    tests.add_patterns("http_path", &filter.http_path, |flow| Some(path(&request(flow)?.url)))?;
+    tests.add_patterns("http_url", &filter.http_url, |flow| Some(&request(flow)?.url))?;
+    tests.add("http_header", &filter.http_header, |flow, header| {
         http(flow).is_some_and(|http| http.headers.contains(header))
-    });
-    let queries = parse_all("dns_query", &filter.dns_query, pattern)?;
-    add(tests, queries, |flow, pattern| match l7(flow) {
-        Some(Record::Dns(dns)) => pattern.is_match(&dns.query),
-        _ => false,
-    });
-    Ok(())
-}
-
-/// A pattern in RE2's syntax, which is matched in linear time.
-fn pattern(text: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).build();
-    built.map_err(|error| error.to_string())
+    })?;
+    tests.add_patterns("dns_query", &filter.dns_query, |flow| match l7(flow)? {
+        Record::Dns(dns) => Some(&dns.query),
+        _ => None,
+    })
 }
 
 /// Status codes: one, or all that begin with a digit or two.

@@ -2,6 +2,7 @@
 //!
 //! Values mean what they mean to Hubble's own server (cilium `pkg/hubble/filters`).
 
+mod budget;
 mod http;
 mod labels;
 mod names;
@@ -10,18 +11,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use self::budget::Budget;
 use self::labels::LabelSelector;
-use self::names::{NamespacedPrefix, fqdn_pattern, node_pattern};
+use self::names::{NamePattern, NamespacedPrefix, NodePattern};
 use crate::proto::flow::layer4::Protocol;
 use crate::proto::flow::layer7::Record;
 use crate::proto::flow::{
     Endpoint, Flow, FlowFilter, Layer4, NetworkInterface, Service, TcpFlags, Workload,
 };
-
-/// Most filters of one request.
-const FILTERS_MAX: usize = 256;
-/// Most values of one filter, in all of its fields.
-const VALUES_MAX: usize = 4096;
 
 /// Condition of one field of a filter.
 type Test = Box<dyn Fn(&Flow) -> bool + Send + Sync>;
@@ -39,15 +36,22 @@ impl Filters {
     /// The filters of a request.
     ///
     /// # Errors
-    /// For a value that can't be understood: one line that names the field.
+    /// For a value that can't be understood, or one too many: one line that names the field.
     pub(crate) fn new(allow: &[FlowFilter], deny: &[FlowFilter]) -> Result<Self, String> {
-        if allow.len() + deny.len() > FILTERS_MAX {
-            return Err(format!("a request has at most {FILTERS_MAX} filters"));
-        }
-        let compile = |filters: &[FlowFilter]| -> Result<Vec<_>, String> {
-            filters.iter().map(Filter::new).collect()
+        let bytes = allow.iter().chain(deny).map(prost::Message::encoded_len).sum();
+        let mut budget = Budget::new(allow.len() + deny.len(), bytes)?;
+        let mut compile = |filters: &[FlowFilter]| -> Result<Vec<_>, String> {
+            filters.iter().map(|filter| Filter::new(filter, &mut budget)).collect()
         };
         Ok(Self { allow: compile(allow)?, deny: compile(deny)? })
+    }
+
+    /// Checks the number of a request's filters, which [`Self::new`] does too.
+    ///
+    /// # Errors
+    /// For too many.
+    pub(crate) fn check_count(filters: usize) -> Result<(), String> {
+        budget::check_count(filters)
     }
 
     /// Whether the client wants the flow.
@@ -58,20 +62,17 @@ impl Filters {
 }
 
 impl Filter {
-    fn new(filter: &FlowFilter) -> Result<Self, String> {
-        if prost::Message::encoded_len(filter) > 16 * VALUES_MAX {
-            return Err(format!("a filter has at most {} bytes", 16 * VALUES_MAX));
-        }
+    fn new(filter: &FlowFilter, budget: &mut Budget) -> Result<Self, String> {
         let expressions = filter.experimental.iter().flat_map(|e| &e.cel_expression);
         if expressions.count() > 0 {
             return Err("cel_expression is not supported; use the other fields".to_owned());
         }
-        let mut tests = Vec::new();
+        let mut tests = Tests { tests: Vec::new(), budget };
         ends(filter, &mut tests)?;
         kinds(filter, &mut tests)?;
         layers(filter, &mut tests)?;
         http::tests(filter, &mut tests)?;
-        Ok(Self(tests))
+        Ok(Self(tests.tests))
     }
 
     fn matches(&self, flow: &Flow) -> bool {
@@ -79,14 +80,89 @@ impl Filter {
     }
 }
 
-/// Adds a test, if its field has values.
-fn add<T: Send + Sync + 'static>(
-    tests: &mut Vec<Test>,
-    values: Vec<T>,
-    matches: impl Fn(&Flow, &T) -> bool + Send + Sync + 'static,
-) {
-    if !values.is_empty() {
-        tests.push(Box::new(move |flow| values.iter().any(|value| matches(flow, value))));
+/// Makes the tests of a filter, one for each field that has values.
+struct Tests<'b> {
+    tests: Vec<Test>,
+    budget: &'b mut Budget,
+}
+
+impl Tests<'_> {
+    /// Adds a field whose values are compared as they are.
+    fn add<T: Clone + Send + Sync + 'static>(
+        &mut self,
+        field: &str,
+        values: &[T],
+        matches: impl Fn(&Flow, &T) -> bool + Send + Sync + 'static,
+    ) -> Result<(), String> {
+        self.budget.take_values(field, values.len())?;
+        self.push(values.to_vec(), matches);
+        Ok(())
+    }
+
+    /// Adds a field whose values are parsed.
+    fn add_parsed<T: Send + Sync + 'static>(
+        &mut self,
+        field: &str,
+        values: &[String],
+        parse: impl Fn(&str) -> Result<T, String>,
+        matches: impl Fn(&Flow, &T) -> bool + Send + Sync + 'static,
+    ) -> Result<(), String> {
+        self.budget.take_values(field, values.len())?;
+        self.push(parse_all(field, values, parse)?, matches);
+        Ok(())
+    }
+
+    /// Adds a field of label selectors; `labels` are those that a flow has.
+    fn add_labels(
+        &mut self,
+        field: &str,
+        values: &[String],
+        labels: impl Fn(&Flow) -> Option<&[String]> + Send + Sync + 'static,
+    ) -> Result<(), String> {
+        let commas = values.iter().map(|value| value.matches(',').count()).sum();
+        self.budget.take_values(field, commas)?;
+        self.add_parsed(field, values, LabelSelector::parse, move |flow, selector| {
+            labels(flow).is_some_and(|labels| selector.matches(labels))
+        })
+    }
+
+    /// Adds a field of patterns of names.
+    fn add_names<T: Send + Sync + 'static>(
+        &mut self,
+        field: &str,
+        values: &[String],
+        parse: impl Fn(&str) -> Result<T, String>,
+        matches: impl Fn(&Flow, &T) -> bool + Send + Sync + 'static,
+    ) -> Result<(), String> {
+        self.budget.take_names(field, values.len())?;
+        self.add_parsed(field, values, parse, matches)
+    }
+
+    /// Adds a field of regular expressions; `text` is what a flow has for them.
+    fn add_patterns(
+        &mut self,
+        field: &str,
+        values: &[String],
+        text: impl Fn(&Flow) -> Option<&str> + Send + Sync + 'static,
+    ) -> Result<(), String> {
+        self.budget.take_values(field, values.len())?;
+        self.budget.take_patterns(field, values)?;
+        let patterns = parse_all(field, values, |text| self.budget.compile(text))?;
+        self.push(patterns, move |flow, pattern| {
+            text(flow).is_some_and(|text| pattern.is_match(text))
+        });
+        Ok(())
+    }
+
+    fn push<T: Send + Sync + 'static>(
+        &mut self,
+        values: Vec<T>,
+        matches: impl Fn(&Flow, &T) -> bool + Send + Sync + 'static,
+    ) {
+        if !values.is_empty() {
+            let test = move |flow: &Flow| values.iter().any(|value| matches(flow, value));
+            self.tests.push(Box::new(test));
+        }
     }
 }
 
@@ -94,7 +170,7 @@ fn add<T: Send + Sync + 'static>(
 fn parse_all<T>(
     field: &str,
     values: &[String],
-    parse: impl Fn(&str) -> Result<T, String>,
+    mut parse: impl FnMut(&str) -> Result<T, String>,
 ) -> Result<Vec<T>, String> {
     let parse = |value: &String| parse(value).map_err(|why| format!("{field} {value:?}: {why}"));
     values.iter().map(parse).collect()
@@ -119,7 +195,7 @@ struct End<'f> {
     identities: &'f [u32],
 }
 
-fn ends(filter: &FlowFilter, tests: &mut Vec<Test>) -> Result<(), String> {
+fn ends(filter: &FlowFilter, tests: &mut Tests<'_>) -> Result<(), String> {
     let source = End {
         name: "source",
         endpoint: |flow| flow.source.as_ref(),
@@ -156,53 +232,48 @@ fn ends(filter: &FlowFilter, tests: &mut Vec<Test>) -> Result<(), String> {
     };
     end(&source, tests)?;
     end(&destination, tests)?;
-    let translated = parse_all("source_ip_xlated", &filter.source_ip_xlated, network)?;
     let address = |flow: &Flow| flow.ip.as_ref().and_then(|ip| ip.source_xlated.parse().ok());
-    add(tests, translated, move |flow, network| contains(*network, address(flow)));
-    Ok(())
+    tests.add_parsed("source_ip_xlated", &filter.source_ip_xlated, network, move |flow, network| {
+        contains(*network, address(flow))
+    })
 }
 
-fn end(end: &End<'_>, tests: &mut Vec<Test>) -> Result<(), String> {
+fn end(end: &End<'_>, tests: &mut Tests<'_>) -> Result<(), String> {
     let field = |what: &str| format!("{}_{what}", end.name);
     let (endpoint, service, names) = (end.endpoint, end.service, end.names);
     let (address, port) = (end.address, end.port);
 
-    let networks = parse_all(&field("ip"), end.ips, network)?;
-    add(tests, networks, move |flow, network| contains(*network, address(flow).parse().ok()));
-    let pods = parse_all(&field("pod"), end.pods, NamespacedPrefix::parse)?;
-    add(tests, pods, move |flow, pod| {
+    tests.add_parsed(&field("ip"), end.ips, network, move |flow, network| {
+        contains(*network, address(flow).parse().ok())
+    })?;
+    tests.add_parsed(&field("pod"), end.pods, NamespacedPrefix::parse, move |flow, pod| {
         endpoint(flow).is_some_and(|end| pod.matches(&end.namespace, &end.pod_name))
-    });
-    let services = parse_all(&field("service"), end.services, NamespacedPrefix::parse)?;
-    add(tests, services, move |flow, wanted| {
+    })?;
+    let parse = NamespacedPrefix::parse;
+    tests.add_parsed(&field("service"), end.services, parse, move |flow, wanted| {
         service(flow).is_some_and(|service| wanted.matches(&service.namespace, &service.name))
-    });
-    let patterns = parse_all(&field("fqdn"), end.fqdns, fqdn_pattern)?;
-    add(tests, patterns, move |flow, pattern| {
-        names(flow).iter().any(|name| pattern.is_match(name.trim_end_matches('.')))
-    });
-    let selectors = parse_all(&field("label"), end.labels, LabelSelector::parse)?;
-    add(tests, selectors, move |flow, selector| {
-        endpoint(flow).is_some_and(|end| selector.matches(&end.labels))
-    });
+    })?;
+    tests.add_names(&field("fqdn"), end.fqdns, NamePattern::parse, move |flow, pattern| {
+        names(flow).iter().any(|name| pattern.matches(name.trim_end_matches('.')))
+    })?;
+    tests.add_labels(&field("label"), end.labels, move |flow| {
+        endpoint(flow).map(|end| &*end.labels)
+    })?;
     let same = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
-    add(tests, end.workloads.to_vec(), move |flow, wanted| {
+    tests.add(&field("workload"), end.workloads, move |flow, wanted| {
         let mut workloads = endpoint(flow).into_iter().flat_map(|end| &end.workloads);
         workloads.any(|found| same(&wanted.name, &found.name) && same(&wanted.kind, &found.kind))
-    });
-    add(tests, end.clusters.to_vec(), move |flow, name| {
-        endpoint(flow).is_some_and(|end| end.cluster_name == *name)
-    });
-    let wanted = parse_all(&field("port"), end.ports, |text| {
-        text.parse::<u16>().map_err(|_| "is not a port number".to_owned())
     })?;
-    add(tests, wanted, move |flow, wanted| {
+    tests.add(&field("cluster_name"), end.clusters, move |flow, name| {
+        endpoint(flow).is_some_and(|end| end.cluster_name == *name)
+    })?;
+    let parse = |text: &str| text.parse::<u16>().map_err(|_| "is not a port number".to_owned());
+    tests.add_parsed(&field("port"), end.ports, parse, move |flow, wanted| {
         flow.l4.as_ref().and_then(port) == Some(u32::from(*wanted))
-    });
-    add(tests, end.identities.to_vec(), move |flow, identity| {
+    })?;
+    tests.add(&field("identity"), end.identities, move |flow, identity| {
         endpoint(flow).is_some_and(|end| end.identity == *identity)
-    });
-    Ok(())
+    })
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -225,36 +296,33 @@ pub(crate) fn ports(l4: &Layer4) -> Option<[u32; 2]> {
 }
 
 /// Fields about what happened, and where.
-fn kinds(filter: &FlowFilter, tests: &mut Vec<Test>) -> Result<(), String> {
-    add(tests, filter.uuid.clone(), |flow, uuid| flow.uuid == *uuid);
-    add(tests, filter.verdict.clone(), |flow, verdict| flow.verdict == *verdict);
-    add(tests, filter.drop_reason_desc.clone(), |flow, reason| flow.drop_reason_desc == *reason);
-    add(tests, filter.traffic_direction.clone(), |flow, direction| {
+fn kinds(filter: &FlowFilter, tests: &mut Tests<'_>) -> Result<(), String> {
+    tests.add("uuid", &filter.uuid, |flow, uuid| flow.uuid == *uuid)?;
+    tests.add("verdict", &filter.verdict, |flow, verdict| flow.verdict == *verdict)?;
+    tests.add("drop_reason_desc", &filter.drop_reason_desc, |flow, reason| {
+        flow.drop_reason_desc == *reason
+    })?;
+    tests.add("traffic_direction", &filter.traffic_direction, |flow, direction| {
         flow.traffic_direction == *direction
-    });
-    add(tests, filter.event_type.clone(), |flow, wanted| {
+    })?;
+    tests.add("event_type", &filter.event_type, |flow, wanted| {
         flow.event_type.as_ref().is_some_and(|found| {
             (wanted.r#type == 0 || wanted.r#type == found.r#type)
                 && (!wanted.match_sub_type || wanted.sub_type == found.sub_type)
         })
-    });
-    add(tests, filter.reply.clone(), |flow, reply| flow.is_reply == Some(*reply));
-    let nodes = parse_all("node_name", &filter.node_name, node_pattern)?;
-    add(tests, nodes, |flow, pattern| match flow.node_name.contains('/') {
-        true => pattern.is_match(&flow.node_name),
-        // A node without a cluster is one of the default cluster.
-        false => pattern.is_match(&format!("default/{}", flow.node_name)),
-    });
-    let selectors = parse_all("node_labels", &filter.node_labels, LabelSelector::parse)?;
-    add(tests, selectors, |flow, selector| selector.matches(&flow.node_labels));
-    add(tests, filter.interface.clone(), |flow, wanted| {
+    })?;
+    tests.add("reply", &filter.reply, |flow, reply| flow.is_reply == Some(*reply))?;
+    tests.add_names("node_name", &filter.node_name, NodePattern::parse, |flow, pattern| {
+        pattern.matches(&flow.node_name)
+    })?;
+    tests.add_labels("node_labels", &filter.node_labels, |flow| Some(&flow.node_labels))?;
+    tests.add("interface", &filter.interface, |flow, wanted| {
         flow.interface.as_ref().is_some_and(|found| same_interface(wanted, found))
-    });
-    add(tests, filter.trace_id.clone(), |flow, id| {
+    })?;
+    tests.add("trace_id", &filter.trace_id, |flow, id| {
         let parent = flow.trace_context.as_ref().and_then(|context| context.parent.as_ref());
         parent.is_some_and(|parent| parent.trace_id == *id)
-    });
-    Ok(())
+    })
 }
 
 fn same_interface(wanted: &NetworkInterface, found: &NetworkInterface) -> bool {
@@ -263,23 +331,21 @@ fn same_interface(wanted: &NetworkInterface, found: &NetworkInterface) -> bool {
 }
 
 /// Fields about packets.
-fn layers(filter: &FlowFilter, tests: &mut Vec<Test>) -> Result<(), String> {
-    let protocols = parse_all("protocol", &filter.protocol, protocol)?;
-    add(tests, protocols, |flow, matches| matches(flow));
-    add(tests, filter.tcp_flags.clone(), |flow, wanted| match l4(flow) {
+fn layers(filter: &FlowFilter, tests: &mut Tests<'_>) -> Result<(), String> {
+    tests.add_parsed("protocol", &filter.protocol, protocol, |flow, matches| matches(flow))?;
+    tests.add("tcp_flags", &filter.tcp_flags, |flow, wanted| match l4(flow) {
         Some(Protocol::Tcp(tcp)) => tcp.flags.as_ref().is_some_and(|found| has(found, wanted)),
         _ => false,
-    });
-    add(tests, filter.ip_version.clone(), |flow, version| {
+    })?;
+    tests.add("ip_version", &filter.ip_version, |flow, version| {
         flow.ip.as_ref().is_some_and(|ip| ip.ip_version == *version)
-    });
-    add(tests, filter.encrypted.clone(), |flow, encrypted| {
+    })?;
+    tests.add("encrypted", &filter.encrypted, |flow, encrypted| {
         flow.ip.as_ref().is_some_and(|ip| ip.encrypted == *encrypted)
-    });
-    add(tests, filter.ip_trace_id.clone(), |flow, id| {
+    })?;
+    tests.add("ip_trace_id", &filter.ip_trace_id, |flow, id| {
         flow.ip_trace_id.as_ref().is_some_and(|found| found.trace_id == *id)
-    });
-    Ok(())
+    })
 }
 
 fn l4(flow: &Flow) -> Option<&Protocol> {

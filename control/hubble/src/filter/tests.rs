@@ -1,5 +1,6 @@
 //! Every field of a filter: what it matches, and what it doesn't.
 
+use super::budget::FILTERS_MAX;
 use super::*;
 use crate::proto::flow::{
     CiliumEventType, Dns, EventTypeFilter, Http, HttpHeader, IcmPv4, Ip, IpTraceId, IpVersion,
@@ -273,4 +274,166 @@ fn what_a_request_costs_is_bounded() {
     assert!(Filters::new(&[many], &[]).is_err());
     let large = FlowFilter { http_path: strings(&["(a{1000}){1000}"]), ..FlowFilter::default() };
     assert!(Filters::new(&[large], &[]).is_err());
+}
+
+/// The error of so many equal filters, half of them in the denylist.
+fn error_of(filter: &FlowFilter, count: usize) -> Option<String> {
+    let (allow, deny) = (vec![filter.clone(); count / 2], vec![filter.clone(); count - count / 2]);
+    Filters::new(&allow, &deny).err()
+}
+
+/// For each field: a value, how many a request may have in all of its filters, and the error of one
+/// more.
+macro_rules! limits {
+    ($($field:ident: $value:expr, $max:literal, $what:literal;)+) => {$(
+        for in_each in [1, 4] {
+            let filter = FlowFilter { $field: vec![$value.into(); $max / 4], ..FlowFilter::default() };
+            let last = FlowFilter { $field: vec![$value.into(); in_each], ..FlowFilter::default() };
+            let allow = [filter.clone(), filter.clone()];
+            let error = Filters::new(&allow, &[filter.clone(), filter.clone()]).err();
+            assert_eq!(error, None, "{}", stringify!($field));
+            let error = Filters::new(&allow, &[filter.clone(), filter, last]).err().unwrap();
+            let field = stringify!($field);
+            let expected = format!("{field}: the filters of a request have at most {} {} in all", $max, $what);
+            assert_eq!(error, expected);
+        }
+    )+};
+}
+
+#[test]
+fn all_filters_of_a_request_share_its_limits() {
+    limits! {
+        source_fqdn: "*", 256, "patterns of names";
+        destination_fqdn: "a*.b", 256, "patterns of names";
+        node_name: "q", 256, "patterns of names";
+        http_path: "/a+", 16, "regular expressions";
+        http_url: "/a+", 16, "regular expressions";
+        dns_query: "^a", 16, "regular expressions";
+        uuid: "", 2048, "values";
+        source_pod: "/", 2048, "values";
+        source_label: "a", 2048, "values";
+        node_labels: "!a", 2048, "values";
+        source_ip: "::", 2048, "values";
+        source_workload: Workload::default(), 2048, "values";
+        http_method: "GET", 2048, "values";
+        destination_port: "80", 2048, "values";
+        tcp_flags: TcpFlags::default(), 2048, "values";
+        verdict: 1, 2048, "values";
+    }
+}
+
+#[test]
+fn requests_of_many_patterns_are_rejected() {
+    let names = FlowFilter { source_fqdn: vec!["*".into(); 21_000], ..FlowFilter::default() };
+    let error = error_of(&names, 1).unwrap();
+    assert!(error.starts_with("source_fqdn: ") && error.contains(" 256 "), "{error}");
+    assert!(error_of(&names, 4).is_some());
+    let paths = FlowFilter { http_path: vec![r"\w{4}".into(); 16], ..FlowFilter::default() };
+    let error = error_of(&paths, 256).unwrap();
+    assert!(error.starts_with("http_path"), "{error}");
+    let selector = FlowFilter { source_label: vec!["a,".repeat(9000)], ..FlowFilter::default() };
+    let error = error_of(&selector, 1).unwrap();
+    assert!(error.starts_with("source_label: ") && error.contains(" 2048 "), "{error}");
+    let text = FlowFilter { http_url: vec![r"\w".repeat(1025)], ..FlowFilter::default() };
+    let error = error_of(&text, 1).unwrap();
+    assert!(error.starts_with("http_url: ") && error.contains(" bytes in regular"), "{error}");
+    // Each is compiled with what the others have left.
+    let half = FlowFilter { dns_query: strings(&[r"(?:a?){3000}"]), ..FlowFilter::default() };
+    assert_eq!(error_of(&half, 1), None);
+    let error = error_of(&half, 16).unwrap();
+    assert!(error.starts_with("dns_query \"") && error.ends_with("most 524288 bytes"), "{error}");
+}
+
+#[test]
+fn usual_patterns_have_room() {
+    let filter = FlowFilter {
+        source_fqdn: strings(&["*.cluster.local", "api.example.com"]),
+        node_name: strings(&["node-*", "prod/"]),
+        http_path: strings(&[r"^/api/v\d+/[^/]+/items$", r"(?i)/health[a-z]*", r"/\w+/\w+\.html"]),
+        http_url: strings(&["https?://.*[.]example[.]com/"]),
+        dns_query: strings(&[r".*\.svc\.cluster\.local\.?$"]),
+        ..FlowFilter::default()
+    };
+    assert_eq!(error_of(&filter, 2), None);
+}
+
+#[test]
+fn zz_measure() {
+    use std::time::Instant;
+    fn rss() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4
+    }
+    let mut flow = request();
+    if let Some(Record::Http(http)) = &mut flow.l7.as_mut().unwrap().record {
+        http.url = format!("http://{}:65535/{}", "a".repeat(64), "a".repeat(127));
+    }
+    for text in [
+        r"\w".repeat(1024),
+        r"\pL".repeat(682),
+        format!("(?i){}", r"\w".repeat(1022)),
+        format!("(?i){}", "[^a]".repeat(511)),
+        format!("(?i){}", r"[\W]".repeat(511)),
+        r"\w{4}".to_owned(),
+        r"\w{8}".to_owned(),
+        r"(?:\w{2000}){2000}".to_owned(),
+        format!("{}a{}", "(?:".repeat(240), "){2}".repeat(240)),
+        format!("{}a{}", "(".repeat(249), ")".repeat(249)),
+    ] {
+        let before = Instant::now();
+        let r0 = rss();
+        let filter = FlowFilter { http_url: vec![text.clone()], ..FlowFilter::default() };
+        let result = Filters::new(&[filter], &[]);
+        eprintln!(
+            "{:?}.. {:?} rss+{} KiB: {:?}",
+            &text[..10],
+            before.elapsed(),
+            rss() - r0,
+            result.as_ref().err().map(|e| &e[e.len().saturating_sub(80)..])
+        );
+    }
+    for unit in ["[ -~]?", "(?:a|[ -~])?", r"\w?", "(?:[ -~]*[ -~]*)", "(?:[ -~]{0,2})"] {
+        let mut n = 100;
+        let mut last = None;
+        loop {
+            let text = format!("(?:{unit}){{{n}}}\x01");
+            let filter = FlowFilter { http_url: vec![text], ..FlowFilter::default() };
+            match Filters::new(&[filter], &[]) {
+                Ok(f) => last = Some(f),
+                Err(_) => break,
+            }
+            n += 100;
+        }
+        if let Some(f) = last {
+            let before = Instant::now();
+            assert!(!f.match_flow(&flow));
+            eprintln!("{unit} x {n}: a record takes {:?}", before.elapsed());
+        }
+    }
+    let r0 = rss();
+    let held: Vec<_> = (0..64)
+        .map(|_| {
+            let source_label = vec![(0..10).map(|_| "a=b").collect::<Vec<_>>().join(","); 200];
+            let http_url = strings(&["(?:[ -~]?){3000}\x01"]);
+            let f = Filters::new(
+                &[FlowFilter { source_label, http_url, ..FlowFilter::default() }],
+                &[],
+            );
+            let f = f.map_err(|e| panic!("{e}")).unwrap();
+            f.match_flow(&flow);
+            f
+        })
+        .collect();
+    eprintln!("64 requests: {} KiB", rss() - r0);
+    drop(held);
+    let names = FlowFilter {
+        source_fqdn: vec![format!("{}*", "*a".repeat(100)); 256],
+        ..FlowFilter::default()
+    };
+    let f = Filters::new(&[names.clone()], &[]).map_err(|e| panic!("{e}")).unwrap();
+    let many = Flow { source_names: vec!["ab".repeat(120); 8], ..request() };
+    let before = Instant::now();
+    f.match_flow(&many);
+    eprintln!("names: {:?}", before.elapsed());
+    eprintln!("size of a filter {}", std::mem::size_of::<FlowFilter>());
 }

@@ -333,7 +333,7 @@ pub mod observer_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/observer.Observer/GetFlows",
             );
@@ -358,7 +358,7 @@ pub mod observer_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/observer.Observer/GetAgentEvents",
             );
@@ -383,7 +383,7 @@ pub mod observer_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/observer.Observer/GetDebugEvents",
             );
@@ -408,7 +408,7 @@ pub mod observer_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/observer.Observer/GetNodes",
             );
@@ -433,7 +433,7 @@ pub mod observer_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/observer.Observer/GetNamespaces",
             );
@@ -458,7 +458,7 @@ pub mod observer_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/observer.Observer/ServerStatus",
             );
@@ -653,7 +653,7 @@ pub mod observer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetFlowsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -699,7 +699,7 @@ pub mod observer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetAgentEventsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -745,7 +745,7 @@ pub mod observer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetDebugEventsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -788,7 +788,7 @@ pub mod observer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetNodesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -833,7 +833,7 @@ pub mod observer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetNamespacesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -878,7 +878,7 @@ pub mod observer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ServerStatusSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
