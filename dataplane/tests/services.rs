@@ -1395,7 +1395,10 @@ fn a_connection_to_what_becomes_a_node_port_is_decided_again() {
     };
     rig.shared.publish(next());
     assert!(send(&mut rig, A, &packet(A, &tuple, ACK, b"x")).is_empty());
-    assert!(send(&mut rig, HOST, &packet(HOST, &tuple.reversed(), ACK, b"y")).is_empty());
+    // The node could open this connection, so its segment is reset, and not forwarded.
+    let (link, bytes) = send_one(&mut rig, HOST, &packet(HOST, &tuple.reversed(), ACK, b"y"));
+    assert_eq!((link, view(&bytes).tuple), (HOST, tuple));
+    assert_eq!(view(&bytes).tcp().unwrap().flags & RST, RST);
     // Nor is it taken over by the next agent.
     let mut restarted = Rig::new(1);
     let next = Arc::new(next());

@@ -137,6 +137,11 @@ mod tests {
     /// Names, and what is none.
     const NAME: &str = "[ab.-]{0,9}|[abA*é\n.]{0,4}";
 
+    /// The same for nodes with their clusters.
+    fn node_names() -> String {
+        format!("{NAME}|default|(default|{NAME})/({NAME})|a/b/a")
+    }
+
     proptest! {
         #[test]
         fn a_name_matches_as_the_regular_expression(text in PART, name in NAME) {
@@ -149,7 +154,7 @@ mod tests {
         #[test]
         fn a_node_matches_as_the_regular_expression(
             text in string_regex(&format!("{PART}|({PART})/({PART})|/")).unwrap(),
-            name in string_regex(&format!("{NAME}|default|(default|{NAME})/({NAME})|a/b/a")).unwrap(),
+            name in string_regex(&node_names()).unwrap(),
         ) {
             if let Ok(pattern) = NodePattern::parse(&text) {
                 let named = match name.contains('/') {
