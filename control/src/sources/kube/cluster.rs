@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::client::ApiClient;
+use super::object::Undecoded;
 use super::report::{self, Author, Present};
 use super::writer::{WriteCounts, Writer};
 use super::{Event, News, Object, Problem};
@@ -300,7 +301,13 @@ impl Watched {
             listed.insert(key.clone());
         }
         self.known.insert(key);
-        if let Err(rejections) = store.apply(&object.into_manifest(kind), None) {
+        let undecoded = object.undecoded().cloned();
+        let manifest = object.into_manifest(kind);
+        let applied = match undecoded {
+            Some(Undecoded { path, reason }) => Err(store.reject(&manifest, &path, reason)),
+            None => store.apply(&manifest, None).map(drop),
+        };
+        if let Err(rejections) = applied {
             log_rejections(&rejections);
         }
         true

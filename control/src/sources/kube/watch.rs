@@ -110,22 +110,27 @@ impl Watcher {
 
     /// Follows the kind until the receiver of its events is gone.
     pub(super) async fn run(mut self) {
-        loop {
-            let begun = Instant::now();
-            let end = match self.lists {
-                Lists::Paged if self.resume.is_none() => self.list().await,
-                _ => Ok(()),
-            };
-            let failure = match end {
-                Ok(()) => self.watch().await,
-                Err(failure) => failure,
-            };
-            if begun.elapsed() >= LONG_WATCH {
-                self.pause = Pause::default();
-            }
-            let Some(delay) = self.take_failure(failure, begun.elapsed()).await else { return };
+        while let Some(delay) = self.follow_once().await {
             sleep(delay).await;
         }
+    }
+
+    /// Lists the kind if that is necessary, and watches it until something fails. Returns how long
+    /// to wait before the next time; `None` if the receiver of events is gone.
+    pub(super) async fn follow_once(&mut self) -> Option<Duration> {
+        let begun = Instant::now();
+        let end = match self.lists {
+            Lists::Paged if self.resume.is_none() => self.list().await,
+            _ => Ok(()),
+        };
+        let failure = match end {
+            Ok(()) => self.watch().await,
+            Err(failure) => failure,
+        };
+        if begun.elapsed() >= LONG_WATCH {
+            self.pause = Pause::default();
+        }
+        self.take_failure(failure, begun.elapsed()).await
     }
 
     /// Handles a failure. Returns how long to wait; `None` if the receiver of events is gone.
@@ -250,9 +255,10 @@ impl Watcher {
             let request = self.resource().list(&params).map_err(other)?;
             let mut body = self.open(request.map(Body::from)).await?;
             let bytes = read_all(&mut body, PAGE_MAX).await?;
-            let page: Page = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
-            for object in page.items.unwrap_or_default() {
+            let page = Page::decode(&bytes).map_err(|error| unreadable(&error))?;
+            for object in page.objects() {
                 count(&mut listed)?;
+                let object = object.map_err(|error| unreadable(&error))?;
                 self.send(News::Listed(object), Instant::now()).await?;
             }
             let next = page.metadata.r#continue;
@@ -316,8 +322,7 @@ impl Watcher {
         listed: &mut usize,
     ) -> Result<(), Failure> {
         let resume = self.resume.take();
-        let Line { r#type, object } =
-            serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
+        let Line { r#type, object } = Line::decode(line).map_err(|error| unreadable(&error))?;
         let version = object.metadata("resourceVersion").map(str::to_owned);
         let no_version = || Failure::Other("an object has no resourceVersion".into());
         match (r#type.as_str(), resume) {
