@@ -244,18 +244,34 @@ pub(super) struct Page<'t> {
 }
 
 impl<'t> Page<'t> {
-    pub(super) fn decode(text: &'t [u8]) -> Result<Self, Error> {
+    /// Decodes all but the objects. A page that is no list of objects of this kind is an error:
+    /// what a complete list lacks is deleted.
+    pub(super) fn decode(text: &'t [u8], kind: Kind) -> Result<Self, Error> {
+        let expected = format!("{}List", kind.name());
+        let mut found = Value::Null;
+        let mut has_items = false;
         let mut page = Self::default();
         let mut fields = Parts::of_object(text)?;
         while let Some((name, text)) = fields.next_field()? {
             match name.as_str() {
                 "metadata" => page.metadata = serde_json::from_slice(text)?,
-                // Go writes an empty list as `null`, too.
-                "items" => page.items = Some(text).filter(|text| text.trim_ascii() != b"null"),
+                "kind" => found = serde_json::from_slice(text)?,
+                "items" => {
+                    has_items = true;
+                    // Go writes an empty list as `null`, too.
+                    page.items = Some(text).filter(|text| text.trim_ascii() != b"null");
+                }
                 _ => {}
             }
         }
-        Ok(page)
+        if found != expected {
+            let found: String = found.to_string().chars().take(100).collect();
+            return Err(Error::custom(format!("its kind is {found} instead of {expected}")));
+        }
+        match has_items {
+            true => Ok(page),
+            false => Err(Error::missing_field("items")),
+        }
     }
 
     /// The objects, each decoded by itself.

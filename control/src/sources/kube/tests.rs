@@ -38,7 +38,14 @@ fn status(code: u16, message: &str) -> Answer {
 fn page(names: &[&str], next: &str) -> Answer {
     let items: Vec<_> = names.iter().map(|name| pod(name, "5")).collect();
     let metadata = json!({"resourceVersion": "5", "continue": next});
-    Answer::Whole(200, json!({"metadata": metadata, "items": items}).to_string())
+    list(Kind::EndpointSlice, &json!({"metadata": metadata, "items": items}))
+}
+
+/// A list as servers write it, with its kind.
+fn list(kind: Kind, list: &Value) -> Answer {
+    let mut list = list.clone();
+    list["kind"] = format!("{kind}List").into();
+    Answer::Whole(200, list.to_string())
 }
 
 fn pod(name: &str, version: &str) -> Value {
@@ -268,13 +275,61 @@ async fn an_endless_list_is_a_problem() {
         status(400, "unknown"),
         page(&["x"], "more"),
         page(&["y"], "more"),
-        Answer::Whole(200, r#"{"items":7}"#.into()),
+        list(Kind::EndpointSlice, &json!({"items": 7})),
     ])
     .await;
-    let mut updates = server.follow(Kind::Pod);
+    let mut updates = server.follow(Kind::EndpointSlice);
     expect(&mut updates, &["begin", "listed x", "listed y"]).await;
     expect(&mut updates, &["problem: the server sends the same page again"]).await;
     expect(&mut updates, &["begin", "problem: the server's answer can't be read"]).await;
+}
+
+/// What a complete list lacks is deleted, so it has to be a list of the kind for certain.
+#[tokio::test]
+async fn an_answer_that_is_no_list_of_the_kind_deletes_nothing() {
+    let metadata = || json!({"resourceVersion": "7"});
+    let whole = |answer: Value| Answer::Whole(200, answer.to_string());
+    let nameless = json!({"metadata": {"namespace": "a", "resourceVersion": "6"}});
+    let server = Server::start(vec![
+        status(400, "no streaming lists"),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": [pod("x", "5")]})),
+        Answer::Closed(vec![line("ERROR", &json!({"code": 410, "message": "too old"}))]),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata()})),
+        list(Kind::Pod, &json!({"metadata": metadata(), "items": []})),
+        whole(json!({"metadata": metadata(), "items": []})),
+        whole(json!({"kind": "Status", "status": "Success", "metadata": metadata()})),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": [nameless]})),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": null})),
+        Answer::Open(vec![]),
+    ])
+    .await;
+    let mut updates = server.follow_at_once(Kind::NetworkPolicy);
+    expect(&mut updates, &["begin", "listed x", "end", "current"]).await;
+    for reason in [
+        "missing field `items`",
+        "its kind is \"PodList\" instead of NetworkPolicyList",
+        "its kind is null instead of",
+        "its kind is \"Status\" instead of",
+    ] {
+        let problem = format!("problem: the server's answer can't be read: {reason}");
+        expect(&mut updates, &["begin", &problem]).await;
+    }
+    let problem = "problem: the server lists an object without a name";
+    expect(&mut updates, &["begin", "listed ?", problem]).await;
+    expect(&mut updates, &["begin", "end", "current"]).await;
+}
+
+#[tokio::test]
+async fn a_streaming_list_with_an_object_without_a_name_deletes_nothing() {
+    let nameless = json!({"metadata": {"namespace": "a", "resourceVersion": "3"}});
+    let server = Server::start(vec![
+        Answer::Closed(vec![line("ADDED", &nameless), end_of_list("5")]),
+        Answer::Open(vec![end_of_list("6")]),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::Pod);
+    let problem = "problem: the server lists an object without a name";
+    expect(&mut updates, &["begin", "listed ?", problem, "begin", "end"]).await;
 }
 
 /// A policy as JSON text whose field `spec` has lists nested this deep.

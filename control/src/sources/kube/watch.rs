@@ -230,6 +230,17 @@ impl Watcher {
         sent.map_err(|_| Failure::Closed)
     }
 
+    /// Reports an object of a list. One without a key is an error: the list does not tell which
+    /// objects exist, so it must not delete any.
+    async fn send_listed(&self, object: Object, at: Instant) -> Result<(), Failure> {
+        let has_key = object.key(self.kind).is_some();
+        self.send(News::Listed(object), at).await?;
+        match has_key {
+            true => Ok(()),
+            false => Err(Failure::Other("the server lists an object without a name".into())),
+        }
+    }
+
     /// The path of the kind's objects.
     fn resource(&self) -> Request {
         Request::new(path(self.kind, self.kind.api_versions()[self.version]))
@@ -255,11 +266,11 @@ impl Watcher {
             let request = self.resource().list(&params).map_err(other)?;
             let mut body = self.open(request.map(Body::from)).await?;
             let bytes = read_all(&mut body, PAGE_MAX).await?;
-            let page = Page::decode(&bytes).map_err(|error| unreadable(&error))?;
+            let page = Page::decode(&bytes, self.kind).map_err(|error| unreadable(&error))?;
             for object in page.objects() {
                 count(&mut listed)?;
                 let object = object.map_err(|error| unreadable(&error))?;
-                self.send(News::Listed(object), Instant::now()).await?;
+                self.send_listed(object, Instant::now()).await?;
             }
             let next = page.metadata.r#continue;
             if next.is_empty() {
@@ -332,7 +343,7 @@ impl Watcher {
             }
             ("ADDED" | "MODIFIED", None) => {
                 count(listed)?;
-                return self.send(News::Listed(object), at).await;
+                return self.send_listed(object, at).await;
             }
             ("DELETED", None) => return self.send(News::Deleted(object), at).await,
             ("BOOKMARK", None) if !object.ends_list() => return Ok(()),
