@@ -284,6 +284,31 @@ async fn an_endless_list_is_a_problem() {
     expect(&mut updates, &["begin", "problem: the server's answer can't be read"]).await;
 }
 
+/// All nodes list all kinds again and again otherwise, and in the same second.
+#[tokio::test]
+async fn delays_grow_while_the_server_lists_but_can_not_watch() {
+    let expired = || line("ERROR", &json!({"code": 410, "message": "too old"}));
+    let mut answers = vec![status(400, "no streaming lists")];
+    for _ in 0..7 {
+        answers.extend([page(&["x"], ""), Answer::Closed(vec![expired()])]);
+    }
+    let bookmark = line("BOOKMARK", &pod("", "8"));
+    answers.extend([page(&["x"], ""), Answer::Closed(vec![bookmark, expired()])]);
+    let server = Server::start(answers).await;
+    let (updates, _receiver) = mpsc::channel(64);
+    let mut watcher = Watcher::new(Kind::EndpointSlice, server.client.clone(), updates);
+    let mut delays = Vec::new();
+    for _ in 0..9 {
+        delays.push(timeout(BOUND, watcher.follow_once()).await.unwrap().unwrap().as_millis());
+    }
+    // The streaming list; then half of each delay is random.
+    assert_eq!(delays[0], 0);
+    let longest = [800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 800];
+    for (delay, longest) in delays[1..].iter().zip(longest) {
+        assert!((longest / 2..=longest).contains(delay), "{delays:?}");
+    }
+}
+
 /// What a complete list lacks is deleted, so it has to be a list of the kind for certain.
 #[tokio::test]
 async fn an_answer_that_is_no_list_of_the_kind_deletes_nothing() {

@@ -40,8 +40,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent watch is opened again: the server ends it after 290 s.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(295);
-/// Delay before a kind is listed again because its watch can't be resumed.
-const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// The path of the definitions of custom kinds.
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// A watch that lasted this long is resumed at once when it ends.
@@ -141,7 +139,7 @@ impl Watcher {
             Failure::Ended => return Some(self.pause.next()),
             Failure::Expired => {
                 self.resume = None;
-                return Some(LIST_AGAIN);
+                return Some(self.pause.next());
             }
             // 500 from a server whose etcd lacks what streaming lists need.
             Failure::Idle | Failure::Server { code: 400 | 405 | 406 | 422 | 500, .. }
@@ -285,7 +283,6 @@ impl Watcher {
             return Err(Failure::Other("a list has no resourceVersion".into()));
         }
         self.resume = Some(version);
-        self.pause = Pause::default();
         self.send(News::End, Instant::now()).await
     }
 
@@ -349,7 +346,6 @@ impl Watcher {
             ("BOOKMARK", None) if !object.ends_list() => return Ok(()),
             ("BOOKMARK", None) => {
                 self.resume = Some(version.ok_or_else(no_version)?);
-                self.pause = Pause::default();
                 return self.send(News::End, at).await;
             }
             ("ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK", Some(_)) => {}
@@ -366,6 +362,8 @@ impl Watcher {
         };
         self.send(news, at).await?;
         self.resume = Some(version);
+        // A list alone does not count: it may be all that works, and costs the server most.
+        self.pause = Pause::default();
         Ok(())
     }
 }
