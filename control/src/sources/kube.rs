@@ -5,12 +5,14 @@
 //! | [`client`] | makes a client of a kubeconfig, or of the pod's service account |
 //! | [`mod@watch`] | lists and watches one kind, in a task of its own |
 //! | [`object`] | decodes objects, without fields that are not read |
+//! | [`json`] | finds the parts of a JSON text without decoding them |
 //! | [`cluster`] | applies events to the store; what is known of each kind |
 //! | [`report`] | what a policy's status says, and whether it has to be written |
 //! | [`writer`] | writes statuses and Events, in a task of its own |
 
 mod client;
 mod cluster;
+mod json;
 mod object;
 mod report;
 #[cfg(test)]

@@ -28,7 +28,7 @@ use self::status::Rejections;
 pub use self::status::{PolicyState, PolicyStatus};
 use crate::PodName;
 use crate::directory::{self, Directory};
-use crate::fields::{FieldPath, Fix, Problem};
+use crate::fields::{FieldPath, Fix, Problem, Step};
 use crate::key::{Kind, ObjectKey};
 use crate::kinds::for_each_kind;
 use crate::lower::{lower, size};
@@ -176,6 +176,22 @@ impl Store {
                 Err(reasons)
             }
         }
+    }
+
+    /// Rejects an object for a field that can't be decoded, and that `object` is therefore without.
+    /// `path` are the names of the fields that lead to it. The last version that could be enforced
+    /// stays in force. Returns the rejections.
+    pub fn reject(&mut self, object: &Value, path: &[String], reason: String) -> Vec<Rejection> {
+        let key = match Header::parse(object) {
+            Ok(header) => header.key,
+            Err((shown, problems)) => return rejections(&shown, None, problems),
+        };
+        let steps: Vec<Step> = path.iter().map(|name| name.as_str().into()).collect();
+        let problem = Problem { field: FieldPath::new(steps), reason, fix: None };
+        let reasons = rejections(&key.to_string(), None, vec![problem]);
+        self.sources.remove(&key);
+        self.rejections.insert(key, reasons.clone());
+        reasons
     }
 
     /// Removes an object. If there is none, nothing happens.

@@ -73,8 +73,14 @@ def objects(path):
     return now, {name(item): item for item in items}
 
 
-def listing(items, version, token=""):
-    return {"kind": "List", "apiVersion": "v1", "items": items,
+KINDS = ["Pod", "Namespace", "Node", "Service", "EndpointSlice", "NetworkPolicy", "CiliumNetworkPolicy",
+         "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", "ClusterNetworkPolicy"]
+
+
+def listing(path, items, version, token=""):
+    version_of = path.strip("/").split("/", 1)[1].rsplit("/", 1)[0]
+    kinds = (kind for kind in KINDS if collection({"kind": kind, "apiVersion": version_of}) == path)
+    return {"kind": next(kinds, "") + "List", "apiVersion": version_of, "items": items,
             "metadata": {"resourceVersion": version, "continue": token}}
 
 
@@ -92,19 +98,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if watches:
             return self.watch(url.path, query)
         now, found = objects(url.path)
-        self.answer(200, listing(list(found.values()), str(now)))
+        self.answer(200, listing(url.path, list(found.values()), str(now)))
 
     def page(self, path, query):
         """A page of a large list; its continue token is a place in the file."""
         file = os.path.join(OBJECTS, path.strip("/").replace("/", "."))
         if not os.path.exists(file):
-            return self.answer(200, listing([], "1"))
+            return self.answer(200, listing(path, [], "1"))
         with open(file, "rb") as file:
             file.seek(int(query.get("continue", ["0"])[0]))
             lines = list(itertools.islice(file, int(query.get("limit", ["500"])[0])))
             place = file.tell()
             more = file.read(1) != b""
-        empty = json.dumps(listing([], "1", str(place) if more else "")).encode()
+        empty = json.dumps(listing(path, [], "1", str(place) if more else "")).encode()
         begin, end = empty.split(b"[]")
         self.answer_bytes(200, b"%s[%s]%s" % (begin, b",".join(lines), end))
         if not more:

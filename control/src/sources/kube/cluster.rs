@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::client::ApiClient;
+use super::object::Undecoded;
 use super::report::{self, Author, Present};
 use super::writer::{WriteCounts, Writer};
 use super::{Event, News, Object, Problem};
@@ -54,6 +55,10 @@ struct Watched {
     as_of: Option<Instant>,
     /// Objects that have no name that can be read.
     unreadable: u64,
+    /// How many of them came before the current list began.
+    unreadable_before: u64,
+    /// How many of them came before the last complete list began: it shows that they are no more.
+    unreadable_settled: u64,
 }
 
 impl Cluster {
@@ -171,8 +176,8 @@ impl Cluster {
         let mut problems = Vec::new();
         for (kind, watched) in &self.kinds {
             problems.extend(watched.problem_in_words(*kind));
-            if watched.unreadable > 0 {
-                let count = watched.unreadable;
+            let count = watched.unreadable - watched.unreadable_settled;
+            if count > 0 {
                 problems.push(format!("the API server sent {count} {kind} objects without a name"));
             }
         }
@@ -254,6 +259,7 @@ impl Watched {
         match news {
             News::Begin => {
                 self.listed = Some(BTreeSet::new());
+                self.unreadable_before = self.unreadable;
                 (false, Vec::new())
             }
             News::Current => {
@@ -268,6 +274,7 @@ impl Watched {
             News::End => {
                 self.succeed(kind);
                 self.complete = true;
+                self.unreadable_settled = self.unreadable_before;
                 let listed = self.listed.take().unwrap_or_default();
                 // Objects that the list lacks were deleted before the watch began.
                 let stale: Vec<_> = self.known.difference(&listed).cloned().collect();
@@ -300,7 +307,13 @@ impl Watched {
             listed.insert(key.clone());
         }
         self.known.insert(key);
-        if let Err(rejections) = store.apply(&object.into_manifest(kind), None) {
+        let undecoded = object.undecoded().cloned();
+        let manifest = object.into_manifest(kind);
+        let applied = match undecoded {
+            Some(Undecoded { path, reason }) => Err(store.reject(&manifest, &path, reason)),
+            None => store.apply(&manifest, None).map(drop),
+        };
+        if let Err(rejections) = applied {
             log_rejections(&rejections);
         }
         true
@@ -531,5 +544,8 @@ mod tests {
         feed(&mut cluster, &mut store, Kind::Pod, news);
         assert_eq!(cluster.unreadable(), 2);
         assert_eq!(cluster.status().problems, ["the API server sent 2 Pod objects without a name"]);
+        // A complete list without them ends it; the counter goes on.
+        feed(&mut cluster, &mut store, Kind::Pod, vec![News::Begin, News::End]);
+        assert_eq!((cluster.unreadable(), cluster.status().problems), (2, vec![]));
     }
 }

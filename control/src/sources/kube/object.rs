@@ -4,17 +4,45 @@ use std::fmt;
 
 use podgate_policy::{Kind, ObjectKey};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, de};
-use serde_json::{Map, Value};
+use serde::{Deserialize, de, de::Error as _};
+use serde_json::{Deserializer as Json, Error, Map, Value};
+
+use super::json::Parts;
 
 /// The annotation of the bookmark that ends the initial events of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Any JSON value, of an object without the fields that are not read ([`Part::of`]).
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Object(Value);
+pub(crate) struct Object {
+    value: Value,
+    undecoded: Option<Undecoded>,
+}
+
+/// Why a field of an object could not be decoded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Undecoded {
+    /// The names of the fields that lead to it.
+    pub(super) path: Vec<String>,
+    pub(super) reason: String,
+}
 
 impl Object {
+    /// Decodes an object. Fields that can't be decoded are left out, and the first is noted: an
+    /// object must not make others of the same answer unreadable.
+    pub(super) fn decode(text: &[u8]) -> Result<Self, Error> {
+        serde_json::from_slice(text).or_else(|error| {
+            let mut undecoded = None;
+            let value = Part::Object.decode_fields(text, &mut Vec::new(), &mut undecoded);
+            value.map(|value| Self { value, undecoded }).map_err(|_| error)
+        })
+    }
+
+    /// The first field that could not be decoded, if there is one.
+    pub(super) fn undecoded(&self) -> Option<&Undecoded> {
+        self.undecoded.as_ref()
+    }
+
     /// The key, if the object has a name (and a namespace, where its kind has one).
     pub(super) fn key(&self, kind: Kind) -> Option<ObjectKey> {
         let namespace = match kind.is_namespaced() {
@@ -26,27 +54,27 @@ impl Object {
 
     /// A field of `metadata` that is text and not empty.
     pub(super) fn metadata(&self, field: &str) -> Option<&str> {
-        self.0["metadata"][field].as_str().filter(|text| !text.is_empty())
+        self.value["metadata"][field].as_str().filter(|text| !text.is_empty())
     }
 
     /// `metadata.generation`.
     pub(super) fn generation(&self) -> Option<i64> {
-        self.0["metadata"]["generation"].as_i64()
+        self.value["metadata"]["generation"].as_i64()
     }
 
     /// Whether this is the bookmark at the end of a streaming list.
     pub(super) fn ends_list(&self) -> bool {
-        self.0["metadata"]["annotations"][INITIAL_EVENTS_END] == "true"
+        self.value["metadata"]["annotations"][INITIAL_EVENTS_END] == "true"
     }
 
     /// The whole, as far as it was kept.
     pub(super) fn value(&self) -> &Value {
-        &self.0
+        &self.value
     }
 
     /// The object as a manifest would have it. Items of a list don't name their kind.
     pub(super) fn into_manifest(self, kind: Kind) -> Value {
-        let mut value = match self.0 {
+        let mut value = match self.value {
             Value::Object(fields) => Value::Object(fields),
             _ => Value::Object(Map::new()),
         };
@@ -65,7 +93,8 @@ impl From<Value> for Object {
 
 impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Part::Object.deserialize(deserializer).map(Self)
+        let value = Part::Object.deserialize(deserializer)?;
+        Ok(Self { value, undecoded: None })
     }
 }
 
@@ -105,6 +134,41 @@ impl Part {
             ) => None,
             (Self::Object | Self::Status | Self::Whole, _) => Some(Self::Whole),
         }
+    }
+
+    /// Decodes the fields of this part one by one. Notes the first that can't be decoded, with the
+    /// names of the fields that lead there, which begin with `path`.
+    fn decode_fields(
+        self,
+        text: &[u8],
+        path: &mut Vec<String>,
+        undecoded: &mut Option<Undecoded>,
+    ) -> Result<Value, Error> {
+        let mut fields = Map::new();
+        let mut parts = Parts::of_object(text)?;
+        while let Some((name, text)) = parts.next_field()? {
+            let Some(part) = self.of(&name) else { continue };
+            let Err(error) = part.deserialize(&mut Json::from_slice(text)).map(|value| {
+                fields.insert(name.clone(), value);
+            }) else {
+                continue;
+            };
+            path.push(name.clone());
+            let decoded = match part {
+                Self::Whole => None,
+                // No other part has one like itself in it, so this ends.
+                _ => part.decode_fields(text, path, undecoded).ok(),
+            };
+            match decoded {
+                Some(value) => drop(fields.insert(name, value)),
+                None => {
+                    let reason = format!("can't be decoded: {error}");
+                    undecoded.get_or_insert(Undecoded { path: path.clone(), reason });
+                }
+            }
+            path.pop();
+        }
+        Ok(Value::Object(fields))
     }
 }
 
@@ -172,12 +236,55 @@ impl<'de> Visitor<'de> for Part {
 }
 
 /// One page of a list.
-#[derive(Deserialize, Debug)]
-pub(super) struct Page {
-    #[serde(default)]
+#[derive(Default, Debug)]
+pub(super) struct Page<'t> {
     pub(super) metadata: PageMetadata,
-    /// Go writes an empty list as `null`, too.
-    pub(super) items: Option<Vec<Object>>,
+    /// The text of the list of objects.
+    items: Option<&'t [u8]>,
+}
+
+impl<'t> Page<'t> {
+    /// Decodes all but the objects. A page that is no list of objects of this kind is an error:
+    /// what a complete list lacks is deleted.
+    pub(super) fn decode(text: &'t [u8], kind: Kind) -> Result<Self, Error> {
+        let expected = format!("{}List", kind.name());
+        let mut found = Value::Null;
+        let mut has_items = false;
+        let mut page = Self::default();
+        let mut fields = Parts::of_object(text)?;
+        while let Some((name, text)) = fields.next_field()? {
+            match name.as_str() {
+                "metadata" => page.metadata = serde_json::from_slice(text)?,
+                "kind" => found = serde_json::from_slice(text)?,
+                "items" => {
+                    has_items = true;
+                    // Go writes an empty list as `null`, too.
+                    page.items = Some(text).filter(|text| text.trim_ascii() != b"null");
+                }
+                _ => {}
+            }
+        }
+        if found != expected {
+            let found: String = found.to_string().chars().take(100).collect();
+            return Err(Error::custom(format!("its kind is {found} instead of {expected}")));
+        }
+        match has_items {
+            true => Ok(page),
+            false => Err(Error::missing_field("items")),
+        }
+    }
+
+    /// The objects, each decoded by itself.
+    pub(super) fn objects(&self) -> impl Iterator<Item = Result<Object, Error>> {
+        let mut items = Parts::of_list(self.items.unwrap_or(b"[]"));
+        std::iter::from_fn(move || match &mut items {
+            Ok(items) => match items.next_item() {
+                Ok(item) => item.map(Object::decode),
+                Err(error) => Some(Err(error)),
+            },
+            Err(_) => Some(Err(Error::custom("items must be a list"))),
+        })
+    }
 }
 
 /// What follows a page.
@@ -193,12 +300,30 @@ pub(super) struct PageMetadata {
 }
 
 /// One line of a watch.
-#[derive(Deserialize, Debug)]
+#[derive(Debug)]
 pub(super) struct Line {
     /// `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
     pub(super) r#type: String,
     /// The object; of an error its Status.
     pub(super) object: Object,
+}
+
+impl Line {
+    pub(super) fn decode(text: &[u8]) -> Result<Self, Error> {
+        let (mut r#type, mut object) = (None, None);
+        let mut fields = Parts::of_object(text)?;
+        while let Some((name, text)) = fields.next_field()? {
+            match name.as_str() {
+                "type" => r#type = Some(serde_json::from_slice(text)?),
+                "object" => object = Some(Object::decode(text)?),
+                _ => {}
+            }
+        }
+        Ok(Self {
+            r#type: r#type.ok_or_else(|| Error::missing_field("type"))?,
+            object: object.ok_or_else(|| Error::missing_field("object"))?,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::{Client, Config};
-use podgate_policy::{Kind, ObjectKey};
+use podgate_policy::{Kind, ObjectKey, Store};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use super::client::{Access, ApiClient, connect};
 use super::report::Write;
 use super::watch::Watcher;
 use super::writer::Writer;
-use super::{Event, News, Problem};
+use super::{Cluster, Event, News, Problem};
 use crate::sources::Update;
 
 /// Timeout of everything that is waited for.
@@ -38,7 +38,14 @@ fn status(code: u16, message: &str) -> Answer {
 fn page(names: &[&str], next: &str) -> Answer {
     let items: Vec<_> = names.iter().map(|name| pod(name, "5")).collect();
     let metadata = json!({"resourceVersion": "5", "continue": next});
-    Answer::Whole(200, json!({"metadata": metadata, "items": items}).to_string())
+    list(Kind::EndpointSlice, &json!({"metadata": metadata, "items": items}))
+}
+
+/// A list as servers write it, with its kind.
+fn list(kind: Kind, list: &Value) -> Answer {
+    let mut list = list.clone();
+    list["kind"] = format!("{kind}List").into();
+    Answer::Whole(200, list.to_string())
 }
 
 fn pod(name: &str, version: &str) -> Value {
@@ -97,6 +104,14 @@ impl Server {
     fn follow(&self, kind: Kind) -> mpsc::Receiver<Update> {
         let (updates, receiver) = mpsc::channel(64);
         tokio::spawn(Watcher::new(kind, self.client.clone(), updates).run());
+        receiver
+    }
+
+    /// The same without delays between tries.
+    fn follow_at_once(&self, kind: Kind) -> mpsc::Receiver<Update> {
+        let (updates, receiver) = mpsc::channel(64);
+        let mut watcher = Watcher::new(kind, self.client.clone(), updates);
+        tokio::spawn(async move { while watcher.follow_once().await.is_some() {} });
         receiver
     }
 }
@@ -239,7 +254,7 @@ async fn what_a_hostile_server_sends_is_a_problem_and_everything_is_listed_again
         ended(line("ADDED", &json!({"metadata": {"resourceVersion": "7", "name": [3]}}))),
     ])
     .await;
-    let mut updates = server.follow(Kind::Pod);
+    let mut updates = server.follow_at_once(Kind::Pod);
     for problem in [
         "problem: the server's answer can't be read",
         "problem: the server sends events of type \"EVIL\"",
@@ -260,13 +275,186 @@ async fn an_endless_list_is_a_problem() {
         status(400, "unknown"),
         page(&["x"], "more"),
         page(&["y"], "more"),
-        Answer::Whole(200, r#"{"items":7}"#.into()),
+        list(Kind::EndpointSlice, &json!({"items": 7})),
     ])
     .await;
-    let mut updates = server.follow(Kind::Pod);
+    let mut updates = server.follow(Kind::EndpointSlice);
     expect(&mut updates, &["begin", "listed x", "listed y"]).await;
     expect(&mut updates, &["problem: the server sends the same page again"]).await;
     expect(&mut updates, &["begin", "problem: the server's answer can't be read"]).await;
+}
+
+/// All nodes list all kinds again and again otherwise, and in the same second.
+#[tokio::test]
+async fn delays_grow_while_the_server_lists_but_can_not_watch() {
+    let expired = || line("ERROR", &json!({"code": 410, "message": "too old"}));
+    let mut answers = vec![status(400, "no streaming lists")];
+    for _ in 0..7 {
+        answers.extend([page(&["x"], ""), Answer::Closed(vec![expired()])]);
+    }
+    let bookmark = line("BOOKMARK", &pod("", "8"));
+    answers.extend([page(&["x"], ""), Answer::Closed(vec![bookmark, expired()])]);
+    let server = Server::start(answers).await;
+    let (updates, _receiver) = mpsc::channel(64);
+    let mut watcher = Watcher::new(Kind::EndpointSlice, server.client.clone(), updates);
+    let mut delays = Vec::new();
+    for _ in 0..9 {
+        delays.push(timeout(BOUND, watcher.follow_once()).await.unwrap().unwrap().as_millis());
+    }
+    // The streaming list; then half of each delay is random.
+    assert_eq!(delays[0], 0);
+    let longest = [800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 800];
+    for (delay, longest) in delays[1..].iter().zip(longest) {
+        assert!((longest / 2..=longest).contains(delay), "{delays:?}");
+    }
+}
+
+/// What a complete list lacks is deleted, so it has to be a list of the kind for certain.
+#[tokio::test]
+async fn an_answer_that_is_no_list_of_the_kind_deletes_nothing() {
+    let metadata = || json!({"resourceVersion": "7"});
+    let whole = |answer: Value| Answer::Whole(200, answer.to_string());
+    let nameless = json!({"metadata": {"namespace": "a", "resourceVersion": "6"}});
+    let server = Server::start(vec![
+        status(400, "no streaming lists"),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": [pod("x", "5")]})),
+        Answer::Closed(vec![line("ERROR", &json!({"code": 410, "message": "too old"}))]),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata()})),
+        list(Kind::Pod, &json!({"metadata": metadata(), "items": []})),
+        whole(json!({"metadata": metadata(), "items": []})),
+        whole(json!({"kind": "Status", "status": "Success", "metadata": metadata()})),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": [nameless]})),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": null})),
+        Answer::Open(vec![]),
+    ])
+    .await;
+    let mut updates = server.follow_at_once(Kind::NetworkPolicy);
+    expect(&mut updates, &["begin", "listed x", "end", "current"]).await;
+    for reason in [
+        "missing field `items`",
+        "its kind is \"PodList\" instead of NetworkPolicyList",
+        "its kind is null instead of",
+        "its kind is \"Status\" instead of",
+    ] {
+        let problem = format!("problem: the server's answer can't be read: {reason}");
+        expect(&mut updates, &["begin", &problem]).await;
+    }
+    let problem = "problem: the server lists an object without a name";
+    expect(&mut updates, &["begin", "listed ?", problem]).await;
+    expect(&mut updates, &["begin", "end", "current"]).await;
+}
+
+#[tokio::test]
+async fn a_streaming_list_with_an_object_without_a_name_deletes_nothing() {
+    let nameless = json!({"metadata": {"namespace": "a", "resourceVersion": "3"}});
+    let server = Server::start(vec![
+        Answer::Closed(vec![line("ADDED", &nameless), end_of_list("5")]),
+        Answer::Open(vec![end_of_list("6")]),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::Pod);
+    let problem = "problem: the server lists an object without a name";
+    expect(&mut updates, &["begin", "listed ?", problem, "begin", "end"]).await;
+}
+
+/// A policy as JSON text whose field `spec` has lists nested this deep.
+fn nested_policy(name: &str, depth: usize, version: &str) -> String {
+    let metadata = json!({"namespace": "b", "name": name, "resourceVersion": version, "uid": "u"});
+    let spec = ["[".repeat(depth), "]".repeat(depth)].concat();
+    format!(r#"{{"metadata":{metadata},"spec":{spec},"status":{{}}}}"#)
+}
+
+/// A policy that selects all pods of its namespace.
+fn policy(name: &str, version: &str) -> Value {
+    let metadata = json!({"namespace": "b", "name": name, "resourceVersion": version});
+    json!({"metadata": metadata, "spec": {"endpointSelector": {}, "ingress": [{}]}})
+}
+
+/// The state of each policy, and why it is rejected.
+fn states(store: &Store) -> Vec<String> {
+    let state = |policy: podgate_policy::PolicyStatus<'_>| {
+        let reasons: Vec<_> = policy.rejections.iter().map(ToString::to_string).collect();
+        format!("{} {:?} {}", policy.key.name, policy.state, reasons.join("; "))
+    };
+    store.policies().map(state).collect()
+}
+
+/// Applies updates until the kind is complete, or a change of it was applied.
+async fn apply_until_changed(
+    cluster: &mut Cluster,
+    store: &mut Store,
+    updates: &mut mpsc::Receiver<Update>,
+) {
+    loop {
+        let update = timeout(BOUND, updates.recv()).await.unwrap().unwrap();
+        let Update::Cluster(event) = update else { panic!("{update:?}") };
+        let news = match &event.news {
+            Ok(news) => matches!(news, News::End | News::Applied(_)),
+            Err(problem) => panic!("{problem:?}"),
+        };
+        cluster.apply(*event, store);
+        if news {
+            return;
+        }
+    }
+}
+
+/// An object that can't be decoded is rejected alone: everyone who may write one object of the
+/// kind could otherwise stop all changes of it on all nodes.
+#[tokio::test]
+async fn an_object_that_is_nested_too_deep_is_rejected_and_all_others_are_read() {
+    let items = [nested_policy("deep", 100_000, "4"), policy("x", "4").to_string()].join(",");
+    let page = format!(
+        r#"{{"kind":"CiliumNetworkPolicyList","items":[{items}],"metadata":{{"resourceVersion":"5"}}}}"#
+    );
+    let changed = |policy: &str| format!("{{\"type\":\"MODIFIED\",\"object\":{policy}}}\n");
+    let lines = vec![
+        changed(&nested_policy("x", 130, "6")),
+        changed(&policy("y", "7").to_string()),
+        changed(&policy("deep", "8").to_string()),
+    ];
+    let server = Server::start(vec![
+        status(400, "no streaming lists"),
+        Answer::Whole(200, page),
+        Answer::Open(lines),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::CiliumNetworkPolicy);
+    let (mut cluster, mut store) = (Cluster::new("server", "node-1", None), Store::new());
+    apply_until_changed(&mut cluster, &mut store, &mut updates).await;
+    let reason = |name: &str| {
+        format!("CiliumNetworkPolicy b/{name}: spec: can't be decoded: recursion limit exceeded")
+    };
+    let listed = states(&store);
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert!(listed[0].starts_with(&format!("deep Rejected {}", reason("deep"))), "{listed:?}");
+    assert_eq!(listed[1], "x Enforced ");
+
+    for _ in 0..3 {
+        apply_until_changed(&mut cluster, &mut store, &mut updates).await;
+    }
+    let changed = states(&store);
+    assert_eq!(changed.len(), 3, "{changed:?}");
+    assert_eq!(changed[0], "deep Enforced ");
+    assert!(changed[1].starts_with(&format!("x Outdated {}", reason("x"))), "{changed:?}");
+    assert_eq!(changed[2], "y Enforced ");
+    assert_eq!((cluster.unreadable(), cluster.status().problems), (0, vec![]));
+}
+
+#[tokio::test]
+async fn a_streaming_list_rejects_an_object_that_is_nested_too_deep() {
+    let lines = vec![
+        format!("{{\"object\":{},\"type\":\"ADDED\"}}\n", nested_policy("deep", 130, "4")),
+        line("ADDED", &policy("x", "4")),
+        end_of_list("5"),
+    ];
+    let server = Server::start(vec![Answer::Open(lines)]).await;
+    let mut updates = server.follow(Kind::CiliumNetworkPolicy);
+    let (mut cluster, mut store) = (Cluster::new("server", "node-1", None), Store::new());
+    apply_until_changed(&mut cluster, &mut store, &mut updates).await;
+    let listed = states(&store);
+    assert!(listed[0].starts_with("deep Rejected "), "{listed:?}");
+    assert_eq!(listed[1..], ["x Enforced "]);
 }
 
 #[tokio::test]

@@ -40,8 +40,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent watch is opened again: the server ends it after 290 s.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(295);
-/// Delay before a kind is listed again because its watch can't be resumed.
-const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// The path of the definitions of custom kinds.
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// A watch that lasted this long is resumed at once when it ends.
@@ -110,22 +108,27 @@ impl Watcher {
 
     /// Follows the kind until the receiver of its events is gone.
     pub(super) async fn run(mut self) {
-        loop {
-            let begun = Instant::now();
-            let end = match self.lists {
-                Lists::Paged if self.resume.is_none() => self.list().await,
-                _ => Ok(()),
-            };
-            let failure = match end {
-                Ok(()) => self.watch().await,
-                Err(failure) => failure,
-            };
-            if begun.elapsed() >= LONG_WATCH {
-                self.pause = Pause::default();
-            }
-            let Some(delay) = self.take_failure(failure, begun.elapsed()).await else { return };
+        while let Some(delay) = self.follow_once().await {
             sleep(delay).await;
         }
+    }
+
+    /// Lists the kind if that is necessary, and watches it until something fails. Returns how long
+    /// to wait before the next time; `None` if the receiver of events is gone.
+    pub(super) async fn follow_once(&mut self) -> Option<Duration> {
+        let begun = Instant::now();
+        let end = match self.lists {
+            Lists::Paged if self.resume.is_none() => self.list().await,
+            _ => Ok(()),
+        };
+        let failure = match end {
+            Ok(()) => self.watch().await,
+            Err(failure) => failure,
+        };
+        if begun.elapsed() >= LONG_WATCH {
+            self.pause = Pause::default();
+        }
+        self.take_failure(failure, begun.elapsed()).await
     }
 
     /// Handles a failure. Returns how long to wait; `None` if the receiver of events is gone.
@@ -136,7 +139,7 @@ impl Watcher {
             Failure::Ended => return Some(self.pause.next()),
             Failure::Expired => {
                 self.resume = None;
-                return Some(LIST_AGAIN);
+                return Some(self.pause.next());
             }
             // 500 from a server whose etcd lacks what streaming lists need.
             Failure::Idle | Failure::Server { code: 400 | 405 | 406 | 422 | 500, .. }
@@ -225,6 +228,17 @@ impl Watcher {
         sent.map_err(|_| Failure::Closed)
     }
 
+    /// Reports an object of a list. One without a key is an error: the list does not tell which
+    /// objects exist, so it must not delete any.
+    async fn send_listed(&self, object: Object, at: Instant) -> Result<(), Failure> {
+        let has_key = object.key(self.kind).is_some();
+        self.send(News::Listed(object), at).await?;
+        match has_key {
+            true => Ok(()),
+            false => Err(Failure::Other("the server lists an object without a name".into())),
+        }
+    }
+
     /// The path of the kind's objects.
     fn resource(&self) -> Request {
         Request::new(path(self.kind, self.kind.api_versions()[self.version]))
@@ -250,10 +264,11 @@ impl Watcher {
             let request = self.resource().list(&params).map_err(other)?;
             let mut body = self.open(request.map(Body::from)).await?;
             let bytes = read_all(&mut body, PAGE_MAX).await?;
-            let page: Page = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
-            for object in page.items.unwrap_or_default() {
+            let page = Page::decode(&bytes, self.kind).map_err(|error| unreadable(&error))?;
+            for object in page.objects() {
                 count(&mut listed)?;
-                self.send(News::Listed(object), Instant::now()).await?;
+                let object = object.map_err(|error| unreadable(&error))?;
+                self.send_listed(object, Instant::now()).await?;
             }
             let next = page.metadata.r#continue;
             if next.is_empty() {
@@ -268,7 +283,6 @@ impl Watcher {
             return Err(Failure::Other("a list has no resourceVersion".into()));
         }
         self.resume = Some(version);
-        self.pause = Pause::default();
         self.send(News::End, Instant::now()).await
     }
 
@@ -316,8 +330,7 @@ impl Watcher {
         listed: &mut usize,
     ) -> Result<(), Failure> {
         let resume = self.resume.take();
-        let Line { r#type, object } =
-            serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
+        let Line { r#type, object } = Line::decode(line).map_err(|error| unreadable(&error))?;
         let version = object.metadata("resourceVersion").map(str::to_owned);
         let no_version = || Failure::Other("an object has no resourceVersion".into());
         match (r#type.as_str(), resume) {
@@ -327,13 +340,12 @@ impl Watcher {
             }
             ("ADDED" | "MODIFIED", None) => {
                 count(listed)?;
-                return self.send(News::Listed(object), at).await;
+                return self.send_listed(object, at).await;
             }
             ("DELETED", None) => return self.send(News::Deleted(object), at).await,
             ("BOOKMARK", None) if !object.ends_list() => return Ok(()),
             ("BOOKMARK", None) => {
                 self.resume = Some(version.ok_or_else(no_version)?);
-                self.pause = Pause::default();
                 return self.send(News::End, at).await;
             }
             ("ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK", Some(_)) => {}
@@ -350,6 +362,8 @@ impl Watcher {
         };
         self.send(news, at).await?;
         self.resume = Some(version);
+        // A list alone does not count: it may be all that works, and costs the server most.
+        self.pause = Pause::default();
         Ok(())
     }
 }
