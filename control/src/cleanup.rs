@@ -1,6 +1,6 @@
 //! `podgate cleanup`: detaching and removing everything that a stopped agent left.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +10,10 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use podgate_hostnet::Netlink;
 
-use crate::agent::{HOST, PIN_PREFIX, StateDir, XSK, netns_threads, require_root, restore_offload};
+use crate::agent::{
+    HOST, PIN_PREFIX, StateDir, StateError, XSK, lock_pins, netns_threads, require_root,
+    restore_offload,
+};
 use crate::damaged_file::remove_set_aside;
 use crate::error::describe;
 use crate::output::{escape, print};
@@ -42,7 +45,9 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
     let mut report = CleanupReport::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if state_dir.exists() {
-        let state = StateDir::open(state_dir, bpffs)?;
+        let mut state = StateDir::open(state_dir, bpffs)?;
+        state.lock_pins()?;
+        let _mounter = bpffs.map(|pins| lock_mounter(pins, state_dir)).transpose()?;
         report.unpin_all(&state.bpf());
         runtime.block_on(report.restore_offloads(&state));
         report.remove_pins(&state.bpf(), state.mounts_bpffs());
@@ -68,6 +73,7 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
                 state_dir.display()
             );
         }
+        let _locks = (lock_pins(pins)?, lock_mounter(pins, state_dir)?);
         report.unpin_all(pins);
         report.remove_pins(pins, false);
         if report.detached > 0 {
@@ -82,6 +88,23 @@ pub(crate) fn run(state_dir: &Path, bpffs: Option<&Path>) -> Result<ExitCode> {
         Err(error) => report.add_remaining(&describe(error.as_ref())),
     }
     report.print(state_dir)
+}
+
+/// Locks the directory in which the bpffs `pins` is mounted: it is the state directory of an agent
+/// that mounted it. Pins deeper in a bpffs have a lock of their own.
+fn lock_mounter(pins: &Path, state_dir: &Path) -> Result<Option<File>, StateError> {
+    let canonical = |path: &Path| fs::canonicalize(path).ok();
+    let Some(parent) = canonical(pins).and_then(|pins| Some(pins.parent()?.to_owned())) else {
+        return Ok(None);
+    };
+    let is_bpffs = |path: &Path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    if is_bpffs(&parent) || canonical(state_dir).as_ref() == Some(&parent) {
+        return Ok(None);
+    }
+    lock_pins(&parent).map_err(|error| match error {
+        StateError::PinsHeld(path) => StateError::Held(path),
+        other => other,
+    })
 }
 
 impl CleanupReport {
@@ -250,6 +273,22 @@ mod tests {
         // With an unknown format, an agent may run.
         assert!(has_af_xdp_sockets(&protocols("x")));
         assert!(!has_af_xdp_sockets(""));
+    }
+
+    #[test]
+    fn a_state_directory_whose_bpffs_is_named_by_another_one_is_held_by_its_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let [agents, other] = ["agents", "other"].map(|name| dir.path().join(name));
+        let agent = StateDir::open(&agents, None).unwrap();
+        fs::create_dir(agent.bpf()).unwrap();
+        let held = lock_mounter(&agent.bpf(), &other);
+        assert!(matches!(held, Err(StateError::Held(path)) if path == agents));
+        // The same state directory is locked already.
+        assert!(lock_mounter(&agent.bpf(), &agents).unwrap().is_none());
+        let bpf = agent.bpf();
+        drop(agent);
+        assert!(lock_mounter(&bpf, &other).unwrap().is_some());
+        assert!(lock_mounter(&dir.path().join("none"), &other).unwrap().is_none());
     }
 
     #[test]

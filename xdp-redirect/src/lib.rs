@@ -32,4 +32,4 @@ pub use frame_drops::FrameDrops;
 pub use hash::{FIRST_EPHEMERAL_PORT, flow_hash, worker_of};
 pub use host_frame::HostFrame;
 pub use pods::Pod;
-pub use redirect::{Redirect, unpin};
+pub use redirect::{AttachedAgain, Redirect, unpin};

@@ -2,7 +2,7 @@
 //!
 //! aya has these too, but falls back to netlink where the kernel rejects a link, hides which netdev
 //! a link belongs to, and can't detach at once: the kernel detaches some time after a pin is
-//! removed, and until then the next attach fails with EBUSY. So this module calls the five commands
+//! removed, and until then the next attach fails with EBUSY. So this module calls the six commands
 //! of bpf(2) itself.
 
 use std::ffi::CString;
@@ -15,6 +15,7 @@ use std::path::Path;
 // Commands and constants of `include/uapi/linux/bpf.h`.
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
@@ -101,6 +102,28 @@ struct Object {
     flags: u32,
 }
 
+/// `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct GetInfo {
+    fd: RawFd,
+    /// Bytes of what `info` points to.
+    len: u32,
+    info: u64,
+}
+
+/// The leading part of `struct bpf_link_info`, for a link of type XDP or tcx.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    link_type: u32,
+    id: u32,
+    program: u32,
+    /// What follows is a union that is aligned to 8 bytes.
+    padding: u32,
+    /// 0 if the link is detached, or its netdev gone.
+    ifindex: u32,
+}
+
 /// An attached program. The kernel detaches it some time after the last reference is gone: this
 /// descriptor, its pins, and the copies that children of this process inherit. [`HookLink::detach`]
 /// detaches it at once.
@@ -183,6 +206,29 @@ impl HookLink {
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         let ifindex = field("ifindex:").and_then(|text| text.parse().ok());
         Ok((hook, ifindex.filter(|&ifindex| ifindex != 0)))
+    }
+
+    /// Whether the link, of type XDP or tcx, is attached to a netdev: not if another process
+    /// detached it, or the netdev is gone.
+    pub(crate) fn is_attached(&self) -> io::Result<bool> {
+        let mut info = LinkInfo::default();
+        let mut attr = GetInfo {
+            fd: self.0.as_raw_fd(),
+            len: size_of::<LinkInfo>() as u32,
+            info: std::ptr::from_mut(&mut info) as u64,
+        };
+        // SAFETY: the kernel reads `attr` and writes its `len`; it reads and writes at most `len`
+        // bytes of `info`. Both are initialized, live until the call returns, and are borrowed by
+        // nobody else.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_OBJ_GET_INFO_BY_FD,
+                std::ptr::from_mut(&mut attr),
+                size_of::<GetInfo>() as u32,
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.ifindex != 0) }
     }
 
     /// Detaches the program at once, even if other references to the link exist.

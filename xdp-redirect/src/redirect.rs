@@ -368,6 +368,30 @@ impl Redirect {
         Ok((attached, no_pod.and(forgotten).and(cleared).and(no_host_link)))
     }
 
+    /// Attaches programs again that another process detached ([`unpin`] does so). Until then the
+    /// kernel handles the netdev's packets. Netdevs that are gone don't count.
+    pub fn attach_again(&mut self) -> AttachedAgain {
+        let Self { programs, attached, .. } = self;
+        let mut result = AttachedAgain::default();
+        for link in attached.values_mut() {
+            let of_host_link = link.egress.as_ref().is_some_and(|tcx| tcx.ifindex != link.ifindex);
+            let egress = if of_host_link { &programs.mark } else { &programs.guard };
+            // The XDP program first: without it, what the pod sends is forwarded.
+            let all = iter::once((&mut link.xdp, &programs.redirect, Hook::Xdp))
+                .chain(link.egress.as_mut().map(|tcx| (tcx, egress, Hook::Egress)))
+                .chain(link.ingress.as_mut().map(|tcx| (tcx, &programs.sender, Hook::Ingress)));
+            let mut is_again = false;
+            for (at, program, hook) in all {
+                match at.attach_again(program, hook) {
+                    Ok(attached) => is_again |= attached,
+                    Err(error) => result.failed.push(error),
+                }
+            }
+            result.links.extend(is_again.then(|| link_name(link.ifindex)));
+        }
+        result
+    }
+
     /// Pins every attached link again whose pin was removed. Returns their number.
     ///
     /// # Errors
@@ -473,7 +497,37 @@ fn adopt(
     }
 }
 
+/// What [`Redirect::attach_again`] did.
+#[derive(Debug, Default)]
+pub struct AttachedAgain {
+    /// Names of the netdevs that programs were attached to again.
+    pub links: Vec<String>,
+    /// What could not be attached.
+    pub failed: Vec<Error>,
+}
+
 impl AttachedProgram {
+    /// Attaches the program again if it is detached, and removes the pin of the detached link, for
+    /// [`Redirect::pin_again`]. Returns whether it was.
+    fn attach_again(&mut self, program: &ProgramFd, hook: Hook) -> Result<bool, Error> {
+        let Self { ifindex, link, pin } = self;
+        let failed = |cause| attach_error(*ifindex, &cause);
+        if link.is_attached().map_err(failed)? {
+            return Ok(false);
+        }
+        *link = match HookLink::attach(program.as_fd(), *ifindex, hook) {
+            Ok(link) => link,
+            Err(_) if name_of(*ifindex).is_none() => return Ok(false),
+            Err(cause) => return Err(failed(cause)),
+        };
+        match pin.as_deref().map(|path| (path, fs::remove_file(path))) {
+            Some((path, Err(cause))) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(pin_error(path, cause))
+            }
+            _ => Ok(true),
+        }
+    }
+
     /// Detaches the program and removes the pin.
     fn detach(&self) -> Result<(), Error> {
         detach_and_unpin(&self.link, self.ifindex, self.pin.as_deref())

@@ -1,6 +1,6 @@
 //! Talking to the agent over its control socket.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -20,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout for an answer, or for its next line. Compiling the policies of a large cluster takes the
 /// agent seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest line of an answer, bytes; the agent's are shorter, also for a large cluster.
+const LINE_MAX: usize = 64 << 20;
 /// Interval of connection attempts while the agent's backlog is full.
 const CONNECT_RETRY: Duration = Duration::from_millis(20);
 
@@ -155,7 +157,11 @@ impl Client {
         let limit = limit.map(|limit| limit.min(self.limit));
         // Fails for a limit of zero only.
         let _ = self.stream.get_ref().set_read_timeout(limit);
-        match self.stream.read_line(&mut line) {
+        match self.stream.by_ref().take(LINE_MAX as u64 + 1).read_line(&mut line) {
+            Ok(read) if read > LINE_MAX => {
+                let reason = format!("a line is longer than {} MiB", LINE_MAX >> 20);
+                Err(ClientError::Protocol(reason))
+            }
             Ok(read) if read > 0 && line.ends_with('\n') => {
                 Answer::parse(&line).map_err(|error| ClientError::Protocol(error.message))
             }
@@ -259,6 +265,24 @@ mod tests {
         client.send(&AT_ONCE);
         let error = client.receive(Some(SHORT)).unwrap_err();
         assert!(matches!(error, ClientError::TimedOut(SHORT)) && error.is_unreachable());
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let writer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // Until the client hangs up.
+            while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        });
+        let mut client = Client::connect(&path).unwrap();
+        let error = client.call::<Value>(&AT_ONCE).unwrap_err();
+        assert!(matches!(error, ClientError::Protocol(_)), "{error}");
+        assert!(error.to_string().ends_with("a line is longer than 64 MiB"), "{error}");
+        drop(client);
+        writer.join().unwrap();
     }
 
     #[test]

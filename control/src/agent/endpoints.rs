@@ -38,7 +38,7 @@ use self::prepare::NETNS_THREADS;
 use self::prepare::is_transient;
 pub(super) use self::prepare::{PodEnd, Prepared, Preparer};
 pub(crate) use self::prepare::{netns_threads, restore_offload};
-use self::unknown::UnknownPods;
+use self::unknown::{UnknownPods, refuse_attached};
 
 /// Results of tasks that may wait for the control thread.
 pub(super) const COMPLETED_MAX: usize = 64;
@@ -410,9 +410,7 @@ impl Endpoints {
             self.remove(&gone);
         }
         info!("endpoint {} on link {link} attached", spec.pod);
-        self.unknown.remove(&link);
-        self.unknown.take_unread(attached.link.index);
-        self.unattached.remove(&link);
+        self.no_longer_unknown(&link, attached.link.index);
         self.without_link.remove(&link);
         self.retries.clear(&link);
         self.by_link.insert(link, Endpoint { spec, link: Ok(attached), offload });
@@ -431,20 +429,29 @@ impl Endpoints {
         match result {
             Ok((attached, pod_end)) => {
                 info!("link {} of endpoint {} is back", spec.link, spec.pod);
-                self.unknown.take_unread(attached.link.index);
+                let index = attached.link.index;
                 endpoint.link = Ok(attached);
                 endpoint.offload = pod_end.offload.after(before);
-                self.unattached.remove(&spec.link);
+                let changed = endpoint.offload != before;
+                self.no_longer_unknown(&spec.link, index);
                 self.retries.clear(&spec.link);
+                changed
             }
             Err(error) => {
                 let reason = describe(error.as_ref());
                 debug!("link {} of endpoint {} is not back yet: {reason}", spec.link, spec.pod);
                 endpoint.link = Err(reason);
                 self.retries.failed(spec.link.clone(), None, Instant::now());
+                false
             }
         }
-        endpoint.offload != before
+    }
+
+    /// The link of this index, by whatever name it was known, is that of an attached endpoint now,
+    /// whose name of it is `link`.
+    fn no_longer_unknown(&mut self, link: &str, index: u32) {
+        self.unknown.attached(index);
+        self.unattached.retain(|name, of| name != link && *of != index);
     }
 
     /// There is still no link for an endpoint.
@@ -506,8 +513,10 @@ impl Endpoints {
     /// Detaches what the previous agent pinned at a link that could not be attached again: from
     /// here on, no policy applies to its pod.
     pub(super) fn unpin_unattached(&mut self, link: &str) {
-        if let Some(index) = self.unattached.remove(link) {
-            self.links.unpin(index);
+        let Some(index) = self.unattached.remove(link) else { return };
+        match refuse_attached(link, index, &self.attached_indices()) {
+            Ok(()) => self.links.unpin(index),
+            Err(error) => warn!("{error}"),
         }
     }
 
@@ -519,14 +528,20 @@ impl Endpoints {
     /// Removes an endpoint whose pod is not known: from here on, no policy applies to it.
     ///
     /// # Errors
-    /// When there is no such endpoint.
+    /// When there is no such endpoint, or its link is that of another one.
     pub(super) fn remove_unknown(&mut self, link: &str) -> Result<()> {
-        self.unknown.detach(link, &self.links)
+        let index = self.unknown.take(link, &self.attached_indices())?;
+        self.links.unpin(index);
+        info!("endpoint of an unknown pod on link {link} removed");
+        Ok(())
     }
 
     /// Takes a change of a link. Returns its effect; `None` if it is no endpoint's link.
     pub(super) fn link_changed(&mut self, link: &Link) -> Option<LinkEffect> {
-        if self.unknown.take_unread(link.index) {
+        let is_renamed =
+            |name: &String, index: &mut u32| *index == link.index && *name != link.name;
+        let renamed = self.unattached.extract_if(.., is_renamed).count() > 0;
+        if self.unknown.take_read(link) || renamed {
             self.record_unknown(link.clone());
         }
         let attached = self.by_link.iter_mut().find_map(|(name, endpoint)| {
@@ -696,10 +711,16 @@ impl Endpoints {
         self.unknown.unread()
     }
 
+    /// Indices of all links with pinned programs that have no attached endpoint.
+    pub(super) fn cut_off_indices(&self) -> BTreeSet<u32> {
+        let unread = self.unread_pins().iter().copied();
+        unread.chain(self.unknown.indices()).chain(self.unattached.values().copied()).collect()
+    }
+
     /// Notes a link with pinned programs that no endpoint names.
     fn record_unknown(&mut self, link: Link) {
         // The link of an endpoint that could not be attached is that endpoint's.
-        match self.by_link.contains_key(&link.name) {
+        match self.by_link.get(&link.name).is_some_and(|endpoint| endpoint.link.is_err()) {
             true => _ = self.unattached.insert(link.name, link.index),
             false => self.unknown.insert(link),
         }

@@ -98,7 +98,7 @@ pub(crate) use self::names::NameMetrics;
 pub(crate) use self::preflight::require_root;
 pub(crate) use self::rule_totals::{RuleTotals, SERIES_MAX};
 pub(crate) use self::start::run;
-pub(crate) use self::state::StateDir;
+pub(crate) use self::state::{StateDir, StateError, lock_pins};
 
 /// How often events are taken off the workers' rings, and results that clients wait for are
 /// checked.
@@ -241,7 +241,7 @@ impl Agent {
         self.log_endpoints();
         self.maintain_names();
         self.request_periodic_reads();
-        self.files.check(&self.endpoints).await;
+        self.files.check(&mut self.endpoints).await;
         Ok(())
     }
 

@@ -220,9 +220,9 @@ impl Agent {
         let attached = self.endpoints.attached_indices();
         let mut links = dirty.some_links.clone();
         if dirty.links {
-            // A notification that was lost may have been about a link whose name is not known yet.
-            let unread = self.endpoints.unread_pins();
-            links.extend(attached.iter().chain(unread).copied().chain(self.host.own()));
+            // A notification that was lost may have been about a link that is cut off, too.
+            links.extend(self.endpoints.cut_off_indices());
+            links.extend(attached.iter().copied().chain(self.host.own()));
         }
         let links = Vec::from_iter(links);
         Observation {

@@ -101,7 +101,7 @@ fn free_memory_in_background() {
 /// # Errors
 /// When one of them can't be used.
 fn open_state(args: &RunArgs, undo: &mut Undo) -> Result<StateDir> {
-    let state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
+    let mut state = StateDir::open(&args.state_dir, args.bpffs.as_deref())?;
     undo.record_state(&state);
     let mounted_now = match &args.bpffs {
         // A mount of the agent's own would end with its container, and policy with it.
@@ -109,6 +109,7 @@ fn open_state(args: &RunArgs, undo: &mut Undo) -> Result<StateDir> {
         None => bpffs::ensure_mounted(&state.bpf())?,
     };
     undo.record_bpf(state.bpf(), Creator::unless(!mounted_now));
+    state.lock_pins()?;
     if args.bpffs.is_none() {
         preflight::warn_of_private_mounts();
     }

@@ -27,6 +27,8 @@ pub(crate) struct StateDir {
     /// Directory of pins elsewhere, on a bpffs that others mount.
     pins: Option<PathBuf>,
     lock: File,
+    /// The lock of `pins`.
+    pins_lock: Option<File>,
     /// Directories that this created, innermost first.
     made: Vec<PathBuf>,
     /// Whether the directory's mode is still to be set.
@@ -39,6 +41,9 @@ pub(crate) enum StateError {
     /// Another agent has the lock.
     #[error("an agent is running with the state directory {0}; stop it first")]
     Held(PathBuf),
+    /// Another agent has the lock of the directory of pins.
+    #[error("an agent with another state directory has its programs pinned in {0}; stop it first")]
+    PinsHeld(PathBuf),
     /// A file or directory can't be read or written.
     #[error("can't use {path}: {source}")]
     Io {
@@ -138,14 +143,11 @@ impl StateDir {
         let made = missing.take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path).map_err(io_error(path))?;
-        let lock = File::open(path).map_err(io_error(path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(StateError::Held(path.to_owned())),
-            Err(fs::TryLockError::Error(source)) => return Err(io_error(path)(source)),
-        }
+        let lock = lock(path).map_err(io_error(path))?;
+        let lock = lock.ok_or_else(|| StateError::Held(path.to_owned()))?;
         let pins = pins.map(Path::to_owned);
-        let mut state = Self { path: path.to_owned(), pins, lock, made, mode_due: true };
+        let (path, pins_lock) = (path.to_owned(), None);
+        let mut state = Self { path, pins, lock, pins_lock, made, mode_due: true };
         match state.set_mode() {
             // It may be written to later; the files in it have modes of their own.
             Err(StateError::Io { source, .. })
@@ -153,6 +155,20 @@ impl StateDir {
             result => result?,
         }
         Ok(state)
+    }
+
+    /// Locks the directory of pins that was given, unless it is locked or doesn't exist: an agent
+    /// with another state directory may have its programs there. A bpffs in the state directory
+    /// needs no lock of its own, which would keep it from being unmounted.
+    ///
+    /// # Errors
+    /// [`StateError::PinsHeld`], or when it can't be opened.
+    pub(crate) fn lock_pins(&mut self) -> Result<(), StateError> {
+        let Some(pins) = &self.pins else { return Ok(()) };
+        if !self.pins_lock.as_ref().is_some_and(|lock| is_at(lock, pins)) {
+            self.pins_lock = lock_pins(pins)?;
+        }
+        Ok(())
     }
 
     /// Sets the mode of the directory, unless that was done.
@@ -189,9 +205,7 @@ impl StateDir {
     /// Whether the locked directory is still the one at its path.
     #[must_use]
     pub(crate) fn is_there(&self) -> bool {
-        let id = |found: io::Result<fs::Metadata>| found.ok().map(|m| (m.dev(), m.ino()));
-        let held = id(self.lock.metadata());
-        held.is_some() && id(fs::metadata(&self.path)) == held
+        is_at(&self.lock, &self.path)
     }
 
     /// The control socket, unless another one is given.
@@ -298,6 +312,37 @@ impl StateDir {
     }
 }
 
+/// Whether the open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |found: io::Result<fs::Metadata>| found.ok().map(|m| (m.dev(), m.ino()));
+    let held = id(file.metadata());
+    held.is_some() && id(fs::metadata(path)) == held
+}
+
+/// Locks a directory, as long as the file is open; `None` if another process has the lock
+/// (flock(2), which a bpffs has, too).
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = File::open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Locks a directory of pins; `None` if it doesn't exist.
+///
+/// # Errors
+/// [`StateError::PinsHeld`], or when it can't be opened.
+pub(crate) fn lock_pins(pins: &Path) -> Result<Option<File>, StateError> {
+    match lock(pins) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(StateError::PinsHeld(pins.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StateError::Io { path: pins.to_owned(), source }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use nix::sys::stat::Mode;
@@ -356,6 +401,34 @@ mod tests {
         assert!(matches!(StateDir::open(dir.path(), None), Err(StateError::Held(_))));
         drop(first);
         assert!(StateDir::open(dir.path(), None).is_ok());
+    }
+
+    #[test]
+    fn pins_are_those_of_one_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name| dir.path().join(name);
+        let pins = path("pins");
+        let open = |name| StateDir::open(&path(name), Some(&pins)).unwrap();
+        let (mut first, mut second) = (open("1"), open("2"));
+        // There is nothing yet that may be locked.
+        first.lock_pins().unwrap();
+        fs::create_dir(&pins).unwrap();
+        first.lock_pins().unwrap();
+        first.lock_pins().unwrap();
+        assert!(matches!(second.lock_pins(), Err(StateError::PinsHeld(held)) if held == pins));
+        assert!(matches!(lock_pins(&pins), Err(StateError::PinsHeld(_))));
+        // Another directory in its place is locked, too.
+        fs::remove_dir(&pins).unwrap();
+        fs::create_dir(&pins).unwrap();
+        first.lock_pins().unwrap();
+        assert!(second.lock_pins().is_err());
+        drop(first);
+        second.lock_pins().unwrap();
+        // Pins in the state directory are locked with it.
+        let mut own = StateDir::open(&path("3"), None).unwrap();
+        fs::create_dir(own.bpf()).unwrap();
+        own.lock_pins().unwrap();
+        assert!(lock_pins(&own.bpf()).unwrap().is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use podgate_api::socket_file::{FileId, file_id};
 use podgate_hubble::UnixSocket;
-use podgate_xdp_redirect::bpffs;
+use podgate_xdp_redirect::{AttachedAgain, bpffs};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -170,7 +170,7 @@ impl StateFiles {
     }
 
     /// Checks the files, if it is time.
-    pub(super) async fn check(&mut self, endpoints: &Endpoints) {
+    pub(super) async fn check(&mut self, endpoints: &mut Endpoints) {
         if Instant::now() < self.due {
             return;
         }
@@ -189,7 +189,7 @@ impl StateFiles {
     }
 
     /// Creates again what was removed. Returns what can't be created.
-    async fn restore(&mut self, endpoints: &Endpoints) -> Vec<String> {
+    async fn restore(&mut self, endpoints: &mut Endpoints) -> Vec<String> {
         let mut broken = Vec::new();
         if !self.state.is_there() {
             let path = self.state.path().to_owned();
@@ -212,9 +212,10 @@ impl StateFiles {
         if let Err(error) = self.state.set_mode() {
             broken.push(format!("{error}; its mode stays as it was"));
         }
+        broken.extend(attach_again(endpoints));
         match self.restore_pins(endpoints) {
             Ok(0) => {}
-            Ok(pinned) => warn!("pins of {pinned} links were removed; they are created again"),
+            Ok(pinned) => warn!("pins of {pinned} programs were removed; they are created again"),
             Err(error) => broken.push(describe(error.as_ref())),
         }
         if !self.state.endpoints().exists() {
@@ -240,14 +241,32 @@ impl StateFiles {
         !self.state.mounts_bpffs() || !preflight::has_private_mounts()
     }
 
-    fn restore_pins(&self, endpoints: &Endpoints) -> Result<usize> {
+    fn restore_pins(&mut self, endpoints: &Endpoints) -> Result<usize> {
         if self.state.mounts_bpffs() {
             bpffs::ensure_mounted(&self.state.bpf())?;
         } else {
             bpffs::require(&self.state.bpf())?;
+            self.state.lock_pins()?;
         }
         endpoints.links().pin_again()
     }
+}
+
+/// Attaches programs again that another process detached. Returns what can't be attached.
+fn attach_again(endpoints: &mut Endpoints) -> Vec<String> {
+    let AttachedAgain { links, failed } = endpoints.links_mut().attach_again();
+    if !links.is_empty() {
+        error!(
+            "another process detached programs from {}: its packets may have passed without policy \
+             for up to {} s; they are attached again",
+            links.join(", "),
+            PERIOD.as_secs()
+        );
+    }
+    let failed = failed.iter().map(|error| {
+        format!("{}; another process detached a program there: no policy applies", describe(error))
+    });
+    failed.collect()
 }
 
 /// Where the control socket is bound: at `given`, or in the state directory.

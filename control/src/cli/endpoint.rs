@@ -1,6 +1,6 @@
 //! `podgate endpoint …`.
 
-use std::path::PathBuf;
+use std::path::{PathBuf, absolute};
 
 use clap::{Args, Subcommand};
 use podgate_api::{EndpointSpec, PodMtu};
@@ -111,7 +111,9 @@ impl EndpointAddArgs {
         EndpointSpec {
             link: self.link.clone(),
             pod: self.pod.clone(),
-            netns: self.netns.clone(),
+            // The agent has another working directory, also after a restart. Fails only for an
+            // empty path, or if there is no working directory; then the agent rejects it.
+            netns: self.netns.as_ref().map(|path| absolute(path).unwrap_or_else(|_| path.clone())),
             mac: self.mac,
             mtu: self.mtu,
             assigned: self.address.clone(),
@@ -132,8 +134,11 @@ pub struct EndpointRemoveArgs {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::super::Cli;
-    use clap::Parser;
+    use super::EndpointAddArgs;
+    use clap::{Args, FromArgMatches, Parser};
 
     #[test]
     fn an_endpoint_needs_a_namespace_or_a_mac() {
@@ -151,5 +156,18 @@ mod tests {
             let error = parse(&["--netns", "/run/netns/a", "--mtu", mtu]).unwrap_err().to_string();
             assert!(error.contains("--mtu"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_agent_is_given_an_absolute_path_of_the_namespace() {
+        let netns = |path: &str| {
+            let add = ["add", "--link", "veth0", "--pod", "a/b", "--netns", path];
+            let command = EndpointAddArgs::augment_args(clap::Command::new("add"));
+            let matches = command.try_get_matches_from(add).unwrap();
+            EndpointAddArgs::from_arg_matches(&matches).unwrap().spec().netns.unwrap()
+        };
+        assert_eq!(netns("/run/netns/a"), Path::new("/run/netns/a"));
+        let here: PathBuf = std::env::current_dir().unwrap();
+        assert_eq!(netns("../netns/a"), here.join("../netns/a"));
     }
 }

@@ -136,6 +136,44 @@ fn pinned_link_outlives_its_maker_and_is_adopted_without_a_gap() {
 }
 
 #[test]
+fn programs_that_another_process_detached_are_attached_and_pinned_again() {
+    in_new_namespaces(|| {
+        let (ifindex, pins) = (veth(), Pins::new());
+        let pin = pins.path("pin");
+        let mut redirect = load();
+        redirect.attach(ifindex, 0, Some(&pin)).unwrap();
+        redirect.guard(0).unwrap();
+        let again = redirect.attach_again();
+        assert!(again.links.is_empty() && again.failed.is_empty(), "{again:?}");
+
+        unpin(&pin).unwrap();
+        assert_eq!(attached(HOST), None);
+        // So are links whose pins are not there any more, and those that were pinned again.
+        redirect.pin_again().unwrap();
+        let again = redirect.attach_again();
+        assert_eq!(again.links, [HOST]);
+        assert!(again.failed.is_empty(), "{again:?}");
+        assert_eq!(attached(HOST), Some((id_of(&redirect), 1)));
+        assert!(redirect.attached[&0].egress.as_ref().unwrap().link.is_attached().unwrap());
+        assert_eq!(redirect.pin_again().unwrap(), 2);
+        assert!(redirect.attach_again().links.is_empty());
+
+        // The pins are those of the new links.
+        drop(redirect);
+        assert!(attached(HOST).is_some());
+        unpin(&pin).unwrap();
+        assert_eq!(attached(HOST), None);
+
+        // A netdev that is gone is not an error.
+        let mut redirect = load();
+        redirect.attach(ifindex, 0, None).unwrap();
+        ip(&format!("link del {HOST}"));
+        let again = redirect.attach_again();
+        assert!(again.links.is_empty() && again.failed.is_empty(), "{again:?}");
+    });
+}
+
+#[test]
 fn pin_of_a_vanished_netdev_is_swept_away() {
     in_new_namespaces(|| {
         let pins = Pins::new();

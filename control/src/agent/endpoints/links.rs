@@ -21,7 +21,7 @@ use podgate_tables::event::Event;
 use podgate_tables::ids::LinkId;
 use podgate_tables::route::RouteTable;
 use podgate_tables::time::Nanos;
-use podgate_xdp_redirect::{FrameDrops, Pod, Redirect};
+use podgate_xdp_redirect::{AttachedAgain, FrameDrops, Pod, Redirect};
 
 use super::dropped::DroppedFrames;
 use super::slots::Slots;
@@ -307,7 +307,12 @@ impl Links {
         }
     }
 
-    /// Pins programs again whose pins were removed. Returns of how many links.
+    /// Attaches programs again that another process detached.
+    pub(in crate::agent) fn attach_again(&mut self) -> AttachedAgain {
+        self.redirect.attach_again()
+    }
+
+    /// Pins programs again whose pins were removed. Returns their number.
     ///
     /// # Errors
     /// When a pin can't be created.
