@@ -179,7 +179,6 @@ impl Store {
     }
 
     /// Groups, services and the addresses behind services.
-    #[cfg(feature = "oracle")]
     pub(crate) const fn directory(&self) -> &directory::Directory {
         &self.directory
     }
