@@ -175,7 +175,6 @@ impl Directory {
     }
 
     /// Whether the objects of the kind are unknown.
-    #[cfg(feature = "oracle")]
     pub(crate) fn is_unread(&self, kind: Kind) -> bool {
         self.unread.contains_key(&kind)
     }
