@@ -88,19 +88,11 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Writes the new content of `path` to its [`temporary`] file, which may not be on disk yet.
-///
-/// It is always a new file: in place of one that a crash left, and of a FIFO, whose opening would
-/// wait, or a symlink, which would be followed.
 fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
-    let temporary = temporary(path);
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let mut options = OpenOptions::new();
-    // O_EXCL follows no symlink, either (open(2)).
-    let mut file = options.write(true).create_new(true).mode(mode).open(&temporary)?;
-    // Regardless of the umask.
+    let options = options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = options.open(temporary(path))?;
+    // Regardless of the umask, and of the mode of a file that a crash left.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     Ok(file)
@@ -118,23 +110,6 @@ mod tests {
         write(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn what_is_in_the_temporary_files_place_is_neither_followed_nor_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        let other = dir.path().join("other");
-        fs::write(&other, "kept").unwrap();
-        std::os::unix::fs::symlink(&other, temporary(&path)).unwrap();
-        write(&path, b"first").unwrap();
-        assert_eq!(fs::read(&other).unwrap(), b"kept");
-        assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        nix::unistd::mkfifo(&temporary(&path), nix::sys::stat::Mode::S_IRUSR).unwrap();
-        write(&path, b"second").unwrap();
-        assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        assert_eq!(fs::read(&path).unwrap(), b"second");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]
