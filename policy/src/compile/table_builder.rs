@@ -71,7 +71,7 @@ impl TableBuilder {
     ) -> bool {
         let services = &mut self.tables.services;
         let has_row = row.is_some();
-        let is_stored = match services.set(address, row) {
+        match services.set(address, row) {
             Ok(changed) => {
                 self.changed |= changed;
                 self.services_left_out.remove(&address);
@@ -81,8 +81,7 @@ impl TableBuilder {
                 self.leave_out(address);
                 false
             }
-        };
-        is_stored
+        }
     }
 
     /// Leaves an address out, for which there is no room.
