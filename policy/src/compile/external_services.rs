@@ -4,7 +4,8 @@
 //! outside of the cluster, and `internalTrafficPolicy` for cluster IPs ("pod traffic for … external
 //! destinations" in `syncProxyRules`, `pkg/proxy/iptables/proxier.go` of Kubernetes).
 //!
-//! Rows are also written where the kernel translates: policy has to know what is not the node's own.
+//! Rows are also written where the kernel translates: policy has to know what is not the node's
+//! own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

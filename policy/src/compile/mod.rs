@@ -64,8 +64,8 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// The service that has this destination, see [`PolicyTables::find_service`]; also one without a
-    /// row, if the address is its cluster IP.
+    /// The service that has this destination, see [`PolicyTables::find_service`]; also one without
+    /// a row, if the address is its cluster IP.
     #[must_use]
     pub fn service_at(&self, to: L4Addr, protocol: u8) -> Option<ServiceName> {
         match self.tables.find_service(to, protocol) {
