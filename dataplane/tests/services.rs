@@ -415,6 +415,18 @@ fn a_denied_request_to_a_service_is_answered_from_its_address() {
     }
 }
 
+/// Checks that packets of A with `tuple` reach A itself as `at_server`, and the replies A again.
+#[track_caller]
+fn assert_reaches_itself(rig: &mut Rig, tuple: &Tuple, at_server: &Tuple) {
+    for flags in [SYN, ACK] {
+        let (link, bytes) = send_one(rig, A, &packet(A, tuple, flags, b"q"));
+        assert_eq!((link, view(&bytes).tuple), (A, *at_server));
+        let reply = packet(A, &at_server.reversed(), flags | ACK, b"reply");
+        let (link, bytes) = send_one(rig, A, &reply);
+        assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()));
+    }
+}
+
 #[test]
 fn a_pod_reaches_itself_by_its_service() {
     for workers in 1..=2 {
@@ -427,13 +439,7 @@ fn a_pod_reaches_itself_by_its_service() {
                 let tuple = to_service(family, protocol, client);
                 let at_server =
                     Tuple { src: cluster_ip(family), dst: pod(family, A), dst_port: 80, ..tuple };
-                for flags in [SYN, ACK] {
-                    let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, flags, b"q"));
-                    assert_eq!((link, view(&bytes).tuple), (A, at_server));
-                    let reply = packet(A, &at_server.reversed(), flags | ACK, b"reply");
-                    let (link, bytes) = send_one(&mut rig, A, &reply);
-                    assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()));
-                }
+                assert_reaches_itself(&mut rig, &tuple, &at_server);
                 let event = &rig.events()[0];
                 let ends = (event.tuple.src, event.tuple.dst, event.tuple.dst_port);
                 assert_eq!(ends, (pod(family, A), pod(family, A), 80));
@@ -1486,13 +1492,7 @@ fn a_pod_reaches_itself_by_a_node_port() {
             let to_node = to_service(family, proto::TCP, CLIENT);
             let tuple = Tuple { dst: node, dst_port: NODE_PORT, ..to_node };
             let at_server = Tuple { src: node, dst: pod(family, A), dst_port: 80, ..tuple };
-            for flags in [SYN, ACK] {
-                let (link, bytes) = send_one(&mut rig, A, &packet(A, &tuple, flags, b"q"));
-                assert_eq!((link, view(&bytes).tuple), (A, at_server));
-                let reply = packet(A, &at_server.reversed(), flags | ACK, b"reply");
-                let (link, bytes) = send_one(&mut rig, A, &reply);
-                assert_eq!((link, view(&bytes).tuple), (A, tuple.reversed()));
-            }
+            assert_reaches_itself(&mut rig, &tuple, &at_server);
         }
         rig.expire_all();
         rig.assert_no_frame_is_lost();

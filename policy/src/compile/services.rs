@@ -61,12 +61,13 @@ pub(super) struct Services {
 impl Services {
     /// Brings changed services up to date, and if nodes have changed, those that depend on them.
     pub(super) fn change(&mut self, store: &Store, changes: &Changes, builder: &mut TableBuilder) {
-        builder.leave_services_to_kernel(store.translation() == Translation::Off);
+        let is_on = store.translation() == Translation::On;
+        builder.leave_services_to_kernel(!is_on);
         let local = if changes.nodes { self.local.clone() } else { BTreeSet::new() };
         for name in changes.services.union(&local) {
             self.change_one(store, name, builder);
         }
-        self.external.write(store.translation() == Translation::On, builder);
+        self.external.write(is_on, builder);
         let is_unread = |kind| store.directory().is_unread(kind);
         builder.note_left_out(is_unread(Kind::Service) || is_unread(Kind::EndpointSlice));
     }

@@ -62,25 +62,14 @@ impl TableBuilder {
         self.tables.services.left_to_kernel = left;
     }
 
-    /// Sets the services' ports at an address. A row beyond the limit is left out. Returns whether
-    /// there is a row now.
-    pub(super) fn set_service(
-        &mut self,
-        address: ServiceAddress,
-        row: Option<ServicePorts>,
-    ) -> bool {
-        let services = &mut self.tables.services;
-        let has_row = row.is_some();
-        match services.set(address, row) {
+    /// Sets the services' ports at an address. A row beyond the limit is left out.
+    pub(super) fn set_service(&mut self, address: ServiceAddress, row: Option<ServicePorts>) {
+        match self.tables.services.set(address, row) {
             Ok(changed) => {
                 self.changed |= changed;
                 self.services_left_out.remove(&address);
-                has_row
             }
-            Err(TooManyServices) => {
-                self.leave_out(address);
-                false
-            }
+            Err(TooManyServices) => self.leave_out(address),
         }
     }
 
@@ -116,8 +105,8 @@ impl TableBuilder {
             return self.name_external(address, None);
         }
         let (row, names) = row();
-        let is_stored = self.set_service(address, Some(row));
-        self.name_external(address, is_stored.then_some(names));
+        self.set_service(address, Some(row));
+        self.name_external(address, Some(names));
     }
 
     /// Removes the row of an external address, or of the node ports.

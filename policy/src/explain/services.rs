@@ -137,9 +137,10 @@ pub(super) fn called<'a>(
         // The node translates packets of others.
         return Ok(None);
     }
-    let (Some(service), Some(name)) =
-        (compiled.tables.service(frontend, protocol), compiled.service_at(frontend, protocol))
-    else {
+    let (Some(service), Some(name)) = (
+        compiled.tables.service(frontend, protocol),
+        compiled.catalog.service_of(at, protocol, number),
+    ) else {
         return Ok(None);
     };
     let name = name.to_string();
