@@ -50,7 +50,8 @@ pub struct SourceStatus {
     /// Whether objects are up to date: all were read, and changes are noticed.
     #[serde(default)]
     pub current: bool,
-    /// Manifests whose last good objects are not on disk, also because they can't be read.
+    /// Manifests, or objects of an API server, whose last good state is not on disk, also because a
+    /// manifest can't be read.
     #[serde(default)]
     pub unsaved: usize,
 }

@@ -40,7 +40,7 @@ use crate::cli::{DnsDenied, PodChecksums, PolicyStatus, Poll, RunArgs, Seccomp, 
 use crate::log::LogFilter;
 use crate::sources::kube::{Access, Writes};
 use crate::sources::manifests::{Manifests, Settings};
-use crate::sources::{self, Source, Update};
+use crate::sources::{self, LAST_GOOD, Source, Update};
 
 /// Requests of clients that may wait.
 const CALLS_MAX: usize = 16;
@@ -286,7 +286,9 @@ async fn open_source(args: &RunArgs, updates: mpsc::Sender<Update>) -> Result<So
         PolicyStatus::On => Writes::On,
         PolicyStatus::Off => Writes::Off,
     };
-    Ok(Source::Cluster(sources::kube::watch(&access, &node, writes, updates).await?))
+    let last_good = args.state_dir.join(LAST_GOOD);
+    let cluster = sources::kube::watch(&access, &node, writes, &last_good, updates).await?;
+    Ok(Source::Cluster(cluster))
 }
 
 fn start_workers(args: &RunArgs, state: &StateDir) -> Result<Links> {

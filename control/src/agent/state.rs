@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state_json;
 use crate::cli::{HUBBLE_SOCKET_NAME, SOCKET_NAME};
-use crate::sources::manifests::last_good::DIRECTORY as LAST_GOOD;
+use crate::sources::LAST_GOOD;
 use crate::{atomic_file, damaged_file};
 
 const LIST: &str = "endpoints.json";

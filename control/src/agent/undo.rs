@@ -14,7 +14,7 @@ use super::endpoints::{pinned_indices, unpin_in};
 use super::host_network::{self, HostLink};
 use super::state::StateDir;
 use crate::error::describe;
-use crate::sources::manifests::last_good::DIRECTORY as LAST_GOOD;
+use crate::sources::LAST_GOOD;
 
 /// What this start has changed so far. What existed before stays: pinned programs still cut their
 /// pods off.

@@ -7,18 +7,22 @@
 //! | [`object`] | decodes objects, without fields that are not read |
 //! | [`json`] | finds the parts of a JSON text without decoding them |
 //! | [`cluster`] | applies events to the store; what is known of each kind |
+//! | [`last_good`] | keeps the last valid versions of policies on disk |
 //! | [`report`] | what a policy's status says, and whether it has to be written |
 //! | [`writer`] | writes statuses and Events, in a task of its own |
 
 mod client;
 mod cluster;
 mod json;
+mod last_good;
 mod object;
 mod report;
 #[cfg(test)]
 mod tests;
 mod watch;
 mod writer;
+
+use std::path::Path;
 
 use podgate_policy::Kind;
 use tokio::sync::mpsc;
@@ -27,6 +31,7 @@ use tokio::time::Instant;
 use self::client::Connection;
 pub(crate) use self::client::{Access, KubeError, in_cluster};
 pub(crate) use self::cluster::Cluster;
+use self::last_good::LastGood;
 use self::object::Object;
 use self::watch::Watcher;
 pub(crate) use self::writer::WriteCounts;
@@ -90,7 +95,7 @@ pub(crate) enum Writes {
 }
 
 /// Starts to watch every kind at the server; updates go to `updates` until its receiver is dropped.
-/// `node` is the name of this node.
+/// `node` is the name of this node, and `last_good` the directory of last good states.
 ///
 /// # Errors
 /// When no client can be made. A server that doesn't answer is tried again.
@@ -98,6 +103,7 @@ pub(crate) async fn watch(
     access: &Access,
     node: &str,
     writes: Writes,
+    last_good: &Path,
     updates: mpsc::Sender<Update>,
 ) -> Result<Cluster, KubeError> {
     let Connection { client, server, .. } = client::connect(access).await?;
@@ -105,5 +111,6 @@ pub(crate) async fn watch(
         tokio::spawn(Watcher::new(*kind, client.clone(), updates.clone()).run());
     }
     let writer = (writes == Writes::On).then(|| Writer::start(client.clone()));
-    Ok(Cluster::new(&server, node, writer).with_client(client))
+    let last_good = LastGood::start(last_good);
+    Ok(Cluster::new(&server, node, writer).with_client(client).with_last_good(last_good))
 }

@@ -4,6 +4,7 @@
 //! [`Source`], on the agent's side of the channel, applies it to the store. So the logic runs in
 //! one place, and its tests need neither files nor a server.
 
+mod checked_file;
 pub(crate) mod kube;
 pub(crate) mod manifests;
 
@@ -29,6 +30,9 @@ impl Update {
         }
     }
 }
+
+/// Name of the directory of last good objects, in the state directory.
+pub(crate) const LAST_GOOD: &str = "last-good";
 
 /// Most updates that wait for the agent.
 pub(crate) const UPDATES_MAX: usize = 256;

@@ -322,3 +322,31 @@ fn the_status_of_policies_and_the_latency_of_changes_are_told() -> Result<()> {
     assert!(status["api_server"]["latency_us"][1].as_u64() > Some(0), "{status}");
     agent.stop()
 }
+
+#[test]
+fn the_last_valid_version_of_a_rejected_policy_outlives_a_restart() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let server = ListWatchServer::start(&lab)?;
+    let mut agent = Agent::start_for_cluster(&lab, 2, &server.kubeconfig()?)?;
+    agent.wait_ready()?;
+    let mut closed = deny_all_to("store");
+    server.add(&closed)?;
+    is_cut_off_from_store(&mut agent, ADMIN, "a policy denies it")?;
+    agent.wait_until("the valid version on disk", |lab| {
+        let status = lab.podgate_json(&["status"])?;
+        Ok((status["source"]["unsaved"].as_u64().unwrap_or(0) == 0).then_some(()))
+    })?;
+    agent.stop()?;
+    closed["spec"]["unknownField"] = 1.into();
+    server.add(&closed)?;
+
+    let mut agent = Agent::start_for_cluster(&lab, 2, &server.kubeconfig()?)?;
+    agent.wait_ready()?;
+    assert_eq!(store_seen_by(&lab, ADMIN)?, Outcome::NoAnswer);
+    let list = lab.podgate_json(&["policy", "list"])?;
+    let rejected = list["rejected"].to_string();
+    assert!(rejected.contains("unknownField"), "{list}");
+    server.remove_added()?;
+    reaches_store(&mut agent, ADMIN, "the policy is gone")?;
+    agent.stop()
+}

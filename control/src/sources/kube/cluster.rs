@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use podgate_api::{CertificateStatus, SourceStatus};
-use podgate_policy::{Kind, ObjectKey, Store, Translation};
+use podgate_policy::{Kind, ObjectKey, Rejection, Store, Translation};
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::client::ApiClient;
+use super::last_good::{self, LastGood};
 use super::object::Undecoded;
 use super::report::{self, Author, Present};
 use super::writer::{WriteCounts, Writer};
@@ -32,6 +34,8 @@ pub(crate) struct Cluster {
     node: String,
     /// None if statuses and Events are not written.
     writer: Option<Writer>,
+    /// None in tests.
+    last_good: Option<LastGood>,
     /// What the server reported of policies; empty without a writer.
     policies: BTreeMap<ObjectKey, Present>,
     /// Policies whose status is to be compared with what the server has.
@@ -69,6 +73,7 @@ impl Cluster {
             kinds: Kind::ALL.iter().map(|kind| (*kind, Watched::default())).collect(),
             node: node.to_owned(),
             writer,
+            last_good: None,
             policies: BTreeMap::new(),
             changed: BTreeSet::new(),
         }
@@ -76,6 +81,11 @@ impl Cluster {
 
     pub(super) fn with_client(self, client: ApiClient) -> Self {
         Self { client: Some(client), ..self }
+    }
+
+    /// With the last valid versions of policies.
+    pub(super) fn with_last_good(self, last_good: LastGood) -> Self {
+        Self { last_good: Some(last_good), ..self }
     }
 
     /// The certificate that the client presents now, if it has one.
@@ -93,7 +103,11 @@ impl Cluster {
         let changed = match news {
             Ok(news) => {
                 watched.as_of = Some(at);
-                let (changed, deleted) = watched.take(kind, news, store);
+                let is_list = matches!(news, News::End);
+                let (changed, deleted) = watched.take(kind, news, store, self.last_good.as_ref());
+                if let Some(last_good) = self.last_good.as_ref().filter(|_| is_list) {
+                    last_good.retain(kind, &watched.known);
+                }
                 for key in deleted {
                     self.forget(&key);
                 }
@@ -129,6 +143,9 @@ impl Cluster {
         self.changed.remove(key);
         if let Some(writer) = &self.writer {
             writer.forget(key);
+        }
+        if let Some(last_good) = &self.last_good {
+            last_good.forget(key.clone());
         }
     }
 
@@ -182,6 +199,7 @@ impl Cluster {
             }
         }
         problems.extend(self.writer.iter().flat_map(Writer::problems));
+        problems.extend(self.last_good.iter().flat_map(LastGood::problems));
         let given_up = self.policies.values().filter(|present| present.is_given_up()).count();
         if given_up > 0 {
             problems.push(format!(
@@ -193,7 +211,7 @@ impl Cluster {
             synced: self.is_synced(),
             problems,
             current: self.kinds.values().all(Watched::is_current),
-            unsaved: 0,
+            unsaved: self.last_good.as_ref().map_or(0, LastGood::unsaved),
         }
     }
 }
@@ -255,7 +273,13 @@ impl Watched {
     }
 
     /// Returns whether the store may have changed, and which objects were deleted.
-    fn take(&mut self, kind: Kind, news: News, store: &mut Store) -> (bool, Vec<ObjectKey>) {
+    fn take(
+        &mut self,
+        kind: Kind,
+        news: News,
+        store: &mut Store,
+        last_good: Option<&LastGood>,
+    ) -> (bool, Vec<ObjectKey>) {
         match news {
             News::Begin => {
                 self.listed = Some(BTreeSet::new());
@@ -266,10 +290,10 @@ impl Watched {
                 self.succeed(kind);
                 (false, Vec::new())
             }
-            News::Listed(object) => (self.insert(kind, object, store), Vec::new()),
+            News::Listed(object) => (self.insert(kind, object, store, last_good), Vec::new()),
             News::Applied(object) => {
                 self.succeed(kind);
-                (self.insert(kind, object, store), Vec::new())
+                (self.insert(kind, object, store, last_good), Vec::new())
             }
             News::End => {
                 self.succeed(kind);
@@ -298,7 +322,13 @@ impl Watched {
         }
     }
 
-    fn insert(&mut self, kind: Kind, object: Object, store: &mut Store) -> bool {
+    fn insert(
+        &mut self,
+        kind: Kind,
+        object: Object,
+        store: &mut Store,
+        last_good: Option<&LastGood>,
+    ) -> bool {
         let Some(key) = object.key(kind) else {
             self.unreadable += 1;
             return false;
@@ -306,15 +336,24 @@ impl Watched {
         if let Some(listed) = &mut self.listed {
             listed.insert(key.clone());
         }
-        self.known.insert(key);
-        let undecoded = object.undecoded().cloned();
-        let manifest = object.into_manifest(kind);
-        let applied = match undecoded {
-            Some(Undecoded { path, reason }) => Err(store.reject(&manifest, &path, reason)),
-            None => store.apply(&manifest, None).map(drop),
+        let is_new = self.known.insert(key.clone());
+        let Some(last_good) = last_good.filter(|_| last_good::is_stored(kind)) else {
+            if let Err(rejections) = apply(kind, object, store) {
+                log_rejections(&rejections);
+            }
+            return true;
         };
-        if let Err(rejections) = applied {
-            log_rejections(&rejections);
+        match apply(kind, object.clone(), store) {
+            Ok(manifest) => last_good.keep(key, manifest),
+            Err(rejections) => {
+                log_rejections(&rejections);
+                // The version that was in force before the start, if there was one.
+                let former = is_new.then(|| last_good.load(&key, object.metadata("uid"))).flatten();
+                if former.is_some_and(|former| store.apply(&former, None).is_ok()) {
+                    info!("the last valid version of {key} is in force");
+                    let _ = apply(kind, object, store);
+                }
+            }
         }
         true
     }
@@ -351,8 +390,19 @@ impl Watched {
     }
 }
 
+/// Applies an object to the store. Returns it as a manifest would have it.
+fn apply(kind: Kind, object: Object, store: &mut Store) -> Result<Value, Vec<Rejection>> {
+    let undecoded = object.undecoded().cloned();
+    let manifest = object.into_manifest(kind);
+    match undecoded {
+        Some(Undecoded { path, reason }) => Err(store.reject(&manifest, &path, reason)),
+        None => store.apply(&manifest, None).map(|_| manifest),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use podgate_policy::PolicyState;
     use serde_json::json;
 
     use super::*;
@@ -547,5 +597,54 @@ mod tests {
         // A complete list without them ends it; the counter goes on.
         feed(&mut cluster, &mut store, Kind::Pod, vec![News::Begin, News::End]);
         assert_eq!((cluster.unreadable(), cluster.status().problems), (2, vec![]));
+    }
+
+    #[test]
+    fn a_policy_that_is_rejected_at_a_start_keeps_the_version_from_before_it() {
+        use News::{Applied, Begin, Deleted, End, Listed};
+        const KIND: Kind = Kind::NetworkPolicy;
+        let dir = tempfile::tempdir().unwrap();
+        let start = || (cluster().with_last_good(LastGood::start(dir.path())), Store::new());
+        let settle = |cluster: &Cluster| {
+            while cluster.status().unsaved > 0 {
+                std::thread::yield_now();
+            }
+        };
+        let policy = |uid: &str, spec: Value| {
+            let metadata = json!({"namespace": "a", "name": "x", "uid": uid});
+            Object::from(json!({"metadata": metadata, "spec": spec}))
+        };
+        let valid = |uid| policy(uid, json!({"podSelector": {}}));
+        let rejected = |uid| policy(uid, json!({"podSelector": {}, "egres": []}));
+        let key = valid("u").key(KIND).unwrap();
+        let state = |store: &Store| store.policy(&key).map(|policy| policy.state);
+
+        let (mut before, mut store) = start();
+        feed(&mut before, &mut store, KIND, vec![Begin, Listed(valid("u")), End]);
+        feed(&mut before, &mut store, KIND, vec![Applied(rejected("u"))]);
+        assert_eq!(state(&store), Some(PolicyState::Outdated));
+        settle(&before);
+        drop(before);
+
+        let (mut after, mut store) = start();
+        feed(&mut after, &mut store, KIND, vec![Begin, Listed(rejected("u")), End]);
+        assert_eq!(state(&store), Some(PolicyState::Outdated));
+        assert_eq!(store.policy(&key).unwrap().rejections.len(), 1);
+        // It stays stored while it is rejected.
+        settle(&after);
+        let (mut after, mut store) = start();
+        feed(&mut after, &mut store, KIND, vec![Begin, Listed(rejected("u"))]);
+        assert_eq!(state(&store), Some(PolicyState::Outdated));
+
+        // Another policy of the same name has no version from before.
+        let (mut other, mut store) = start();
+        feed(&mut other, &mut store, KIND, vec![Begin, Listed(rejected("v"))]);
+        assert_eq!(state(&store), Some(PolicyState::Rejected));
+
+        feed(&mut after, &mut store, KIND, vec![End, Deleted(rejected("u"))]);
+        settle(&after);
+        let (mut last, mut store) = start();
+        feed(&mut last, &mut store, KIND, vec![Begin, Listed(rejected("u")), End]);
+        assert_eq!(state(&store), Some(PolicyState::Rejected));
     }
 }

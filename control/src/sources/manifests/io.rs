@@ -22,8 +22,9 @@ use podgate_policy::manifest::{self, Document, ReadError};
 use tracing::error;
 
 use super::file_state::{Content, FileObservation, Stamp, UnknownPart};
-use super::last_good::{LastGood, hash, hash_of_key};
+use super::last_good::{LastGood, hash_of_key};
 use super::messages::{Check, Done, Entry, FileMetadata, Identity, Listing, Message};
+use crate::sources::checked_file::hash;
 
 /// Threads while nothing hangs.
 const THREADS_MIN: usize = 2;

@@ -21,10 +21,9 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::file_state::Stamp;
+use crate::sources::LAST_GOOD;
+use crate::sources::checked_file::{Format, hash};
 use crate::{atomic_file, damaged_file};
-
-/// Name of the directory in the state directory.
-pub(crate) const DIRECTORY: &str = "last-good";
 
 /// Most bytes of all files together.
 const TOTAL_MAX: u64 = 256 * 1024 * 1024;
@@ -35,16 +34,7 @@ pub(super) const BATCH: usize = 16;
 /// More than the resolution of a file system's times.
 const TICK: Duration = Duration::from_secs(2);
 
-const MAGIC: &str = "podgate-last-good";
-const VERSION: u32 = 1;
-
-/// A hash that doesn't depend on the build (FNV-1a, 64 bits).
-#[must_use]
-pub(super) fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
+const FORMAT: Format = Format { magic: "podgate-last-good", version: 1 };
 
 /// The hash that stands for an object.
 #[must_use]
@@ -91,7 +81,7 @@ impl LastGood {
     /// In the state directory `state`, for the manifests of `directory`.
     pub(super) fn new(state: &Path, directory: &Path) -> Self {
         let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
-        Self { path: state.join(DIRECTORY), directory }
+        Self { path: state.join(LAST_GOOD), directory }
     }
 
     /// Where a manifest's state is.
@@ -164,16 +154,9 @@ impl LastGood {
 
 /// Reads one state: whose it is, and the line of its objects.
 fn read(path: &Path) -> Result<(Header, String), String> {
-    let (bytes, _) = manifest::read_regular(path).map_err(|error| error.to_string())?;
-    let text = String::from_utf8(bytes).map_err(|_| "is damaged: not UTF-8".to_owned())?;
-    let damaged = || "is damaged: the checksum does not match".to_owned();
-    let (first, rest) = text.split_once('\n').ok_or_else(damaged)?;
-    let wanted = format!("{MAGIC} {VERSION} ");
-    let checksum = first.strip_prefix(&wanted).ok_or("is of another version")?;
-    if checksum != format!("{:016x}", hash(rest.as_bytes())) {
-        return Err(damaged());
-    }
-    let (header, objects) = rest.split_once('\n').ok_or_else(damaged)?;
+    let text = FORMAT.read(path)?;
+    let damaged = || "is damaged: it has no objects".to_owned();
+    let (header, objects) = text.split_once('\n').ok_or_else(damaged)?;
     let header = serde_json::from_str(header).map_err(|error| error.to_string())?;
     Ok((header, objects.to_owned()))
 }
@@ -326,8 +309,7 @@ impl Writer {
             Some(SavedObject { line, column, object: document.value.clone().ok()? })
         });
         let kept = serde_json::to_string(&kept.collect::<Vec<_>>())?;
-        let body = format!("{}\n{kept}", serde_json::to_string(&header)?);
-        Ok(format!("{MAGIC} {VERSION} {:016x}\n{body}", hash(body.as_bytes())).into_bytes())
+        Ok(FORMAT.encode(&format!("{}\n{kept}", serde_json::to_string(&header)?)))
     }
 
     /// Writes the files that fit the bound. Returns the result of each.
@@ -474,7 +456,7 @@ mod tests {
     fn a_file_in_the_place_of_the_directory_is_set_aside() {
         let state = tempfile::tempdir().unwrap();
         let place = LastGood::new(state.path(), Path::new("/manifests"));
-        fs::write(state.path().join(DIRECTORY), "no directory").unwrap();
+        fs::write(state.path().join(LAST_GOOD), "no directory").unwrap();
         let (index, damaged) = place.index();
         assert!(index.is_empty() && damaged[0].contains("last-good.bad-"), "{damaged:?}");
         assert!(place.index().1.is_empty());

@@ -7,7 +7,7 @@
 
 mod file_state;
 mod io;
-pub(crate) mod last_good;
+mod last_good;
 mod messages;
 mod reader;
 mod saver;

@@ -9,6 +9,7 @@ use nix::unistd::mkfifo;
 use podgate_policy::manifest;
 
 use super::*;
+use crate::sources::LAST_GOOD;
 
 /// Longest wait for something that has to come.
 const BOUND: Duration = Duration::from_secs(60);
@@ -72,7 +73,7 @@ impl Place {
     /// Waits until the last good objects of `count` files are on disk.
     fn wait_for_last_good(&self, count: usize) {
         let begin = std::time::Instant::now();
-        let dir = self.state().join(last_good::DIRECTORY);
+        let dir = self.state().join(LAST_GOOD);
         let is_state = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with("json");
         while fs::read_dir(&dir).into_iter().flatten().flatten().filter(is_state).count() != count {
             assert!(begin.elapsed() < BOUND, "no last good objects");
@@ -486,7 +487,7 @@ fn a_start_with_damaged_last_good_objects_waits_for_files_that_lost_theirs() {
     place.write("p.yaml", &policy("one"));
     place.follow().until_synced();
     place.wait_for_last_good(1);
-    for entry in fs::read_dir(place.state().join(last_good::DIRECTORY)).unwrap() {
+    for entry in fs::read_dir(place.state().join(LAST_GOOD)).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replacen("podgate-last-good 1", "podgate-last-good 2", 1)).unwrap();
@@ -597,7 +598,7 @@ fn one_file_of_the_last_good_objects_that_is_removed_is_written_again() {
     let mut followed = place.follow();
     followed.until_synced();
     place.wait_for_last_good(2);
-    let saved = fs::read_dir(place.state().join(last_good::DIRECTORY)).unwrap();
+    let saved = fs::read_dir(place.state().join(LAST_GOOD)).unwrap();
     fs::remove_file(saved.map(|entry| entry.unwrap().path()).min().unwrap()).unwrap();
     place.wait_for_last_good(2);
 }
