@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use podgate_tests::lab::{Agent, CorpusFrame, Family, Get, Lab, Outcome, Stream, wait_for};
 use podgate_tests::scenario::{DENIED_BODY, MANIFESTS};
+use serde_json::Value;
 
 use super::flood::{Flood, udp_frames};
 
@@ -165,18 +166,21 @@ fn a_flood_of_denied_packets_does_not_displace_flow_records_of_others() -> Resul
             Ok((lab.drops("policy_denied")? > denied + 50_000).then_some(()))
         })?;
         others_communicate()?;
-        wait_for("the flood to go on", BOUND, || {
-            Ok((lab.drops("policy_denied")? > denied + 150_000).then_some(()))
-        })?;
-        let records = lab.podgate_json_lines(&["flows", "--last", "4096"])?;
-        let asked = |path: &str| {
-            records.iter().any(|record| {
-                let text = record.to_string();
-                text.contains("adminapp") && text.contains(path)
+        let records = || lab.podgate_json_lines(&["flows", "--last", "4096"]);
+        let has_both = |records: &[Value]| {
+            ["/docs", "/secret"].iter().all(|path| {
+                let mut texts = records.iter().map(Value::to_string);
+                texts.any(|text| text.contains("adminapp") && text.contains(path))
             })
         };
+        wait_for("records of both requests", BOUND, || Ok(has_both(&records()?).then_some(())))?;
+        let denied = lab.drops("policy_denied")?;
+        wait_for("the flood to go on", BOUND, || {
+            Ok((lab.drops("policy_denied")? > denied + 100_000).then_some(()))
+        })?;
+        let records = records()?;
         let count = records.len();
-        assert!(asked("/docs") && asked("/secret"), "both are among the {count} records kept");
+        assert!(has_both(&records), "both are among the {count} records kept");
         let of_flood =
             records.iter().filter(|record| record.to_string().contains("stranger")).count();
         assert!(of_flood > count / 2, "{of_flood} of {count}");
