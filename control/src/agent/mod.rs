@@ -265,10 +265,10 @@ impl Agent {
         self.plane.report(in_force);
     }
 
-    /// Handles SIGHUP: objects are read again, and the log filter.
+    /// Handles SIGHUP: manifests or the kubeconfig are read again, and the log filter.
     fn reload(&mut self, log: &LogFilter) {
         match log.reload() {
-            Ok(filter) => info!("SIGHUP: reading objects again; log filter: {filter}"),
+            Ok(filter) => info!("SIGHUP: reading the input again; log filter: {filter}"),
             Err(error) => error!("SIGHUP: the log filter stays as it was: {error:#}"),
         }
         self.plane.reload();

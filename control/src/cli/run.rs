@@ -41,8 +41,8 @@ dangling symlink, its objects stay in force until it can be read again or is rem
 in the state directory for the next start. If a manifest can't be read at the start and none of its \
 objects are saved, pods stay cut off, and `podgate status` names the file.
 
-SIGHUP reads all manifests again, and the file of --log @FILE. SIGTERM and SIGINT stop the agent \
-within a second.
+SIGHUP reads all manifests again, or the kubeconfig, and the file of --log @FILE. SIGTERM and \
+SIGINT stop the agent within a second.
 
 When the agent stops, its XDP programs stay attached and pods are cut off until it runs again; \
 `podgate cleanup` detaches them. Connections without L7 inspection survive if the agent runs again \

@@ -72,11 +72,11 @@ impl Source {
         }
     }
 
-    /// Reads all manifests again. An API server reports every change, so nothing is read there.
+    /// Reads all manifests again; of an API server, which reports every change, how to reach it.
     pub(crate) fn reload(&self) {
         match self {
             Self::Manifests(source) => source.reload(),
-            Self::Cluster(_) => {}
+            Self::Cluster(source) => source.reload(),
         }
     }
 

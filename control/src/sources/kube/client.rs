@@ -7,19 +7,35 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt;
 use kube::config::{AuthInfo, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use podgate_api::CertificateStatus;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tower::{BoxError, ServiceBuilder};
+use tracing::{debug, info, warn};
 
 use crate::certificates;
 use crate::error::describe;
 
-/// Least time between two readings of credentials that the server refused: this after the first
-/// one, and twice as long each time, up to [`RENEWAL_PERIOD_MAX`], while it refuses them.
+/// Least time between two readings of the configuration for one cause: this after the first one, and
+/// twice as long each time, up to [`RENEWAL_PERIOD_MAX`], while the cause lasts.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(5);
 const RENEWAL_PERIOD_MAX: Duration = Duration::from_secs(60);
+
+/// A connection on which nothing came for this long is probed.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Between probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// A connection breaks when so many probes in a row have no answer.
+const KEEPALIVE_PROBES: u32 = 3;
+/// A connection breaks when what was sent has no acknowledgement for this long.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection without a request is used again within this time.
+const UNUSED_MAX: Duration = Duration::from_secs(15);
 
 /// How the API server is reached.
 #[derive(Clone, Debug)]
@@ -46,6 +62,12 @@ pub(crate) enum KubeError {
         path: String,
         /// The error.
         source: KubeconfigError,
+    },
+    /// The kubeconfig is something else than a file.
+    #[error("can't use kubeconfig {path}: it is no regular file, and has to be read again later")]
+    NotAFile {
+        /// Its path.
+        path: String,
     },
     /// Its credentials come from a program, and the agent runs none.
     #[error(
@@ -78,8 +100,9 @@ pub(crate) fn in_cluster() -> Result<Config, KubeError> {
     Config::incluster_env().map_err(KubeError::InCluster)
 }
 
-/// A client whose credentials are read again when the server refuses them: they may have been
-/// rotated just now, or the node's clock was set back, so that the client waits too long.
+/// A client that is made again, from the configuration of then, when the server refuses its
+/// credentials or can't be reached. They, or the server's address or certificates, may have changed
+/// just now; or the node's clock was set back, so that the client waits too long.
 #[derive(Clone)]
 pub(super) struct ApiClient(Arc<Mutex<Current>>, Arc<Access>);
 
@@ -89,8 +112,26 @@ struct Current {
     certificate: Option<CertificateStatus>,
     /// How many clients there were before it.
     number: u64,
-    /// The last reading of credentials that the server refused.
-    renewal: Option<Renewal>,
+    /// The last reading for each [`Cause`].
+    renewals: [Option<Renewal>; 2],
+}
+
+/// Why the configuration is read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cause {
+    /// The server rejected the credentials (401).
+    Rejected,
+    /// The server does not answer, or TLS fails.
+    Unreachable,
+}
+
+impl Cause {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Rejected => "the API server rejects the credentials (401)",
+            Self::Unreachable => "the API server can't be reached",
+        }
+    }
 }
 
 impl fmt::Debug for ApiClient {
@@ -102,7 +143,7 @@ impl fmt::Debug for ApiClient {
 impl ApiClient {
     /// With `client`, which `access` made.
     pub(super) fn new(client: Client, access: Access) -> Self {
-        let current = Current { client, certificate: None, number: 0, renewal: None };
+        let current = Current { client, certificate: None, number: 0, renewals: [None; 2] };
         Self(Arc::new(Mutex::new(current)), Arc::new(access))
     }
 
@@ -121,42 +162,56 @@ impl ApiClient {
         self.current().certificate.clone()
     }
 
-    /// The server rejected the credentials (401) of the client of this number: reads them again,
-    /// unless there is another client already, or that was done just now. Returns whether there is
-    /// another client.
-    pub(super) async fn renew(&self, used: u64) -> bool {
+    /// A request by the client of this number failed: reads the configuration again, unless there
+    /// is another client already, or that was done just now for the same cause. Returns whether
+    /// there is another client.
+    pub(super) async fn renew(&self, used: u64, cause: Cause) -> bool {
         {
             let mut current = self.current();
             if current.number != used {
                 return true;
             }
-            let renewal = Renewal::after(current.renewal, Instant::now());
+            let former = &mut current.renewals[cause as usize];
+            let renewal = Renewal::after(*former, Instant::now());
             if renewal.is_none() {
                 return false;
             }
-            current.renewal = renewal;
+            *former = renewal;
         }
-        match connect_once(&self.1).await {
-            Ok(Connection { client, certificate, .. }) => {
-                info!("the API server rejects the credentials (401); they were read again");
-                let mut current = self.current();
-                current.client = client;
-                current.certificate = certificate;
-                current.number += 1;
-                true
-            }
+        match self.connect_again().await {
+            Ok(()) if cause == Cause::Rejected => info!("{}; they were read again", cause.text()),
+            Ok(()) => debug!("{}; its configuration was read again", cause.text()),
             Err(error) => {
-                warn!(
-                    "the API server rejects the credentials (401), and they can't be read again: {}",
-                    describe(&error)
-                );
-                false
+                let (cause, reason) = (cause.text(), describe(&error));
+                warn!("{cause}, and its configuration can't be read again: {reason}");
+                return false;
             }
         }
+        true
+    }
+
+    /// Reads the configuration again, for further requests.
+    pub(super) async fn reload(&self) {
+        match self.connect_again().await {
+            Ok(()) => info!("the configuration of the API server was read again"),
+            Err(error) => warn!(
+                "the configuration of the API server can't be read again, and stays as it was: {}",
+                describe(&error)
+            ),
+        }
+    }
+
+    async fn connect_again(&self) -> Result<(), KubeError> {
+        let Connection { client, certificate, .. } = connect_once(&self.1).await?;
+        let mut current = self.current();
+        current.client = client;
+        current.certificate = certificate;
+        current.number += 1;
+        Ok(())
     }
 }
 
-/// A reading of credentials that the server rejected.
+/// A reading of the configuration.
 #[derive(Clone, Copy, Debug)]
 struct Renewal {
     at: Instant,
@@ -209,6 +264,9 @@ async fn connect_once(access: &Access) -> Result<Connection<Client>, KubeError> 
     let config = match access {
         Access::Kubeconfig { file, may_run } => {
             let path = file.display().to_string();
+            if std::fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
+                return Err(KubeError::NotAFile { path });
+            }
             let failed = |source| KubeError::Kubeconfig { path: path.clone(), source };
             let kubeconfig = Kubeconfig::read_from(file).map_err(failed)?;
             let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
@@ -224,10 +282,36 @@ async fn connect_once(access: &Access) -> Result<Connection<Client>, KubeError> 
     };
     let certificate = client_certificate(&config.auth_info);
     let server = config.cluster_url.to_string();
-    match Client::try_from(config) {
+    match build(config) {
         Ok(client) => Ok(Connection { client, server, certificate }),
         Err(source) => Err(KubeError::Client { server, source: Box::new(source) }),
     }
+}
+
+/// Makes a client as kube does, but on connections that break when the other end is gone, so that a
+/// watch on which nothing comes is noticed, and without kube's own tries again.
+fn build(config: Config) -> kube::Result<Client> {
+    if config.proxy_url.is_some() {
+        // An error: kube is compiled without proxies.
+        return Client::try_from(config);
+    }
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
+    connector.set_tcp_user_timeout(Some(SEND_TIMEOUT));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let http =
+        HttpClient::builder(TokioExecutor::new()).pool_idle_timeout(UNUSED_MAX).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace))
 }
 
 /// The state of the certificate of a kubeconfig's user, if it has one.
@@ -246,12 +330,7 @@ mod tests {
     use super::*;
 
     fn kubeconfig(user: &str) -> String {
-        format!(
-            "{{apiVersion: v1, kind: Config, current-context: c, \
-             clusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:1'}}}}], \
-             users: [{{name: u, user: {user}}}], \
-             contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}"
-        )
+        super::super::tests::kubeconfig("http://127.0.0.1:1", user)
     }
 
     #[test]
@@ -280,15 +359,24 @@ mod tests {
         let access = Access::Kubeconfig { file, may_run: false };
         let client = connect(&access).await.unwrap().client;
         let (_, first) = client.get();
-        assert!(client.renew(first).await);
+        assert!(client.renew(first, Cause::Rejected).await);
         let (_, second) = client.get();
         assert_ne!(first, second);
         // The refusal of another request by the first client.
-        assert!(client.renew(first).await);
+        assert!(client.renew(first, Cause::Rejected).await);
         assert_eq!(client.get().1, second);
         // What was read just now is refused, too.
-        assert!(!client.renew(second).await);
+        assert!(!client.renew(second, Cause::Rejected).await);
         assert_eq!(client.get().1, second);
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_no_file_is_rejected() {
+        for path in ["/dev/zero", "/"] {
+            let access = Access::Kubeconfig { file: path.into(), may_run: false };
+            let error = connect(&access).await.map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(path) && error.contains("no regular file"), "{error}");
+        }
     }
 
     #[test]

@@ -88,6 +88,13 @@ impl Cluster {
         Self { last_good: Some(last_good), ..self }
     }
 
+    /// Has the configuration of the API server read again, for further requests.
+    pub(crate) fn reload(&self) {
+        if let Some(client) = self.client.clone() {
+            tokio::spawn(async move { client.reload().await });
+        }
+    }
+
     /// The certificate that the client presents now, if it has one.
     pub(crate) fn certificate(&self) -> Option<CertificateStatus> {
         self.client.as_ref().and_then(ApiClient::certificate)

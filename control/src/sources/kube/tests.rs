@@ -116,6 +116,16 @@ impl Server {
     }
 }
 
+/// A kubeconfig with a server's URL, and what it has of the user, in YAML.
+pub(super) fn kubeconfig(server: &str, user: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Config, current-context: c, \
+         clusters: [{{name: k, cluster: {{server: '{server}'}}}}], \
+         users: [{{name: u, user: {user}}}], \
+         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}"
+    )
+}
+
 async fn read_request(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     loop {
@@ -222,6 +232,17 @@ async fn a_server_whose_etcd_has_no_progress_requests_is_asked_for_pages() {
     asked_for_pages_after(status(500, message)).await;
 }
 
+/// A page takes more than a line.
+#[tokio::test]
+async fn a_streaming_list_with_a_line_that_is_too_long_is_asked_for_in_pages() {
+    let line = format!("{{\"type\":\"{}", "x".repeat(17 << 20));
+    let server =
+        Server::start(vec![Answer::Closed(vec![line]), page(&["x"], ""), Answer::Open(vec![])])
+            .await;
+    let mut updates = server.follow(Kind::EndpointSlice);
+    expect(&mut updates, &["begin", "begin", "listed x", "end", "current"]).await;
+}
+
 async fn asked_for_pages_after(answer: Answer) {
     let mut server = Server::start(vec![
         answer,
@@ -282,6 +303,89 @@ async fn an_endless_list_is_a_problem() {
     expect(&mut updates, &["begin", "listed x", "listed y"]).await;
     expect(&mut updates, &["problem: the server sends the same page again"]).await;
     expect(&mut updates, &["begin", "problem: the server's answer can't be read"]).await;
+}
+
+/// Its connection may be dead without a sign, and so may an unused one.
+#[tokio::test]
+async fn a_watch_on_which_nothing_comes_is_opened_again() {
+    let mut server = Server::start(vec![
+        Answer::Open(vec![end_of_list("5")]),
+        Answer::Open(vec![line("ADDED", &pod("y", "6"))]),
+    ])
+    .await;
+    let mut updates = server.follow(Kind::Pod);
+    expect(&mut updates, &["begin", "end"]).await;
+    server.request().await;
+    // A bookmark comes each minute.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(131)).await;
+    tokio::time::resume();
+    expect(&mut updates, &["current", "applied y"]).await;
+    assert!(server.request().await.contains("resourceVersion=5"));
+}
+
+/// Whether the kernel probes an idle connection from `port` of this machine (`/proc/net/tcp`: timer
+/// 2, Documentation/networking/proc_net_tcp.rst).
+fn is_probed(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let row = table.lines().map(|row| Vec::from_iter(row.split_whitespace()));
+    let mut own = row.filter(|row| row.len() > 5 && row[1].ends_with(&format!(":{port:04X}")));
+    own.any(|row| row[3] == "01" && row[5].starts_with("02:"))
+}
+
+#[tokio::test]
+async fn connections_to_the_server_are_probed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    std::fs::write(&file, kubeconfig(&url, "{}")).unwrap();
+    let access = Access::Kubeconfig { file, may_run: false };
+    let client = connect(&access).await.unwrap().client;
+    let (updates, _receiver) = mpsc::channel(64);
+    tokio::spawn(Watcher::new(Kind::Pod, client, updates).run());
+    let (mut stream, from) = timeout(BOUND, listener.accept()).await.unwrap().unwrap();
+    read_request(&mut stream).await;
+    // The acknowledgement of the request may still be on its way.
+    let probed = async {
+        while !is_probed(from.port()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(BOUND, probed).await.unwrap();
+}
+
+/// As if its address, or its certificate authority, had changed.
+#[tokio::test]
+async fn a_kubeconfig_is_read_again_when_its_server_can_not_be_reached() {
+    let server = Server::start(vec![Answer::Open(vec![end_of_list("5")])]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    // Nobody listens on port 1.
+    std::fs::write(&file, kubeconfig("http://127.0.0.1:1", "{}")).unwrap();
+    let access = Access::Kubeconfig { file: file.clone(), may_run: false };
+    let client = connect(&access).await.unwrap().client;
+    std::fs::write(&file, kubeconfig(&server.url, "{}")).unwrap();
+    let (updates, mut receiver) = mpsc::channel(64);
+    tokio::spawn(Watcher::new(Kind::Pod, client, updates).run());
+    expect(&mut receiver, &["problem: ", "begin", "end"]).await;
+}
+
+#[tokio::test]
+async fn a_kubeconfig_is_read_again_on_demand() {
+    let server = Server::start(vec![Answer::Open(vec![end_of_list("5")])]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    std::fs::write(&file, kubeconfig("http://127.0.0.1:1", "{}")).unwrap();
+    let access = Access::Kubeconfig { file: file.clone(), may_run: false };
+    let client = connect(&access).await.unwrap().client;
+    std::fs::write(&file, "no kubeconfig").unwrap();
+    client.reload().await;
+    std::fs::write(&file, kubeconfig(&server.url, "{}")).unwrap();
+    client.reload().await;
+    let (updates, mut receiver) = mpsc::channel(64);
+    tokio::spawn(Watcher::new(Kind::Pod, client, updates).run());
+    expect(&mut receiver, &["begin", "end"]).await;
 }
 
 /// All nodes list all kinds again and again otherwise, and in the same second.
@@ -647,15 +751,8 @@ async fn a_token_that_the_server_refuses_is_read_again_at_once() {
     let mut server = Server::start(vec![refuse(), Answer::Open(list)]).await;
     let dir = tempfile::tempdir().unwrap();
     let (token, file) = (dir.path().join("token"), dir.path().join("kubeconfig"));
-    let kubeconfig = format!(
-        "{{apiVersion: v1, kind: Config, current-context: c, \
-         clusters: [{{name: k, cluster: {{server: '{}'}}}}], \
-         users: [{{name: u, user: {{tokenFile: {}}}}}], \
-         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]}}",
-        server.url,
-        token.display()
-    );
-    std::fs::write(&file, kubeconfig).unwrap();
+    let user = format!("{{tokenFile: {}}}", token.display());
+    std::fs::write(&file, kubeconfig(&server.url, &user)).unwrap();
     std::fs::write(&token, "one").unwrap();
     server.client = connect(&Access::Kubeconfig { file, may_run: false }).await.unwrap().client;
     // The client has read it, and would not for a minute.

@@ -17,7 +17,7 @@ use podgate_policy::Kind;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::ApiClient;
+use super::client::{ApiClient, Cause};
 use super::object::{Line, Object, Page};
 use super::{Event, News, Problem};
 use crate::crds;
@@ -38,8 +38,8 @@ const OBJECTS_MAX: usize = 1_000_000;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A server that is silent for this long within a streaming list counts as one without them.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
-/// A silent watch is opened again: the server ends it after 290 s.
-const WATCH_TIMEOUT: Duration = Duration::from_secs(295);
+/// A silent watch is opened again: a server sends bookmarks each minute.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(130);
 /// The path of the definitions of custom kinds.
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// A watch that lasted this long is resumed at once when it ends.
@@ -70,6 +70,8 @@ enum Failure {
     Server { code: u16, message: String, retry_after: Duration },
     /// Larger than this many bytes.
     TooLarge(usize),
+    /// No answer begins: no connection, or it broke; in words.
+    Unreachable(String),
     /// Anything else, in words.
     Other(String),
 }
@@ -142,13 +144,23 @@ impl Watcher {
                 return Some(self.pause.next());
             }
             // 500 from a server whose etcd lacks what streaming lists need.
-            Failure::Idle | Failure::Server { code: 400 | 405 | 406 | 422 | 500, .. }
+            // A line that is too long may have room in a page.
+            Failure::Idle
+            | Failure::TooLarge(_)
+            | Failure::Server { code: 400 | 405 | 406 | 422 | 500, .. }
                 if self.lists == Lists::Streaming && self.resume.is_none() =>
             {
                 self.lists = Lists::Paged;
                 return Some(Duration::ZERO);
             }
-            Failure::Idle => Problem::Other("the server doesn't answer".into()),
+            Failure::Idle => {
+                self.client.renew(self.used, Cause::Unreachable).await;
+                Problem::Other("the server doesn't answer".into())
+            }
+            Failure::Unreachable(text) => {
+                self.client.renew(self.used, Cause::Unreachable).await;
+                Problem::Other(text)
+            }
             Failure::Missing { .. } => {
                 self.resume = None;
                 self.version = (self.version + 1) % self.kind.api_versions().len();
@@ -163,7 +175,9 @@ impl Watcher {
                     false => Problem::Other("the server doesn't know them".into()),
                 }
             }
-            Failure::Server { code: 401, .. } if self.client.renew(self.used).await => {
+            Failure::Server { code: 401, .. }
+                if self.client.renew(self.used, Cause::Rejected).await =>
+            {
                 return Some(Duration::ZERO);
             }
             Failure::Server { code, message, retry_after } => {
@@ -206,7 +220,11 @@ impl Watcher {
                     "{message}; let podgate get customresourcedefinitions"
                 ));
             }
-            Err(Failure::Server { message, .. } | Failure::Other(message)) => message,
+            Err(
+                Failure::Server { message, .. }
+                | Failure::Unreachable(message)
+                | Failure::Other(message),
+            ) => message,
             Err(_) => "the server doesn't answer".to_owned(),
         };
         Problem::Other(problem)
@@ -414,7 +432,8 @@ fn failure(status: &Object) -> Failure {
 /// Sends a request. Returns the body of the answer.
 async fn open(client: &Client, request: http::Request<Body>) -> Result<Body, Failure> {
     let answer = timeout(ANSWER_TIMEOUT, client.send(request)).await;
-    let answer = answer.map_err(|_| Failure::Idle)?.map_err(other)?;
+    let answer =
+        answer.map_err(|_| Failure::Idle)?.map_err(|e| Failure::Unreachable(describe(&e)))?;
     let (head, mut body) = answer.into_parts();
     if head.status.is_success() {
         return Ok(body);

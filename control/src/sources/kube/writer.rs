@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
-use super::client::ApiClient;
+use super::client::{ApiClient, Cause};
 use super::report::Write;
 use super::watch::path;
 use crate::error::describe;
@@ -297,7 +297,7 @@ async fn send(client: &ApiClient, key: &ObjectKey, write: &Write) -> Answer {
     match sender.request::<Value>(request).await {
         Ok(_) => Answer::Written,
         Err(kube::Error::Api(status)) if status.code == 401 => {
-            client.renew(used).await;
+            client.renew(used, Cause::Rejected).await;
             Answer::Again(status.message)
         }
         Err(kube::Error::Api(status)) if is_terminating(&status) => Answer::Gone,
