@@ -384,7 +384,7 @@ impl Redirect {
             for (at, program, hook) in all {
                 match at.attach_again(program, hook) {
                     Ok(attached) => is_again |= attached,
-                    Err(error) => result.failed.push(error),
+                    Err(error) => result.failed.push((link.ifindex, error)),
                 }
             }
             result.links.extend(is_again.then(|| link_name(link.ifindex)));
@@ -502,8 +502,9 @@ fn adopt(
 pub struct AttachedAgain {
     /// Names of the netdevs that programs were attached to again.
     pub links: Vec<String>,
-    /// What could not be attached.
-    pub failed: Vec<Error>,
+    /// What could not be attached, with the index of the netdev whose packets the kernel handles
+    /// therefore.
+    pub failed: Vec<(u32, Error)>,
 }
 
 impl AttachedProgram {

@@ -366,6 +366,10 @@ impl<T> Connection<T> {
 
     /// Fails once the place is lost; wakes the caller then.
     fn poll_place(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        // It must not be polled again after it ended.
+        if self.loses_place.is_terminated() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         match Pin::new(&mut self.loses_place).poll(context) {
             Poll::Ready(_) => Err(io::ErrorKind::ConnectionAborted.into()),
             Poll::Pending => Ok(()),
@@ -486,6 +490,11 @@ mod tests {
         let _second = Connection::new(accepted, of(1), &places).unwrap();
         let (_client, accepted) = UnixStream::pair().unwrap();
         let _other = Connection::new(accepted, of(2), &places).unwrap();
+        let error = oldest.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        // Whatever else is tried with it.
+        let error = oldest.write_all(b"bye").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
         let error = oldest.read_to_end(&mut Vec::new()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     }

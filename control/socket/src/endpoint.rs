@@ -155,7 +155,8 @@ pub struct EndpointStatus {
 pub enum EndpointState {
     /// Under policy.
     Ready,
-    /// Attached, but its pod is not known or has no address: cut off.
+    /// Attached, but its pod is not known or has no address: cut off. Or another process detached a
+    /// program: no policy applies. The reason tells which.
     Waiting,
     /// Its link vanished.
     Gone,

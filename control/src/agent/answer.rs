@@ -170,6 +170,7 @@ impl Agent {
         if let Some(reason) = self.host.lost() {
             not_ready.push(format!("pods reach nothing but pods of this node: {reason}"));
         }
+        not_ready.extend(self.endpoints.links().detached().map(str::to_owned));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: not_ready.is_empty(),
@@ -286,14 +287,19 @@ impl Agent {
     fn endpoint_state(&self, link: &str, endpoint: &Endpoint) -> EndpointState {
         if endpoint.link.is_err() {
             EndpointState::Gone
-        } else if self.why_waiting(link).is_some() {
+        } else if self.why_waiting(link, endpoint).is_some() {
             EndpointState::Waiting
         } else {
             EndpointState::Ready
         }
     }
 
-    fn why_waiting(&self, link: &str) -> Option<&str> {
+    fn why_waiting(&self, link: &str, endpoint: &Endpoint) -> Option<&str> {
+        let attached = endpoint.link.as_ref().ok();
+        let detached = attached.and_then(|at| self.endpoints.links().why_detached(at.link.index));
+        if detached.is_some() {
+            return detached;
+        }
         if self.plane.epoch().0 == 0 {
             return Some("policy has not been published yet");
         }
@@ -312,7 +318,7 @@ impl Agent {
             .map(|(names, address)| names.tables.resolve(Address::from(*address)).identity);
         let reason = match &endpoint.link {
             Err(gone) => Some(gone.as_str()),
-            Ok(_) => self.why_waiting(link),
+            Ok(_) => self.why_waiting(link, endpoint),
         };
         Some(EndpointStatus {
             spec: endpoint.spec.clone().known(),

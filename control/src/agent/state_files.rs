@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use podgate_api::socket_file::{FileId, file_id};
 use podgate_hubble::UnixSocket;
-use podgate_xdp_redirect::{AttachedAgain, bpffs};
+use podgate_xdp_redirect::bpffs;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -212,7 +212,7 @@ impl StateFiles {
         if let Err(error) = self.state.set_mode() {
             broken.push(format!("{error}; its mode stays as it was"));
         }
-        broken.extend(attach_again(endpoints));
+        attach_again(endpoints);
         match self.restore_pins(endpoints) {
             Ok(0) => {}
             Ok(pinned) => warn!("pins of {pinned} programs were removed; they are created again"),
@@ -252,9 +252,9 @@ impl StateFiles {
     }
 }
 
-/// Attaches programs again that another process detached. Returns what can't be attached.
-fn attach_again(endpoints: &mut Endpoints) -> Vec<String> {
-    let AttachedAgain { links, failed } = endpoints.links_mut().attach_again();
+/// Attaches programs again that another process detached.
+fn attach_again(endpoints: &mut Endpoints) {
+    let links = endpoints.links_mut().attach_again();
     if !links.is_empty() {
         error!(
             "another process detached programs from {}: its packets may have passed without policy \
@@ -263,10 +263,6 @@ fn attach_again(endpoints: &mut Endpoints) -> Vec<String> {
             PERIOD.as_secs()
         );
     }
-    let failed = failed.iter().map(|error| {
-        format!("{}; another process detached a program there: no policy applies", describe(error))
-    });
-    failed.collect()
 }
 
 /// Where the control socket is bound: at `given`, or in the state directory.

@@ -158,6 +158,19 @@ fn programs_that_another_process_detached_are_attached_and_pinned_again() {
         assert_eq!(redirect.pin_again().unwrap(), 2);
         assert!(redirect.attach_again().links.is_empty());
 
+        // Not while another program is in the way.
+        unpin(&pin).unwrap();
+        let mut other = load();
+        other.attach(ifindex, 0, None).unwrap();
+        let again = redirect.attach_again();
+        let failed: Vec<_> = again.failed.iter().map(|(ifindex, _)| *ifindex).collect();
+        assert_eq!(failed, [ifindex], "{again:?}");
+        drop(other);
+        let again = redirect.attach_again();
+        assert!(again.failed.is_empty(), "{again:?}");
+        assert_eq!(attached(HOST), Some((id_of(&redirect), 1)));
+        assert_eq!(redirect.pin_again().unwrap(), 2);
+
         // The pins are those of the new links.
         drop(redirect);
         assert!(attached(HOST).is_some());

@@ -97,7 +97,7 @@ impl Agent {
     /// Explains a flow by the tables in force.
     pub(super) fn explain(&self, query: &Query, sides: Sides) -> Result<Explained, ApiError> {
         let (epoch, compiled) = (self.plane.epoch(), self.in_force()?);
-        let ready = self.endpoints.iter().filter(|(link, _)| self.why_waiting(link).is_none());
+        let ready = self.endpoints.iter().filter(|(link, at)| self.why_waiting(link, at).is_none());
         let endpoints =
             ready.filter_map(|(_, endpoint)| endpoint.addresses(self.plane.store()).ok());
         let endpoints: BTreeSet<_> = endpoints.flatten().copied().collect();
@@ -130,7 +130,7 @@ impl Agent {
             name: end.peer.pod.as_deref()?.into(),
         };
         let endpoint = self.endpoints.iter().find(|(_, endpoint)| endpoint.spec.pod == pod);
-        match endpoint.map(|(link, endpoint)| (self.why_waiting(link), &endpoint.link)) {
+        match endpoint.map(|(link, endpoint)| (self.why_waiting(link, endpoint), &endpoint.link)) {
             Some((Some(reason), _)) => Some(format!("{pod} is cut off: {reason}")),
             Some((None, Err(gone))) => Some(format!("{pod} is cut off: {gone}")),
             Some((None, Ok(_))) => None,

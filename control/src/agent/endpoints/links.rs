@@ -5,7 +5,7 @@
 //! sockets; the workers. It is detached in the opposite order, so a pod's packets never bypass the
 //! workers while the link is attached.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ use podgate_xdp_redirect::{AttachedAgain, FrameDrops, Pod, Redirect};
 use super::dropped::DroppedFrames;
 use super::slots::Slots;
 use crate::agent::host_network::{HOST_SLOT, HostLink};
+use crate::error::describe;
 
 /// Prefix of the names of pinned programs; the link's index follows.
 pub(crate) const PIN_PREFIX: &str = "link-";
@@ -48,6 +49,9 @@ pub(in crate::agent) struct Links {
     /// The routes whose pods the programs' maps have; none if a link was attached or detached since
     /// they were written, or some could not be.
     set: Option<Arc<RouteTable>>,
+    /// Links without a program that another process detached, by index, and why it can't be
+    /// attached again.
+    detached: BTreeMap<u32, String>,
 }
 
 impl Links {
@@ -68,8 +72,19 @@ impl Links {
         let slots = Slots::new(endpoints_max);
         let unserved = Vec::new();
         let set = None;
-        let links =
-            Self { dataplane, redirect, dropped, pins, workers, sizes, slots, unserved, set };
+        let detached = BTreeMap::new();
+        let links = Self {
+            dataplane,
+            redirect,
+            dropped,
+            pins,
+            workers,
+            sizes,
+            slots,
+            unserved,
+            set,
+            detached,
+        };
         links.reserve_frames();
         Ok(links)
     }
@@ -307,9 +322,32 @@ impl Links {
         }
     }
 
-    /// Attaches programs again that another process detached.
-    pub(in crate::agent) fn attach_again(&mut self) -> AttachedAgain {
-        self.redirect.attach_again()
+    /// Attaches programs again that another process detached. Returns the names of their links.
+    pub(in crate::agent) fn attach_again(&mut self) -> Vec<String> {
+        let AttachedAgain { links, failed } = self.redirect.attach_again();
+        let mut detached = BTreeMap::new();
+        for (index, error) in failed {
+            let reason = format!(
+                "no policy applies: another process detached a program, and {}",
+                describe(&error)
+            );
+            if self.detached.get(&index) != Some(&reason) {
+                tracing::error!("{reason}");
+            }
+            detached.entry(index).or_insert(reason);
+        }
+        self.detached = detached;
+        links
+    }
+
+    /// Why no policy applies on the link with this index, if a program is detached from it.
+    pub(in crate::agent) fn why_detached(&self, index: u32) -> Option<&str> {
+        self.detached.get(&index).map(String::as_str)
+    }
+
+    /// [`Self::why_detached`] of all links.
+    pub(in crate::agent) fn detached(&self) -> impl Iterator<Item = &str> {
+        self.detached.values().map(String::as_str)
     }
 
     /// Pins programs again whose pins were removed. Returns their number.

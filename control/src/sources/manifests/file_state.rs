@@ -164,6 +164,11 @@ impl<D> FileState<D> {
         matches!(self.phase, Phase::Broken { .. })
     }
 
+    /// Whether it is there, and the whole of it was read.
+    pub(super) const fn is_read(&self) -> bool {
+        self.seen.is_some() && !matches!(self.phase, Phase::Broken { .. } | Phase::Gone { .. })
+    }
+
     /// Whether nothing of it can be read.
     pub(super) const fn is_unread(&self) -> bool {
         matches!(self.phase, Phase::Broken { unread: true, .. })

@@ -129,6 +129,9 @@ pub(super) struct Reader {
     identity: Option<Identity>,
     /// What is wrong with the directory; nothing is taken to be gone meanwhile.
     fault: Option<String>,
+    /// Whether the directory is another one than before, and no manifest was read in it yet: nothing
+    /// is taken to be gone meanwhile.
+    unproven: bool,
     excess: Option<(usize, OsString)>,
     listed: bool,
     listing: bool,
@@ -207,6 +210,7 @@ impl Reader {
             watch: None,
             identity: None,
             fault: None,
+            unproven: false,
             excess: None,
             listed: false,
             listing: false,
@@ -413,6 +417,7 @@ impl Reader {
 
     /// Applies what was due, unless the file is about to be read.
     fn apply_due(&mut self, now: Instant) {
+        let suspended = self.fault.is_some() || self.is_unproven();
         while let Some((at, _)) = self.ticks.first()
             && *at <= now
         {
@@ -420,8 +425,8 @@ impl Reader {
             let Some(file) = self.files.get_mut(&name) else { continue };
             file.tick_at = None;
             let busy = file.read_at.is_some() || file.reading.is_some();
-            if self.fault.is_some() || busy {
-                let wait = if self.fault.is_some() { self.settings.settle } else { QUIET };
+            if suspended || busy {
+                let wait = if suspended { self.settings.settle } else { QUIET };
                 file.state.postpone(now + wait);
                 self.reschedule(&name);
                 continue;

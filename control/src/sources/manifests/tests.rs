@@ -110,6 +110,18 @@ impl Followed {
         self.until("synced", |followed| followed.manifests.status().synced);
     }
 
+    /// Takes updates for more than the settle time: what is taken to be gone is deleted then.
+    fn pass_settle_time(&mut self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let end = tokio::time::Instant::now() + 2 * SETTLE;
+            while let Ok(update) = tokio::time::timeout_at(end, self.updates.recv()).await {
+                let Some(Update::Manifests(event)) = update else { panic!("the reader ended") };
+                self.manifests.apply(event, &mut self.store);
+            }
+        });
+    }
+
     fn until_in_force(&mut self, wanted: &[&str]) {
         self.until(&format!("{wanted:?}"), |followed| names(&followed.store) == wanted);
     }
@@ -331,6 +343,33 @@ fn a_directory_that_is_emptied_replaced_or_gone_keeps_everything() {
     place.write("q.yaml", &policy("two"));
     followed.until_in_force(&["one", "two"]);
     followed.until_in_force(&["two"]);
+    followed.until_no_problem();
+}
+
+/// As when something else is mounted in its place.
+#[test]
+fn a_directory_that_is_replaced_by_one_without_a_readable_manifest_keeps_everything() {
+    let place = Place::new();
+    place.write("p.yaml", &policy("one"));
+    let mut followed = place.follow();
+    followed.until_synced();
+    place.wait_for_last_good(1);
+    let other = place.root.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("q.yaml"), "kind: [").unwrap();
+    fs::rename(place.dir(), place.root.path().join("away")).unwrap();
+    fs::rename(&other, place.dir()).unwrap();
+    followed.until_problem("in which no manifest can be read");
+    followed.pass_settle_time();
+    assert_eq!(names(&followed.store), ["one"]);
+    drop(followed);
+    // The same over a restart.
+    let mut followed = place.follow();
+    followed.until_problem("in which no manifest can be read");
+    followed.pass_settle_time();
+    assert_eq!(names(&followed.store), ["one"]);
+    place.write("q.yaml", "{apiVersion: v1, kind: List, items: []}");
+    followed.until_in_force(&[]);
     followed.until_no_problem();
 }
 

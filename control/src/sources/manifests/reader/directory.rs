@@ -12,7 +12,7 @@ use podgate_policy::manifest;
 use tracing::{info, warn};
 
 use super::super::messages::{Check, Entry, Listing, Message};
-use super::{CHECK_PERIOD, QUIET, Reader, SHARE};
+use super::{CHECK_PERIOD, File, QUIET, Reader, SHARE};
 
 /// Starts a thread that forwards inotify events; `None` if inotify is not available.
 pub(super) fn watch(messages: &SyncSender<Message>) -> Option<Arc<Inotify>> {
@@ -150,6 +150,7 @@ impl Reader {
             self.list_at = self.list_at.min(now + CHECK_PERIOD.max(listing.took * SHARE));
         }
         self.identity = Some(listing.identity);
+        self.unproven |= replaced && in_force;
         if self.fault.take().is_some() {
             info!("{} can be read again", self.dir.display());
             self.postpone_all(now + self.settings.settle);
@@ -197,6 +198,15 @@ impl Reader {
         for name in unobserved.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             self.read(&name, now, Some(format!("{} {reason}", self.dir.display())));
         }
+    }
+
+    /// Whether nothing shows yet that a directory in place of the former one is meant to have the
+    /// manifests: none in it can be read.
+    pub(super) fn is_unproven(&mut self) -> bool {
+        let is_read =
+            |file: &File| file.read_at.is_none() && file.reading.is_none() && file.state.is_read();
+        self.unproven = self.unproven && !self.files.values().any(is_read);
+        self.unproven
     }
 
     fn postpone_all(&mut self, until: Instant) {

@@ -62,6 +62,12 @@ impl Reader {
             };
             problems.push(format!("{dir} {fault}{stays}"));
         }
+        if self.unproven && self.fault.is_none() && self.reads.is_empty() {
+            problems.push(format!(
+                "{dir} was replaced by a directory in which no manifest can be read; the objects \
+                 read from it before stay in force"
+            ));
+        }
         if let Some((count, first)) = &self.excess {
             let (max, first) = (manifest::FILES_MAX, first.display());
             problems.push(format!(
