@@ -21,8 +21,8 @@ use tracing::{debug, info, warn};
 use crate::certificates;
 use crate::error::describe;
 
-/// Least time between two readings of the configuration for one cause: this after the first one, and
-/// twice as long each time, up to [`RENEWAL_PERIOD_MAX`], while the cause lasts.
+/// Least time between two readings of the configuration for one cause: this after the first one,
+/// and twice as long each time, up to [`RENEWAL_PERIOD_MAX`], while the cause lasts.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(5);
 const RENEWAL_PERIOD_MAX: Duration = Duration::from_secs(60);
 

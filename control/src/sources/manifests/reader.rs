@@ -129,8 +129,8 @@ pub(super) struct Reader {
     identity: Option<Identity>,
     /// What is wrong with the directory; nothing is taken to be gone meanwhile.
     fault: Option<String>,
-    /// Whether the directory is another one than before, and no manifest was read in it yet: nothing
-    /// is taken to be gone meanwhile.
+    /// Whether the directory is another one than before, and no manifest was read in it yet:
+    /// nothing is taken to be gone meanwhile.
     unproven: bool,
     excess: Option<(usize, OsString)>,
     listed: bool,
