@@ -353,6 +353,8 @@ fn ping_with_new_neighbours(lab: &Lab, user: &Host) -> Result<Vec<Outcome>> {
 fn requests_of_two_pods_of_a_bridge_do_not_cut_off_a_third() -> Result<()> {
     const EACH: usize = 30;
     const PAUSE: Duration = Duration::from_millis(50);
+    /// What a pod sends at least, however soon the third has its answers.
+    const LEAST: usize = 300;
     let attached = ["user/userapp", "backend/store", "admin/adminapp"];
     let lab = bridged_lab(&attached)?;
     let mut agent = Agent::start_bare(&lab, 2, &[])?;
@@ -365,7 +367,7 @@ fn requests_of_two_pods_of_a_bridge_do_not_cut_off_a_third() -> Result<()> {
         let flood = |from: &Host| -> Result<usize> {
             let frame = &requests_for(from, user)?[kind];
             let (injector, mut sent) = (from.injector()?, 0);
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) || sent < LEAST {
                 injector.send((0..EACH).map(|_| &frame[..]))?;
                 sent += EACH;
                 thread::sleep(PAUSE);
