@@ -43,13 +43,15 @@ fn promtool(text: &str) -> Result<()> {
 #[test]
 fn metrics_of_all_parts_are_served() -> Result<()> {
     let lab = Lab::new(MANIFESTS.as_ref())?;
-    let agent = Agent::start_with(&lab, 2, &["--metrics-listen", ADDRESS])?;
-    let text = scrape(&lab)?;
+    let mut agent = Agent::start_with(&lab, 2, &["--metrics-listen", ADDRESS])?;
+    // Threads are counted each second, by names that they give themselves when they run.
+    let text = agent.wait_until("workers to be alive", |lab| {
+        let text = scrape(lab)?;
+        let is_alive =
+            |worker| text.contains(&format!("podgate_worker_alive{{worker=\"{worker}\"}} 1\n"));
+        Ok((0..2).all(is_alive).then_some(text))
+    })?;
     promtool(&text)?;
-    for worker in 0..2 {
-        let alive = format!("podgate_worker_alive{{worker=\"{worker}\"}} 1\n");
-        assert!(text.contains(&alive), "{text}");
-    }
     assert!(sum(&text, "podgate_memory_bytes", "kind=\"bpf\"") > 0.0, "{text}");
     agent.stop()
 }
