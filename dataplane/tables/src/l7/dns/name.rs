@@ -9,6 +9,12 @@ const WIRE_MAX: usize = 255;
 /// Longest text of a name, bytes: without the first length and the root label.
 const TEXT_MAX: usize = WIRE_MAX - 2;
 
+#[cfg(test)]
+std::thread_local! {
+    /// How many names this thread has read.
+    pub(super) static READS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// A name as text, in lower case.
 #[derive(Clone, Copy)]
 pub struct DnsName {
@@ -18,7 +24,7 @@ pub struct DnsName {
 }
 
 impl DnsName {
-    const ROOT: Self = Self { len: 0, is_text: true, text: [0; TEXT_MAX] };
+    pub(super) const ROOT: Self = Self { len: 0, is_text: true, text: [0; TEXT_MAX] };
 
     /// Labels separated by dots, without a trailing dot; empty for the root. Bytes are as on the
     /// wire, except that letters are in lower case.
@@ -41,6 +47,8 @@ impl DnsName {
 
     /// The name at `at`, and where the message continues after it.
     pub(super) fn read(message: &[u8], at: usize) -> Result<(Self, usize), Malformed> {
+        #[cfg(test)]
+        READS.set(READS.get() + 1);
         let mut name = Self::ROOT;
         // Pointers lead only to places before all that was read, so there are no loops.
         let (mut at, mut before, mut end) = (at, at, None);

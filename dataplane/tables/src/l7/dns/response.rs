@@ -9,6 +9,9 @@ use crate::address::Address;
 
 /// Aliases that are followed from the queried name. Resolvers give up after about as many.
 const ALIASES_MAX: usize = 16;
+/// Names of CNAME records that are read to follow them: a response may have thousands of records,
+/// and is read once for each alias that is out of order.
+const ALIAS_READS_MAX: usize = 1024;
 /// Targets of SRV records whose addresses are taken from the same response.
 const TARGETS_MAX: usize = 16;
 
@@ -104,20 +107,31 @@ impl<'a> Response<'a> {
             others.left = 0;
         }
         let ttl = ttl.unwrap_or(0);
-        Addresses { answers: records.clone(), records, others, owner, ttl, hints: Hints::default() }
+        let targets = match &owner {
+            Some(owner) if is_srv => Targets::read(records.clone(), owner, ttl),
+            _ => Targets::default(),
+        };
+        Addresses { records, others, owner, ttl, targets, hints: Hints::default() }
     }
 
     /// The name at the end of the chain of aliases, and the least TTL on the way. `None` if the
-    /// chain is too long or a loop, or if there is no name.
+    /// chain is too long or a loop, if there is no name, or if finding it takes too long.
     fn canonical_name(&self) -> Option<(DnsName, u32)> {
         let mut name = self.question.as_ref()?.name;
-        let (mut ttl, mut aliases) = (u32::MAX, 0);
+        let (mut ttl, mut aliases, mut reads) = (u32::MAX, 0, 0);
         loop {
             // Once, if the records are in order, as nearly always.
             let before = aliases;
             let mut records = self.answers.clone();
             while let Some(record) = records.next().ok()? {
-                if record.kind != kind::CNAME || !self.is_owned_by(&record, &name) {
+                if record.kind != kind::CNAME {
+                    continue;
+                }
+                reads += 1;
+                if reads > ALIAS_READS_MAX {
+                    return None;
+                }
+                if !is_owned_by(self.answers.message, &record, &name) {
                     continue;
                 }
                 let (target, end) = DnsName::read(self.answers.message, record.data.start).ok()?;
@@ -131,10 +145,6 @@ impl<'a> Response<'a> {
             }
         }
     }
-
-    fn is_owned_by(&self, record: &Record, name: &DnsName) -> bool {
-        is_owned_by(self.answers.message, record, name)
-    }
 }
 
 fn is_owned_by(message: &[u8], record: &Record, name: &DnsName) -> bool {
@@ -146,16 +156,61 @@ fn is_owned_by(message: &[u8], record: &Record, name: &DnsName) -> bool {
 /// [`Response::addresses`]. Addresses that no packet may have as its destination are left out.
 #[derive(Clone, Debug)]
 pub struct Addresses<'a> {
-    /// All answers.
-    answers: Records<'a>,
-    /// Those that were not read yet.
+    /// Answers that were not read yet.
     records: Records<'a>,
     /// Records after the answers that were not read yet.
     others: Records<'a>,
     owner: Option<DnsName>,
     /// The least TTL of the aliases.
     ttl: u32,
+    targets: Targets,
     hints: Hints,
+}
+
+/// Targets of SRV records, in their order, each with the TTL of its record and the aliases. They
+/// are read once: a response may have thousands of records to compare with each of them.
+#[derive(Clone, Debug)]
+struct Targets {
+    names: [DnsName; TARGETS_MAX],
+    ttls: [u32; TARGETS_MAX],
+    count: usize,
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self { names: [DnsName::ROOT; TARGETS_MAX], ttls: [0; TARGETS_MAX], count: 0 }
+    }
+}
+
+impl Targets {
+    /// Those of the SRV records of `owner` among `answers`, up to one that can't be read.
+    fn read(mut answers: Records<'_>, owner: &DnsName, ttl: u32) -> Self {
+        let mut targets = Self::default();
+        while targets.count < TARGETS_MAX
+            && let Ok(Some(srv)) = answers.next()
+        {
+            if srv.kind != kind::SRV || !is_owned_by(answers.message, &srv, owner) {
+                continue;
+            }
+            // After priority, weight and port.
+            let Ok((target, end)) = DnsName::read(answers.message, srv.data.start + 6) else {
+                break;
+            };
+            if end != srv.data.end {
+                continue;
+            }
+            targets.names[targets.count] = target;
+            targets.ttls[targets.count] = srv.ttl.min(ttl);
+            targets.count += 1;
+        }
+        targets
+    }
+
+    /// The TTL of the first target that is `name`.
+    fn ttl_of(&self, name: &DnsName) -> Option<u32> {
+        let mut targets = self.names.iter().zip(self.ttls).take(self.count);
+        targets.find(|(target, _)| target.is_same(name)).map(|(_, ttl)| ttl)
+    }
 }
 
 /// What is left of a list of hints.
@@ -206,34 +261,18 @@ impl Iterator for Addresses<'_> {
 impl Addresses<'_> {
     /// The next address after the answers that a target of an SRV record has (RFC 2782).
     fn next_of_target(&mut self) -> Option<(Address, u32)> {
+        if self.targets.count == 0 {
+            return None;
+        }
         while let Some(record) = self.others.next().ok()? {
             if record.class != CLASS_IN || !matches!(record.kind, kind::A | kind::AAAA) {
                 continue;
             }
-            let data = &self.others.message[record.data.clone()];
-            if let (Some(address), Some(ttl)) = (address(data), self.ttl_of_target(&record)) {
+            let message = self.others.message;
+            let Some(address) = address(&message[record.data.clone()]) else { continue };
+            let Ok((owner, _)) = DnsName::read(message, record.owner) else { continue };
+            if let Some(ttl) = self.targets.ttl_of(&owner) {
                 return Some((address, record.ttl.min(ttl)));
-            }
-        }
-        None
-    }
-
-    /// The TTL of the first SRV record of the queried name whose target owns `record`.
-    fn ttl_of_target(&self, record: &Record) -> Option<u32> {
-        let (message, owner) = (self.answers.message, self.owner.as_ref()?);
-        let (mut answers, mut targets) = (self.answers.clone(), 0);
-        while let Some(srv) = answers.next().ok()? {
-            if srv.kind != kind::SRV || !is_owned_by(message, &srv, owner) {
-                continue;
-            }
-            // After priority, weight and port.
-            let (target, end) = DnsName::read(message, srv.data.start + 6).ok()?;
-            if end == srv.data.end && is_owned_by(message, record, &target) {
-                return Some(srv.ttl.min(self.ttl));
-            }
-            targets += 1;
-            if targets == TARGETS_MAX {
-                return None;
             }
         }
         None

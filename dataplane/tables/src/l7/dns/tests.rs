@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::name::READS;
 use super::*;
 use crate::address::Address;
 
@@ -216,6 +217,42 @@ fn addresses_of_the_targets_of_services_are_learned() {
     let asked = question(&wire("a.b"), kind::A, CLASS_IN);
     let message = [header(0x8180, counts), asked, srv("one.a.b", 9), a("one.a.b", 1)].concat();
     assert_eq!(learned(&message), []);
+}
+
+/// How many names are read to find the addresses of a response.
+fn reads(message: &[u8]) -> usize {
+    let response = Response::parse(message).unwrap();
+    let before = READS.get();
+    response.addresses().for_each(drop);
+    READS.get() - before
+}
+
+/// Whoever answers could otherwise stop a worker for seconds by one message.
+#[test]
+fn no_response_takes_more_than_a_few_reads_of_names_for_each_record() {
+    const HALF: usize = 2600;
+    // Each name that is read has as many labels as one may have.
+    let long = [&[1, b'a'].repeat(126)[..], &[0]].concat();
+    let text = record(QNAME, 16, 60, &long);
+    let at = (header(0, [0; 4]).len() + wire("_x._tcp.a.b").len() + 4 + 2 + 10) as u16;
+    let pointer = (0xc000 | at).to_be_bytes();
+    for srv in [record(&pointer, kind::SRV, 60, &[]), record(QNAME, kind::SRV, 60, &[0; 7])] {
+        let answers = [vec![text.clone()], vec![srv; HALF]].concat();
+        let others = vec![record(&pointer, kind::A, 60, &[10, 1, 2, 3]); HALF / 2];
+        let reads = reads(&services(&answers, &others));
+        assert!(reads <= 4 * answers.len() + others.len(), "{reads}");
+    }
+
+    // Aliases in the opposite order, behind aliases of another name.
+    let name = |nth: usize| wire(&format!("a{nth:02}.b"));
+    let mut answers = vec![record(&wire("c.d"), kind::CNAME, 60, &wire("e.f")); HALF];
+    answers.extend((0..15).rev().map(|nth| {
+        let owner = if nth == 0 { QNAME.to_vec() } else { name(nth) };
+        record(&owner, kind::CNAME, 60, &name(nth + 1))
+    }));
+    answers.push(record(&name(15), kind::A, 60, &[10, 1, 2, 3]));
+    let reads = reads(&response("a.b", &answers));
+    assert!(reads <= 2 * answers.len(), "{reads}");
 }
 
 #[test]
