@@ -5,13 +5,13 @@
 //! line is parsed, so there is one definition of each option and one check of its value.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, Error, FromArgMatches};
 use podgate_api::{ConfigOption, Origin};
+use podgate_policy::manifest;
 use serde_json::{Map, Value};
 
 use crate::agent::max_endpoints_for;
@@ -109,7 +109,8 @@ impl File {
 }
 
 fn read(path: &Path) -> Result<Map<String, Value>, String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let (bytes, _) = manifest::read_regular(path).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|error| error.to_string())?;
     match serde_saphyr::from_str(&text).map_err(|error| error.to_string())? {
         Value::Object(options) => Ok(options),
         Value::Null => Ok(Map::new()),
@@ -192,6 +193,8 @@ fn options(matches: &ArgMatches, file: &File) -> Vec<ConfigOption> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn run(content: &str, args: &[&str]) -> Result<Vec<ConfigOption>, String> {
@@ -270,6 +273,24 @@ mod tests {
             ["podgate", "run", "--config", "/no/such", "--manifests", "/b"].map(OsString::from),
         );
         assert!(missing.unwrap_err().to_string().contains("/no/such"));
+    }
+
+    #[test]
+    fn only_a_regular_file_of_bounded_size_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, large) = (dir.path().join("fifo"), dir.path().join("large"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::File::create(&large).unwrap().set_len(manifest::FILE_MAX + 1).unwrap();
+        for (path, expected) in [
+            (large.as_path(), "is larger than"),
+            (Path::new("/"), "is a directory, not a regular file"),
+            (&fifo, "is a FIFO, not a regular file"),
+            (Path::new("/dev/zero"), "is a device, not a regular file"),
+        ] {
+            let args = ["podgate", "run", "--manifests", "/b", "--config"].map(OsString::from);
+            let error = parse(args.into_iter().chain([path.into()])).unwrap_err().to_string();
+            assert!(error.contains(&format!("{}: {expected}", path.display())), "{error}");
+        }
     }
 
     #[test]
