@@ -14,6 +14,7 @@ use kube::client::ConfigExt;
 use kube::config::{AuthInfo, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use podgate_api::CertificateStatus;
+use podgate_policy::manifest::{FILE_MAX, ReadError, read_regular};
 use tokio::time::Instant;
 use tower::{BoxError, ServiceBuilder};
 use tracing::{debug, info, warn};
@@ -69,6 +70,12 @@ pub(crate) enum KubeError {
         /// Its path.
         path: String,
     },
+    /// The kubeconfig is too large.
+    #[error("can't use kubeconfig {path}: it is larger than {FILE_MAX} bytes")]
+    TooLarge {
+        /// Its path.
+        path: String,
+    },
     /// Its credentials come from a program, and the agent runs none.
     #[error(
         "kubeconfig {path} gets its credentials by running a program (exec or auth-provider), which \
@@ -112,6 +119,8 @@ struct Current {
     certificate: Option<CertificateStatus>,
     /// How many clients there were before it.
     number: u64,
+    /// Why the last reading failed, if it did.
+    failure: Option<String>,
     /// The last reading for each [`Cause`].
     renewals: [Option<Renewal>; 2],
 }
@@ -143,7 +152,8 @@ impl fmt::Debug for ApiClient {
 impl ApiClient {
     /// With `client`, which `access` made.
     pub(super) fn new(client: Client, access: Access) -> Self {
-        let current = Current { client, certificate: None, number: 0, renewals: [None; 2] };
+        let current =
+            Current { client, certificate: None, number: 0, failure: None, renewals: [None; 2] };
         Self(Arc::new(Mutex::new(current)), Arc::new(access))
     }
 
@@ -166,24 +176,28 @@ impl ApiClient {
     /// is another client already, or that was done just now for the same cause. Returns whether
     /// there is another client.
     pub(super) async fn renew(&self, used: u64, cause: Cause) -> bool {
-        {
+        let first = {
             let mut current = self.current();
             if current.number != used {
                 return true;
             }
             let former = &mut current.renewals[cause as usize];
-            let renewal = Renewal::after(*former, Instant::now());
-            if renewal.is_none() {
-                return false;
-            }
-            *former = renewal;
-        }
+            let Some(renewal) = Renewal::after(*former, Instant::now()) else { return false };
+            *former = Some(renewal);
+            renewal.period == RENEWAL_PERIOD
+        };
         match self.connect_again().await {
             Ok(()) if cause == Cause::Rejected => info!("{}; they were read again", cause.text()),
+            // Once for as long as it can't be reached.
+            Ok(()) if first => info!("{}; its configuration was read again", cause.text()),
             Ok(()) => debug!("{}; its configuration was read again", cause.text()),
             Err(error) => {
                 let (cause, reason) = (cause.text(), describe(&error));
-                warn!("{cause}, and its configuration can't be read again: {reason}");
+                let text = format!("{cause}, and its configuration can't be read again: {reason}");
+                match self.is_new_failure(&reason) {
+                    true => warn!("{text}"),
+                    false => debug!("{text}"),
+                }
                 return false;
             }
         }
@@ -201,11 +215,18 @@ impl ApiClient {
         }
     }
 
+    /// Whether the reading before this one, which failed for `reason`, did not fail for it.
+    fn is_new_failure(&self, reason: &str) -> bool {
+        let former = self.current().failure.replace(reason.to_owned());
+        former.as_deref() != Some(reason)
+    }
+
     async fn connect_again(&self) -> Result<(), KubeError> {
         let Connection { client, certificate, .. } = connect_once(&self.1).await?;
         let mut current = self.current();
         current.client = client;
         current.certificate = certificate;
+        current.failure = None;
         current.number += 1;
         Ok(())
     }
@@ -264,8 +285,12 @@ async fn connect_once(access: &Access) -> Result<Connection<Client>, KubeError> 
     let config = match access {
         Access::Kubeconfig { file, may_run } => {
             let path = file.display().to_string();
-            if std::fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
-                return Err(KubeError::NotAFile { path });
+            // kube reads it without a bound, and waits for the writer of a FIFO.
+            match read_regular(file) {
+                Err(ReadError::NotRegular(_)) => return Err(KubeError::NotAFile { path }),
+                Err(ReadError::TooLarge) => return Err(KubeError::TooLarge { path }),
+                // kube's error says why it can't be read.
+                Ok(_) | Err(ReadError::Io(_)) => {}
             }
             let failed = |source| KubeError::Kubeconfig { path: path.clone(), source };
             let kubeconfig = Kubeconfig::read_from(file).map_err(failed)?;
@@ -372,11 +397,40 @@ mod tests {
 
     #[tokio::test]
     async fn a_kubeconfig_that_is_no_file_is_rejected() {
-        for path in ["/dev/zero", "/"] {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in ["/dev/zero", "/", fifo.to_str().unwrap()] {
             let access = Access::Kubeconfig { file: path.into(), may_run: false };
             let error = connect(&access).await.map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(path) && error.contains("no regular file"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_too_large_is_rejected() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        std::fs::File::create(&file).unwrap().set_len(FILE_MAX + 1).unwrap();
+        let access = Access::Kubeconfig { file: file.clone(), may_run: false };
+        let error = connect(&access).await.map(|_| ()).unwrap_err().to_string();
+        let path = file.display().to_string();
+        assert!(error.contains(&path) && error.contains("is larger than"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_stays_unreadable_is_logged_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        std::fs::write(&file, kubeconfig("{token: abc}")).unwrap();
+        let access = Access::Kubeconfig { file: file.clone(), may_run: false };
+        let client = connect(&access).await.unwrap().client;
+        assert!(client.is_new_failure("gone"));
+        assert!(!client.is_new_failure("gone"));
+        assert!(client.is_new_failure("damaged"));
+        // Once it could be read, the same failure is another one.
+        client.reload().await;
+        assert!(client.is_new_failure("damaged"));
     }
 
     #[test]
