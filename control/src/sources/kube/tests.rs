@@ -764,3 +764,19 @@ async fn a_token_that_the_server_refuses_is_read_again_at_once() {
     assert!(second.ends_with(" two"), "{second}");
     expect(&mut updates, &["begin", "listed x", "end"]).await;
 }
+
+/// Watches may stay open on connections of before.
+#[tokio::test]
+async fn a_kubeconfig_is_read_again_when_a_write_can_not_be_sent() {
+    let mut server = Server::start(vec![Answer::Whole(201, "{}".into())]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    // Nobody listens on port 1.
+    std::fs::write(&file, kubeconfig("http://127.0.0.1:1", "{}")).unwrap();
+    let access = Access::Kubeconfig { file: file.clone(), may_run: false };
+    let client = connect(&access).await.unwrap().client;
+    std::fs::write(&file, kubeconfig(&server.url, "{}")).unwrap();
+    let writer = Writer::start(client);
+    writer.submit(&key(), vec![event()], Duration::ZERO);
+    assert!(server.request().await.starts_with("POST"));
+}

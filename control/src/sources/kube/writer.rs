@@ -207,10 +207,7 @@ fn take_first(queue: &mut Queue, now: Instant) -> Option<(ObjectKey, Job)> {
 /// Sends the first write of a job, and puts the rest back.
 async fn send_one(shared: &Shared, client: &ApiClient, key: ObjectKey, mut job: Job) {
     let write = job.writes.remove(0);
-    let answer = match timeout(TIMEOUT, send(client, &key, &write)).await {
-        Ok(answer) => answer,
-        Err(_) => Answer::Again("the server doesn't answer".into()),
-    };
+    let answer = send(client, &key, &write).await;
     let mut queue = shared.queue();
     take_answer(&mut queue, key, write, job, answer, Instant::now());
 }
@@ -294,7 +291,11 @@ async fn send(client: &ApiClient, key: &ObjectKey, write: &Write) -> Answer {
         Err(error) => return Answer::Failed(describe(&error)),
     };
     let (sender, used) = client.get();
-    match sender.request::<Value>(request).await {
+    let Ok(result) = timeout(TIMEOUT, sender.request::<Value>(request)).await else {
+        client.renew(used, Cause::Unreachable).await;
+        return Answer::Again("the server doesn't answer".into());
+    };
+    match result {
         Ok(_) => Answer::Written,
         Err(kube::Error::Api(status)) if status.code == 401 => {
             client.renew(used, Cause::Rejected).await;
@@ -303,7 +304,12 @@ async fn send(client: &ApiClient, key: &ObjectKey, write: &Write) -> Answer {
         Err(kube::Error::Api(status)) if is_terminating(&status) => Answer::Gone,
         Err(kube::Error::Api(status)) => answer(status.code, status.message, write),
         Err(kube::Error::SerdeError(_)) => Answer::Written,
-        Err(error) => Answer::Again(describe(&error)),
+        Err(error) => {
+            if matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_)) {
+                client.renew(used, Cause::Unreachable).await;
+            }
+            Answer::Again(describe(&error))
+        }
     }
 }
 
