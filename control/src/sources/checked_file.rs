@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use podgate_policy::manifest;
+use ring::digest::{SHA256, digest as sha};
 
 /// A format.
 #[derive(Clone, Copy, Debug)]
@@ -11,12 +12,23 @@ pub(super) struct Format {
     pub(super) version: u32,
 }
 
-/// A hash that doesn't depend on the build (FNV-1a, 64 bits).
+/// The first 128 bits of SHA-256: nobody can find other bytes with the digest of given ones.
 #[must_use]
-pub(super) fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+pub(super) fn digest(bytes: &[u8]) -> u128 {
+    let whole = sha(&SHA256, bytes);
+    whole.as_ref().iter().take(16).fold(0, |digest, byte| digest << 8 | u128::from(*byte))
+}
+
+/// Name of the file for what has this digest.
+#[must_use]
+pub(super) fn file_name(digest: u128) -> String {
+    format!("{digest:032x}.json")
+}
+
+/// Whether a file has a name of [`file_name`].
+pub(super) fn has_digest_name(path: &Path) -> bool {
+    let digits = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
+    digits.is_some_and(|digits| digits.len() == 32 && u128::from_str_radix(digits, 16).is_ok())
 }
 
 impl Format {
@@ -24,7 +36,7 @@ impl Format {
     #[must_use]
     pub(super) fn encode(self, body: &str) -> Vec<u8> {
         let Self { magic, version } = self;
-        format!("{magic} {version} {:016x}\n{body}", hash(body.as_bytes())).into_bytes()
+        format!("{magic} {version} {:032x}\n{body}", digest(body.as_bytes())).into_bytes()
     }
 
     /// Reads a file's body.
@@ -38,7 +50,7 @@ impl Format {
         let damaged = || "is damaged: the checksum does not match".to_owned();
         let (first, body) = text.split_once('\n').ok_or_else(damaged)?;
         let checksum = first.strip_prefix(&format!("{magic} {version} "));
-        if checksum.ok_or("is of another version")? != format!("{:016x}", hash(body.as_bytes())) {
+        if checksum.ok_or("is of another version")? != format!("{:032x}", digest(body.as_bytes())) {
             return Err(damaged());
         }
         drop(text.drain(..=first.len()));

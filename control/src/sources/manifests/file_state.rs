@@ -14,7 +14,7 @@ use podgate_policy::Missing;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stamp {
     /// Hash of the content.
-    pub(crate) digest: u64,
+    pub(crate) digest: u128,
     /// Bytes.
     pub(crate) len: u64,
     /// Device and inode: another one, if the file was replaced and not written in place.
@@ -40,8 +40,8 @@ pub(super) enum FileObservation<D> {
 #[derive(Clone, Debug)]
 pub(super) struct Content<D> {
     pub(super) stamp: Stamp,
-    /// Hashes of the names of the objects in it, sorted.
-    pub(super) objects: Vec<u64>,
+    /// Digests of the names of the objects in it, sorted.
+    pub(super) objects: Vec<u128>,
     /// Neither an object nor anything else is in it.
     pub(super) is_blank: bool,
     /// Why some part of it could not be recognised as an object.
@@ -75,8 +75,8 @@ pub(super) enum Action<D> {
 /// One file.
 #[derive(Debug)]
 pub(super) struct FileState<D> {
-    /// Hashes of the names of the objects in force, sorted.
-    in_force: Vec<u64>,
+    /// Digests of the names of the objects in force, sorted.
+    in_force: Vec<u128>,
     /// The last content that was whole and counted.
     accepted: Option<Stamp>,
     /// Whether this file was whole at any time, in this run or as far as the last good state knows.
@@ -86,7 +86,7 @@ pub(super) struct FileState<D> {
     /// Whether the objects in force were passed on in this run.
     applied: bool,
     /// Digest of the content that was seen last, if one was.
-    seen: Option<u64>,
+    seen: Option<u128>,
     phase: Phase<D>,
 }
 
@@ -95,7 +95,7 @@ enum Phase<D> {
     /// What is in force is what the file says.
     Whole,
     /// It lacks objects, which stay in force until `due`; these are in it.
-    Lacking { due: Instant, objects: Vec<u64> },
+    Lacking { due: Instant, objects: Vec<u128> },
     /// It was cut short in place, and is not accepted until `due`.
     Shorter { due: Instant, content: Content<D> },
     /// It can't be read, or not all of it.
@@ -123,8 +123,8 @@ impl<D> FileState<D> {
         Self { has_lost_objects: true, ..Self::new() }
     }
 
-    /// A file that held these objects when the agent stopped; the hashes are sorted.
-    pub(super) fn from_last_good(stamp: Stamp, objects: Vec<u64>) -> Self {
+    /// A file that held these objects when the agent stopped; the digests are sorted.
+    pub(super) fn from_last_good(stamp: Stamp, objects: Vec<u128>) -> Self {
         let known = Self { was_whole: true, accepted: Some(stamp), ..Self::new() };
         Self { applied: objects.is_empty(), in_force: objects, ..known }
     }
@@ -134,8 +134,8 @@ impl<D> FileState<D> {
         !self.applied
     }
 
-    /// Hashes of the names of the objects in force, sorted.
-    pub(super) fn in_force(&self) -> &[u64] {
+    /// Digests of the names of the objects in force, sorted.
+    pub(super) fn in_force(&self) -> &[u128] {
         &self.in_force
     }
 
@@ -145,7 +145,7 @@ impl<D> FileState<D> {
     }
 
     /// Digest of the content that was seen last; `None` if the file was not readable or was gone.
-    pub(super) const fn seen(&self) -> Option<u64> {
+    pub(super) const fn seen(&self) -> Option<u128> {
         self.seen
     }
 
@@ -349,7 +349,7 @@ impl<D> FileState<D> {
 }
 
 /// Everything in two sorted lists, sorted.
-fn union(one: &[u64], other: &[u64]) -> Vec<u64> {
+fn union(one: &[u128], other: &[u128]) -> Vec<u128> {
     let mut all = [one, other].concat();
     all.sort_unstable();
     all.dedup();

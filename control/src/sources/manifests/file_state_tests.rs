@@ -9,10 +9,11 @@ use super::*;
 
 const SETTLE: Duration = Duration::from_secs(3);
 
-type State = FileState<Vec<u64>>;
+type State = FileState<Vec<u128>>;
 
-fn content(len: u64, inode: u64, objects: &[u64]) -> FileObservation<Vec<u64>> {
-    let digest = objects.iter().fold(len * 1000 + inode, |all, object| all * 31 + object + 1);
+fn content(len: u64, inode: u64, objects: &[u128]) -> FileObservation<Vec<u128>> {
+    let contents = u128::from(len * 1000 + inode);
+    let digest = objects.iter().fold(contents, |all, object| all * 31 + object + 1);
     FileObservation::Content(Content {
         stamp: Stamp { digest, len, inode: (1, inode) },
         objects: objects.to_vec(),
@@ -22,7 +23,7 @@ fn content(len: u64, inode: u64, objects: &[u64]) -> FileObservation<Vec<u64>> {
     })
 }
 
-fn broken(objects: &[u64]) -> FileObservation<Vec<u64>> {
+fn broken(objects: &[u128]) -> FileObservation<Vec<u128>> {
     let FileObservation::Content(content) = content(150, 1, objects) else { unreachable!() };
     FileObservation::Content(Content {
         unknown_part: Some(UnknownPart::Broken("no YAML".into())),
@@ -30,7 +31,7 @@ fn broken(objects: &[u64]) -> FileObservation<Vec<u64>> {
     })
 }
 
-fn unreadable() -> FileObservation<Vec<u64>> {
+fn unreadable() -> FileObservation<Vec<u128>> {
     FileObservation::Unreadable { reason: "can't be read".into(), is_manifest: true }
 }
 
@@ -157,12 +158,12 @@ fn a_start_goes_on_from_the_last_good_state() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    See(FileObservation<Vec<u64>>),
+    See(FileObservation<Vec<u128>>),
     Wait(Duration),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let objects = proptest::collection::btree_set(0..4u64, 0..4)
+    let objects = proptest::collection::btree_set(0..4u128, 0..4)
         .prop_map(|set| set.into_iter().collect::<Vec<_>>());
     let content = (0..4u64, 0..3u64, objects.clone()).prop_map(|(len, inode, objects)| {
         let objects = if len == 0 { Vec::new() } else { objects };
@@ -178,7 +179,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The objects in force, as the store would have them.
-fn act(store: &mut BTreeSet<u64>, action: Action<Vec<u64>>, state: &State) {
+fn act(store: &mut BTreeSet<u128>, action: Action<Vec<u128>>, state: &State) {
     match action {
         Action::Nothing | Action::ApplyLastGood => {}
         Action::Apply(objects, Missing::Keep) => store.extend(objects),
@@ -196,8 +197,8 @@ proptest! {
     fn objects_leave_only_after_the_settle_time(steps in vec(step(), 1..40)) {
         let mut now = Instant::now();
         let mut state = State::new();
-        let mut store: BTreeSet<u64> = BTreeSet::new();
-        let mut lacking: BTreeMap<u64, Instant> = BTreeMap::new();
+        let mut store: BTreeSet<u128> = BTreeSet::new();
+        let mut lacking: BTreeMap<u128, Instant> = BTreeMap::new();
         let mut last = None;
         for step in steps {
             let before = store.clone();
@@ -207,7 +208,7 @@ proptest! {
                     state.tick(now)
                 }
                 Step::See(seen) => {
-                    let lacks = |object: &u64| match &seen {
+                    let lacks = |object: &u128| match &seen {
                         FileObservation::Gone => true,
                         FileObservation::Unreadable { .. } => false,
                         FileObservation::Content(content) => {

@@ -22,9 +22,9 @@ use podgate_policy::manifest::{self, Document, ReadError};
 use tracing::error;
 
 use super::file_state::{Content, FileObservation, Stamp, UnknownPart};
-use super::last_good::{LastGood, hash_of_key};
+use super::last_good::{LastGood, digest_of_key};
 use super::messages::{Check, Done, Entry, FileMetadata, Identity, Listing, Message};
-use crate::sources::checked_file::hash;
+use crate::sources::checked_file::digest;
 
 /// Threads while nothing hangs.
 const THREADS_MIN: usize = 2;
@@ -78,7 +78,7 @@ pub(super) enum Job {
         name: OsString,
         path: Arc<Path>,
         /// Digest of a content that need not be parsed again.
-        known: Option<u64>,
+        known: Option<u128>,
         /// Whether the objects of the last good state are needed.
         needs_last_good: bool,
         /// Why the file itself must not be touched, if so.
@@ -197,7 +197,7 @@ fn names(dir: &Path, known: &BTreeSet<OsString>) -> Result<Names, String> {
     Ok((present, excess))
 }
 
-fn observe_file(path: &Path, known: Option<u64>) -> FileObservation<Arc<[Document]>> {
+fn observe_file(path: &Path, known: Option<u128>) -> FileObservation<Arc<[Document]>> {
     let (bytes, metadata) = match manifest::read_regular(path) {
         Ok(read) => read,
         Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -213,7 +213,7 @@ fn observe_file(path: &Path, known: Option<u64>) -> FileObservation<Arc<[Documen
             return FileObservation::Unreadable { reason: error.to_string(), is_manifest };
         }
     };
-    let digest = hash(&bytes);
+    let digest = digest(&bytes);
     let inode = (metadata.dev(), metadata.ino());
     let stamp = Stamp { digest, len: bytes.len() as u64, inode };
     let documents = match known == Some(digest) {
@@ -224,7 +224,7 @@ fn observe_file(path: &Path, known: Option<u64>) -> FileObservation<Arc<[Documen
     let mut unknown_part = None;
     for document in &documents {
         match (DocumentKind::of(document), &document.value) {
-            (DocumentKind::Object(key), _) => objects.push(hash_of_key(&key)),
+            (DocumentKind::Object(key), _) => objects.push(digest_of_key(&key)),
             (DocumentKind::Ignored, _) => {}
             (DocumentKind::Unreadable(_), Err(rejection)) => {
                 let line = document.source.location.line;

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::file_state::Stamp;
 use crate::sources::LAST_GOOD;
-use crate::sources::checked_file::{Format, hash};
+use crate::sources::checked_file::{Format, digest, file_name, has_digest_name};
 use crate::{atomic_file, damaged_file};
 
 /// Most bytes of all files together.
@@ -34,12 +34,12 @@ pub(super) const BATCH: usize = 16;
 /// More than the resolution of a file system's times.
 const TICK: Duration = Duration::from_secs(2);
 
-const FORMAT: Format = Format { magic: "podgate-last-good", version: 1 };
+const FORMAT: Format = Format { magic: "podgate-last-good", version: 2 };
 
-/// The hash that stands for an object.
+/// The digest that stands for an object.
 #[must_use]
-pub(super) fn hash_of_key(key: &ObjectKey) -> u64 {
-    hash(key.to_string().as_bytes())
+pub(super) fn digest_of_key(key: &ObjectKey) -> u128 {
+    digest(key.to_string().as_bytes())
 }
 
 /// A manifest's state without its objects.
@@ -49,11 +49,11 @@ pub(super) struct Header {
     directory: PathBuf,
     /// The manifest's name in it.
     name: OsString,
-    digest: u64,
+    digest: u128,
     len: u64,
     inode: (u64, u64),
-    /// Hashes of the objects' names, sorted.
-    pub(super) objects: Vec<u64>,
+    /// Digests of the objects' names, sorted.
+    pub(super) objects: Vec<u128>,
 }
 
 impl Header {
@@ -87,8 +87,8 @@ impl LastGood {
     /// Where a manifest's state is.
     pub(super) fn file(&self, name: &OsStr) -> PathBuf {
         let directory = self.directory.as_os_str().as_encoded_bytes();
-        let number = hash(&[directory, b"/", name.as_encoded_bytes()].concat());
-        self.path.join(format!("{number:016x}.json"))
+        let manifest = [directory, b"/", name.as_encoded_bytes()].concat();
+        self.path.join(file_name(digest(&manifest)))
     }
 
     /// Everything that is known, by the manifest's name, and why some of it can't be used. What
@@ -108,7 +108,7 @@ impl LastGood {
             }
         };
         for path in entries.flatten().map(|entry| entry.path()) {
-            if !is_state(&path) || index.len() >= manifest::FILES_MAX {
+            if !has_digest_name(&path) || index.len() >= manifest::FILES_MAX {
                 continue;
             }
             match read(&path) {
@@ -211,7 +211,7 @@ impl Writer {
     /// For a place where these states are.
     pub(super) fn new(place: LastGood) -> Self {
         let entries = fs::read_dir(&place.path).into_iter().flatten().flatten();
-        let entries = entries.filter(|entry| is_state(&entry.path()));
+        let entries = entries.filter(|entry| has_digest_name(&entry.path()));
         let size = |entry: fs::DirEntry| Some((entry.path(), entry.metadata().ok()?.len()));
         let sizes: HashMap<_, _> = entries.filter_map(size).collect();
         let total = sizes.values().sum();
@@ -298,8 +298,8 @@ impl Writer {
         stamp: Stamp,
         documents: &[Document],
     ) -> serde_json::Result<Vec<u8>> {
-        let mut objects: Vec<u64> =
-            documents.iter().filter_map(key).map(|key| hash_of_key(&key)).collect();
+        let mut objects: Vec<u128> =
+            documents.iter().filter_map(key).map(|key| digest_of_key(&key)).collect();
         objects.sort_unstable();
         let (directory, name) = (self.place.directory.clone(), name.to_owned());
         let Stamp { digest, len, inode } = stamp;
@@ -359,11 +359,6 @@ impl Writer {
         };
         self.total = self.total - before.unwrap_or_default() + size.unwrap_or_default();
     }
-}
-
-/// Whether a file of the directory has the state of a manifest, by its name.
-fn is_state(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "json")
 }
 
 /// Whether there is no such directory.

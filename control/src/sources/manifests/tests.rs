@@ -529,7 +529,7 @@ fn a_start_with_damaged_last_good_objects_waits_for_files_that_lost_theirs() {
     for entry in fs::read_dir(place.state().join(LAST_GOOD)).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replacen("podgate-last-good 1", "podgate-last-good 2", 1)).unwrap();
+        fs::write(&path, text.replacen("podgate-last-good 2", "podgate-last-good 3", 1)).unwrap();
     }
     place.write("p.yaml", "# all gone\n");
     let mut followed = place.follow();
