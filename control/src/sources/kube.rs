@@ -107,10 +107,13 @@ pub(crate) async fn watch(
     updates: mpsc::Sender<Update>,
 ) -> Result<Cluster, KubeError> {
     let Connection { client, server, .. } = client::connect(access).await?;
-    for kind in Kind::ALL {
-        tokio::spawn(Watcher::new(*kind, client.clone(), updates.clone()).run());
-    }
     let writer = (writes == Writes::On).then(|| Writer::start(client.clone()));
-    let last_good = LastGood::start(last_good);
-    Ok(Cluster::new(&server, node, writer).with_client(client).with_last_good(last_good))
+    let cluster = Cluster::new(&server, node, writer);
+    let relists = cluster.relists();
+    for (kind, relist) in &relists {
+        let watcher = Watcher::new(*kind, client.clone(), updates.clone());
+        tokio::spawn(watcher.with_relist(relist.clone()).run());
+    }
+    let last_good = LastGood::start(last_good, relists);
+    Ok(cluster.with_client(client).with_last_good(last_good))
 }

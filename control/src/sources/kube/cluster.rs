@@ -14,6 +14,7 @@ use super::client::ApiClient;
 use super::last_good::{self, LastGood};
 use super::object::Undecoded;
 use super::report::{self, Author, Present};
+use super::watch::Relist;
 use super::writer::{WriteCounts, Writer};
 use super::{Event, News, Object, Problem};
 use crate::sources::log_rejections;
@@ -45,10 +46,12 @@ pub(crate) struct Cluster {
 /// What is known of one kind.
 #[derive(Debug, Default)]
 struct Watched {
-    /// Objects that the store has from this watch.
-    known: BTreeSet<ObjectKey>,
+    /// Objects that the store has from this watch, with their UIDs, where they have one.
+    known: BTreeMap<ObjectKey, Option<Box<str>>>,
     /// Objects of the current, incomplete list.
     listed: Option<BTreeSet<ObjectKey>>,
+    /// Has the kind listed again.
+    relist: Relist,
     /// Whether a list was complete once, or the kind can be done without.
     synced: bool,
     /// Whether a list was complete once.
@@ -77,6 +80,11 @@ impl Cluster {
             policies: BTreeMap::new(),
             changed: BTreeSet::new(),
         }
+    }
+
+    /// What has each kind listed again.
+    pub(super) fn relists(&self) -> BTreeMap<Kind, Relist> {
+        self.kinds.iter().map(|(kind, watched)| (*kind, watched.relist.clone())).collect()
     }
 
     pub(super) fn with_client(self, client: ApiClient) -> Self {
@@ -113,7 +121,7 @@ impl Cluster {
                 let is_list = matches!(news, News::End);
                 let (changed, deleted) = watched.take(kind, news, store, self.last_good.as_ref());
                 if let Some(last_good) = self.last_good.as_ref().filter(|_| is_list) {
-                    last_good.retain(kind, &watched.known);
+                    last_good.retain(kind, watched.known.keys().cloned().collect());
                 }
                 for key in deleted {
                     self.forget(&key);
@@ -308,9 +316,10 @@ impl Watched {
                 self.unreadable_settled = self.unreadable_before;
                 let listed = self.listed.take().unwrap_or_default();
                 // Objects that the list lacks were deleted before the watch began.
-                let stale: Vec<_> = self.known.difference(&listed).cloned().collect();
+                let is_stale = |key: &ObjectKey, _: &mut Option<_>| !listed.contains(key);
+                let stale = self.known.extract_if(.., is_stale);
+                let stale = Vec::from_iter(stale.map(|(key, _)| key));
                 stale.iter().for_each(|key| store.delete(key));
-                self.known = listed;
                 // The first complete list counts even when it is empty.
                 (true, stale)
             }
@@ -319,6 +328,12 @@ impl Watched {
                     self.unreadable += 1;
                     return (false, Vec::new());
                 };
+                let uid = object.metadata("uid");
+                if self.known.get(&key).is_some_and(|known| is_other(known.as_deref(), uid)) {
+                    warn!("the server deletes another object {key} than it has sent");
+                    self.relist.ask();
+                    return (false, Vec::new());
+                }
                 self.known.remove(&key);
                 if let Some(listed) = &mut self.listed {
                     listed.remove(&key);
@@ -343,7 +358,17 @@ impl Watched {
         if let Some(listed) = &mut self.listed {
             listed.insert(key.clone());
         }
-        let is_new = self.known.insert(key.clone());
+        let uid = object.metadata("uid");
+        let former = self.known.insert(key.clone(), uid.map(Into::into));
+        let is_new = former.is_none_or(|former| {
+            let is_other = is_other(former.as_deref(), uid);
+            if is_other {
+                // It was deleted meanwhile. Nothing of it stays in force if this one is rejected.
+                store.delete(&key);
+                last_good.inspect(|last_good| last_good.forget(key.clone()));
+            }
+            is_other
+        });
         let Some(last_good) = last_good.filter(|_| last_good::is_stored(kind)) else {
             if let Err(rejections) = apply(kind, object, store) {
                 log_rejections(&rejections);
@@ -356,8 +381,11 @@ impl Watched {
                 log_rejections(&rejections);
                 // The version that was in force before the start, if there was one.
                 let former = is_new.then(|| last_good.load(&key, object.metadata("uid"))).flatten();
-                if former.is_some_and(|former| store.apply(&former, None).is_ok()) {
-                    info!("the last valid version of {key} is in force");
+                if let Some(former) = former
+                    && store.apply(&former, None).is_ok()
+                {
+                    let generation = &former["metadata"]["generation"];
+                    info!("the last valid version of {key} is in force: generation {generation}");
                     let _ = apply(kind, object, store);
                 }
             }
@@ -395,6 +423,11 @@ impl Watched {
         self.problem = Some(problem);
         self.synced != synced
     }
+}
+
+/// Whether two UIDs are of different objects. An object without one may be any.
+fn is_other(one: Option<&str>, other: Option<&str>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
 }
 
 /// Applies an object to the store. Returns it as a manifest would have it.
@@ -611,7 +644,9 @@ mod tests {
         use News::{Applied, Begin, Deleted, End, Listed};
         const KIND: Kind = Kind::NetworkPolicy;
         let dir = tempfile::tempdir().unwrap();
-        let start = || (cluster().with_last_good(LastGood::start(dir.path())), Store::new());
+        let start = || {
+            (cluster().with_last_good(LastGood::start(dir.path(), BTreeMap::new())), Store::new())
+        };
         let settle = |cluster: &Cluster| {
             while cluster.status().unsaved > 0 {
                 std::thread::yield_now();
@@ -653,5 +688,39 @@ mod tests {
         let (mut last, mut store) = start();
         feed(&mut last, &mut store, KIND, vec![Begin, Listed(rejected("u")), End]);
         assert_eq!(state(&store), Some(PolicyState::Rejected));
+    }
+
+    /// Whether `relist` was asked for.
+    fn is_asked(relist: &Relist) -> bool {
+        use futures_util::FutureExt;
+        relist.asked().now_or_never().is_some()
+    }
+
+    #[test]
+    fn another_object_of_the_same_name_has_nothing_of_the_former() {
+        use News::{Applied, Begin, Deleted, End, Listed};
+        const KIND: Kind = Kind::NetworkPolicy;
+        let policy = |uid: &str, spec: Value| {
+            let metadata = json!({"namespace": "a", "name": "x", "uid": uid});
+            Object::from(json!({"metadata": metadata, "spec": spec}))
+        };
+        let valid = |uid| policy(uid, json!({"podSelector": {}}));
+        let rejected = |uid| policy(uid, json!({"podSelector": {}, "egres": []}));
+        let key = valid("u").key(KIND).unwrap();
+        let state = |store: &Store| store.policy(&key).map(|policy| policy.state);
+        for later in [vec![Applied(rejected("v"))], vec![Begin, Listed(rejected("v")), End]] {
+            let (mut cluster, mut store) = (cluster(), Store::new());
+            feed(&mut cluster, &mut store, KIND, vec![Begin, Listed(valid("u")), End]);
+            feed(&mut cluster, &mut store, KIND, later);
+            assert_eq!(state(&store), Some(PolicyState::Rejected));
+        }
+        // A deletion of another object than the known one: only a list tells what there is.
+        let (mut cluster, mut store) = (cluster(), Store::new());
+        let relist = cluster.relists()[&KIND].clone();
+        feed(&mut cluster, &mut store, KIND, vec![Begin, Listed(valid("u")), End]);
+        feed(&mut cluster, &mut store, KIND, vec![Deleted(valid("v"))]);
+        assert_eq!((state(&store), is_asked(&relist)), (Some(PolicyState::Enforced), true));
+        feed(&mut cluster, &mut store, KIND, vec![Deleted(valid("u"))]);
+        assert_eq!((state(&store), is_asked(&relist)), (None, false));
     }
 }

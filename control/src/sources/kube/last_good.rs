@@ -19,12 +19,13 @@ use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::object::Object;
-use crate::sources::checked_file::{Format, hash};
+use super::watch::Relist;
+use crate::sources::checked_file::{Format, digest, file_name};
 use crate::{atomic_file, damaged_file};
 
 /// Name of the directory in that of last good states.
 const DIRECTORY: &str = "objects";
-const FORMAT: Format = Format { magic: "podgate-last-good-object", version: 1 };
+const FORMAT: Format = Format { magic: "podgate-last-good-object", version: 2 };
 /// Most bytes of all files together.
 const TOTAL_MAX: u64 = 256 * 1024 * 1024;
 /// Most objects that are written together: as many files are open meanwhile.
@@ -36,6 +37,8 @@ const CHECK: Duration = Duration::from_secs(1);
 /// After a write nothing is written for as long as it took, but not longer than this: the disk has
 /// others to serve.
 const REST_MAX: Duration = Duration::from_secs(1);
+/// How long the end of the agent waits for what is not written yet.
+const CLOSE_MAX: Duration = Duration::from_millis(200);
 
 /// Whether last valid versions of a kind are stored: of what people write to say what is allowed.
 pub(super) fn is_stored(kind: Kind) -> bool {
@@ -54,6 +57,7 @@ pub(super) struct LastGood {
 struct Queue {
     work: Mutex<Work>,
     added: Condvar,
+    ended: Condvar,
 }
 
 /// The version to write of each object; `None` removes its file.
@@ -72,9 +76,12 @@ struct Work {
     retry_at: Option<Instant>,
     /// Why the last of them failed.
     failure: Option<String>,
-    /// How many files others removed.
-    lost: usize,
+    /// Kinds of which others removed files, until a list has them written again.
+    lost: BTreeSet<Kind>,
+    /// No more changes come.
     closed: bool,
+    /// The thread has ended.
+    has_ended: bool,
 }
 
 impl Queue {
@@ -87,18 +94,22 @@ impl Drop for LastGood {
     fn drop(&mut self) {
         self.queue.work().closed = true;
         self.queue.added.notify_all();
+        let is_left = |work: &mut Work| !work.has_ended;
+        drop(self.queue.ended.wait_timeout_while(self.queue.work(), CLOSE_MAX, is_left));
     }
 }
 
 impl LastGood {
-    /// Starts the thread, for the directory of last good states `dir`.
-    pub(super) fn start(dir: &Path) -> Self {
+    /// Starts the thread, for the directory of last good states `dir`. Kinds of which others remove
+    /// files are listed again by `relists`.
+    pub(super) fn start(dir: &Path, relists: BTreeMap<Kind, Relist>) -> Self {
         let (place, queue) = (dir.join(DIRECTORY), Arc::<Queue>::default());
-        let writer = Writer { place: place.clone(), files: HashMap::new(), total: 0 };
+        let writer = Writer { place: place.clone(), files: HashMap::new(), total: 0, relists };
         let waits = Arc::clone(&queue);
         let run = move || writer.run(&waits);
         if let Err(error) = thread::Builder::new().name("pg-last-good".into()).spawn(run) {
-            queue.work().failure = Some(format!("no thread: {error}"));
+            let mut work = queue.work();
+            (work.failure, work.has_ended) = (Some(format!("no thread: {error}")), true);
         }
         Self { place, queue }
     }
@@ -133,9 +144,12 @@ impl LastGood {
     }
 
     /// Has the files of objects removed that a complete list lacks.
-    pub(super) fn retain(&self, kind: Kind, listed: &BTreeSet<ObjectKey>) {
+    pub(super) fn retain(&self, kind: Kind, listed: BTreeSet<ObjectKey>) {
         if is_stored(kind) {
-            self.queue.work().listed.insert(kind, listed.clone());
+            let mut work = self.queue.work();
+            work.listed.insert(kind, listed);
+            work.lost.remove(&kind);
+            drop(work);
             self.queue.added.notify_all();
         }
     }
@@ -150,6 +164,9 @@ impl LastGood {
         let (found, stored) = read
             .inspect_err(|reason| warn!("the last valid version of {key} can't be used: {reason}"))
             .ok()?;
+        if found != *key {
+            warn!("{} has another object than {key}, and is not used", path.display());
+        }
         let is_same = found == *key && uid.is_some() && uid == self::uid(&stored);
         is_same.then_some(stored)
     }
@@ -168,12 +185,11 @@ impl LastGood {
         let failure = work.failure.as_ref().map(|reason| {
             format!("last valid versions of policies can't be written: {reason}; {HARM}")
         });
-        let lost = (work.lost > 0).then(|| {
+        let lost = (!work.lost.is_empty()).then(|| {
+            let place = self.place.display();
             format!(
-                "{} last valid versions of policies were removed from {}, and are written again \
-                 only when these policies change, or the agent starts; {HARM}",
-                work.lost,
-                self.place.display()
+                "last valid versions of policies were removed from {place}; these policies are \
+                 listed again to write them; until then, {HARM}"
             )
         });
         failure.into_iter().chain(lost)
@@ -185,7 +201,7 @@ fn uid(object: &Value) -> Option<&str> {
 }
 
 fn file(place: &Path, key: &ObjectKey) -> PathBuf {
-    place.join(format!("{:016x}.json", hash(key.to_string().as_bytes())))
+    place.join(file_name(digest(key.to_string().as_bytes())))
 }
 
 /// Reads a file's text: which object it is of, and the object.
@@ -203,6 +219,7 @@ struct Writer {
     files: HashMap<PathBuf, Stored>,
     /// Sum of the sizes of the files.
     total: u64,
+    relists: BTreeMap<Kind, Relist>,
 }
 
 /// A file.
@@ -210,7 +227,7 @@ struct Writer {
 struct Stored {
     key: ObjectKey,
     /// Of its text.
-    hash: u64,
+    digest: u128,
     len: u64,
 }
 
@@ -222,7 +239,7 @@ impl Queue {
             |work: &mut Work| work.changes.is_empty() && work.listed.is_empty() && !work.closed;
         let waited = self.added.wait_timeout_while(self.work(), CHECK, is_idle);
         let mut work = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if work.closed {
+        if work.closed && work.changes.is_empty() {
             return None;
         }
         if work.retry_at.is_some_and(|at| at <= Instant::now()) {
@@ -236,11 +253,11 @@ impl Queue {
         Some((changes, std::mem::take(&mut work.listed)))
     }
 
-    /// Notes what was done: the changes that failed, each with the reason, and how many files
-    /// others removed. What failed is tried again, unless there is something newer to do.
-    fn finish(&self, changes: Changes, failed: &BTreeMap<ObjectKey, String>, lost: usize) {
+    /// Notes what was done, and which changes failed, each with the reason. What failed is tried
+    /// again, unless there is something newer to do. Returns whether no more changes come.
+    fn finish(&self, changes: Changes, failed: &BTreeMap<ObjectKey, String>) -> bool {
         let mut work = self.work();
-        (work.writing, work.lost) = (0, work.lost + lost);
+        work.writing = 0;
         let succeeded = changes.len() - failed.len();
         for (key, stored) in changes.into_iter().filter(|(key, _)| failed.contains_key(key)) {
             if !work.changes.contains_key(&key) {
@@ -256,6 +273,7 @@ impl Queue {
         } else if succeeded > 0 && work.failed.is_empty() && work.failure.take().is_some() {
             info!("last valid versions of policies can be written again");
         }
+        work.closed
     }
 }
 
@@ -264,15 +282,18 @@ impl Writer {
         self.read_all();
         while let Some((changes, lists)) = queue.next() {
             let begun = Instant::now();
-            let lost = self.take_lost();
+            self.find_lost(queue);
             for (kind, keys) in lists {
                 self.remove_unlisted(kind, &keys);
             }
             let failed = self.write(&changes);
             let rest = if changes.is_empty() { Duration::ZERO } else { begun.elapsed() };
-            queue.finish(changes, &failed, lost);
-            thread::sleep(rest.min(REST_MAX));
+            if !queue.finish(changes, &failed) {
+                thread::sleep(rest.min(REST_MAX));
+            }
         }
+        queue.work().has_ended = true;
+        queue.ended.notify_all();
     }
 
     /// Reads which files there are.
@@ -289,7 +310,11 @@ impl Writer {
         let paths = entries.flatten().map(|entry| entry.path());
         for path in paths.filter(|path| path.extension().is_some_and(|name| name == "json")) {
             match FORMAT.read(&path).and_then(|text| Ok((parse(&text)?.0, text))) {
-                Ok((key, text)) => self.set(path, Some(Stored::new(key, &text))),
+                Ok((key, text)) if path == file(&self.place, &key) => {
+                    self.set(path, Some(Stored::new(key, &text)));
+                }
+                // Nothing reads it. One that stays is found again at the next start.
+                Ok(_) => drop(fs::remove_file(path)),
                 Err(reason) => warn!("{} can't be used: it {reason}", path.display()),
             }
         }
@@ -305,13 +330,19 @@ impl Writer {
         self.total -= former.map_or(0, |former| former.len);
     }
 
-    /// How many files were lost since the last call, because others removed the directory.
-    fn take_lost(&mut self) -> usize {
+    /// Has the kinds listed again of which there were files, if others removed the directory.
+    fn find_lost(&mut self, queue: &Queue) {
         if self.files.is_empty() || self.place.exists() {
-            return 0;
+            return;
         }
         self.total = 0;
-        std::mem::take(&mut self.files).len()
+        let files = std::mem::take(&mut self.files);
+        warn!("{} was removed with {} files", self.place.display(), files.len());
+        let kinds = BTreeSet::from_iter(files.into_values().map(|stored| stored.key.kind));
+        queue.work().lost.extend(&kinds);
+        for relist in kinds.iter().filter_map(|kind| self.relists.get(kind)) {
+            relist.ask();
+        }
     }
 
     /// Removes the files of objects of a kind that are not in its list.
@@ -342,7 +373,7 @@ impl Writer {
             };
             let stored = Stored::new(key.clone(), text);
             let former = self.files.get(&path);
-            if former.is_some_and(|former| former.hash == stored.hash) && path.exists() {
+            if former.is_some_and(|former| former.digest == stored.digest) && path.exists() {
                 continue;
             }
             if self.total - former.map_or(0, |former| former.len) + stored.len > TOTAL_MAX {
@@ -381,7 +412,7 @@ impl Writer {
 
 impl Stored {
     fn new(key: ObjectKey, text: &str) -> Self {
-        Self { key, hash: hash(text.as_bytes()), len: text.len() as u64 }
+        Self { key, digest: digest(text.as_bytes()), len: text.len() as u64 }
     }
 }
 
@@ -413,6 +444,10 @@ mod tests {
         last_good.keep(key(), policy.clone());
     }
 
+    fn start(dir: &Path) -> LastGood {
+        LastGood::start(dir, BTreeMap::new())
+    }
+
     /// Waits until everything is on disk.
     fn settle(last_good: &LastGood) {
         while last_good.unsaved() > 0 || !last_good.queue.work().listed.is_empty() {
@@ -428,12 +463,12 @@ mod tests {
     #[test]
     fn the_last_version_outlives_the_agent_for_the_same_object() {
         let dir = tempfile::tempdir().unwrap();
-        let first = LastGood::start(dir.path());
+        let first = start(dir.path());
         keep(&first, &policy("u", 80));
         keep(&first, &policy("u", 81));
         settle(&first);
         drop(first);
-        let second = LastGood::start(dir.path());
+        let second = start(dir.path());
         assert_eq!(load(&second, "u"), Some(81));
         // Another object of this name, and one without a UID.
         assert_eq!(load(&second, "v"), None);
@@ -446,7 +481,7 @@ mod tests {
     #[test]
     fn what_is_deleted_or_not_listed_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let last_good = LastGood::start(dir.path());
+        let last_good = start(dir.path());
         keep(&last_good, &policy("u", 80));
         settle(&last_good);
         last_good.forget(key());
@@ -455,14 +490,14 @@ mod tests {
 
         keep(&last_good, &policy("u", 80));
         settle(&last_good);
-        last_good.retain(Kind::CiliumNetworkPolicy, &BTreeSet::new());
-        last_good.retain(Kind::NetworkPolicy, &[key()].into());
+        last_good.retain(Kind::CiliumNetworkPolicy, BTreeSet::new());
+        last_good.retain(Kind::NetworkPolicy, [key()].into());
         settle(&last_good);
         assert_eq!(load(&last_good, "u"), Some(80));
         drop(last_good);
         // It was deleted while no agent ran.
-        let next = LastGood::start(dir.path());
-        next.retain(Kind::NetworkPolicy, &BTreeSet::new());
+        let next = start(dir.path());
+        next.retain(Kind::NetworkPolicy, BTreeSet::new());
         while fs::read_dir(dir.path().join(DIRECTORY)).unwrap().count() > 0 {
             thread::yield_now();
         }
@@ -471,14 +506,14 @@ mod tests {
     #[test]
     fn a_damaged_file_is_not_used_and_written_again() {
         let dir = tempfile::tempdir().unwrap();
-        let last_good = LastGood::start(dir.path());
+        let last_good = start(dir.path());
         keep(&last_good, &policy("u", 80));
         settle(&last_good);
         drop(last_good);
         let path = file(&dir.path().join(DIRECTORY), &key());
         let text = fs::read_to_string(&path).unwrap().replace("80", "81");
         fs::write(&path, text).unwrap();
-        let next = LastGood::start(dir.path());
+        let next = start(dir.path());
         assert_eq!(load(&next, "u"), None);
         keep(&next, &policy("u", 82));
         settle(&next);
@@ -490,7 +525,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         fs::write(&state, "a file").unwrap();
-        let last_good = LastGood::start(&state);
+        let last_good = start(&state);
         keep(&last_good, &policy("u", 80));
         while last_good.problems().count() == 0 {
             thread::yield_now();
@@ -504,20 +539,65 @@ mod tests {
         assert_eq!((load(&last_good, "u"), last_good.problems().count()), (Some(80), 0));
     }
 
-    #[test]
-    fn a_directory_that_was_removed_is_told_of() {
+    #[tokio::test]
+    async fn a_directory_that_was_removed_is_written_again_from_a_list() {
         let dir = tempfile::tempdir().unwrap();
-        let last_good = LastGood::start(dir.path());
+        let relist = Relist::default();
+        let relists = [(Kind::NetworkPolicy, relist.clone())].into();
+        let last_good = LastGood::start(dir.path(), relists);
         keep(&last_good, &policy("u", 80));
         settle(&last_good);
         fs::remove_dir_all(dir.path().join(DIRECTORY)).unwrap();
-        while last_good.problems().count() == 0 {
-            thread::yield_now();
-        }
+        relist.asked().await;
         let problem = last_good.problems().next().unwrap();
-        assert!(problem.starts_with("1 last valid versions"), "{problem}");
+        assert!(problem.starts_with("last valid versions of policies were removed"), "{problem}");
+        keep(&last_good, &policy("u", 80));
+        last_good.retain(Kind::NetworkPolicy, [key()].into());
+        settle(&last_good);
+        assert_eq!((load(&last_good, "u"), last_good.problems().count()), (Some(80), 0));
+    }
+
+    #[test]
+    fn what_is_not_written_yet_is_written_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let last_good = start(dir.path());
+        for port in 0..3 * u16::try_from(BATCH).unwrap() {
+            let mut policy = policy("u", port);
+            policy["metadata"]["name"] = port.to_string().into();
+            last_good.keep(Object::from(policy.clone()).key(Kind::NetworkPolicy).unwrap(), policy);
+        }
+        drop(last_good);
+        assert_eq!(fs::read_dir(dir.path().join(DIRECTORY)).unwrap().count(), 3 * BATCH);
+    }
+
+    #[test]
+    fn a_file_that_has_another_object_than_its_name_says_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let last_good = start(dir.path());
         keep(&last_good, &policy("u", 80));
         settle(&last_good);
-        assert_eq!(load(&last_good, "u"), Some(80));
+        let place = dir.path().join(DIRECTORY);
+        let other = ObjectKey { name: "y".into(), ..key() };
+        fs::copy(file(&place, &key()), file(&place, &other)).unwrap();
+        assert_eq!(last_good.load(&other, Some("u")), None);
+        drop(last_good);
+        // A start removes it.
+        drop(start(dir.path()));
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+        assert_eq!(load(&start(dir.path()), "u"), Some(80));
+    }
+
+    /// Another tenant must not find a name that has the file of a policy.
+    #[test]
+    fn names_with_the_same_short_hash_have_files_of_their_own() {
+        let key = |namespace: &str, name: &str| ObjectKey {
+            kind: Kind::CiliumNetworkPolicy,
+            namespace: Some(namespace.into()),
+            name: name.into(),
+        };
+        // Both have the 64-bit FNV-1a hash 702d4e640cdf242c.
+        let found = "fsekt69ular9t7p8m432jplvhg5jya1u0hlrqzz3gbafjpz8tf";
+        let place = Path::new("/");
+        assert_ne!(file(place, &key("a", found)), file(place, &key("b", "lock")));
     }
 }

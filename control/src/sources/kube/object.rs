@@ -62,6 +62,21 @@ impl Object {
         self.value["metadata"]["generation"].as_i64()
     }
 
+    /// Whether it names a kind. Items of a list need not.
+    pub(super) fn names_kind(&self) -> bool {
+        !self.value["kind"].is_null() || !self.value["apiVersion"].is_null()
+    }
+
+    /// Whether it names this kind, in this API version.
+    pub(super) fn is_of(&self, kind: Kind, version: &str) -> bool {
+        self.value["kind"] == kind.name() && self.value["apiVersion"] == version
+    }
+
+    /// The kind and API version that it names, for a message.
+    pub(super) fn shown_kind(&self) -> String {
+        shown_kind(&self.value["kind"], &self.value["apiVersion"])
+    }
+
     /// Whether this is the bookmark at the end of a streaming list.
     pub(super) fn ends_list(&self) -> bool {
         self.value["metadata"]["annotations"][INITIAL_EVENTS_END] == "true"
@@ -96,6 +111,11 @@ impl<'de> Deserialize<'de> for Object {
         let value = Part::Object.deserialize(deserializer)?;
         Ok(Self { value, undecoded: None })
     }
+}
+
+/// A kind and an API version as a server sends them, for a message.
+fn shown_kind(kind: &Value, version: &Value) -> String {
+    format!("{kind} and apiVersion {version}").chars().take(150).collect()
 }
 
 /// A part of an object, which decides what of it is kept.
@@ -244,18 +264,19 @@ pub(super) struct Page<'t> {
 }
 
 impl<'t> Page<'t> {
-    /// Decodes all but the objects. A page that is no list of objects of this kind is an error:
-    /// what a complete list lacks is deleted.
-    pub(super) fn decode(text: &'t [u8], kind: Kind) -> Result<Self, Error> {
-        let expected = format!("{}List", kind.name());
-        let mut found = Value::Null;
+    /// Decodes all but the objects. A page that is no list of objects of this kind, in this API
+    /// version, is an error: what a complete list lacks is deleted.
+    pub(super) fn decode(text: &'t [u8], kind: Kind, version: &str) -> Result<Self, Error> {
+        let expected = (Value::from(format!("{}List", kind.name())), Value::from(version));
+        let mut found = (Value::Null, Value::Null);
         let mut has_items = false;
         let mut page = Self::default();
         let mut fields = Parts::of_object(text)?;
         while let Some((name, text)) = fields.next_field()? {
             match name.as_str() {
                 "metadata" => page.metadata = serde_json::from_slice(text)?,
-                "kind" => found = serde_json::from_slice(text)?,
+                "kind" => found.0 = serde_json::from_slice(text)?,
+                "apiVersion" => found.1 = serde_json::from_slice(text)?,
                 "items" => {
                     has_items = true;
                     // Go writes an empty list as `null`, too.
@@ -265,7 +286,7 @@ impl<'t> Page<'t> {
             }
         }
         if found != expected {
-            let found: String = found.to_string().chars().take(100).collect();
+            let [found, expected] = [found, expected].map(|(kind, api)| shown_kind(&kind, &api));
             return Err(Error::custom(format!("its kind is {found} instead of {expected}")));
         }
         match has_items {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::client::{Access, ApiClient, connect};
 use super::report::Write;
-use super::watch::Watcher;
+use super::watch::{Relist, Watcher};
 use super::writer::Writer;
 use super::{Cluster, Event, News, Problem};
 use crate::sources::Update;
@@ -36,20 +36,31 @@ fn status(code: u16, message: &str) -> Answer {
 }
 
 fn page(names: &[&str], next: &str) -> Answer {
-    let items: Vec<_> = names.iter().map(|name| pod(name, "5")).collect();
+    let items = Vec::from_iter(names.iter().map(|name| item(name)));
     let metadata = json!({"resourceVersion": "5", "continue": next});
     list(Kind::EndpointSlice, &json!({"metadata": metadata, "items": items}))
+}
+
+/// An object of a list, which does not name its kind.
+fn item(name: &str) -> Value {
+    json!({"metadata": {"namespace": "a", "name": name}})
 }
 
 /// A list as servers write it, with its kind.
 fn list(kind: Kind, list: &Value) -> Answer {
     let mut list = list.clone();
     list["kind"] = format!("{kind}List").into();
+    list["apiVersion"] = kind.api_version().into();
     Answer::Whole(200, list.to_string())
 }
 
 fn pod(name: &str, version: &str) -> Value {
-    json!({"metadata": {"namespace": "a", "name": name, "resourceVersion": version}})
+    of_kind(Kind::Pod, &json!({"namespace": "a", "name": name, "resourceVersion": version}))
+}
+
+/// An object as a watch has it.
+fn of_kind(kind: Kind, metadata: &Value) -> Value {
+    json!({"kind": kind.name(), "apiVersion": kind.api_version(), "metadata": metadata})
 }
 
 fn line(kind: &str, object: &Value) -> String {
@@ -57,9 +68,13 @@ fn line(kind: &str, object: &Value) -> String {
 }
 
 fn end_of_list(version: &str) -> String {
+    end_of_list_of(Kind::Pod, version)
+}
+
+fn end_of_list_of(kind: Kind, version: &str) -> String {
     let annotations = json!({"k8s.io/initial-events-end": "true"});
     let metadata = json!({"resourceVersion": version, "annotations": annotations});
-    line("BOOKMARK", &json!({"metadata": metadata}))
+    line("BOOKMARK", &of_kind(kind, &metadata))
 }
 
 /// A server, and what it was asked: request lines, with bodies.
@@ -270,9 +285,9 @@ async fn what_a_hostile_server_sends_is_a_problem_and_everything_is_listed_again
     let mut server = Server::start(vec![
         ended("not JSON\n".into()),
         ended(line("EVIL", &pod("x", "6"))),
-        ended(line("ADDED", &json!({"metadata": {"name": "x"}}))),
+        ended(line("ADDED", &of_kind(Kind::Pod, &json!({})))),
         ended(huge),
-        ended(line("ADDED", &json!({"metadata": {"resourceVersion": "7", "name": [3]}}))),
+        ended(line("ADDED", &of_kind(Kind::Pod, &json!({"resourceVersion": "7", "name": [3]})))),
     ])
     .await;
     let mut updates = server.follow_at_once(Kind::Pod);
@@ -396,7 +411,8 @@ async fn delays_grow_while_the_server_lists_but_can_not_watch() {
     for _ in 0..7 {
         answers.extend([page(&["x"], ""), Answer::Closed(vec![expired()])]);
     }
-    let bookmark = line("BOOKMARK", &pod("", "8"));
+    let bookmark =
+        line("BOOKMARK", &of_kind(Kind::EndpointSlice, &json!({"resourceVersion": "8"})));
     answers.extend([page(&["x"], ""), Answer::Closed(vec![bookmark, expired()])]);
     let server = Server::start(answers).await;
     let (updates, _receiver) = mpsc::channel(64);
@@ -421,12 +437,16 @@ async fn an_answer_that_is_no_list_of_the_kind_deletes_nothing() {
     let nameless = json!({"metadata": {"namespace": "a", "resourceVersion": "6"}});
     let server = Server::start(vec![
         status(400, "no streaming lists"),
-        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": [pod("x", "5")]})),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": [item("x")]})),
         Answer::Closed(vec![line("ERROR", &json!({"code": 410, "message": "too old"}))]),
         list(Kind::NetworkPolicy, &json!({"metadata": metadata()})),
         list(Kind::Pod, &json!({"metadata": metadata(), "items": []})),
         whole(json!({"metadata": metadata(), "items": []})),
         whole(json!({"kind": "Status", "status": "Success", "metadata": metadata()})),
+        // Calico has a kind of this name, too.
+        whole(json!({"kind": "NetworkPolicyList", "apiVersion": "crd.projectcalico.org/v1",
+                     "metadata": metadata(), "items": []})),
+        list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": [pod("x", "5")]})),
         list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": [nameless]})),
         list(Kind::NetworkPolicy, &json!({"metadata": metadata(), "items": null})),
         Answer::Open(vec![]),
@@ -436,13 +456,17 @@ async fn an_answer_that_is_no_list_of_the_kind_deletes_nothing() {
     expect(&mut updates, &["begin", "listed x", "end", "current"]).await;
     for reason in [
         "missing field `items`",
-        "its kind is \"PodList\" instead of NetworkPolicyList",
-        "its kind is null instead of",
-        "its kind is \"Status\" instead of",
+        "its kind is \"PodList\" and apiVersion \"v1\" instead of \"NetworkPolicyList\" and",
+        "its kind is null and",
+        "its kind is \"Status\" and",
+        "its kind is \"NetworkPolicyList\" and apiVersion \"crd.projectcalico.org/v1\" instead of",
     ] {
         let problem = format!("problem: the server's answer can't be read: {reason}");
         expect(&mut updates, &["begin", &problem]).await;
     }
+    let problem =
+        "problem: the server sends an object of kind \"Pod\" and apiVersion \"v1\" in a list";
+    expect(&mut updates, &["begin", problem]).await;
     let problem = "problem: the server lists an object without a name";
     expect(&mut updates, &["begin", "listed ?", problem]).await;
     expect(&mut updates, &["begin", "end", "current"]).await;
@@ -450,7 +474,7 @@ async fn an_answer_that_is_no_list_of_the_kind_deletes_nothing() {
 
 #[tokio::test]
 async fn a_streaming_list_with_an_object_without_a_name_deletes_nothing() {
-    let nameless = json!({"metadata": {"namespace": "a", "resourceVersion": "3"}});
+    let nameless = of_kind(Kind::Pod, &json!({"namespace": "a", "resourceVersion": "3"}));
     let server = Server::start(vec![
         Answer::Closed(vec![line("ADDED", &nameless), end_of_list("5")]),
         Answer::Open(vec![end_of_list("6")]),
@@ -461,17 +485,67 @@ async fn a_streaming_list_with_an_object_without_a_name_deletes_nothing() {
     expect(&mut updates, &["begin", "listed ?", problem, "begin", "end"]).await;
 }
 
+/// What a line of another kind says must not be done to the object of this name.
+#[tokio::test]
+async fn a_watch_with_an_object_of_another_kind_changes_nothing() {
+    const KIND: Kind = Kind::NetworkPolicy;
+    let end = || end_of_list_of(KIND, "5");
+    let of = |kind: &str, api: &str| {
+        let metadata = json!({"namespace": "a", "name": "x", "resourceVersion": "6"});
+        json!({"kind": kind, "apiVersion": api, "metadata": metadata})
+    };
+    let server = Server::start(vec![
+        Answer::Closed(vec![end_of_list("5")]),
+        Answer::Closed(vec![end(), line("DELETED", &of("Pod", "v1"))]),
+        Answer::Closed(vec![end(), line("MODIFIED", &of("NetworkPolicy", "v1"))]),
+        Answer::Closed(vec![line("ADDED", &item("x"))]),
+        Answer::Closed(vec![end(), line("BOOKMARK", &of("Pod", "v1"))]),
+        Answer::Open(vec![end(), line("DELETED", &of("NetworkPolicy", KIND.api_version()))]),
+    ])
+    .await;
+    let mut updates = server.follow_at_once(KIND);
+    let problem =
+        "problem: the server sends an object of kind \"Pod\" and apiVersion \"v1\" in a w";
+    expect(&mut updates, &["begin", problem, "begin", "end", problem]).await;
+    let problem_of = |kind: &str| format!("problem: the server sends an object of kind {kind} and");
+    expect(&mut updates, &["begin", "end", &problem_of("\"NetworkPolicy\"")]).await;
+    expect(&mut updates, &["begin", &problem_of("null"), "begin", "end", problem]).await;
+    expect(&mut updates, &["begin", "end", "deleted x"]).await;
+}
+
+#[tokio::test]
+async fn a_kind_is_listed_again_on_demand() {
+    let mut server = Server::start(vec![
+        Answer::Open(vec![end_of_list("5")]),
+        Answer::Open(vec![end_of_list("6")]),
+    ])
+    .await;
+    let (updates, mut receiver) = mpsc::channel(64);
+    let relist = Relist::default();
+    let watcher = Watcher::new(Kind::Pod, server.client.clone(), updates);
+    tokio::spawn(watcher.with_relist(relist.clone()).run());
+    expect(&mut receiver, &["begin", "end"]).await;
+    relist.ask();
+    expect(&mut receiver, &["begin", "end"]).await;
+    for _ in 0..2 {
+        assert!(server.request().await.contains("sendInitialEvents=true"));
+    }
+}
+
 /// A policy as JSON text whose field `spec` has lists nested this deep.
 fn nested_policy(name: &str, depth: usize, version: &str) -> String {
     let metadata = json!({"namespace": "b", "name": name, "resourceVersion": version, "uid": "u"});
     let spec = ["[".repeat(depth), "]".repeat(depth)].concat();
-    format!(r#"{{"metadata":{metadata},"spec":{spec},"status":{{}}}}"#)
+    let kind = r#""kind":"CiliumNetworkPolicy","apiVersion":"cilium.io/v2""#;
+    format!(r#"{{{kind},"metadata":{metadata},"spec":{spec},"status":{{}}}}"#)
 }
 
 /// A policy that selects all pods of its namespace.
 fn policy(name: &str, version: &str) -> Value {
     let metadata = json!({"namespace": "b", "name": name, "resourceVersion": version});
-    json!({"metadata": metadata, "spec": {"endpointSelector": {}, "ingress": [{}]}})
+    let mut policy = of_kind(Kind::CiliumNetworkPolicy, &metadata);
+    policy["spec"] = json!({"endpointSelector": {}, "ingress": [{}]});
+    policy
 }
 
 /// The state of each policy, and why it is rejected.
@@ -509,7 +583,8 @@ async fn apply_until_changed(
 async fn an_object_that_is_nested_too_deep_is_rejected_and_all_others_are_read() {
     let items = [nested_policy("deep", 100_000, "4"), policy("x", "4").to_string()].join(",");
     let page = format!(
-        r#"{{"kind":"CiliumNetworkPolicyList","items":[{items}],"metadata":{{"resourceVersion":"5"}}}}"#
+        r#"{{"kind":"CiliumNetworkPolicyList","apiVersion":"cilium.io/v2","items":[{items}],
+            "metadata":{{"resourceVersion":"5"}}}}"#
     );
     let changed = |policy: &str| format!("{{\"type\":\"MODIFIED\",\"object\":{policy}}}\n");
     let lines = vec![
@@ -550,7 +625,7 @@ async fn a_streaming_list_rejects_an_object_that_is_nested_too_deep() {
     let lines = vec![
         format!("{{\"object\":{},\"type\":\"ADDED\"}}\n", nested_policy("deep", 130, "4")),
         line("ADDED", &policy("x", "4")),
-        end_of_list("5"),
+        end_of_list_of(Kind::CiliumNetworkPolicy, "5"),
     ];
     let server = Server::start(vec![Answer::Open(lines)]).await;
     let mut updates = server.follow(Kind::CiliumNetworkPolicy);
@@ -564,13 +639,15 @@ async fn a_streaming_list_rejects_an_object_that_is_nested_too_deep() {
 #[tokio::test]
 async fn denials_and_missing_kinds_are_distinguished_and_older_versions_are_tried() {
     let missing = || status(404, "not found");
+    let end_of_list_v2alpha1 =
+        end_of_list_of(Kind::CiliumCidrGroup, "5").replace("cilium.io/v2", "cilium.io/v2alpha1");
     let mut server = Server::start(vec![
         missing(),
         missing(),
         no_definition("ciliumcidrgroups.cilium.io"),
         status(403, "User \"x\" cannot list"),
         missing(),
-        Answer::Open(vec![end_of_list("5")]),
+        Answer::Open(vec![end_of_list_v2alpha1]),
     ])
     .await;
     let mut updates = server.follow(Kind::CiliumCidrGroup);

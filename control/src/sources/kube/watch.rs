@@ -6,6 +6,7 @@
 //! bounded, and what can't be read is a failure that is reported and tried again.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -14,7 +15,7 @@ use kube::client::Body;
 use kube::core::Request;
 use kube::core::params::{GetParams, ListParams, WatchParams};
 use podgate_policy::Kind;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{ApiClient, Cause};
@@ -76,10 +77,27 @@ enum Failure {
     Other(String),
 }
 
+/// Has a kind listed again that is being watched.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Relist(Arc<Notify>);
+
+impl Relist {
+    /// Asks for it.
+    pub(super) fn ask(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until it is asked for. One that was asked for before counts.
+    pub(super) async fn asked(&self) {
+        self.0.notified().await;
+    }
+}
+
 /// Follows one kind.
 pub(super) struct Watcher {
     kind: Kind,
     client: ApiClient,
+    relist: Relist,
     /// Number of the client that the last request was sent by.
     used: u64,
     updates: mpsc::Sender<Update>,
@@ -98,6 +116,7 @@ impl Watcher {
         Self {
             kind,
             client,
+            relist: Relist::default(),
             used: 0,
             updates,
             version: 0,
@@ -106,6 +125,11 @@ impl Watcher {
             resume: None,
             pause: Pause::default(),
         }
+    }
+
+    /// The kind is listed again when `relist` is asked for it.
+    pub(super) fn with_relist(self, relist: Relist) -> Self {
+        Self { relist, ..self }
     }
 
     /// Follows the kind until the receiver of its events is gone.
@@ -282,10 +306,16 @@ impl Watcher {
             let request = self.resource().list(&params).map_err(other)?;
             let mut body = self.open(request.map(Body::from)).await?;
             let bytes = read_all(&mut body, PAGE_MAX).await?;
-            let page = Page::decode(&bytes, self.kind).map_err(|error| unreadable(&error))?;
+            let version = self.kind.api_versions()[self.version];
+            let page = Page::decode(&bytes, self.kind, version).map_err(|e| unreadable(&e))?;
             for object in page.objects() {
                 count(&mut listed)?;
                 let object = object.map_err(|error| unreadable(&error))?;
+                if object.names_kind() && !object.is_of(self.kind, version) {
+                    let found = object.shown_kind();
+                    let text = format!("the server sends an object of kind {found} in a list");
+                    return Err(Failure::Other(text));
+                }
                 self.send_listed(object, Instant::now()).await?;
             }
             let next = page.metadata.r#continue;
@@ -328,10 +358,15 @@ impl Watcher {
         let mut listed = 0;
         loop {
             let listing = self.resume.is_none();
-            let limit = if listing { STREAM_TIMEOUT } else { WATCH_TIMEOUT };
-            let line = match lines.next(limit).await {
-                Err(Failure::Idle) if !listing => return Err(Failure::Ended),
-                line => line?,
+            let line = match listing {
+                true => lines.next(STREAM_TIMEOUT).await?,
+                false => tokio::select! {
+                    line = lines.next(WATCH_TIMEOUT) => match line {
+                        Err(Failure::Idle) => return Err(Failure::Ended),
+                        line => line?,
+                    },
+                    () = self.relist.asked() => return Err(Failure::Expired),
+                },
             };
             let Some(line) = line else { return Err(Failure::Ended) };
             let at = Instant::now();
@@ -339,8 +374,8 @@ impl Watcher {
         }
     }
 
-    /// Reports what a line of a watch says. After a line that can't be read the kind is listed
-    /// again, because a change was missed.
+    /// Reports what a line of a watch says. After a line that can't be read, or has an object of
+    /// another kind, the kind is listed again, because a change was missed.
     async fn take_line(
         &mut self,
         line: &[u8],
@@ -351,11 +386,17 @@ impl Watcher {
         let Line { r#type, object } = Line::decode(line).map_err(|error| unreadable(&error))?;
         let version = object.metadata("resourceVersion").map(str::to_owned);
         let no_version = || Failure::Other("an object has no resourceVersion".into());
+        if r#type == "ERROR" {
+            self.resume = resume;
+            return Err(failure(&object));
+        }
+        if !object.is_of(self.kind, self.kind.api_versions()[self.version]) {
+            return Err(Failure::Other(format!(
+                "the server sends an object of kind {} in a watch",
+                object.shown_kind()
+            )));
+        }
         match (r#type.as_str(), resume) {
-            ("ERROR", resume) => {
-                self.resume = resume;
-                return Err(failure(&object));
-            }
             ("ADDED" | "MODIFIED", None) => {
                 count(listed)?;
                 return self.send_listed(object, at).await;
