@@ -215,7 +215,7 @@ impl Agent {
             Some(format!("link {} is cut off: {}", endpoint.spec.link, endpoint.reason?))
         });
         let files = self.files.problems().chain(self.names.problems());
-        let endpoints = cut_off.chain(self.endpoints.problems());
+        let endpoints = cut_off.chain(self.plane.conflicts()).chain(self.endpoints.problems());
         files.chain(endpoints).chain(self.host.problems()).collect()
     }
 

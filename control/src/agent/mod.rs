@@ -236,6 +236,7 @@ impl Agent {
         self.observer.check()?;
         let dataplane = self.endpoints.links().dataplane();
         self.health.check(&mut self.plane, dataplane, Instant::now());
+        self.plane.forget_former_services(Instant::now());
         self.answer_waiting();
         self.answer_flow_listings();
         self.log_endpoints();

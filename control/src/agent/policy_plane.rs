@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use podgate_api::{CertificateStatus, SourceStatus};
 use podgate_policy::{Compiled, Compiler, PodName, ServicesLeftOut, Store, Translation};
@@ -31,11 +32,24 @@ pub(super) struct PolicyPlane {
     epoch: Epoch,
     routes: Option<Arc<RouteTable>>,
     /// Why endpoints were not ready in the last publication, by link.
-    not_ready: BTreeMap<String, String>,
+    not_ready: BTreeMap<String, NotReady>,
     forced: bool,
     /// Whether policies may have changed that were not reported to the source as in force.
     unreported: bool,
     rule_totals: RuleTotals,
+    former_services_since: Instant,
+}
+
+/// External addresses and node ports that a service lost count as a service's for this long, and
+/// at most twice as long.
+const FORMER_SERVICES_PERIOD: Duration = Duration::from_secs(60);
+
+/// Why an endpoint gets no packets.
+#[derive(Debug)]
+pub(super) struct NotReady {
+    reason: String,
+    /// Whether another object or link has one of its addresses. Else it waits for what is usual.
+    is_conflict: bool,
 }
 
 /// A publication that was begun.
@@ -63,6 +77,17 @@ impl PolicyPlane {
             forced: false,
             unreported: false,
             rule_totals: RuleTotals::default(),
+            former_services_since: Instant::now(),
+        }
+    }
+
+    /// Has what services lost a while ago forgotten: the kernel's rules follow within seconds.
+    pub(super) fn forget_former_services(&mut self, now: Instant) {
+        if now.duration_since(self.former_services_since) >= FORMER_SERVICES_PERIOD {
+            self.former_services_since = now;
+            if self.store.forget_former_services() {
+                self.request();
+            }
         }
     }
 
@@ -184,7 +209,13 @@ impl PolicyPlane {
 
     /// Why the endpoint on `link` was not ready in the last publication, if it wasn't.
     pub(super) fn not_ready(&self, link: &str) -> Option<&str> {
-        self.not_ready.get(link).map(String::as_str)
+        self.not_ready.get(link).map(|not_ready| &*not_ready.reason)
+    }
+
+    /// Endpoints of which others claim an address, one line each.
+    pub(super) fn conflicts(&self) -> impl Iterator<Item = String> {
+        let conflicts = self.not_ready.iter().filter(|(_, not_ready)| not_ready.is_conflict);
+        conflicts.map(|(link, not_ready)| format!("link {link} is cut off: {}", not_ready.reason))
     }
 
     /// Begins a publication. Before every kind of object was read once, nothing is published: all
@@ -206,7 +237,7 @@ impl PolicyPlane {
         &self,
         endpoints: &Endpoints,
         host: NextHop,
-    ) -> (RouteTable, BTreeMap<String, String>) {
+    ) -> (RouteTable, BTreeMap<String, NotReady>) {
         let owner = |address| self.compiler.pod_at(address);
         route_table(endpoints.iter(), &self.store, owner, host)
     }
@@ -216,7 +247,7 @@ impl PolicyPlane {
         &mut self,
         policy_changed: bool,
         routes: &Arc<RouteTable>,
-        not_ready: BTreeMap<String, String>,
+        not_ready: BTreeMap<String, NotReady>,
     ) -> Option<Arc<Snapshot>> {
         self.not_ready = not_ready;
         let same_routes = self.routes.as_ref() == Some(routes);
@@ -266,7 +297,7 @@ fn route_table<'e>(
     store: &Store,
     owner: impl Fn(IpAddr) -> Option<&'e PodName>,
     host: NextHop,
-) -> (RouteTable, BTreeMap<String, String>) {
+) -> (RouteTable, BTreeMap<String, NotReady>) {
     let mut routes: BTreeMap<&str, route::Endpoint> = BTreeMap::new();
     let mut not_ready = BTreeMap::new();
     let mut claims: HashMap<Address, BTreeSet<&str>> = HashMap::new();
@@ -287,14 +318,17 @@ fn route_table<'e>(
                                     "address {address} belongs to pod {other}, which is younger"
                                 )
                             }
-                            None => format!("address {address} belongs to a node"),
+                            None => match store.node_with(address) {
+                                Some(node) => format!("address {address} belongs to node {node}"),
+                                None => format!("address {address} belongs to this node"),
+                            },
                         };
-                        not_ready.insert(link.clone(), reason);
+                        not_ready.insert(link.clone(), NotReady { reason, is_conflict: true });
                     }
                 }
             }
             Err(reason) => {
-                not_ready.insert(link.clone(), reason);
+                not_ready.insert(link.clone(), NotReady { reason, is_conflict: false });
             }
         }
     }
@@ -303,7 +337,7 @@ fn route_table<'e>(
         for link in &links {
             routes.remove(link);
             let reason = format!("address {address} is claimed on links {}", links.join(", "));
-            not_ready.insert((*link).to_owned(), reason);
+            not_ready.insert((*link).to_owned(), NotReady { reason, is_conflict: true });
         }
     }
     match RouteTable::new(routes.into_values(), Some(host)) {

@@ -207,6 +207,7 @@ impl Pipeline {
                     let reason = DropReason::ServiceNoBackend;
                     cx.drop_with_event(link, view.tuple, packet, reason);
                 }
+                WithoutBackends::LeaveToKernel => return Some(packet),
             }
             return None;
         };

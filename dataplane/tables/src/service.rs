@@ -96,6 +96,9 @@ pub enum WithoutBackends {
     /// They are dropped: there are backends, but none on this node, and
     /// `internalTrafficPolicy: Local` requires one here.
     Drop,
+    /// The node's kernel may translate them: which backends there are is not known. Policy decides
+    /// on them as they are.
+    LeaveToKernel,
 }
 
 /// One port of a service.
@@ -280,6 +283,13 @@ pub const fn is_translated(protocol: u8) -> bool {
 /// Chooses among backends. The choice depends only on the arguments, so every worker makes the same
 /// one, also after a restart of the agent: a choice that was lost is made again.
 impl ServicePort {
+    /// Whether workers don't translate packets to it.
+    #[must_use]
+    #[inline]
+    pub fn is_left_to_kernel(&self) -> bool {
+        self.without_backends == WithoutBackends::LeaveToKernel && self.backends.is_empty()
+    }
+
     /// Whether this is one of the backends.
     #[must_use]
     pub fn has(&self, backend: L4Addr) -> bool {

@@ -4,26 +4,28 @@
 //! outside of the cluster, and `internalTrafficPolicy` for cluster IPs ("pod traffic for … external
 //! destinations" in `syncProxyRules`, `pkg/proxy/iptables/proxier.go` of Kubernetes).
 //!
-//! Rows are also written where the kernel translates: policy has to know what is not the node's
-//! own.
+//! Rows are also written where the kernel translates, or may still do so after a change: policy has
+//! to know what is not the node's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use podgate_tables::address::Address;
-use podgate_tables::service::{PORTS_MAX, ServiceAddress, ServicePort, ServicePorts};
+use podgate_tables::service::{
+    Affinity, PORTS_MAX, ServiceAddress, ServicePort, ServicePorts, WithoutBackends,
+};
 
 use super::services::{service_port, set_or_remove};
 use super::table_builder::TableBuilder;
 use crate::directory::Name;
-use crate::model::InternalTraffic;
+use crate::model::{InternalTraffic, Service};
 use crate::store::Store;
 
 /// Services by their external addresses and node ports.
 #[derive(Debug, Default)]
 pub(super) struct ExternalServices {
     /// Ports that services have at each address. The first service that has a port by its protocol
-    /// and number has it.
+    /// and number has it, and one that workers translate before one that they leave to the kernel.
     ports: BTreeMap<ServiceAddress, BTreeMap<Name, Arc<[ServicePort]>>>,
     /// Addresses of each service.
     addresses: BTreeMap<Name, Vec<ServiceAddress>>,
@@ -81,10 +83,13 @@ impl ExternalServices {
         let mut contested = 0;
         builder.set_external(address, size, || {
             let mut owners: BTreeMap<(u8, u16), (&Name, &ServicePort)> = BTreeMap::new();
-            for (name, ports) in of_services {
-                for port in ports.iter() {
-                    let owner = owners.entry((port.protocol, port.port)).or_insert((name, port));
-                    contested += usize::from(owner.0 != name);
+            for is_left in [false, true] {
+                for (name, ports) in of_services {
+                    for port in ports.iter().filter(|port| port.is_left_to_kernel() == is_left) {
+                        let owner =
+                            owners.entry((port.protocol, port.port)).or_insert((name, port));
+                        contested += usize::from(!is_left && owner.0 != name);
+                    }
                 }
             }
             let names = owners.iter().map(|(port, (name, _))| (*port, (*name).clone()));
@@ -96,34 +101,60 @@ impl ExternalServices {
     }
 }
 
-/// A service's ports at each of its external addresses, and its node ports. As with kube-proxy,
-/// there are those of families that it has a cluster IP of.
+/// A service's ports at each of its external addresses, and its node ports, also those that it had
+/// until shortly before.
 fn ports_of(store: &Store, name: &Name) -> Vec<(ServiceAddress, Arc<[ServicePort]>)> {
-    let mut found: Vec<(ServiceAddress, Arc<[ServicePort]>)> = Vec::new();
-    let Some(service) = store.service(name) else { return found };
+    let mut found = BTreeMap::new();
+    if let Some(service) = store.service(name) {
+        let is_left = store.slices_of(name).next().is_none();
+        add_ports(service, &mut found, |port, v4| match is_left {
+            true => left_to_kernel(port),
+            false => service_port(store, (name, service), port, InternalTraffic::Cluster, v4),
+        });
+    }
+    for service in store.former_services(name) {
+        add_ports(service, &mut found, |port, _| left_to_kernel(port));
+    }
+    found.retain(|_, ports| !ports.is_empty());
+    found.into_iter().map(|(address, ports)| (address, ports.into())).collect()
+}
+
+/// Adds the ports of a version of a service, compiled by `compiled` for one family (IPv4 or not).
+/// As with kube-proxy, there are those of families that it has a cluster IP of.
+fn add_ports(
+    service: &Service,
+    found: &mut BTreeMap<ServiceAddress, Vec<ServicePort>>,
+    compiled: impl Fn(&crate::model::ServicePort, bool) -> ServicePort,
+) {
     let has_node_ports = service.ports.iter().any(|port| port.node_port.is_some());
-    let is_external = has_node_ports || !service.external_addresses.is_empty();
-    if !is_external || store.slices_of(name).next().is_none() {
-        return found;
+    if !has_node_ports && service.external_addresses.is_empty() {
+        return;
     }
     for v4 in [true, false] {
         if !service.cluster_ips.iter().any(|address| address.is_ipv4() == v4) {
             continue;
         }
-        let traffic = InternalTraffic::Cluster;
-        let numbers = service.ports.iter().take(PORTS_MAX).map(|port| port.node_port);
         let ports = service.ports.iter().take(PORTS_MAX);
-        let ports: Arc<[ServicePort]> =
-            ports.map(|port| service_port(store, (name, service), port, traffic, v4)).collect();
-        let node_ports = ports.iter().zip(numbers);
-        let node_ports: Arc<[ServicePort]> = node_ports
-            .filter_map(|(port, number)| Some(ServicePort { port: number?, ..port.clone() }))
-            .collect();
+        let ports = Vec::from_iter(ports.map(|port| (port.node_port, compiled(port, v4))));
         let addresses = service.external_addresses.iter().filter(|ip| ip.is_ipv4() == v4);
-        let external = addresses.map(|ip| ServiceAddress::External(Address::from(*ip)));
-        found.extend(external.map(|address| (address, Arc::clone(&ports))));
-        found.push((ServiceAddress::Node { v4 }, node_ports));
+        for address in addresses {
+            let at = found.entry(ServiceAddress::External(Address::from(*address))).or_default();
+            at.extend(ports.iter().map(|(_, port)| port.clone()));
+        }
+        let node_ports = ports.into_iter();
+        let node_ports =
+            node_ports.filter_map(|(number, port)| Some(ServicePort { port: number?, ..port }));
+        found.entry(ServiceAddress::Node { v4 }).or_default().extend(node_ports);
     }
-    found.retain(|(_, ports)| !ports.is_empty());
-    found
+}
+
+/// A port whose packets workers don't translate.
+fn left_to_kernel(port: &crate::model::ServicePort) -> ServicePort {
+    ServicePort {
+        protocol: port.protocol,
+        port: port.port,
+        affinity: Affinity::None,
+        without_backends: WithoutBackends::LeaveToKernel,
+        backends: Arc::default(),
+    }
 }

@@ -1,7 +1,8 @@
 //! Services, from their objects and EndpointSlices to the table of their addresses.
 //!
 //! A service is translated once there is an EndpointSlice of it, even an empty one: without any,
-//! nothing is known of its backends, and its packets are left to the node's kernel. A change of a
+//! nothing is known of its backends, and its packets are left to the node's kernel. So are those to
+//! node ports and external addresses that a service had until shortly before. A change of a
 //! service or of one of its slices costs as much as that service, and the services with which it
 //! shares an external address or has node ports.
 
@@ -69,7 +70,8 @@ impl Services {
         }
         self.external.write(is_on, builder);
         let is_unread = |kind| store.directory().is_unread(kind);
-        builder.note_left_out(is_unread(Kind::Service) || is_unread(Kind::EndpointSlice));
+        let is_unread = is_unread(Kind::Service) || is_unread(Kind::EndpointSlice);
+        builder.note_left_out(is_unread || store.is_service_forgotten());
     }
 
     /// What is not in the table; `table_full` are those for which there was no room.

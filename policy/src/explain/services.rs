@@ -76,6 +76,7 @@ pub fn service_list(store: &Store, compiled: &Compiled) -> Vec<ServiceEntry> {
     rows.sort_unstable_by_key(|(at, _)| (shown(*at), *at));
     let ports =
         rows.into_iter().flat_map(|(at, row)| row.ports().iter().map(move |port| (at, port)));
+    let ports = ports.filter(|(_, port)| !port.is_left_to_kernel());
     let entry = |(id, (at, port)): (usize, (ServiceAddress, &ServicePort))| {
         let name = compiled.catalog.service_of(at, port.protocol, port.port)?;
         let key: Name = (name.namespace.as_str().into(), name.name.as_str().into());

@@ -46,11 +46,27 @@ pub fn through_service(
 pub(super) fn is_service(store: &Store, subject: &Subject) -> bool {
     let Tuple { dst, dst_port, protocol, .. } = subject.tuple;
     let is_unread = |kind| store.directory().is_unread(kind);
-    if is_unread(Kind::Service) || is_unread(Kind::EndpointSlice) {
+    if is_unread(Kind::Service) || is_unread(Kind::EndpointSlice) || store.is_service_forgotten() {
         return is_translated(protocol);
     }
     is_translated(protocol)
-        && by_anyone(store, dst.ip(), protocol, dst_port) != ServiceOutcome::NotTranslated
+        && (by_anyone(store, dst.ip(), protocol, dst_port) != ServiceOutcome::NotTranslated
+            || is_left_to_kernel(store, dst.ip(), protocol, dst_port))
+}
+
+/// Whether a service has, or had, this address or node port, whatever is known of its backends.
+fn is_left_to_kernel(store: &Store, address: IpAddr, protocol: u8, number: u16) -> bool {
+    let has = |service: &Service| {
+        let is_external = service.external_addresses.contains(&address);
+        service.cluster_ips.iter().any(|ip| ip.is_ipv4() == address.is_ipv4())
+            && service
+                .ports
+                .iter()
+                .filter(|it| it.protocol == protocol)
+                .any(|it| it.node_port == Some(number) || is_external && it.port == number)
+    };
+    store.directory().services.values().any(has)
+        || store.service_names().iter().any(|name| store.former_services(name).any(has))
 }
 
 /// Where the packets go if they are translated, by workers or by the kernel.

@@ -7,9 +7,11 @@
 //! | [`status`] | which objects were rejected, and why |
 //! | [`files`] | which file defines which object |
 //! | [`changes`] | the log of changes that compilers follow |
+//! | [`former_services`] | what services had until shortly before |
 
 mod changes;
 mod files;
+mod former_services;
 mod query;
 mod status;
 
@@ -24,6 +26,7 @@ use self::changes::{Change, ChangeLog, LOG_MIN};
 pub(crate) use self::changes::{Changes, Cursor};
 use self::files::Files;
 pub use self::files::{DocumentKind, FileSync, Missing, ObjectCounts};
+use self::former_services::FormerServices;
 use self::status::Rejections;
 pub use self::status::{PolicyState, PolicyStatus};
 use crate::PodName;
@@ -96,6 +99,7 @@ pub struct Store {
     /// Where objects that came from files were read.
     sources: BTreeMap<ObjectKey, SourceLocation>,
     host_addresses: BTreeSet<IpAddr>,
+    former_services: FormerServices,
     /// How often a node was added, changed or removed.
     node_changes: u64,
     mode: EnforcementMode,
@@ -257,6 +261,10 @@ impl Store {
         if self.directory.services.get(&name) == service.as_ref() {
             return;
         }
+        if let Some(former) = self.directory.services.get(&name) {
+            let hosts = &self.host_addresses;
+            self.former_services.note(&name, former, service.as_ref(), hosts);
+        }
         let affected = self.directory.set_service(&name, service);
         self.add_change(Change::Service(name));
         self.invalidate(affected);
@@ -383,6 +391,22 @@ impl Store {
         }
     }
 
+    /// Forgets the node ports, and ports at addresses of this node, that services lost before the
+    /// last call. Until then the node's kernel may still translate packets to them, so no pod may
+    /// send to them just because its node has the address. Returns whether there were any.
+    #[must_use]
+    pub fn forget_former_services(&mut self) -> bool {
+        let (names, ends_overflow) = self.former_services.forget();
+        let changed = ends_overflow || !names.is_empty();
+        if ends_overflow {
+            self.add_change(Change::Nodes);
+        }
+        for name in names {
+            self.add_change(Change::Service(name));
+        }
+        changed
+    }
+
     /// Replaces the addresses of a DNS name. An empty list removes the name.
     pub fn learn(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
         let name: Arc<str> = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
@@ -433,7 +457,7 @@ impl Store {
             pods: self.pods.keys().cloned().collect(),
             namespaces: self.namespaces.keys().cloned().collect(),
             policies: self.policies.keys().cloned().collect(),
-            services: self.directory.services.keys().cloned().collect(),
+            services: self.service_names(),
             domain_names: BTreeSet::new(),
             nodes: true,
             mode: true,

@@ -1,5 +1,6 @@
 //! What the store knows, by name, by label and by address.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -89,6 +90,13 @@ impl Store {
         self.directory.nodes.iter()
     }
 
+    /// The name of the first node whose object has this address.
+    #[must_use]
+    pub fn node_with(&self, address: IpAddr) -> Option<&Arc<str>> {
+        let mut nodes = self.directory.nodes.iter();
+        nodes.find(|(_, node)| node.addresses.contains(&address)).map(|(name, _)| name)
+    }
+
     /// Whether there is a node of this name.
     #[must_use]
     pub fn has_node(&self, name: &str) -> bool {
@@ -120,6 +128,21 @@ impl Store {
     /// A service by its name.
     pub(crate) fn service(&self, name: &directory::Name) -> Option<&Service> {
         self.directory.services.get(name)
+    }
+
+    /// Names of all services, and of those of [`Self::former_services`].
+    pub(crate) fn service_names(&self) -> BTreeSet<directory::Name> {
+        self.directory.services.keys().chain(self.former_services.names()).cloned().collect()
+    }
+
+    /// What services of this name had until shortly before, without what did not change.
+    pub(crate) fn former_services(&self, name: &directory::Name) -> impl Iterator<Item = &Service> {
+        self.former_services.of(name)
+    }
+
+    /// Whether there were more of [`Self::former_services`] than are known.
+    pub(crate) const fn is_service_forgotten(&self) -> bool {
+        self.former_services.is_incomplete()
     }
 
     /// The EndpointSlices of a service.

@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use podgate_policy::explain::{EndName, Local, Outcome, Query, QueryError, explain, service_list};
-use podgate_policy::oracle::{ServiceOutcome, through_service};
+use podgate_policy::oracle::{OracleVerdict, ServiceOutcome, decide, through_service};
 use podgate_policy::{Compiled, Compiler, ServicesLeftOut, Store, Translation, compile};
 use podgate_tables::address::Address;
+use podgate_tables::policy::{LocalEnds, Subject, Verdict};
 use podgate_tables::proto;
 use podgate_tables::service::{Affinity, EXTERNAL_MAX, L4Addr, WithoutBackends};
+use podgate_tables::tuple::Tuple;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
@@ -346,6 +348,76 @@ fn node_ports_and_external_addresses_lead_to_all_endpoints() {
     assert_eq!(at(IP, 80), Some(Vec::new()));
 }
 
+/// The kernel translates what kube-proxy has told it, also if no EndpointSlice is known any more,
+/// and shortly after the service is gone.
+#[test]
+fn a_port_of_the_node_is_a_services_as_long_as_the_kernel_may_translate_it() {
+    let mut store = web_outside();
+    for object in client() {
+        store.apply(&object, None).unwrap();
+    }
+    let may_send = |store: &Store, ip: &str, port: u16| {
+        let compiled = compile(store);
+        let to = L4Addr { address: Address::from(ip.parse::<IpAddr>().unwrap()), port };
+        let is_translated = compiled.tables.service(to, proto::TCP).is_some();
+        let verdict = compiled.tables.decide(&from_client(to), FROM_HERE).verdict;
+        assert_eq!(service_list(store, &compiled).is_empty(), !is_translated, "{ip}:{port}");
+        (is_translated, verdict == Verdict::Allow)
+    };
+    let ports = [("192.0.2.1", 80), ("192.0.2.1", 30080)];
+    for (ip, port) in ports {
+        assert_eq!(may_send(&store, ip, port), (true, false), "{ip}:{port}");
+    }
+    let slice = slice("a", "web", 8080, &json!([]));
+    let slice_key = store.apply(&slice, None).unwrap();
+    store.delete(&slice_key);
+    for (ip, port) in ports {
+        assert_eq!(may_send(&store, ip, port), (false, false), "{ip}:{port}");
+    }
+    // Of the service, first a port and an address go, then the rest.
+    let less = json!({"type": "NodePort", "ports": [{"name": "http", "port": 80}]});
+    let key = store.apply(&service("web", IP, &less), None).unwrap();
+    store.delete(&key);
+    for (ip, port) in ports {
+        assert_eq!(may_send(&store, ip, port), (false, false), "{ip}:{port}");
+    }
+    // Other ports are the node's own, and other ends are judged as ever.
+    assert_eq!(may_send(&store, "192.0.2.1", 81), (false, true));
+    assert_eq!(may_send(&store, "192.0.2.2", 80), (false, false));
+    assert!(!store.forget_former_services(), "they are new");
+    assert_eq!(may_send(&store, "192.0.2.1", 30080), (false, false));
+    assert!(store.forget_former_services());
+    for (ip, port) in ports {
+        assert_eq!(may_send(&store, ip, port), (false, true), "{ip}:{port}");
+    }
+    assert!(!store.forget_former_services());
+}
+
+/// Ports of services that were deleted are bounded, and beyond the bound any port may be one.
+#[test]
+fn more_former_ports_than_are_known_make_all_ports_doubtful() {
+    let mut store = store_of(&client());
+    store.apply(&node("n1", "192.0.2.1"), None).unwrap();
+    store.set_host_addresses(["192.0.2.1".parse().unwrap()]);
+    let ports = Vec::from_iter((1..=4096).map(|n| json!({"name": format!("p{n}"), "port": n})));
+    let more = json!({"externalIPs": ["192.0.2.1"], "ports": ports});
+    let mut compiler = Compiler::new();
+    let mut may_send = |store: &Store| {
+        compiler.update(store);
+        let to = L4Addr { address: Address::from(IpAddr::from([192, 0, 2, 1])), port: 9999 };
+        compiler.compiled().tables.decide(&from_client(to), FROM_HERE).verdict == Verdict::Allow
+    };
+    for number in 0..8 {
+        assert!(may_send(&store), "{number}");
+        let key = store.apply(&service(&format!("s{number}"), IP, &more), None).unwrap();
+        store.delete(&key);
+    }
+    assert!(!may_send(&store));
+    assert!(!store.forget_former_services() && !may_send(&store));
+    assert!(store.forget_former_services());
+    assert!(may_send(&store));
+}
+
 #[test]
 fn external_addresses_that_are_nobodys_are_ignored() {
     let addresses = ["0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "::", "::ffff:0.0.0.0"];
@@ -469,6 +541,30 @@ fn any_object() -> impl Strategy<Value = (bool, Value)> {
     (prop::bool::weighted(0.7), prop_oneof![slices.boxed(), services.boxed()])
 }
 
+/// A pod of this node that may send to nobody.
+const CLIENT: &str = "10.0.0.99";
+const FROM_HERE: LocalEnds = LocalEnds { source: true, destination: false };
+
+/// The pod at [`CLIENT`], and its policy.
+fn client() -> [Value; 2] {
+    let metadata = json!({"namespace": "shop", "name": "client", "labels": {"app": "client"}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+                     "status": {"podIPs": [{"ip": CLIENT}]}});
+    let selector = json!({"matchLabels": {"app": "client"}});
+    let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                        "metadata": {"namespace": "shop", "name": "client"},
+                        "spec": {"podSelector": selector, "policyTypes": ["Egress"]}});
+    [pod, policy]
+}
+
+/// A TCP flow from [`CLIENT`].
+fn from_client(to: L4Addr) -> Subject {
+    let src = Address::from(CLIENT.parse::<IpAddr>().unwrap());
+    let (dst, src_port, dst_port) = (to.address, 40_000, to.port);
+    let tuple = Tuple { src, dst, src_port, dst_port, protocol: proto::TCP };
+    Subject { tuple, icmp_type: 0 }
+}
+
 /// Checks that the tables have what the oracle finds in the objects, for addresses and ports that
 /// [`any_object`] uses.
 fn check_with_oracle(store: &Store, compiled: &Compiled) -> Result<(), TestCaseError> {
@@ -483,12 +579,17 @@ fn check_with_oracle(store: &Store, compiled: &Compiled) -> Result<(), TestCaseE
             Some(Ok(port)) if port.backends.is_empty() => match port.without_backends {
                 WithoutBackends::Reject => ServiceOutcome::Rejected,
                 WithoutBackends::Drop => ServiceOutcome::Dropped,
+                WithoutBackends::LeaveToKernel => panic!("{to:?} is not translated"),
             },
             Some(Ok(port)) => ServiceOutcome::Backends(
                 port.backends.iter().map(|it| (it.address().ip(), it.port())).collect(),
             ),
         };
         prop_assert_eq!(seen, expected, "{}:{}", ip, port);
+        let subject = from_client(to);
+        let expected = decide(store, &subject, FROM_HERE).iter().all(OracleVerdict::allows);
+        let seen = compiled.tables.decide(&subject, FROM_HERE).verdict == Verdict::Allow;
+        prop_assert_eq!(seen, expected, "{:?}", to);
     }
     Ok(())
 }
@@ -497,16 +598,23 @@ proptest! {
     #[test]
     fn services_depend_on_the_objects_and_not_on_their_order(
         steps in prop::collection::vec(
-            (any_object(), prop::option::weighted(0.1, (any::<bool>(), 1..4_u8))),
+            (
+                any_object(),
+                prop::option::weighted(0.1, (any::<bool>(), 1..4_u8)),
+                prop::bool::weighted(0.2),
+            ),
             0..40,
         ),
     ) {
-        let mut store = Store::new();
+        let mut store = store_of(&client());
         let mut compiler = Compiler::new();
-        for ((apply, object), change) in steps {
+        for ((apply, object), change, forget) in steps {
             let key = store.apply(&object, None).unwrap();
             if !apply {
                 store.delete(&key);
+            }
+            if forget {
+                _ = store.forget_former_services();
             }
             if let Some((on, last)) = change {
                 store.set_translation(if on { Translation::On } else { Translation::Off });

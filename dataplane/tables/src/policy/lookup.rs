@@ -168,7 +168,11 @@ impl PolicyTables {
         if self.services.left_to_kernel {
             return None;
         }
-        self.find_service(to, protocol).map(|(_, port)| port.ok_or(NoPort))
+        let (_, port) = self.find_service(to, protocol)?;
+        match port {
+            Some(port) => Some(Ok(port)).filter(|_| !port.is_left_to_kernel()),
+            None => Some(Err(NoPort)),
+        }
     }
 
     /// The row of the service that has this destination, and its port, if it has it; also if the
@@ -191,7 +195,11 @@ impl PolicyTables {
         match self.addresses.get(to.address).map(|row| row.identity) {
             None => row(ServiceAddress::ClusterIp(to.address)).or_else(external),
             Some(Self::HOST) => {
-                external().or_else(|| with_port(ServiceAddress::Node { v4: to.address.is_v4() }))
+                let is_translated = |port: &ServicePort| !port.is_left_to_kernel();
+                external()
+                    .filter(|(_, port)| port.is_some_and(is_translated))
+                    .or_else(|| with_port(ServiceAddress::Node { v4: to.address.is_v4() }))
+                    .or_else(external)
             }
             Some(Self::REMOTE_NODE) => external(),
             Some(_) => None,
