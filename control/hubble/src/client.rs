@@ -241,7 +241,7 @@ mod tests {
     use crate::read::tests::observed;
     use crate::{
         AgentEvents, Config, Counts, FlowSource, Listeners, Observed, Tcp, Translator, UnixSocket,
-        serve,
+        serve_tcp, serve_unix,
     };
 
     /// A log of three requests.
@@ -285,7 +285,7 @@ mod tests {
         let listeners = Listeners::open(&path, tcp).unwrap();
         let (_to, nodes) = watch::channel(Vec::new());
         let config = Config {
-            translator: Translator::new("node-1".into(), 1, 0),
+            translator: Arc::new(Translator::new("node-1".into(), 1, 0)),
             version: "podgate v1.2.3".into(),
             nodes,
             agent_events: Arc::new(AgentEvents::default()),
@@ -293,8 +293,14 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let source = Arc::new(Log(broadcast::Sender::new(16)));
+            let has_port = listeners.tcp_address().is_some();
             tokio::select! {
-                served = serve(&listeners, config, source) => panic!("{served:?}"),
+                served = serve_unix(&listeners, &config, Arc::clone(&source)) => {
+                    panic!("{served:?}")
+                }
+                served = serve_tcp(&listeners, &config, source), if has_port => {
+                    panic!("{served:?}")
+                }
                 () = test(Address::Unix(path), &listeners) => {}
             }
         });

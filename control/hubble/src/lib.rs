@@ -39,5 +39,7 @@ mod source;
 pub use agent_events::AgentEvents;
 pub use flow::{Translator, timestamp};
 pub use peers::Node;
-pub use server::{Config, ListenError, Listeners, Tcp, TlsFiles, UnixSocket, serve};
+pub use server::{
+    Config, ListenError, Listeners, Tcp, TlsFiles, UnixSocket, serve_tcp, serve_unix,
+};
 pub use source::{Counts, FlowSource, Observed};

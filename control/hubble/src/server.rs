@@ -190,10 +190,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What the services need to know.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Makes flows.
-    pub translator: Translator,
+    pub translator: Arc<Translator>,
     /// Version of the program.
     pub version: String,
     /// All nodes that serve flows, this one among them.
@@ -202,34 +202,34 @@ pub struct Config {
     pub agent_events: Arc<AgentEvents>,
 }
 
-/// Serves clients until this is dropped.
+/// The services of one socket. Each has streams of its own, so that clients of one take none from
+/// those of the other.
+fn routes(config: &Config, source: Arc<impl FlowSource>) -> Routes {
+    let observer = ObserverService {
+        source,
+        agent_events: Arc::clone(&config.agent_events),
+        translator: Arc::clone(&config.translator),
+        nodes: config.nodes.clone(),
+        version: config.version.clone(),
+        started: Instant::now(),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+    };
+    let peers = PeerService { nodes: config.nodes.clone() };
+    let observer = ObserverServer::new(observer).max_decoding_message_size(REQUEST_MAX);
+    let peers = PeerServer::new(peers).max_decoding_message_size(REQUEST_MAX);
+    let health = HealthServer::new(HealthService).max_decoding_message_size(REQUEST_MAX);
+    Routes::new(observer).add_service(peers).add_service(health)
+}
+
+/// Serves clients of the unix socket until this is dropped.
 ///
 /// # Errors
-/// When a socket can't be used.
-pub async fn serve(
+/// When the socket can't be used.
+pub async fn serve_unix(
     listeners: &Listeners,
-    config: Config,
+    config: &Config,
     source: Arc<impl FlowSource>,
 ) -> io::Result<()> {
-    let (translator, started) = (Arc::new(config.translator), Instant::now());
-    // Each socket has streams of its own, so that clients of one take none from those of the other.
-    let routes = || {
-        let observer = ObserverService {
-            source: Arc::clone(&source),
-            agent_events: Arc::clone(&config.agent_events),
-            translator: Arc::clone(&translator),
-            nodes: config.nodes.clone(),
-            version: config.version.clone(),
-            started,
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
-        };
-        let peers = PeerService { nodes: config.nodes.clone() };
-        let observer = ObserverServer::new(observer).max_decoding_message_size(REQUEST_MAX);
-        let peers = PeerServer::new(peers).max_decoding_message_size(REQUEST_MAX);
-        let health = HealthServer::new(HealthService).max_decoding_message_size(REQUEST_MAX);
-        Routes::new(observer).add_service(peers).add_service(health)
-    };
-
     let mut bound = listeners.unix.listener.subscribe();
     let first = listener_on_runtime(&mut bound)?;
     let (to, unix) = watch::channel(first);
@@ -240,30 +240,39 @@ pub async fn serve(
         std::future::pending().await
     };
     let accept = move || accept_unix(unix.clone());
-    let by_unix = builder()
+    let served = builder()
         .layer(InterceptorLayer::new(take_requests()))
-        .add_routes(routes())
+        .add_routes(routes(config, source))
         .serve_with_incoming(incoming(accept));
-    let by_tcp = async {
-        let Some((listener, tls)) = &listeners.tcp else { return std::future::pending().await };
-        let tcp = Arc::new(TcpListener::from_std(listener.try_clone()?)?);
-        let accept = move || {
-            let tcp = Arc::clone(&tcp);
-            async move { tcp.accept().await.map(|(stream, client)| (stream, Some(client.ip()))) }
-        };
-        let mut builder = builder();
-        if let Some(tls) = tls {
-            builder = builder.tls_config(tls.clone()).map_err(io::Error::other)?;
-        }
-        let mut builder = builder.layer(InterceptorLayer::new(take_requests()));
-        let served = builder.add_routes(routes()).serve_with_incoming(incoming(accept));
-        served.await.map_err(io::Error::other)
-    };
     tokio::select! {
-        served = by_unix => served.map_err(io::Error::other),
-        served = by_tcp => served,
+        served = served => served.map_err(io::Error::other),
         failed = rebound => failed,
     }
+}
+
+/// Serves clients of the TCP port, if there is one, until this is dropped. What they ask for may
+/// take any time: clients of the unix socket have to be served by another thread.
+///
+/// # Errors
+/// When the port can't be used.
+pub async fn serve_tcp(
+    listeners: &Listeners,
+    config: &Config,
+    source: Arc<impl FlowSource>,
+) -> io::Result<()> {
+    let Some((listener, tls)) = &listeners.tcp else { return Ok(()) };
+    let tcp = Arc::new(TcpListener::from_std(listener.try_clone()?)?);
+    let accept = move || {
+        let tcp = Arc::clone(&tcp);
+        async move { tcp.accept().await.map(|(stream, client)| (stream, Some(client.ip()))) }
+    };
+    let mut builder = builder();
+    if let Some(tls) = tls {
+        builder = builder.tls_config(tls.clone()).map_err(io::Error::other)?;
+    }
+    let mut builder = builder.layer(InterceptorLayer::new(take_requests()));
+    let served = builder.add_routes(routes(config, source)).serve_with_incoming(incoming(accept));
+    served.await.map_err(io::Error::other)
 }
 
 /// What was bound last, for the runtime that this runs on.

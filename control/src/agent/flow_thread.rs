@@ -1,8 +1,12 @@
-//! The flow thread: it owns the log of flow records, makes records, and serves Hubble's API.
+//! The flow thread, which owns the log of flow records and makes records, and the threads that
+//! serve Hubble's API from that log: one for the unix socket, one for the TCP port.
 //!
-//! No other thread waits for it: events that it has no time for are lost, and counted.
+//! No other thread waits for the flow thread: events that it has no time for are lost, and counted.
+//! It waits for the others only while they copy records from the log, and not while they filter
+//! them as clients ask for, which may take any time.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -11,12 +15,14 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use podgate_api::FlowItem;
 use podgate_dataplane::worker::Clock;
-use podgate_hubble::{AgentEvents, Config, Counts, FlowSource, Listeners, Observed};
+use podgate_hubble::{
+    AgentEvents, Config, Counts, FlowSource, Listeners, Observed, serve_tcp, serve_unix,
+};
 use podgate_policy::Compiled;
 use podgate_policy::observe::FlowRecord;
 use podgate_tables::event::Event;
 use podgate_tables::ids::Epoch;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tracing::error;
 
 use super::flow_log::{FlowLog, Logged, MakeRecord};
@@ -67,30 +73,36 @@ pub(super) struct Batch {
     pub(super) learned: Vec<Learned>,
 }
 
-/// The thread. Dropping this ends it.
+/// The threads. Dropping this ends them.
 pub(super) struct FlowThread {
     to: Option<mpsc::Sender<Message>>,
     thread: Option<JoinHandle<()>>,
+    /// The threads that serve Hubble's API end when this is dropped.
+    serving: Option<watch::Sender<()>>,
+    hubble: Vec<JoinHandle<()>>,
     agent_events: Arc<AgentEvents>,
     counts: Arc<Mutex<FlowCounts>>,
 }
 
 impl Drop for FlowThread {
     fn drop(&mut self) {
-        // Without senders it ends.
+        // Without senders they end.
         self.to = None;
-        let ended = self.thread.take().map(JoinHandle::join);
-        if matches!(ended, Some(Err(_))) {
-            error!("the flow thread panicked");
+        self.serving = None;
+        for thread in self.thread.take().into_iter().chain(self.hubble.drain(..)) {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                error!("the thread {name} panicked");
+            }
         }
     }
 }
 
 impl FlowThread {
-    /// Starts the thread with a log of at most `capacity` records; it serves `listeners`.
+    /// Starts the threads with a log of at most `capacity` records; `listeners` are served.
     ///
     /// # Errors
-    /// When it can't be started.
+    /// When one can't be started.
     pub(super) fn start(
         capacity: usize,
         clock: Clock,
@@ -102,21 +114,22 @@ impl FlowThread {
         let counts = Arc::new(Mutex::new(FlowCounts::default()));
         let log = Log::new(capacity, clock, Arc::clone(&counts));
         let log = Arc::new(SharedLog(Mutex::new(log)));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || {
-            let served = Arc::clone(&log);
-            runtime.block_on(async {
-                tokio::spawn(async move {
-                    if let Err(error) = podgate_hubble::serve(&listeners, config, served).await {
-                        error!("Hubble's API is not served any more: {error}");
-                    }
-                });
-                take_messages(messages, &log).await;
-            });
-        };
-        let thread = std::thread::Builder::new().name("pg-flows".to_owned()).spawn(run);
-        let thread = thread.context("can't start the thread pg-flows")?;
-        Ok(Self { to: Some(to), thread: Some(thread), agent_events, counts })
+        let (serving, end) = watch::channel(());
+        let (listeners, config) = (Arc::new(listeners), Arc::new(config));
+        let mut hubble = Vec::new();
+        {
+            let (listeners, config) = (Arc::clone(&listeners), Arc::clone(&config));
+            let log = Arc::clone(&log);
+            let served = async move { serve_unix(&listeners, &config, log).await };
+            hubble.push(spawn("pg-hubble", until(end.clone(), served))?);
+        }
+        if listeners.tcp_address().is_some() {
+            let log = Arc::clone(&log);
+            let served = async move { serve_tcp(&listeners, &config, log).await };
+            hubble.push(spawn("pg-hubble-tcp", until(end, served))?);
+        }
+        let thread = Some(spawn("pg-flows", async move { take_messages(messages, &log).await })?);
+        Ok(Self { to: Some(to), thread, serving: Some(serving), hubble, agent_events, counts })
     }
 
     /// Sends a message; returns it if there is no room.
@@ -146,6 +159,24 @@ impl FlowThread {
         );
         Ok(())
     }
+}
+
+/// Serves clients until the sender of `end` is gone.
+async fn until(mut end: watch::Receiver<()>, served: impl Future<Output = io::Result<()>>) {
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            error!("Hubble's API is not served any more: {error}");
+        },
+        _ = end.changed() => {}
+    }
+}
+
+/// Runs `work` on a thread of its own.
+fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let run = move || runtime.block_on(work);
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    spawned.with_context(|| format!("can't start the thread {name}"))
 }
 
 /// Carries messages out until there are no more senders.
@@ -253,7 +284,7 @@ impl Log {
     }
 }
 
-/// The log for the flow thread's tasks, which never wait for each other.
+/// The log, for all of these threads.
 struct SharedLog(Mutex<Log>);
 
 impl SharedLog {

@@ -71,8 +71,8 @@ fn tls_name(node: &str) -> String {
     format!("{}.{TLS_SUFFIX}", node.replace('.', "-"))
 }
 
-/// Opens the sockets and starts the flow thread, which serves them. Unless another one is given,
-/// the unix socket is beside `control_socket`.
+/// Opens the sockets and starts the flow thread, and the one that serves them. Unless another one
+/// is given, the unix socket is beside `control_socket`.
 ///
 /// # Errors
 /// When a socket can't be opened.
@@ -103,7 +103,7 @@ pub(super) fn start(
     let agent_events = Arc::new(AgentEvents::default());
     agent_events.started(Timestamp::now());
     let config = Config {
-        translator: Translator::new(name, run_number(), HOST_SLOT.0),
+        translator: Arc::new(Translator::new(name, run_number(), HOST_SLOT.0)),
         version: format!("podgate v{}", env!("CARGO_PKG_VERSION")),
         nodes,
         agent_events,

@@ -37,7 +37,7 @@ pub(super) struct StateFiles {
     /// The task that serves the control socket, and its file.
     server: Option<(JoinHandle<()>, Option<FileId>)>,
     clients: Arc<ClientCounts>,
-    /// The socket of Hubble's API, which the flow thread serves.
+    /// The socket of Hubble's API.
     hubble: Arc<UnixSocket>,
     /// Why the endpoint list on disk is outdated.
     unsaved: Option<String>,

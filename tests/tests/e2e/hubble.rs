@@ -290,6 +290,36 @@ fn a_flooding_pod_leaves_the_flows_of_others_and_its_losses_are_told() -> Result
     flood.stop()
 }
 
+/// A client of the port may ask for what takes any time.
+#[test]
+fn clients_of_the_port_delay_neither_those_of_the_socket_nor_the_log() -> Result<()> {
+    let lab = Lab::new(MANIFESTS.as_ref())?;
+    let agent = Agent::start_with(&lab, 1, &["--hubble-listen", "127.0.0.1:4244"])?;
+    let stopped = StoppedThread::stop(agent.pid(), "pg-hubble-tcp")?;
+    get(&lab, "admin/adminapp", "backend/nginx", "/secret", 403)?;
+    let of_path = |path: &str| json!({"whitelist": [{"http_path": [path]}]});
+    flows_at_least(&lab, 1, &of_path("/secret"))?;
+    drop(stopped);
+    // A client of the socket delays those of the socket, but not the log.
+    let seen = || -> Result<u64> {
+        let metrics = String::from_utf8(lab.podgate(&["metrics"])?.stdout)?;
+        let counts =
+            metrics.lines().filter(|line| line.starts_with("hubble_flows_processed_total"));
+        let count = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+        counts.map(|line| count(line).context("a number")).sum()
+    };
+    let before = seen()?;
+    let stopped = StoppedThread::stop(agent.pid(), "pg-hubble")?;
+    get(&lab, "admin/adminapp", "backend/nginx", "/secret", 403)?;
+    wait_for("flows to be counted", BOUND, || Ok((seen()? > before).then_some(())))?;
+    drop(stopped);
+    let flows = flows_at_least(&lab, 2, &of_path("/secret"))?;
+    ensure!(flows.len() >= 2, "{flows:?}");
+    let status = lab.podgate_json(&["status"])?;
+    ensure!(status["flow_records_lost"] == 0, "{status}");
+    Ok(())
+}
+
 /// During another pod's flood.
 fn drops_of_another_pod_are_all_there(lab: &Lab) -> Result<()> {
     const DENIED: u16 = 40;
