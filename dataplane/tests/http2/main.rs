@@ -225,6 +225,28 @@ fn the_body_of_an_answer_has_room_in_the_clients_window() {
     assert_eq!(value(&seen.headers[0].1, ":status"), Some("403"));
 }
 
+/// The client may use the former window until it gets the server's acknowledgement.
+#[test]
+fn a_window_that_the_server_has_not_acknowledged_is_not_used() {
+    let (mut http, mut client, mut server) = connected();
+    let denied = |http: &mut Http, client: &mut Writer, stream: u32| {
+        client.get(stream, "/secret");
+        http.send(Original, &client.take(), &docs_only());
+        at_client(http).data.iter().any(|data| data.0 == stream)
+    };
+    assert!(denied(&mut http, &mut client, 1));
+    for (stream, acknowledged, [before, after]) in
+        [(3, 0_u32, [false, false]), (7, 100, [false, true]), (11, 99, [true, true])]
+    {
+        let size = acknowledged.to_be_bytes();
+        client.frame(SETTINGS, 0, 0, &[&[0, 4], &size[..]].concat());
+        assert_eq!(denied(&mut http, &mut client, stream), before, "{acknowledged}");
+        server.frame(SETTINGS, ACK, 0, &[]);
+        http.send(Reply, &server.take(), &docs_only());
+        assert_eq!(denied(&mut http, &mut client, stream + 2), after, "{acknowledged}");
+    }
+}
+
 #[test]
 fn malformed_requests_are_answered_400_and_others_go_on() {
     for more in [("X-Upper", "1"), ("x", "a\r\nb: c"), ("connection", "close"), ("te", "gzip")] {

@@ -11,7 +11,7 @@ use super::frame::{
     self, DEFAULT_FRAME_MAX, FrameHeader, HEADER_LEN, PREFACE, Settings, error, flag, kind,
 };
 use super::hpack::Decoder;
-use super::settings::Unacked;
+use super::settings::{Unacked, Unacknowledged};
 use super::{Http2, InspectCtx, Op, Step, TABLE_MAX, TO_CLIENT_MAX};
 use crate::l7::heap;
 
@@ -228,11 +228,12 @@ impl Http2 {
     ) -> Result<(), DropReason> {
         if header.has(flag::ACK) {
             match self.server.settings.pop() {
-                Some(Some((least, last))) => {
-                    self.client.decoder.set_limit(least);
-                    self.client.decoder.set_limit(last);
+                Some(acknowledged) => {
+                    if let Some((least, last)) = acknowledged.table_size {
+                        self.client.decoder.set_limit(least);
+                        self.client.decoder.set_limit(last);
+                    }
                 }
-                Some(None) => {}
                 None if self.server.is_untracked() => {}
                 None => return Err(DropReason::L7Malformed),
             }
@@ -241,8 +242,7 @@ impl Http2 {
         self.client.phase = Phase::Frames;
         self.client.spend(cx.now)?;
         let settings = Settings::parse(payload);
-        self.window.initial = settings.initial_window.unwrap_or(self.window.initial);
-        match self.client.settings.push(settings.table_size) {
+        match self.client.settings.push(Unacknowledged::new(&settings)) {
             true => Ok(()),
             false if self.server.is_untracked() => Ok(()),
             false => Err(DropReason::L7Limit),

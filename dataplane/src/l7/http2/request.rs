@@ -102,8 +102,9 @@ impl Http2 {
         }
         // A frame whose header has passed in part might have no room beside our body.
         let (body, begun) = (answer::body_len(denial), self.server.begun_content_max());
+        let unacked = self.client.settings.least_window();
         let form = match form {
-            Form::Whole if !self.window.reserve_own(body, begun) => Form::Empty,
+            Form::Whole if !self.window.reserve_own(body, begun, unacked) => Form::Empty,
             form => form,
         };
         write(&mut self.to_client, |out| answer::write(out, id, denial, form));

@@ -9,7 +9,7 @@ use super::client::{EARNED_BY_CONTENT, SETTINGS_MAX};
 use super::frame::{self, FrameHeader, HEADER_LEN, Settings, flag, kind};
 use super::hpack::{Decoder, Part};
 use super::parts::Parts;
-use super::settings::Unacked;
+use super::settings::{Unacked, Unacknowledged};
 use super::{Http2, InspectCtx, Op, Step, TABLE_MAX};
 use crate::l7::heap::{self, grown};
 
@@ -267,10 +267,13 @@ impl Http2 {
             }
             kind::RST_STREAM => self.streams.update(id, |stream| stream.is_reset = true),
             kind::SETTINGS => {
-                let sizes = self.client.settings.pop().flatten();
-                if let Some((least, last)) = sizes {
+                let acknowledged = self.client.settings.pop().unwrap_or_default();
+                if let Some((least, last)) = acknowledged.table_size {
                     self.server.set_table_limit(least);
                     self.server.set_table_limit(last);
+                }
+                if let Some(initial) = acknowledged.initial_window() {
+                    self.window.initial = initial;
                 }
             }
             _ => {}
@@ -383,7 +386,7 @@ impl Http2 {
             self.server.phase = Phase::Frames;
             let settings = Settings::parse(payload);
             self.client.frame_max = self.client.frame_max.max(settings.frame_max.unwrap_or(0));
-            return match self.server.settings.push(settings.table_size) {
+            return match self.server.settings.push(Unacknowledged::new(&settings)) {
                 true => Ok(None),
                 false => Err(DropReason::L7Limit),
             };

@@ -6,7 +6,8 @@ use super::frame::DEFAULT_WINDOW;
 /// knows, by [`Self::hidden`].
 #[derive(Debug)]
 pub(super) struct Window {
-    /// SETTINGS_INITIAL_WINDOW_SIZE of the client: the window of a new stream, bytes.
+    /// SETTINGS_INITIAL_WINDOW_SIZE of the client that the server has acknowledged: the window of a
+    /// new stream, bytes.
     pub(super) initial: u32,
     /// Bytes that may be sent to the client.
     room: i64,
@@ -22,9 +23,12 @@ impl Default for Window {
 
 impl Window {
     /// Takes room for our content on a new stream. False if there is none beside `begun` bytes of
-    /// the server, which must pass as a whole.
-    pub(super) fn reserve_own(&mut self, bytes: u32, begun: u32) -> bool {
-        if self.initial < bytes || self.room < i64::from(bytes) + i64::from(begun) {
+    /// the server, which must pass as a whole. `unacked` is the least window of a new stream that
+    /// the server has not acknowledged: the client may use the former or the new one until it gets
+    /// the acknowledgement (RFC 9113 §6.5.3).
+    pub(super) fn reserve_own(&mut self, bytes: u32, begun: u32, unacked: Option<u32>) -> bool {
+        let initial = unacked.map_or(self.initial, |unacked| unacked.min(self.initial));
+        if initial < bytes || self.room < i64::from(bytes) + i64::from(begun) {
             return false;
         }
         self.room -= i64::from(bytes);
