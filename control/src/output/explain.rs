@@ -47,7 +47,10 @@ pub(crate) fn explained(explained: &Explained) -> String {
         format!("note: workers can't inspect {protocol} yet: they drop the whole flow")
     });
     let plain = explanation.service.iter().filter(|service| service.translated.is_none());
-    let service = plain.map(service_note);
+    let service = plain.map(|service| match explanation.destination.kind {
+        EndKind::ThisNode => NODE_PORT_NOTE.to_owned(),
+        _ => service_note(service),
+    });
     let notes = explained.notes.iter().map(|note| format!("note: {note}"));
     let notes: Vec<_> = not_forwarded.chain(no_inspector).chain(service).chain(notes).collect();
     if !notes.is_empty() {
@@ -85,6 +88,9 @@ fn called_service(explanation: &Explanation) -> String {
             format!("  Service {}/{} ({frontend})", it.namespace, it.name)
         }
         Some(frontend) => format!("  backend of Service {}/{} ({frontend})", it.namespace, it.name),
+        None if explanation.destination.kind == EndKind::ThisNode => {
+            format!("  port of Service {}/{}", it.namespace, it.name)
+        }
         None => format!("  cluster IP of Service {}/{}", it.namespace, it.name),
     };
     service.map(text).collect()
@@ -126,6 +132,10 @@ fn backend_lines(service: &CalledService) -> Vec<String> {
     }
     lines
 }
+
+const NODE_PORT_NOTE: &str = "note: the node's kernel translates that port, or did so until the \
+                              Service lost it a moment ago: a pod may not send to it just because \
+                              its node has the address";
 
 fn service_note(service: &CalledService) -> String {
     let what = "note: policy sees the cluster IP, an address outside of the cluster; the node's \

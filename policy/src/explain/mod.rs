@@ -25,6 +25,7 @@ use podgate_tables::address::{Address, is_martian};
 use podgate_tables::l7::{L7Request, L7Verdict};
 use podgate_tables::policy::{Decision, LocalEnds, PolicyTables, Subject, Verdict};
 use podgate_tables::proto;
+use podgate_tables::service::L4Addr;
 use podgate_tables::tuple::Tuple;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,7 @@ pub use words::l7_words;
 use self::criteria::FlowEnd;
 use self::direction::Explainer;
 use self::services::Callee;
+use crate::catalog::ServiceName;
 use crate::observe::{FlowEndpoint, NameResolver, RuleName};
 use crate::rules::TrafficDirection;
 use crate::{Compiled, Store};
@@ -111,6 +113,8 @@ pub struct End {
 /// the explanation is of one backend. If they don't translate its cluster IP, egress policy of the
 /// source sees the cluster IP, which is an address outside of the cluster; the node's kernel
 /// translates it to a pod behind the service, where ingress policy sees the source's own address.
+/// If they don't translate its port at an address of this node, egress policy of the source decides
+/// on that address as on any other, because the node's kernel may translate it.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct CalledService {
     /// Namespace.
@@ -365,7 +369,7 @@ impl Flow<'_> {
                 kind: self.kind_of_end(tuple.dst),
                 local: local.destination,
             },
-            service: self.service(tuple.dst.ip()),
+            service: self.service(tuple.dst.ip()).or_else(|| self.service_of_node_port(tuple)),
             dns_names: self.dns_names(tuple.dst),
             port: transport(subject),
             egress,
@@ -407,6 +411,21 @@ impl Flow<'_> {
             translated: None,
             verdicts: Vec::new(),
         })
+    }
+
+    /// The service that has the destination's port at an address of this node, or had it until
+    /// shortly before, if workers don't translate packets to it.
+    fn service_of_node_port(&self, tuple: &Tuple) -> Option<CalledService> {
+        let Tuple { dst: address, dst_port: port, protocol, .. } = *tuple;
+        if self.kind_of_end(address) != EndKind::ThisNode {
+            return None;
+        }
+        let (at, _) = self.compiled.tables.find_service(L4Addr { address, port }, protocol)?;
+        let ServiceName { namespace, name } =
+            self.compiled.catalog.service_of(at, protocol, port)?;
+        let (backends, further_backends) = (Vec::new(), 0);
+        let (translated, verdicts) = (None, Vec::new());
+        Some(CalledService { namespace, name, backends, further_backends, translated, verdicts })
     }
 
     fn dns_names(&self, address: Address) -> Vec<String> {

@@ -381,6 +381,17 @@ fn a_port_of_the_node_is_a_services_as_long_as_the_kernel_may_translate_it() {
     for (ip, port) in ports {
         assert_eq!(may_send(&store, ip, port), (false, false), "{ip}:{port}");
     }
+    // The reason is told.
+    let service_of = |store: &Store, port: &str| {
+        let (from, to) = ("shop/client".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let port = Some(port.parse().unwrap());
+        let query = Query { from, to, port, request: None, misses_max: 1 };
+        let explained = explain(store, &compile(store), &query, Local::Both).unwrap();
+        explained.service.map(|service| (service.name, service.translated, explained.verdict))
+    };
+    let told = Some(("web".to_owned(), None, Outcome::Denied));
+    assert_eq!(service_of(&store, "30080/TCP"), told);
+    assert_eq!(service_of(&store, "81/TCP"), None);
     // Other ports are the node's own, and other ends are judged as ever.
     assert_eq!(may_send(&store, "192.0.2.1", 81), (false, true));
     assert_eq!(may_send(&store, "192.0.2.2", 80), (false, false));
