@@ -104,16 +104,17 @@ impl ExternalServices {
 /// A service's ports at each of its external addresses, and its node ports, also those that it had
 /// until shortly before.
 fn ports_of(store: &Store, name: &Name) -> Vec<(ServiceAddress, Arc<[ServicePort]>)> {
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
     if let Some(service) = store.service(name) {
         let is_left = store.slices_of(name).next().is_none();
         add_ports(service, &mut found, |port, v4| match is_left {
-            true => left_to_kernel(port),
+            true => left_to_kernel(port.protocol, port.port),
             false => service_port(store, (name, service), port, InternalTraffic::Cluster, v4),
         });
     }
-    for service in store.former_services(name) {
-        add_ports(service, &mut found, |port, _| left_to_kernel(port));
+    for former in store.former_ports(name) {
+        let port = left_to_kernel(former.protocol, former.port);
+        found.entry(former.at).or_default().push(port);
     }
     found.retain(|_, ports| !ports.is_empty());
     found.into_iter().map(|(address, ports)| (address, ports.into())).collect()
@@ -149,10 +150,10 @@ fn add_ports(
 }
 
 /// A port whose packets workers don't translate.
-fn left_to_kernel(port: &crate::model::ServicePort) -> ServicePort {
+fn left_to_kernel(protocol: u8, port: u16) -> ServicePort {
     ServicePort {
-        protocol: port.protocol,
-        port: port.port,
+        protocol,
+        port,
         affinity: Affinity::None,
         without_backends: WithoutBackends::LeaveToKernel,
         backends: Arc::default(),

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podgate_tables::policy::Subject;
-use podgate_tables::service::is_translated;
+use podgate_tables::service::{ServiceAddress, is_translated};
 use podgate_tables::tuple::Tuple;
 
 use super::peers::{AddressOwner, resolve};
 use crate::directory::Name;
 use crate::key::Kind;
 use crate::model::{EndpointSlice, InternalTraffic, Service, ServicePort, SliceEndpoint};
-use crate::store::{Store, Translation};
+use crate::store::{FormerPort, Store, Translation};
 
 /// Where a pod's packets to an address and port go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,8 +65,15 @@ fn is_left_to_kernel(store: &Store, address: IpAddr, protocol: u8, number: u16) 
                 .filter(|it| it.protocol == protocol)
                 .any(|it| it.node_port == Some(number) || is_external && it.port == number)
     };
+    let had = |former: FormerPort| {
+        let is_here = match former.at {
+            ServiceAddress::Node { v4 } => v4 == address.is_ipv4(),
+            ServiceAddress::External(at) | ServiceAddress::ClusterIp(at) => at.ip() == address,
+        };
+        is_here && (former.protocol, former.port) == (protocol, number)
+    };
     store.directory().services.values().any(has)
-        || store.service_names().iter().any(|name| store.former_services(name).any(has))
+        || store.service_names().iter().any(|name| store.former_ports(name).any(had))
 }
 
 /// Where the packets go if they are translated, by workers or by the kernel.

@@ -1,60 +1,89 @@
-//! Services that were deleted, or lost ports at addresses of this node: the kernel translates
-//! their packets until kube-proxy has removed its rules.
+//! Node ports, and ports at addresses of this node, that services lost: the kernel translates packets
+//! to them until kube-proxy has removed its rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use podgate_tables::address::Address;
+use podgate_tables::service::ServiceAddress;
+
 use crate::directory::Name;
-use crate::model::{Service, ServicePort};
+use crate::model::Service;
 
-/// Most addresses and ports of them.
-const SIZE_MAX: usize = 65_536;
+/// Most of these ports.
+const PORTS_MAX: usize = 65_536;
 
-/// Versions of services from before a change, with the ports and addresses that it took away.
+/// A port at an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub(crate) struct FormerPort {
+    pub(crate) at: ServiceAddress,
+    /// IP protocol number.
+    pub(crate) protocol: u8,
+    pub(crate) port: u16,
+}
+
+/// The ports, of the service that had each last.
 #[derive(Debug, Default)]
 pub(super) struct FormerServices {
-    /// Each with the generation in which it was noted.
-    versions: BTreeMap<Name, Vec<(u64, Service)>>,
-    /// Sum of [`size`] of them.
-    size: usize,
+    /// Each with the generation in which it was lost.
+    ports: BTreeMap<FormerPort, (u64, Name)>,
+    by_name: BTreeMap<Name, BTreeSet<FormerPort>>,
     generation: u64,
-    /// The generation in which one was left out, because there were too many.
+    /// The generation in which a port was left out, because there were too many.
     overflow: Option<u64>,
 }
 
 impl FormerServices {
-    /// Notes what `former` had and `present` lacks of node ports, and of ports at `hosts`, the
-    /// addresses of this node.
+    /// Notes the ports that `former` had and `present` lacks; `hosts` are the addresses of this
+    /// node. Returns other services whose ports these had been.
     pub(super) fn note(
         &mut self,
         name: &Name,
         former: &Service,
         present: Option<&Service>,
         hosts: &BTreeSet<IpAddr>,
-    ) {
-        let Some(lost) = lost(former, present, hosts) else { return };
-        let size = size(&lost);
-        if self.size + size > SIZE_MAX {
-            self.overflow = Some(self.generation);
-            return;
+    ) -> BTreeSet<Name> {
+        let mut lost = ports(former, hosts);
+        for port in present.map(|present| ports(present, hosts)).unwrap_or_default() {
+            lost.remove(&port);
         }
-        self.size += size;
-        self.versions.entry(name.clone()).or_default().push((self.generation, lost));
+        let mut others = BTreeSet::new();
+        for port in lost {
+            if self.ports.len() >= PORTS_MAX && !self.ports.contains_key(&port) {
+                self.overflow = Some(self.generation);
+                break;
+            }
+            let before = self.ports.insert(port, (self.generation, name.clone()));
+            if let Some((_, other)) = before.filter(|(_, other)| other != name) {
+                self.remove(&other, port);
+                others.insert(other);
+            }
+            self.by_name.entry(name.clone()).or_default().insert(port);
+        }
+        others
     }
 
-    /// Forgets what was noted before the last call. Returns the names of these services, and
-    /// whether that ended an overflow.
+    fn remove(&mut self, name: &Name, port: FormerPort) {
+        let Some(of_name) = self.by_name.get_mut(name) else { return };
+        of_name.remove(&port);
+        if of_name.is_empty() {
+            self.by_name.remove(name);
+        }
+    }
+
+    /// Forgets what was lost before the last call. Returns the names of these services, and whether
+    /// that ended an overflow.
     pub(super) fn forget(&mut self) -> (BTreeSet<Name>, bool) {
-        let mut names = BTreeSet::new();
         let generation = self.generation;
-        let is_over = |noted: u64| noted < generation;
-        self.versions.retain(|name, versions| {
-            for (_, service) in versions.extract_if(.., |(noted, _)| is_over(*noted)) {
-                self.size -= size(&service);
-                names.insert(name.clone());
+        let is_over = |lost: u64| lost < generation;
+        let mut names = BTreeSet::new();
+        for (port, (_, name)) in self.ports.extract_if(.., |_, (lost, _)| is_over(*lost)) {
+            if let Some(of_name) = self.by_name.get_mut(&name) {
+                of_name.remove(&port);
             }
-            !versions.is_empty()
-        });
+            names.insert(name);
+        }
+        self.by_name.retain(|_, ports| !ports.is_empty());
         let ends = self.overflow.is_some_and(is_over);
         self.overflow = self.overflow.filter(|_| !ends);
         self.generation += 1;
@@ -68,41 +97,34 @@ impl FormerServices {
 
     /// The names of the services.
     pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
-        self.versions.keys()
+        self.by_name.keys()
     }
 
-    /// The versions of services of this name.
-    pub(super) fn of(&self, name: &Name) -> impl Iterator<Item = &Service> {
-        self.versions.get(name).into_iter().flatten().map(|(_, service)| service)
+    /// The ports of a service.
+    pub(super) fn of(&self, name: &Name) -> impl Iterator<Item = FormerPort> {
+        self.by_name.get(name).into_iter().flatten().copied()
     }
 }
 
-/// Addresses and ports that pods reach by their node: each external address counts, and each port
-/// at it, and each node port.
-fn size(service: &Service) -> usize {
-    service.external_addresses.len() + (service.external_addresses.len() + 1) * service.ports.len()
-}
-
-/// The part of `former` at addresses of this node, `hosts`, that `present` lacks. If an address or
-/// a family is lost, that is all ports.
-fn lost(former: &Service, present: Option<&Service>, hosts: &BTreeSet<IpAddr>) -> Option<Service> {
-    let mut lost = former.clone();
-    lost.external_addresses.retain(|address| hosts.contains(address));
-    let has_node_ports = lost.ports.iter().any(|port| port.node_port.is_some());
-    if lost.external_addresses.is_empty() && !has_node_ports {
-        return None;
+/// The ports that a service has at addresses of this node, and its node ports, of the families that
+/// it has a cluster IP of.
+fn ports(service: &Service, hosts: &BTreeSet<IpAddr>) -> BTreeSet<FormerPort> {
+    let has_family = |v4: bool| service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4);
+    let mut found = BTreeSet::new();
+    for port in &service.ports {
+        let mut add = |at, number| {
+            found.insert(FormerPort { at, protocol: port.protocol, port: number });
+        };
+        for address in &service.external_addresses {
+            if hosts.contains(address) && has_family(address.is_ipv4()) {
+                add(ServiceAddress::External(Address::from(*address)), port.port);
+            }
+        }
+        for v4 in [true, false].into_iter().filter(|v4| has_family(*v4)) {
+            if let Some(number) = port.node_port {
+                add(ServiceAddress::Node { v4 }, number);
+            }
+        }
     }
-    let Some(present) = present else { return Some(lost) };
-    let families =
-        |service: &Service| BTreeSet::from_iter(service.cluster_ips.iter().map(IpAddr::is_ipv4));
-    let mut addresses = lost.external_addresses.iter();
-    if addresses.any(|address| !present.external_addresses.contains(address))
-        || !families(former).is_subset(&families(present))
-    {
-        return Some(lost);
-    }
-    let numbers = |port: &ServicePort| (port.protocol, port.port, port.node_port);
-    let kept = BTreeSet::from_iter(present.ports.iter().map(numbers));
-    lost.ports.retain(|port| !kept.contains(&numbers(port)));
-    Some(lost).filter(|lost| !lost.ports.is_empty())
+    found
 }

@@ -26,6 +26,7 @@ use self::changes::{Change, ChangeLog, LOG_MIN};
 pub(crate) use self::changes::{Changes, Cursor};
 use self::files::Files;
 pub use self::files::{DocumentKind, FileSync, Missing, ObjectCounts};
+pub(crate) use self::former_services::FormerPort;
 use self::former_services::FormerServices;
 use self::status::Rejections;
 pub use self::status::{PolicyState, PolicyStatus};
@@ -263,7 +264,10 @@ impl Store {
         }
         if let Some(former) = self.directory.services.get(&name) {
             let hosts = &self.host_addresses;
-            self.former_services.note(&name, former, service.as_ref(), hosts);
+            let others = self.former_services.note(&name, former, service.as_ref(), hosts);
+            for other in others {
+                self.add_change(Change::Service(other));
+            }
         }
         let affected = self.directory.set_service(&name, service);
         self.add_change(Change::Service(name));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{EnforcementMode, Store, Translation, pod_name};
+use super::{EnforcementMode, FormerPort, Store, Translation, pod_name};
 use crate::PodName;
 use crate::directory;
 use crate::key::ObjectKey;
@@ -130,17 +130,18 @@ impl Store {
         self.directory.services.get(name)
     }
 
-    /// Names of all services, and of those of [`Self::former_services`].
+    /// Names of all services, and of those of [`Self::former_ports`].
     pub(crate) fn service_names(&self) -> BTreeSet<directory::Name> {
         self.directory.services.keys().chain(self.former_services.names()).cloned().collect()
     }
 
-    /// What services of this name had until shortly before, without what did not change.
-    pub(crate) fn former_services(&self, name: &directory::Name) -> impl Iterator<Item = &Service> {
+    /// The ports at addresses of this node that the service of this name was the last to have, until
+    /// shortly before.
+    pub(crate) fn former_ports(&self, name: &directory::Name) -> impl Iterator<Item = FormerPort> {
         self.former_services.of(name)
     }
 
-    /// Whether there were more of [`Self::former_services`] than are known.
+    /// Whether there were more of [`Self::former_ports`] than are known.
     pub(crate) const fn is_service_forgotten(&self) -> bool {
         self.former_services.is_incomplete()
     }

@@ -404,29 +404,40 @@ fn a_port_of_the_node_is_a_services_as_long_as_the_kernel_may_translate_it() {
     assert!(!store.forget_former_services());
 }
 
-/// Ports of services that were deleted are bounded, and beyond the bound any port may be one.
+/// Ports of services that were deleted are bounded, and beyond the bound any port may be one. The
+/// same port counts once.
 #[test]
 fn more_former_ports_than_are_known_make_all_ports_doubtful() {
     let mut store = store_of(&client());
     store.apply(&node("n1", "192.0.2.1"), None).unwrap();
-    store.set_host_addresses(["192.0.2.1".parse().unwrap()]);
-    let ports = Vec::from_iter((1..=4096).map(|n| json!({"name": format!("p{n}"), "port": n})));
-    let more = json!({"externalIPs": ["192.0.2.1"], "ports": ports});
+    store.set_host_addresses(["192.0.2.1", "192.0.2.3"].map(|ip| ip.parse().unwrap()));
     let mut compiler = Compiler::new();
-    let mut may_send = |store: &Store| {
+    let mut may_send = |store: &Store, port: u16| {
         compiler.update(store);
-        let to = L4Addr { address: Address::from(IpAddr::from([192, 0, 2, 1])), port: 9999 };
+        assert_eq!(by_names(&compiler.compiled()), by_names(&compile(store)));
+        let to = L4Addr { address: Address::from(IpAddr::from([192, 0, 2, 1])), port };
         compiler.compiled().tables.decide(&from_client(to), FROM_HERE).verdict == Verdict::Allow
     };
-    for number in 0..8 {
-        assert!(may_send(&store), "{number}");
-        let key = store.apply(&service(&format!("s{number}"), IP, &more), None).unwrap();
+    let lose = |store: &mut Store, name: &str, first: u16| {
+        let ports = (first..first + 4096).map(|n| json!({"name": format!("p{n}"), "port": n}));
+        let ports = Vec::from_iter(ports);
+        let more = json!({"externalIPs": ["192.0.2.1", "192.0.2.3"], "ports": ports});
+        let key = store.apply(&service(name, IP, &more), None).unwrap();
         store.delete(&key);
+    };
+    for name in 0..9 {
+        lose(&mut store, &format!("same{name}"), 1);
+        assert_eq!((may_send(&store, 4096), may_send(&store, 60_000)), (false, true), "{name}");
     }
-    assert!(!may_send(&store));
-    assert!(!store.forget_former_services() && !may_send(&store));
+    for range in 1..8 {
+        lose(&mut store, &format!("s{range}"), range * 4096 + 1);
+    }
+    assert!(may_send(&store, 60_000));
+    lose(&mut store, "more", 40_000);
+    assert!(!may_send(&store, 60_000));
+    assert!(!store.forget_former_services() && !may_send(&store, 60_000));
     assert!(store.forget_former_services());
-    assert!(may_send(&store));
+    assert!(may_send(&store, 60_000) && may_send(&store, 4096));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! from (by UID), never for another one of the same name. A thread writes; the control thread reads
 //! a file only for an object whose first version since the start is rejected.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -68,6 +68,9 @@ type Lists = BTreeMap<Kind, BTreeSet<ObjectKey>>;
 #[derive(Debug, Default)]
 struct Work {
     changes: Changes,
+    /// Their objects, in the order in which they are written: one that changes again and again
+    /// must not keep others from being written.
+    order: VecDeque<ObjectKey>,
     listed: Lists,
     /// How many changes are being carried out.
     writing: usize,
@@ -82,6 +85,21 @@ struct Work {
     closed: bool,
     /// The thread has ended.
     has_ended: bool,
+}
+
+impl Work {
+    fn add(&mut self, key: ObjectKey, stored: Option<String>) {
+        if self.changes.insert(key.clone(), stored).is_none() {
+            self.order.push_back(key);
+        }
+    }
+
+    /// Takes the next changes, at most [`BATCH`].
+    fn take(&mut self) -> Changes {
+        let count = self.order.len().min(BATCH);
+        let keys = self.order.drain(..count);
+        keys.filter_map(|key| self.changes.remove_entry(&key)).collect()
+    }
 }
 
 impl Queue {
@@ -138,7 +156,7 @@ impl LastGood {
     fn change(&self, key: ObjectKey, stored: Option<String>) {
         let mut work = self.queue.work();
         work.failed.remove(&key);
-        work.changes.insert(key, stored);
+        work.add(key, stored);
         drop(work);
         self.queue.added.notify_all();
     }
@@ -244,11 +262,11 @@ impl Queue {
         }
         if work.retry_at.is_some_and(|at| at <= Instant::now()) {
             work.retry_at = None;
-            let mut failed = std::mem::take(&mut work.failed);
-            work.changes.append(&mut failed);
+            for (key, stored) in std::mem::take(&mut work.failed) {
+                work.add(key, stored);
+            }
         }
-        let changes = std::iter::from_fn(|| work.changes.pop_first()).take(BATCH);
-        let changes = Changes::from_iter(changes);
+        let changes = work.take();
         work.writing = changes.len();
         Some((changes, std::mem::take(&mut work.listed)))
     }
@@ -501,6 +519,19 @@ mod tests {
         while fs::read_dir(dir.path().join(DIRECTORY)).unwrap().count() > 0 {
             thread::yield_now();
         }
+    }
+
+    #[test]
+    fn objects_that_change_all_the_time_let_others_be_written() {
+        let key = |number: usize| ObjectKey { name: format!("{number:03}"), ..key() };
+        let mut work = Work::default();
+        (0..BATCH + 1).for_each(|number| work.add(key(number), None));
+        let first = work.take();
+        // All of them change again, and before they are written once more.
+        (0..2).for_each(|_| first.keys().for_each(|key| work.add(key.clone(), None)));
+        let second = work.take();
+        assert!(second.contains_key(&key(BATCH)) && second.len() == BATCH, "{second:?}");
+        assert_eq!((work.take().len(), work.take().len()), (1, 0));
     }
 
     #[test]
