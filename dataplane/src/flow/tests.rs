@@ -304,14 +304,12 @@ fn sources_from_outside_leave_entries_to_other_sources_and_to_pods() {
     };
     let source = |n: u8| Address::v4([192, 0, 2, n]);
     assert_eq!(fill(&mut table, outside, source(1), u32::MAX), 30_000);
-    // Sources that don't share the first one's group by chance.
-    let others: Vec<u8> = (2..20)
-        .filter(|n| {
-            let [one, other] = [1, *n].map(|n| table.opener(outside, source(n)).owner);
-            one != other
-        })
-        .take(2)
-        .collect();
+    // Sources that share no group by chance.
+    let owner = |n: u8| table.opener(outside, source(n)).owner;
+    let mut others: Vec<u8> = (2..20).filter(|n| owner(*n) != owner(1)).collect();
+    let first = owner(others[0]);
+    let second = others.iter().position(|n| owner(*n) != first).unwrap();
+    others.swap(1, second);
     assert_eq!(fill(&mut table, outside, source(others[0]), 100), 100);
     let of_pod = fill(&mut table, pod, source(200), u32::MAX);
     assert!((29_900..=30_000).contains(&of_pod), "{of_pod}");

@@ -77,10 +77,16 @@ KINDS = ["Pod", "Namespace", "Node", "Service", "EndpointSlice", "NetworkPolicy"
          "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", "ClusterNetworkPolicy"]
 
 
+def kind_at(path):
+    """The kind and the API version of the objects of a path."""
+    version = path.strip("/").split("/", 1)[1].rsplit("/", 1)[0]
+    kinds = (kind for kind in KINDS if collection({"kind": kind, "apiVersion": version}) == path)
+    return next(kinds, ""), version
+
+
 def listing(path, items, version, token=""):
-    version_of = path.strip("/").split("/", 1)[1].rsplit("/", 1)[0]
-    kinds = (kind for kind in KINDS if collection({"kind": kind, "apiVersion": version_of}) == path)
-    return {"kind": next(kinds, "") + "List", "apiVersion": version_of, "items": items,
+    kind, version_of = kind_at(path)
+    return {"kind": kind + "List", "apiVersion": version_of, "items": items,
             "metadata": {"resourceVersion": version, "continue": token}}
 
 
@@ -204,7 +210,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.event("ADDED", item)
             end = {"resourceVersion": str(seen),
                    "annotations": {"k8s.io/initial-events-end": "true"}}
-            self.event("BOOKMARK", {"kind": "Bookmark", "apiVersion": "v1", "metadata": end})
+            kind, version_of = kind_at(path)
+            self.event("BOOKMARK", {"kind": kind, "apiVersion": version_of, "metadata": end})
         while True:
             time.sleep(PERIOD)
             if version() == seen:

@@ -258,7 +258,7 @@ async function theMapHasAllowedAndDeniedEdges() {
   await page.locator(".edge.far").first().waitFor({ state: "detached" });
   await page
     .locator(".connection.denied")
-    .filter({ hasText: "stranger" })
+    .filter({ hasText: /stranger.*backend\/nginx/s })
     .click();
   await page.getByRole("button", { name: "Show these flows" }).click();
   await until("#connection", /live/);

@@ -117,6 +117,8 @@ struct Current {
     client: Client,
     /// The certificate that it presents, if it has one.
     certificate: Option<CertificateStatus>,
+    /// The server's address, if it was read again.
+    server: Option<String>,
     /// How many clients there were before it.
     number: u64,
     /// Why the last reading failed, if it did.
@@ -152,8 +154,14 @@ impl fmt::Debug for ApiClient {
 impl ApiClient {
     /// With `client`, which `access` made.
     pub(super) fn new(client: Client, access: Access) -> Self {
-        let current =
-            Current { client, certificate: None, number: 0, failure: None, renewals: [None; 2] };
+        let current = Current {
+            client,
+            certificate: None,
+            server: None,
+            number: 0,
+            failure: None,
+            renewals: [None; 2],
+        };
         Self(Arc::new(Mutex::new(current)), Arc::new(access))
     }
 
@@ -170,6 +178,11 @@ impl ApiClient {
     /// The certificate that is presented now, if there is one.
     pub(super) fn certificate(&self) -> Option<CertificateStatus> {
         self.current().certificate.clone()
+    }
+
+    /// The server's address, if it was read again since the start.
+    pub(super) fn server(&self) -> Option<String> {
+        self.current().server.clone()
     }
 
     /// A request by the client of this number failed: reads the configuration again, unless there
@@ -222,10 +235,11 @@ impl ApiClient {
     }
 
     async fn connect_again(&self) -> Result<(), KubeError> {
-        let Connection { client, certificate, .. } = connect_once(&self.1).await?;
+        let Connection { client, server, certificate } = connect_once(&self.1).await?;
         let mut current = self.current();
         current.client = client;
         current.certificate = certificate;
+        current.server = Some(server);
         current.failure = None;
         current.number += 1;
         Ok(())

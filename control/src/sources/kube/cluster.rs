@@ -27,6 +27,7 @@ const SPREAD_MAX: Duration = Duration::from_secs(30);
 /// What is known of the objects at the API server.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    /// Its address at the start.
     server: String,
     /// What the objects are read by; none in tests.
     client: Option<ApiClient>,
@@ -101,6 +102,12 @@ impl Cluster {
         if let Some(client) = self.client.clone() {
             tokio::spawn(async move { client.reload().await });
         }
+    }
+
+    /// The address of the server.
+    fn server(&self) -> String {
+        let read_again = self.client.as_ref().and_then(ApiClient::server);
+        read_again.unwrap_or_else(|| self.server.clone())
     }
 
     /// The certificate that the client presents now, if it has one.
@@ -222,7 +229,7 @@ impl Cluster {
             ));
         }
         SourceStatus {
-            name: format!("kubernetes {}", self.server),
+            name: format!("kubernetes {}", self.server()),
             synced: self.is_synced(),
             problems,
             current: self.kinds.values().all(Watched::is_current),

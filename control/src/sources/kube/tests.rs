@@ -396,8 +396,11 @@ async fn a_kubeconfig_is_read_again_on_demand() {
     let client = connect(&access).await.unwrap().client;
     std::fs::write(&file, "no kubeconfig").unwrap();
     client.reload().await;
+    let cluster = Cluster::new("http://before", "node-1", None).with_client(client.clone());
+    assert_eq!(cluster.status().name, "kubernetes http://before");
     std::fs::write(&file, kubeconfig(&server.url, "{}")).unwrap();
     client.reload().await;
+    assert_eq!(cluster.status().name, format!("kubernetes {}/", server.url));
     let (updates, mut receiver) = mpsc::channel(64);
     tokio::spawn(Watcher::new(Kind::Pod, client, updates).run());
     expect(&mut receiver, &["begin", "end"]).await;
