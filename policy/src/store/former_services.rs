@@ -1,5 +1,5 @@
-//! Node ports, and ports at addresses of this node, that services lost: the kernel translates packets
-//! to them until kube-proxy has removed its rules.
+//! Node ports, and ports at addresses of this node, that services lost: the kernel translates
+//! packets to them until kube-proxy has removed its rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -135,8 +135,8 @@ impl Store {
         self.directory.services.keys().chain(self.former_services.names()).cloned().collect()
     }
 
-    /// The ports at addresses of this node that the service of this name was the last to have, until
-    /// shortly before.
+    /// The ports at addresses of this node that the service of this name was the last to have,
+    /// until shortly before.
     pub(crate) fn former_ports(&self, name: &directory::Name) -> impl Iterator<Item = FormerPort> {
         self.former_services.of(name)
     }

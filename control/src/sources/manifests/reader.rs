@@ -70,6 +70,11 @@ struct File {
 }
 
 impl File {
+    /// Whether the whole of it was read, and it is not about to be read again.
+    fn is_read(&self) -> bool {
+        self.read_at.is_none() && self.reading.is_none() && self.state.is_read()
+    }
+
     fn new(path: Arc<Path>, last_good: Option<&Header>) -> Self {
         let state = last_good.map_or_else(FileState::new, |header| {
             FileState::from_last_good(header.stamp(), header.objects.clone())

@@ -346,6 +346,25 @@ fn a_directory_that_is_emptied_replaced_or_gone_keeps_everything() {
     followed.until_no_problem();
 }
 
+/// At a start it isn't known whether the directory is the one that it was.
+#[test]
+fn a_start_with_an_unchanged_directory_tells_of_no_problem() {
+    let place = Place::new();
+    for name in ["one", "two"] {
+        place.write(&format!("{name}.yaml"), &policy(name));
+    }
+    place.follow().until_synced();
+    place.wait_for_last_good(2);
+    for _ in 0..5 {
+        let mut followed = place.follow();
+        followed.until("both in force", |followed| {
+            let status = followed.manifests.status();
+            assert_eq!(status.problems, [""; 0]);
+            status.synced && names(&followed.store) == ["one", "two"]
+        });
+    }
+}
+
 /// As when something else is mounted in its place.
 #[test]
 fn a_directory_that_is_replaced_by_one_without_a_readable_manifest_keeps_everything() {

@@ -203,10 +203,13 @@ impl Reader {
     /// Whether nothing shows yet that a directory in place of the former one is meant to have the
     /// manifests: none in it can be read.
     pub(super) fn is_unproven(&mut self) -> bool {
-        let is_read =
-            |file: &File| file.read_at.is_none() && file.reading.is_none() && file.state.is_read();
-        self.unproven = self.unproven && !self.files.values().any(is_read);
+        self.unproven = self.unproven && !self.files.values().any(File::is_read);
         self.unproven
+    }
+
+    /// Whether a manifest can be read, or is being read.
+    pub(super) fn may_be_proven(&self) -> bool {
+        self.files.values().any(|file| file.reading.is_some() || file.is_read())
     }
 
     fn postpone_all(&mut self, until: Instant) {
