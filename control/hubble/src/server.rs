@@ -190,7 +190,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What the services need to know.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Config {
     /// Makes flows.
     pub translator: Arc<Translator>,

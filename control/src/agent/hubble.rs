@@ -71,8 +71,8 @@ fn tls_name(node: &str) -> String {
     format!("{}.{TLS_SUFFIX}", node.replace('.', "-"))
 }
 
-/// Opens the sockets and starts the flow thread, and the one that serves them. Unless another one
-/// is given, the unix socket is beside `control_socket`.
+/// Opens the sockets, and starts the flow thread and those that serve them. Unless another one is
+/// given, the unix socket is beside `control_socket`.
 ///
 /// # Errors
 /// When a socket can't be opened.

@@ -19,10 +19,10 @@ pub(super) fn digest(bytes: &[u8]) -> u128 {
     whole.as_ref().iter().take(16).fold(0, |digest, byte| digest << 8 | u128::from(*byte))
 }
 
-/// Name of the file for what has this digest.
+/// Name of the file for what has this name.
 #[must_use]
-pub(super) fn file_name(digest: u128) -> String {
-    format!("{digest:032x}.json")
+pub(super) fn file_name(of: &[u8]) -> String {
+    format!("{:032x}.json", digest(of))
 }
 
 /// Whether a file has a name of [`file_name`].

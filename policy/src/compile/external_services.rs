@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use podgate_tables::address::Address;
 use podgate_tables::service::{
     Affinity, PORTS_MAX, ServiceAddress, ServicePort, ServicePorts, WithoutBackends,
 };
@@ -18,7 +17,7 @@ use podgate_tables::service::{
 use super::services::{service_port, set_or_remove};
 use super::table_builder::TableBuilder;
 use crate::directory::Name;
-use crate::model::{InternalTraffic, Service};
+use crate::model::InternalTraffic;
 use crate::store::Store;
 
 /// Services by their external addresses and node ports.
@@ -107,46 +106,28 @@ fn ports_of(store: &Store, name: &Name) -> Vec<(ServiceAddress, Arc<[ServicePort
     let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
     if let Some(service) = store.service(name) {
         let is_left = store.slices_of(name).next().is_none();
-        add_ports(service, &mut found, |port, v4| match is_left {
-            true => left_to_kernel(port.protocol, port.port),
-            false => service_port(store, (name, service), port, InternalTraffic::Cluster, v4),
-        });
+        let ports = service.ports.iter().take(PORTS_MAX);
+        for (port, v4) in ports.flat_map(|port| [true, false].map(|v4| (port, v4))) {
+            let mut places = service.external_ports(port, v4).peekable();
+            if places.peek().is_none() {
+                continue;
+            }
+            let traffic = InternalTraffic::Cluster;
+            let compiled = match is_left {
+                true => left_to_kernel(port.protocol, port.port),
+                false => service_port(store, (name, service), port, traffic, v4),
+            };
+            for (at, number) in places {
+                let port = ServicePort { port: number, ..compiled.clone() };
+                found.entry(at).or_default().push(port);
+            }
+        }
     }
     for former in store.former_ports(name) {
         let port = left_to_kernel(former.protocol, former.port);
         found.entry(former.at).or_default().push(port);
     }
-    found.retain(|_, ports| !ports.is_empty());
     found.into_iter().map(|(address, ports)| (address, ports.into())).collect()
-}
-
-/// Adds the ports of a version of a service, compiled by `compiled` for one family (IPv4 or not).
-/// As with kube-proxy, there are those of families that it has a cluster IP of.
-fn add_ports(
-    service: &Service,
-    found: &mut BTreeMap<ServiceAddress, Vec<ServicePort>>,
-    compiled: impl Fn(&crate::model::ServicePort, bool) -> ServicePort,
-) {
-    let has_node_ports = service.ports.iter().any(|port| port.node_port.is_some());
-    if !has_node_ports && service.external_addresses.is_empty() {
-        return;
-    }
-    for v4 in [true, false] {
-        if !service.cluster_ips.iter().any(|address| address.is_ipv4() == v4) {
-            continue;
-        }
-        let ports = service.ports.iter().take(PORTS_MAX);
-        let ports = Vec::from_iter(ports.map(|port| (port.node_port, compiled(port, v4))));
-        let addresses = service.external_addresses.iter().filter(|ip| ip.is_ipv4() == v4);
-        for address in addresses {
-            let at = found.entry(ServiceAddress::External(Address::from(*address))).or_default();
-            at.extend(ports.iter().map(|(_, port)| port.clone()));
-        }
-        let node_ports = ports.into_iter();
-        let node_ports =
-            node_ports.filter_map(|(number, port)| Some(ServicePort { port: number?, ..port }));
-        found.entry(ServiceAddress::Node { v4 }).or_default().extend(node_ports);
-    }
 }
 
 /// A port whose packets workers don't translate.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use podgate_tables::proto;
-use podgate_tables::service::Affinity;
+use podgate_tables::service::{Affinity, ServiceAddress};
 use serde_json::Value;
 
 use super::cidr::parse_network_or_address;
@@ -87,6 +87,25 @@ pub struct Service {
     pub affinity: Affinity,
     /// `spec.internalTrafficPolicy`.
     pub traffic: InternalTraffic,
+}
+
+impl Service {
+    /// Where pods reach a port of this service by addresses of one family (IPv4 or not) that are
+    /// not its cluster IPs: its external addresses and all of the node, each with the number there.
+    /// As with kube-proxy, there are those of families that it has a cluster IP of.
+    pub(crate) fn external_ports(
+        &self,
+        port: &ServicePort,
+        v4: bool,
+    ) -> impl Iterator<Item = (ServiceAddress, u16)> {
+        let of_family = move |ip: &&IpAddr| ip.is_ipv4() == v4;
+        let has_family = self.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4);
+        let external = self.external_addresses.iter().filter(of_family);
+        let number = port.port;
+        let external = external.map(move |ip| (ServiceAddress::External((*ip).into()), number));
+        let of_node = port.node_port.map(|number| (ServiceAddress::Node { v4 }, number));
+        external.chain(of_node).filter(move |_| has_family)
+    }
 }
 
 /// `spec.type` of a Service.

@@ -4,14 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use podgate_tables::address::Address;
-use podgate_tables::service::ServiceAddress;
+use podgate_tables::service::{PORTS_MAX, ServiceAddress};
 
 use crate::directory::Name;
 use crate::model::Service;
 
 /// Most of these ports.
-const PORTS_MAX: usize = 65_536;
+const FORMER_MAX: usize = 65_536;
 
 /// A port at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
@@ -49,7 +48,7 @@ impl FormerServices {
         }
         let mut others = BTreeSet::new();
         for port in lost {
-            if self.ports.len() >= PORTS_MAX && !self.ports.contains_key(&port) {
+            if self.ports.len() >= FORMER_MAX && !self.ports.contains_key(&port) {
                 self.overflow = Some(self.generation);
                 break;
             }
@@ -106,25 +105,21 @@ impl FormerServices {
     }
 }
 
-/// The ports that a service has at addresses of this node, and its node ports, of the families that
-/// it has a cluster IP of.
+/// The ports that a service has at addresses of this node, and its node ports.
 fn ports(service: &Service, hosts: &BTreeSet<IpAddr>) -> BTreeSet<FormerPort> {
-    let has_family = |v4: bool| service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4);
+    let is_here = |at| match at {
+        ServiceAddress::External(address) => hosts.contains(&address.ip()),
+        ServiceAddress::Node { .. } | ServiceAddress::ClusterIp(_) => true,
+    };
     let mut found = BTreeSet::new();
-    for port in &service.ports {
-        let mut add = |at, number| {
-            found.insert(FormerPort { at, protocol: port.protocol, port: number });
-        };
-        for address in &service.external_addresses {
-            if hosts.contains(address) && has_family(address.is_ipv4()) {
-                add(ServiceAddress::External(Address::from(*address)), port.port);
-            }
-        }
-        for v4 in [true, false].into_iter().filter(|v4| has_family(*v4)) {
-            if let Some(number) = port.node_port {
-                add(ServiceAddress::Node { v4 }, number);
-            }
-        }
+    for port in service.ports.iter().take(PORTS_MAX) {
+        let places = [true, false].into_iter().flat_map(|v4| service.external_ports(port, v4));
+        let here = places.filter(|(at, _)| is_here(*at));
+        found.extend(here.map(|(at, number)| FormerPort {
+            at,
+            protocol: port.protocol,
+            port: number,
+        }));
     }
     found
 }

@@ -301,17 +301,11 @@ fn clients_of_the_port_delay_neither_those_of_the_socket_nor_the_log() -> Result
     flows_at_least(&lab, 1, &of_path("/secret"))?;
     drop(stopped);
     // A client of the socket delays those of the socket, but not the log.
-    let seen = || -> Result<u64> {
-        let metrics = String::from_utf8(lab.podgate(&["metrics"])?.stdout)?;
-        let counts =
-            metrics.lines().filter(|line| line.starts_with("hubble_flows_processed_total"));
-        let count = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
-        counts.map(|line| count(line).context("a number")).sum()
-    };
-    let before = seen()?;
+    const SEEN: &str = "hubble_flows_processed_total";
+    let before = lab.metric(SEEN)?;
     let stopped = StoppedThread::stop(agent.pid(), "pg-hubble")?;
     get(&lab, "admin/adminapp", "backend/nginx", "/secret", 403)?;
-    wait_for("flows to be counted", BOUND, || Ok((seen()? > before).then_some(())))?;
+    wait_for("flows to be counted", BOUND, || Ok((lab.metric(SEEN)? > before).then_some(())))?;
     drop(stopped);
     let flows = flows_at_least(&lab, 2, &of_path("/secret"))?;
     ensure!(flows.len() >= 2, "{flows:?}");

@@ -367,15 +367,13 @@ impl Watched {
         }
         let uid = object.metadata("uid");
         let former = self.known.insert(key.clone(), uid.map(Into::into));
-        let is_new = former.is_none_or(|former| {
-            let is_other = is_other(former.as_deref(), uid);
-            if is_other {
-                // It was deleted meanwhile. Nothing of it stays in force if this one is rejected.
-                store.delete(&key);
-                last_good.inspect(|last_good| last_good.forget(key.clone()));
-            }
-            is_other
-        });
+        let replaces = former.as_ref().is_some_and(|former| is_other(former.as_deref(), uid));
+        let is_new = former.is_none() || replaces;
+        if replaces {
+            // It was deleted meanwhile. Nothing of it stays in force if this one is rejected.
+            store.delete(&key);
+            last_good.inspect(|last_good| last_good.forget(key.clone()));
+        }
         let Some(last_good) = last_good.filter(|_| last_good::is_stored(kind)) else {
             if let Err(rejections) = apply(kind, object, store) {
                 log_rejections(&rejections);
@@ -646,10 +644,33 @@ mod tests {
         assert_eq!((cluster.unreadable(), cluster.status().problems), (2, vec![]));
     }
 
+    const KIND: Kind = Kind::NetworkPolicy;
+
+    /// Versions of the policy `a/x`.
+    fn policy(uid: &str, spec: &Value) -> Object {
+        let metadata = json!({"namespace": "a", "name": "x", "uid": uid});
+        Object::from(json!({"metadata": metadata, "spec": spec}))
+    }
+
+    fn valid(uid: &str) -> Object {
+        policy(uid, &json!({"podSelector": {}}))
+    }
+
+    fn rejected(uid: &str) -> Object {
+        policy(uid, &json!({"podSelector": {}, "egres": []}))
+    }
+
+    fn policy_key() -> ObjectKey {
+        valid("u").key(KIND).unwrap()
+    }
+
+    fn state(store: &Store) -> Option<PolicyState> {
+        store.policy(&policy_key()).map(|policy| policy.state)
+    }
+
     #[test]
     fn a_policy_that_is_rejected_at_a_start_keeps_the_version_from_before_it() {
         use News::{Applied, Begin, Deleted, End, Listed};
-        const KIND: Kind = Kind::NetworkPolicy;
         let dir = tempfile::tempdir().unwrap();
         let start = || {
             (cluster().with_last_good(LastGood::start(dir.path(), BTreeMap::new())), Store::new())
@@ -659,15 +680,6 @@ mod tests {
                 std::thread::yield_now();
             }
         };
-        let policy = |uid: &str, spec: Value| {
-            let metadata = json!({"namespace": "a", "name": "x", "uid": uid});
-            Object::from(json!({"metadata": metadata, "spec": spec}))
-        };
-        let valid = |uid| policy(uid, json!({"podSelector": {}}));
-        let rejected = |uid| policy(uid, json!({"podSelector": {}, "egres": []}));
-        let key = valid("u").key(KIND).unwrap();
-        let state = |store: &Store| store.policy(&key).map(|policy| policy.state);
-
         let (mut before, mut store) = start();
         feed(&mut before, &mut store, KIND, vec![Begin, Listed(valid("u")), End]);
         feed(&mut before, &mut store, KIND, vec![Applied(rejected("u"))]);
@@ -678,7 +690,7 @@ mod tests {
         let (mut after, mut store) = start();
         feed(&mut after, &mut store, KIND, vec![Begin, Listed(rejected("u")), End]);
         assert_eq!(state(&store), Some(PolicyState::Outdated));
-        assert_eq!(store.policy(&key).unwrap().rejections.len(), 1);
+        assert_eq!(store.policy(&policy_key()).unwrap().rejections.len(), 1);
         // It stays stored while it is rejected.
         settle(&after);
         let (mut after, mut store) = start();
@@ -706,15 +718,6 @@ mod tests {
     #[test]
     fn another_object_of_the_same_name_has_nothing_of_the_former() {
         use News::{Applied, Begin, Deleted, End, Listed};
-        const KIND: Kind = Kind::NetworkPolicy;
-        let policy = |uid: &str, spec: Value| {
-            let metadata = json!({"namespace": "a", "name": "x", "uid": uid});
-            Object::from(json!({"metadata": metadata, "spec": spec}))
-        };
-        let valid = |uid| policy(uid, json!({"podSelector": {}}));
-        let rejected = |uid| policy(uid, json!({"podSelector": {}, "egres": []}));
-        let key = valid("u").key(KIND).unwrap();
-        let state = |store: &Store| store.policy(&key).map(|policy| policy.state);
         for later in [vec![Applied(rejected("v"))], vec![Begin, Listed(rejected("v")), End]] {
             let (mut cluster, mut store) = (cluster(), Store::new());
             feed(&mut cluster, &mut store, KIND, vec![Begin, Listed(valid("u")), End]);

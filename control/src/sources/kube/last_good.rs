@@ -219,7 +219,7 @@ fn uid(object: &Value) -> Option<&str> {
 }
 
 fn file(place: &Path, key: &ObjectKey) -> PathBuf {
-    place.join(file_name(digest(key.to_string().as_bytes())))
+    place.join(file_name(key.to_string().as_bytes()))
 }
 
 /// Reads a file's text: which object it is of, and the object.

@@ -283,7 +283,23 @@ impl Watcher {
 
     /// The path of the kind's objects.
     fn resource(&self) -> Request {
-        Request::new(path(self.kind, self.kind.api_versions()[self.version]))
+        Request::new(path(self.kind, self.api_version()))
+    }
+
+    /// The API version that is asked for.
+    fn api_version(&self) -> &'static str {
+        self.kind.api_versions()[self.version]
+    }
+
+    /// Fails for an object of another kind, or in another API version, `within` a list or a watch.
+    fn check_kind(&self, object: &Object, within: &str) -> Result<(), Failure> {
+        match object.is_of(self.kind, self.api_version()) {
+            true => Ok(()),
+            false => Err(Failure::Other(format!(
+                "the server sends an object of kind {} in a {within}",
+                object.shown_kind()
+            ))),
+        }
     }
 
     /// Sends a request by the client of now. Returns the body of the answer.
@@ -306,15 +322,13 @@ impl Watcher {
             let request = self.resource().list(&params).map_err(other)?;
             let mut body = self.open(request.map(Body::from)).await?;
             let bytes = read_all(&mut body, PAGE_MAX).await?;
-            let version = self.kind.api_versions()[self.version];
-            let page = Page::decode(&bytes, self.kind, version).map_err(|e| unreadable(&e))?;
+            let page = Page::decode(&bytes, self.kind, self.api_version());
+            let page = page.map_err(|error| unreadable(&error))?;
             for object in page.objects() {
                 count(&mut listed)?;
                 let object = object.map_err(|error| unreadable(&error))?;
-                if object.names_kind() && !object.is_of(self.kind, version) {
-                    let found = object.shown_kind();
-                    let text = format!("the server sends an object of kind {found} in a list");
-                    return Err(Failure::Other(text));
+                if object.names_kind() {
+                    self.check_kind(&object, "list")?;
                 }
                 self.send_listed(object, Instant::now()).await?;
             }
@@ -390,12 +404,7 @@ impl Watcher {
             self.resume = resume;
             return Err(failure(&object));
         }
-        if !object.is_of(self.kind, self.kind.api_versions()[self.version]) {
-            return Err(Failure::Other(format!(
-                "the server sends an object of kind {} in a watch",
-                object.shown_kind()
-            )));
-        }
+        self.check_kind(&object, "watch")?;
         match (r#type.as_str(), resume) {
             ("ADDED" | "MODIFIED", None) => {
                 count(listed)?;

@@ -88,7 +88,7 @@ impl LastGood {
     pub(super) fn file(&self, name: &OsStr) -> PathBuf {
         let directory = self.directory.as_os_str().as_encoded_bytes();
         let manifest = [directory, b"/", name.as_encoded_bytes()].concat();
-        self.path.join(file_name(digest(&manifest)))
+        self.path.join(file_name(&manifest))
     }
 
     /// Everything that is known, by the manifest's name, and why some of it can't be used. What

@@ -207,9 +207,11 @@ impl Reader {
         self.unproven
     }
 
-    /// Whether a manifest can be read, or is being read.
+    /// Whether a manifest can be read, or is still to be read.
     pub(super) fn may_be_proven(&self) -> bool {
-        self.files.values().any(|file| file.reading.is_some() || file.is_read())
+        let may_be_read =
+            |file: &File| file.read_at.is_some() || file.reading.is_some() || file.state.is_read();
+        self.files.values().any(may_be_read)
     }
 
     fn postpone_all(&mut self, until: Instant) {

@@ -62,7 +62,7 @@ impl Reader {
             };
             problems.push(format!("{dir} {fault}{stays}"));
         }
-        if self.unproven && self.fault.is_none() && self.reads.is_empty() && !self.may_be_proven() {
+        if self.unproven && self.fault.is_none() && !self.may_be_proven() {
             problems.push(format!(
                 "{dir} was replaced by a directory in which no manifest can be read; the objects \
                  read from it before stay in force"
