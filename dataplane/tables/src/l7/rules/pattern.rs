@@ -282,6 +282,8 @@ mod tests {
         fn matching_agrees_with_the_meta_engine_on_anchored_patterns(
             pattern in "[ab.|()*+?^$]{0,10}", value in "[ab\n]{0,8}",
         ) {
+            // RE2 takes a group of no flags, the other engine does not.
+            prop_assume!(!pattern.contains("(?)"));
             let Ok(ours) = new(&pattern) else { return Ok(()) };
             let theirs = regex_automata::meta::Builder::new()
                 .syntax(regex_automata::util::syntax::Config::new().unicode(false).utf8(false))
